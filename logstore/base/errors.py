@@ -1,0 +1,189 @@
+"""One class per cause. A gRPC status is attached only at the edge (`logstore.proto.status`).
+
+Every error says the field, the value and the limit where there is one, carries a stable `code`,
+and tells the caller what to do: `retriable` (the same call may succeed later), `refresh_route`
+(the shard is elsewhere now), `retry_after_ms` (not before that).
+"""
+
+from typing import ClassVar
+
+
+class LogstoreError(Exception):
+    """Base of every error that this package raises at its doors."""
+
+    code: ClassVar[str] = "internal"
+    retriable: ClassVar[bool] = False
+    refresh_route: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidArgumentError(LogstoreError):
+    """Bad input: the message names the field, the value and the limit."""
+
+    code = "invalid_argument"
+
+
+class LimitExceededError(InvalidArgumentError):
+    """A record, key, batch or header count is over a named limit."""
+
+    code = "limit_exceeded"
+
+    @classmethod
+    def of(cls, field: str, value: int, limit: int, unit: str) -> "LimitExceededError":
+        return cls(f"{field} is {value} {unit}, the limit is {limit} {unit}")
+
+
+class CorruptBatchError(InvalidArgumentError):
+    """A batch whose checksum or structure does not hold."""
+
+    code = "corrupt_batch"
+
+
+class OutOfRangeError(InvalidArgumentError):
+    """A key lies outside the shard, or an offset past the end or below the trim offset."""
+
+    code = "out_of_range"
+
+
+class WrongShardError(LogstoreError):
+    """The batch holds keys outside the shard's range: the sender's map is old."""
+
+    code = "wrong_shard"
+    retriable = True
+    refresh_route = True
+
+
+class UnknownLogError(LogstoreError):
+    code = "unknown_log"
+
+
+class UnknownShardError(LogstoreError):
+    code = "unknown_shard"
+    refresh_route = True
+
+
+class UnknownInstanceError(LogstoreError):
+    code = "unknown_instance"
+
+
+class UnknownMigrationError(LogstoreError):
+    code = "unknown_migration"
+
+
+class AlreadyExistsError(LogstoreError):
+    code = "already_exists"
+
+
+class FencedError(LogstoreError):
+    """The message carries an older epoch, or this instance no longer leads the shard."""
+
+    code = "fenced"
+    retriable = True
+    refresh_route = True
+
+
+class NotServingError(LogstoreError):
+    """The replica cannot serve now: starting, behind, or without a heartbeat."""
+
+    code = "not_serving"
+    retriable = True
+    refresh_route = True
+
+
+class UnavailableError(LogstoreError):
+    """A party cannot be reached, or the operation ran out of time; its outcome may be unknown."""
+
+    code = "unavailable"
+    retriable = True
+    refresh_route = True
+
+
+class OverloadedError(LogstoreError):
+    """A queue is full or the instance is over its capacity; carries `retry_after_ms`."""
+
+    code = "overloaded"
+    retriable = True
+
+
+class OutOfSequenceError(LogstoreError):
+    """A producer's batch came before its predecessor; resend from the first unacked."""
+
+    code = "out_of_sequence"
+    retriable = True
+
+
+class VersionConflictError(LogstoreError):
+    """`expected_version` is not the number of records that the key has."""
+
+    code = "version_conflict"
+
+
+class StorageError(LogstoreError):
+    """The disk refused: full, failing, or corrupt. The message names the path."""
+
+    code = "storage"
+
+
+class StorageFullError(StorageError):
+    """No space is left; the append was not stored, the process serves on."""
+
+    code = "storage_full"
+    retriable = True
+
+
+class CorruptStorageError(StorageError):
+    """What the disk returns is not what was written. Never served, never skipped."""
+
+    code = "corrupt_storage"
+
+
+class DivergedError(StorageError):
+    """Two copies that must be equal are not; names the first batch that differs."""
+
+    code = "diverged"
+
+
+class ConflictError(LogstoreError):
+    """A compare-and-swap found another revision than the decision was read from."""
+
+    code = "conflict"
+    retriable = True
+
+
+class IllegalTransitionError(LogstoreError):
+    """A state machine was asked for a step its table does not have; carries the story."""
+
+    code = "illegal_transition"
+
+
+class ConfigError(LogstoreError):
+    """A setting is missing or out of bounds; names the field, value, unit and bound."""
+
+    code = "config"
+
+
+class AddressInUseError(ConfigError):
+    code = "address_in_use"
+
+
+class DirectoryInUseError(ConfigError):
+    code = "directory_in_use"
+
+
+def _all_subclasses(root: type[LogstoreError]) -> list[type[LogstoreError]]:
+    found = [root]
+    for sub in root.__subclasses__():
+        found.extend(_all_subclasses(sub))
+    return found
+
+
+BY_CODE: dict[str, type[LogstoreError]] = {cls.code: cls for cls in _all_subclasses(LogstoreError)}
+
+
+def from_code(code: str, message: str, retry_after_ms: int = 0) -> LogstoreError:
+    """Rebuild an error that crossed a wire; an unknown code becomes the base class."""
+    return BY_CODE.get(code, LogstoreError)(message, retry_after_ms=retry_after_ms)

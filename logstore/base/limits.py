@@ -1,0 +1,28 @@
+"""Named limits with their unit (design.md, section 4). Every queue and batch is bounded by one."""
+
+KEY_BYTES_MAX = 4 * 1024
+RECORD_BYTES_MAX = 1024 * 1024
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+BATCH_RECORDS_MAX = 65_536
+HEADERS_MAX = 32
+HEADER_NAME_BYTES_MAX = 256
+LOG_NAME_CHARS_MAX = 128
+SHARDS_PER_LOG_MAX = 65_536
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+"""gRPC message bound: the largest batch and its envelope, with room."""
+
+PRODUCER_WINDOW = 64
+"""Appends a producer may have in flight per shard, and how many past acks a replica remembers."""
+
+PRODUCERS_PER_SHARD_MAX = 100_000
+
+GROUP_BYTES_MAX = 2 * 1024 * 1024
+"""Bytes that one group commit writes at most (one larger batch still goes alone)."""
+
+SHARD_QUEUE_BYTES_MAX = 64 * 1024 * 1024
+"""Appends waiting on one shard, held ones included; above it the answer is `overloaded`."""
+
+SNAPSHOT_CHUNK_BYTES = 1024 * 1024
+REPLICATION_WINDOW_BYTES_MAX = 16 * 1024 * 1024
+SCAN_CHUNK_BYTES = 1024 * 1024

@@ -1,0 +1,26 @@
+"""TLS options of listeners and channels; plain text when absent. Files are PEM."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from logstore.base.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """`ca` verifies the other side; `cert` and `key` prove this side; `name` overrides the host."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    name: str | None = None
+
+    def read(self, field: str) -> bytes | None:
+        """The bytes of one of the files; a missing or unreadable one is a ConfigError."""
+        path: Path | None = getattr(self, field)
+        if path is None:
+            return None
+        try:
+            return path.read_bytes()
+        except OSError as e:
+            raise ConfigError(f"tls.{field} is {path}: {e.strerror}") from e

@@ -1,0 +1,73 @@
+"""Plain data that several floors share. Frozen, slotted, without behaviour beyond their checks."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+CHAIN_BYTES = 16
+CHAIN_ZERO = bytes(CHAIN_BYTES)
+"""The hash chain's value at offset 0 of a new shard."""
+
+
+class Durability(StrEnum):
+    """When an append counts as written: in the page cache, or on the disk."""
+
+    OS = "os"
+    FSYNC = "fsync"
+
+
+class Compression(StrEnum):
+    NONE = "none"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+
+
+class ShardStatus(StrEnum):
+    OPEN = "open"
+    SEALING = "sealing"
+    SEALED = "sealed"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a shard's log: `end` records precede it, `chain` is the hash chain there."""
+
+    end: int = 0
+    chain: bytes = CHAIN_ZERO
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProducerSpan:
+    """The consecutive records of a stored batch that came as one append of one producer.
+
+    `sequence` counts the producer's appends to this shard from 1; `count` is in records.
+    """
+
+    producer_id: int
+    sequence: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What an append returns: the shard, the first record's offset, its timestamp (µs), the count.
+
+    `version` is the key's record count after the append; only conditional appends know it.
+    """
+
+    shard: str
+    offset: int
+    timestamp: int
+    count: int = 1
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as a reader sees it. `timestamp` is in microseconds since 1970 UTC."""
+
+    key: bytes
+    value: bytes
+    timestamp: int
+    shard: str
+    offset: int
+    headers: dict[str, bytes]

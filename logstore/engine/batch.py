@@ -1,0 +1,208 @@
+"""The stored batch: one envelope around one Arrow IPC record batch, the same bytes on every replica.
+
+Layout (little-endian): magic u16, version u8, flags u8, crc32c u32 over all that follows
+and then version and flags,
+epoch u64, base_offset u64, count u32, append_time_us i64, time_min_us i64, time_max_us i64,
+span count u16, then spans (producer_id u64, sequence u64, count u32), then the payload: an Arrow
+IPC *encapsulated record batch message* in SCHEMA or SCHEMA_HEADERS (flag HEADERS). A null or absent
+timestamp means `append_time_us`: the primary stamps without rebuilding the columns.
+The chain after a batch is xxh3-128(chain before + the envelope's bytes).
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import google_crc32c
+import pyarrow as pa
+import xxhash
+
+from logstore.base.errors import CorruptBatchError
+from logstore.base.types import CHAIN_BYTES, ProducerSpan
+
+MAGIC = 0x4C42
+VERSION = 1
+FLAG_HEADERS = 1
+"""The payload has the `headers` column."""
+FLAG_TIMES = 2
+"""The payload has the `timestamp` column."""
+
+_FIXED = struct.Struct("<HBBIQQIqqqH")
+_AFTER_CRC = struct.Struct("<QQIqqqH")
+_SPAN = struct.Struct("<QQI")
+_CRC_AT = 8
+"""Where the checksummed part begins; version and flags are checksummed after it."""
+
+KEY = pa.field("key", pa.binary(), nullable=False)
+VALUE = pa.field("value", pa.binary(), nullable=False)
+TIMESTAMP = pa.field("timestamp", pa.int64(), nullable=False)
+HEADERS = pa.field(
+    "headers",
+    pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())])),
+)
+
+
+def schema_of(flags: int) -> pa.Schema:
+    """The Arrow schema of a payload with these flags."""
+    fields = [KEY, VALUE]
+    if flags & FLAG_TIMES:
+        fields.append(TIMESTAMP)
+    if flags & FLAG_HEADERS:
+        fields.append(HEADERS)
+    return pa.schema(fields)
+
+
+_SCHEMAS = {flags: schema_of(flags) for flags in range(4)}
+
+
+def flags_of(batch: pa.RecordBatch) -> int:
+    """The flags that describe `batch`; raises CorruptBatchError when it fits no schema."""
+    for flags, schema in _SCHEMAS.items():
+        if batch.schema.equals(schema):
+            return flags
+    raise CorruptBatchError(
+        f"schema is {batch.schema}, expected key, value[, timestamp][, headers]"
+    )
+
+
+def encode_payload(batch: pa.RecordBatch, compression: str = "none") -> bytes:
+    """One Arrow IPC record batch message, without the schema."""
+    options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
+    return bytes(batch.serialize() if compression == "none" else _serialize(batch, options))
+
+
+def _serialize(batch: pa.RecordBatch, options: pa.ipc.IpcWriteOptions) -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    reader = pa.ipc.MessageReader.open_stream(sink.getvalue())
+    reader.read_next_message()
+    return memoryview(reader.read_next_message().serialize())
+
+
+def decode_payload(payload: bytes | memoryview, flags: int) -> pa.RecordBatch:
+    """Open a payload without copying; raises CorruptBatchError when it is none."""
+    schema = _SCHEMAS.get(flags)
+    if schema is None:
+        raise CorruptBatchError(f"flags is {flags}, known flags are 0..3")
+    try:
+        return pa.ipc.read_record_batch(pa.py_buffer(payload), schema)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise CorruptBatchError(f"payload is no Arrow record batch: {e}") from e
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A batch with its place in the shard. `data` is the whole envelope, payload included."""
+
+    base_offset: int
+    count: int
+    epoch: int
+    append_time_us: int
+    time_min_us: int
+    time_max_us: int
+    flags: int
+    chain_before: bytes
+    chain_after: bytes
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The offset after the last record."""
+        return self.base_offset + self.count
+
+    def spans(self) -> list[ProducerSpan]:
+        """Which producer appended what, in order; empty for appends without a producer."""
+        count = _FIXED.unpack_from(self.data)[-1]
+        return [
+            ProducerSpan(*_SPAN.unpack_from(self.data, _FIXED.size + i * _SPAN.size))
+            for i in range(count)
+        ]
+
+    def payload(self) -> memoryview:
+        return memoryview(self.data)[self._payload_at() :]
+
+    def _payload_at(self) -> int:
+        return _FIXED.size + int(_FIXED.unpack_from(self.data)[-1]) * _SPAN.size
+
+    def records(self) -> pa.RecordBatch:
+        """The Arrow batch in its stored schema, zero copy."""
+        return decode_payload(self.payload(), self.flags)
+
+
+def build(
+    *,
+    base_offset: int,
+    epoch: int,
+    chain_before: bytes,
+    count: int,
+    append_time_us: int,
+    time_min_us: int,
+    time_max_us: int,
+    flags: int,
+    spans: Sequence[ProducerSpan],
+    payload: bytes | memoryview,
+) -> StoredBatch:
+    """Seal a payload into an envelope at its place; computes checksum and chain."""
+    head = _AFTER_CRC.pack(
+        epoch, base_offset, count, append_time_us, time_min_us, time_max_us, len(spans)
+    )
+    body = b"".join(
+        [head, *(_SPAN.pack(s.producer_id, s.sequence, s.count) for s in spans), payload]
+    )
+    crc = google_crc32c.extend(google_crc32c.value(body), bytes((VERSION, flags)))
+    data = struct.pack("<HBBI", MAGIC, VERSION, flags, crc) + body
+    return StoredBatch(
+        base_offset=base_offset,
+        count=count,
+        epoch=epoch,
+        append_time_us=append_time_us,
+        time_min_us=time_min_us,
+        time_max_us=time_max_us,
+        flags=flags,
+        chain_before=chain_before,
+        chain_after=link(chain_before, data),
+        data=data,
+    )
+
+
+def link(chain_before: bytes, data: bytes) -> bytes:
+    """The chain after a batch, from the chain before it and the envelope's bytes."""
+    hasher = xxhash.xxh3_128(chain_before)
+    hasher.update(data)
+    return hasher.digest()
+
+
+def parse(data: bytes, chain_before: bytes, chain_after: bytes | None = None) -> StoredBatch:
+    """Open an envelope that came from a disk or a wire; verifies length, magic and checksum.
+
+    `chain_after=None` computes it. Raises CorruptBatchError naming what does not hold.
+    """
+    if len(data) < _FIXED.size:
+        raise CorruptBatchError(f"envelope is {len(data)} bytes, the header alone is {_FIXED.size}")
+    if len(chain_before) != CHAIN_BYTES:
+        raise CorruptBatchError(f"chain is {len(chain_before)} bytes, expected {CHAIN_BYTES}")
+    (magic, version, flags, crc, epoch, base, count, at, lo, hi, spans) = _FIXED.unpack_from(data)
+    if magic != MAGIC or version != VERSION:
+        raise CorruptBatchError(
+            f"magic {magic:#x} version {version}, expected {MAGIC:#x} {VERSION}"
+        )
+    actual = google_crc32c.extend(google_crc32c.value(data[_CRC_AT:]), bytes((version, flags)))
+    if actual != crc:
+        raise CorruptBatchError(
+            f"batch at offset {base}: crc32c is {actual:#010x}, header says {crc:#010x}"
+        )
+    if len(data) < _FIXED.size + spans * _SPAN.size or flags not in _SCHEMAS:
+        raise CorruptBatchError(f"batch at offset {base}: {spans} spans, flags {flags}")
+    return StoredBatch(
+        base_offset=base,
+        count=count,
+        epoch=epoch,
+        append_time_us=at,
+        time_min_us=lo,
+        time_max_us=hi,
+        flags=flags,
+        chain_before=chain_before,
+        chain_after=chain_after if chain_after is not None else link(chain_before, data),
+        data=data,
+    )

@@ -1,0 +1,168 @@
+"""The Engine port: what a replica needs of a disk. Adapters: `rocks`, and the `memory` twin.
+
+All methods are synchronous and may block on the disk; the edge calls writes from a worker thread.
+Offsets count records; ranges are half-open. Returned bytes are immutable and owned by the caller.
+A stored batch is opaque here but for the envelope (`logstore.engine.batch`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from logstore.base.types import CHAIN_ZERO, Durability, Position
+from logstore.engine.batch import StoredBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaMeta:
+    """Durable facts of one copy, written with `open_replica` and `write`.
+
+    `high_watermark` is what the disk knows (it may be behind the truth, never ahead of it).
+    `base_*` describe the anchor: where this copy's data starts (trim offset) and the chain there.
+    """
+
+    replica_id: int
+    shard: str
+    base: Position = Position(0, CHAIN_ZERO)
+    high_watermark: int = 0
+    snapshot_target: int | None = None
+    """A learner's snapshot offset while it is being copied; None once it was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWrite:
+    """One replica's part of a group: batches (consecutive) and/or a new high watermark."""
+
+    replica_id: int
+    batches: Sequence[StoredBatch] = ()
+    high_watermark: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerEntry:
+    """An append that a replica remembers for dedupe: sequence -> first offset and count."""
+
+    sequence: int
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What a copy must be given to start at `base`: state that trimmed batches left behind.
+
+    `producers`: last appends per producer below the base. `key_counts`: records per key below it.
+    """
+
+    base: Position = Position(0, CHAIN_ZERO)
+    producers: Mapping[int, tuple[ProducerEntry, ...]] = field(default_factory=dict)
+    key_counts: Mapping[bytes, int] = field(default_factory=dict)
+
+
+class Snapshot(Protocol):
+    """A point in time of one replica; later writes and trims do not show. Close it."""
+
+    anchor: Anchor
+    end: Position
+
+    def batches(self, start: int) -> Iterator[StoredBatch]:
+        """Batches from the one that holds `start`, up to `end`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """One instance's disk. Errors: `StorageFullError`, `CorruptStorageError`, `StorageError`."""
+
+    def replicas(self) -> list[ReplicaMeta]:
+        """Every copy on this disk."""
+        ...
+
+    def create_replica(
+        self, meta: ReplicaMeta, anchor: Anchor | None = None, key_index: bool = True
+    ) -> None:
+        """Durably create an empty copy that starts at the anchor; an existing one raises."""
+        ...
+
+    def set_meta(self, meta: ReplicaMeta) -> None:
+        """Durably replace the facts of a copy."""
+        ...
+
+    def drop_replica(self, replica_id: int) -> None:
+        """Delete the copy, its index, and give the space back; unknown ids are ignored."""
+        ...
+
+    def write(self, writes: Sequence[ReplicaWrite], durability: Durability) -> None:
+        """One atomic WAL write for all parts; with FSYNC it is on the disk at return.
+
+        Checks that each replica's batches are consecutive from its end and that chains link;
+        a violation raises `DivergedError` and writes nothing.
+        """
+        ...
+
+    def end(self, replica_id: int) -> Position:
+        """Log end and chain there (base when empty)."""
+        ...
+
+    def position_at(self, replica_id: int, offset: int) -> Position | None:
+        """The chain at `offset` if a batch ends exactly there (or it is the base), else None."""
+        ...
+
+    def read(self, replica_id: int, start: int, stop: int, max_bytes: int) -> list[StoredBatch]:
+        """Consecutive batches that overlap [start, stop), at least one if any, ~max_bytes.
+
+        Below the base raises `OutOfRangeError`; the checksum of each is verified.
+        """
+        ...
+
+    def read_key(self, replica_id: int, key: bytes, start: int, stop: int) -> list[StoredBatch]:
+        """The batches in [start, stop) that may hold `key`, in offset order (index + tail)."""
+        ...
+
+    def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
+        """How many records `key` has below `stop`, trimmed ones included (the key's version)."""
+        ...
+
+    def offset_at_time(self, replica_id: int, timestamp_us: int) -> int:
+        """The first offset of the first batch whose largest timestamp is >= `timestamp_us`."""
+        ...
+
+    def producers(self, replica_id: int) -> dict[int, tuple[ProducerEntry, ...]]:
+        """Last PRODUCER_WINDOW appends of every producer, ascending by sequence."""
+        ...
+
+    def truncate(self, replica_id: int, offset: int) -> None:
+        """Remove everything from `offset` (a batch end) on; index, producers follow (P5)."""
+        ...
+
+    def trim(self, replica_id: int, offset: int) -> Position:
+        """Forget everything below the last batch end <= `offset`; returns the new base (F4)."""
+        ...
+
+    def snapshot(self, replica_id: int, stop: int) -> Snapshot:
+        """A point in time of the copy up to the last batch end <= `stop` (F1)."""
+        ...
+
+    def verify_chain(self, replica_id: int, start: Position, stop: int) -> Position:
+        """Recompute every link from what the disk returns, from `start` to `stop` (F4).
+
+        Raises `CorruptStorageError` naming the offsets of the first batch that does not hold.
+        """
+        ...
+
+    def index_backlog(self, replica_id: int) -> int:
+        """Records between the key index and the log end."""
+        ...
+
+    def index_step(self, max_records: int) -> int:
+        """Index up to `max_records` of what is waiting, over all replicas; returns how many."""
+        ...
+
+    def bytes_stored(self, replica_id: int) -> int:
+        """Bytes of live batches of this copy."""
+        ...
+
+    def close(self) -> None:
+        """Flush and close; the next open continues from here."""
+        ...

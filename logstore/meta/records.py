@@ -1,0 +1,148 @@
+"""What the metadata store holds, one JSON value a key, and the keys' names.
+
+Protocol.md, Facts: one key per shard, changed only by compare-and-swap on the revision that the
+decision was read from (G1). Parties act on *intents* they read here, never on a message alone:
+`admit` (S adds T, P3), `hand_over` (H1), `remove` (P3); so kill -9 of anyone leaves the next one
+with all that is needed to go on.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from logstore.base.types import Compression, Durability, ShardStatus
+from sharder.keys import KeyRange, Partitioner
+
+LOGS = "/logs/"
+SHARDS = "/shards/"
+INSTANCES = "/instances/"
+MIGRATIONS = "/migrations/"
+REPLICA_COUNTER = "/ids/replica"
+
+
+def log_key(log: str) -> str:
+    return f"{LOGS}{log}"
+
+
+def shard_key(shard: str) -> str:
+    """`shard` is `<log>/<number>`."""
+    return f"{SHARDS}{shard}"
+
+
+def instance_key(instance: str) -> str:
+    return f"{INSTANCES}{instance}"
+
+
+def migration_key(migration: str) -> str:
+    return f"{MIGRATIONS}{migration}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """Options of a log. `event_time`: statistics are kept by the records' own timestamps."""
+
+    partitioner: Partitioner = Partitioner.RANGE
+    replicas: int = 1
+    min_in_sync: int = 1
+    durability: Durability = Durability.OS
+    compression: Compression = Compression.NONE
+    key_index: bool = True
+    event_time: bool = False
+    retention_s: float | None = None
+    retention_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    name: str
+    options: LogOptions
+    next_shard: int
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One copy of a shard: the instance, its incarnation when it joined, and the copy's own id.
+
+    The replica id is drawn once per copy, so a late "delete" cannot hit the next copy (P9).
+    """
+
+    instance: str
+    incarnation: int
+    replica_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """Configuration of one shard: everything its replicas and routers act on."""
+
+    shard: str
+    log: str
+    range: KeyRange
+    status: ShardStatus
+    epoch: int
+    primary_since: int
+    primary: Member
+    in_sync: tuple[Member, ...]
+    learners: tuple[Member, ...] = ()
+    min_in_sync: int = 1
+    trim_at: int = 0
+    sealed_end: int | None = None
+    sealed_chain: bytes | None = None
+    predecessors: tuple[str, ...] = ()
+    successors: tuple[str, ...] = ()
+    route: dict[str, float] = field(default_factory=dict)
+    """instance -> share of reads (and of forwarded appends) it gets; the rest is the primary's."""
+    migration: str | None = None
+    admit: tuple[int, ...] = ()
+    """Replica ids of learners that the primary may add to the in-sync set (P3)."""
+    hand_over: int | None = None
+    """Replica id of the in-sync member that the primary shall make primary (H1)."""
+    remove: tuple[int, ...] = ()
+    """Replica ids that the primary shall drop from the in-sync set (P3)."""
+
+    def members(self) -> tuple[Member, ...]:
+        """Every copy that must not be deleted: in-sync set and learners."""
+        return self.in_sync + self.learners
+
+    def member_on(self, instance: str) -> Member | None:
+        return next((m for m in self.members() if m.instance == instance), None)
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityRecord:
+    """What an instance admits; None is unlimited. Enforced by the instance itself."""
+
+    ops_per_s: float | None = None
+    bytes_per_s: float | None = None
+    stored_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """A registered instance. `incarnation` survives kill -9 on the same boot (protocol.md, Facts)."""
+
+    instance: str
+    address: str
+    incarnation: int
+    tier: str = "standard"
+    zone: str = "zone-a"
+    capacity: CapacityRecord = CapacityRecord()
+    started_us: int = 0
+
+
+def encode(record: object) -> bytes:
+    """A record as JSON bytes (KeyRange and bytes fields as base64)."""
+    return msgspec.json.encode(record)
+
+
+def decode_log(value: bytes) -> LogRecord:
+    return msgspec.json.decode(value, type=LogRecord)
+
+
+def decode_shard(value: bytes) -> ShardRecord:
+    return msgspec.json.decode(value, type=ShardRecord)
+
+
+def decode_instance(value: bytes) -> InstanceRecord:
+    return msgspec.json.decode(value, type=InstanceRecord)

@@ -1,0 +1,58 @@
+"""Channels and servers with our options: bounds on messages, keepalive, TLS from the start."""
+
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+from logstore.base.errors import AddressInUseError
+from logstore.base.limits import MESSAGE_BYTES_MAX
+from logstore.base.tls import TlsOptions
+
+_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
+)
+
+
+def open_channel(address: str, tls: TlsOptions | None = None) -> grpc.aio.Channel:
+    """A channel to `host:port`. It connects on first use and reconnects by itself."""
+    options: list[tuple[str, int | str]] = list(_OPTIONS)
+    options.append(("grpc.use_local_subchannel_pool", 1))
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    if tls.name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.name))
+    credentials = grpc.ssl_channel_credentials(tls.read("ca"), tls.read("key"), tls.read("cert"))
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def make_server() -> grpc.aio.Server:
+    """A server without services; a second bind of the same port fails instead of sharing it."""
+    return grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", 0)])
+
+
+def listen(server: grpc.aio.Server, address: str, tls: TlsOptions | None = None) -> int:
+    """Bind `host:port` (port 0: any) and return the port; a taken one is AddressInUseError."""
+    try:
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            pair = (tls.read("key") or b"", tls.read("cert") or b"")
+            port = server.add_secure_port(
+                address, grpc.ssl_server_credentials([pair], tls.read("ca"), True)
+            )
+    except RuntimeError as e:
+        raise AddressInUseError(f"cannot listen on {address}: the port is in use or barred") from e
+    if port == 0:
+        raise AddressInUseError(f"cannot listen on {address}: the port is in use or barred")
+    return port
