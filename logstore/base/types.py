@@ -35,6 +35,10 @@ class Position:
     chain: bytes = CHAIN_ZERO
 
 
+START = Position()
+"""Where a new shard begins."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ProducerSpan:
     """The consecutive records of a stored batch that came as one append of one producer.

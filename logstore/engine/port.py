@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from logstore.base.types import CHAIN_ZERO, Durability, Position
+from logstore.base.types import START, Durability, Position
 from logstore.engine.batch import StoredBatch
 
 
@@ -23,7 +23,7 @@ class ReplicaMeta:
 
     replica_id: int
     shard: str
-    base: Position = Position(0, CHAIN_ZERO)
+    base: Position = START
     high_watermark: int = 0
     snapshot_target: int | None = None
     """A learner's snapshot offset while it is being copied; None once it was reached."""
@@ -54,7 +54,7 @@ class Anchor:
     `producers`: last appends per producer below the base. `key_counts`: records per key below it.
     """
 
-    base: Position = Position(0, CHAIN_ZERO)
+    base: Position = START
     producers: Mapping[int, tuple[ProducerEntry, ...]] = field(default_factory=dict)
     key_counts: Mapping[bytes, int] = field(default_factory=dict)
 

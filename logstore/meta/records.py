@@ -120,7 +120,7 @@ class CapacityRecord:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """A registered instance. `incarnation` survives kill -9 on the same boot (protocol.md, Facts)."""
+    """A registered instance; its `incarnation` survives kill -9 on the same boot."""
 
     instance: str
     address: str

@@ -1,0 +1,56 @@
+"""The last values of many series in one ring, indexed by slot; every model reads it."""
+
+import numpy as np
+
+from profiler.forecast.port import FloatArray, IntArray
+
+
+class History:
+    """A ring of `depth` slots for each row. A row's slots are contiguous: the owner fills gaps."""
+
+    def __init__(self, depth: int) -> None:
+        if depth < 2:
+            raise ValueError(f"depth is {depth} slots, the limit is at least 2")
+        self.depth = depth
+        self._values: FloatArray = np.zeros((0, depth))
+        self.last: IntArray = np.zeros(0, dtype=np.int64)
+        self.count: IntArray = np.zeros(0, dtype=np.int64)
+
+    def grow(self, rows: int) -> None:
+        more = rows - len(self.last)
+        self._values = np.concatenate([self._values, np.zeros((more, self.depth))])
+        self.last = np.concatenate([self.last, np.zeros(more, dtype=np.int64)])
+        self.count = np.concatenate([self.count, np.zeros(more, dtype=np.int64)])
+
+    def start(self, row: int, slot: int) -> None:
+        """Empty the row; its first value will be that of `slot`."""
+        self.last[row] = slot - 1
+        self.count[row] = 0
+
+    def push(self, rows: IntArray, values: FloatArray) -> None:
+        """One value more for each row, for the slot after its last."""
+        self.last[rows] += 1
+        self._values[rows, self.last[rows] % self.depth] = values
+        self.count[rows] = np.minimum(self.count[rows] + 1, self.depth)
+
+    def lag(self, rows: IntArray, lags: IntArray) -> FloatArray:
+        """Values `lags` slots before the newest (0 = newest), NaN where not known.
+
+        Shape (rows,) + lags.shape. A negative lag is the future and NaN.
+        """
+        shape = (len(rows),) + (1,) * lags.ndim
+        at = (self.last[rows].reshape(shape) - lags) % self.depth
+        found: FloatArray = self._values[rows.reshape(shape), at]
+        found[(lags >= self.count[rows].reshape(shape)) | (lags < 0)] = np.nan
+        return found
+
+    def newest(self, rows: IntArray) -> FloatArray:
+        """The last value of each row, 0 where there is none, shape (rows,)."""
+        found: FloatArray = self._values[rows, self.last[rows] % self.depth]
+        return np.where(self.count[rows] > 0, found, 0.0)
+
+    def series(self, row: int) -> FloatArray:
+        """What is held of the row, oldest first; the newest is of slot `last[row]`."""
+        n, last = int(self.count[row]), int(self.last[row])
+        found: FloatArray = self._values[row, np.arange(last - n + 1, last + 1) % self.depth]
+        return found

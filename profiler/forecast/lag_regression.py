@@ -1,0 +1,143 @@
+"""An online regression on seasonal lags: how far, and why, the slot will differ from last season's."""
+
+import numpy as np
+
+from profiler.forecast.history import History
+from profiler.forecast.port import FloatArray, IntArray
+
+FEATURES = 5
+TRACE_MAX = 1e4
+
+
+class LagRegression:
+    """Value = that of one season before + w . x, with w learned by recursive least squares.
+
+    x holds deviations of what has come since from the season before it: the season before that,
+    the same slot one short season (a day) ago, the last slot, the mean of the last slots, and a
+    constant. With w = 0 it is the seasonal naive model, where it starts and where a row without
+    information stays. One w for each of the fixed horizons; between them w is interpolated.
+    Forgetting by `forget` a slot; residuals are clipped (Huber) so that one anomaly moves little.
+    Recursive least squares: Haykin, Adaptive Filter Theory, ch. 10.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        season_slots: int,
+        short_season_slots: int,
+        horizons: IntArray,
+        *,
+        forget: float = 0.9995,
+        ridge: float = 20.0,
+        clip: float = 4.0,
+    ) -> None:
+        self._history = history
+        self._season, self._short = season_slots, short_season_slots
+        self._horizons = horizons
+        self._forget, self._ridge, self._clip = forget, ridge, clip
+        self._ring = int(horizons[-1]) + 1
+        self._recent = np.arange(short_season_slots)
+        size = len(horizons)
+        self._weights: FloatArray = np.zeros((0, size, FEATURES))
+        self._inverse: FloatArray = np.zeros((0, size, FEATURES, FEATURES))
+        self._spread: FloatArray = np.zeros((0, size))
+        self._x: FloatArray = np.zeros((0, self._ring, size, FEATURES))
+        self._base: FloatArray = np.zeros((0, self._ring, size))
+        self._made: IntArray = np.zeros((0, self._ring), dtype=np.int64)
+        self.name = f"lag_regression_{season_slots}"
+
+    def grow(self, rows: int) -> None:
+        old = len(self._weights)
+        for name in ("_weights", "_inverse", "_spread", "_x", "_base", "_made"):
+            held = getattr(self, name)
+            more = np.zeros((rows - old, *held.shape[1:]), dtype=held.dtype)
+            setattr(self, name, np.concatenate([held, more]))
+        for row in range(old, rows):
+            self.clear(row)
+
+    def clear(self, row: int) -> None:
+        self._weights[row] = 0.0
+        self._inverse[row] = np.eye(FEATURES) / self._ridge
+        self._spread[row] = 0.0
+        self._made[row] = np.iinfo(np.int64).min
+
+    def learn(self, rows: IntArray, values: FloatArray) -> None:
+        now = self._history.last[rows]
+        at = (now[:, None] - self._horizons) % self._ring
+        each = np.arange(len(self._horizons))
+        x = self._x[rows[:, None], at, each]
+        base = self._base[rows[:, None], at, each]
+        due = self._made[rows[:, None], at] == now[:, None] - self._horizons
+        usable = due & ~np.isnan(base)
+        x = np.where(usable[:, :, None], x, 0.0)
+        self._update(rows, x, np.where(usable, values[:, None] - base, 0.0), usable)
+        slot = now % self._ring
+        made_x, made_base = self._features(rows, self._horizons)
+        self._x[rows, slot] = made_x
+        self._base[rows, slot] = made_base
+        self._made[rows, slot] = now
+
+    def forecast(self, rows: IntArray, horizons: IntArray) -> FloatArray:
+        x, base = self._features(rows, horizons)
+        weights = self._weights[rows]
+        if not np.array_equal(horizons, self._horizons):
+            weights = _between(weights, self._horizons, horizons)
+        said = base + (weights * x).sum(axis=2)
+        return np.where(
+            np.isnan(said), self._history.newest(rows)[:, None], np.clip(said, 0.0, 3.0 * base + 1e9)
+        )
+
+    def _update(self, rows: IntArray, x: FloatArray, target: FloatArray, usable: FloatArray) -> None:
+        # Scaling by the spread makes the ridge mean the same for every unit and size.
+        spread = self._spread[rows]
+        first = (spread == 0.0) & usable
+        size = np.abs(target)
+        spread = np.where(first, size, np.where(usable, spread + 0.02 * (size - spread), spread))
+        self._spread[rows] = spread
+        unit = np.maximum(spread, 1e-9)[:, :, None]
+        x = x / unit
+        inverse = self._inverse[rows]
+        inverse_x = (inverse @ x[:, :, :, None])[:, :, :, 0]
+        gain = inverse_x / (self._forget + (x * inverse_x).sum(axis=2))[:, :, None]
+        error = target / unit[:, :, 0] - (self._weights[rows] * x).sum(axis=2)
+        error = np.clip(error, -self._clip, self._clip)
+        self._weights[rows] += gain * error[:, :, None]
+        inverse = inverse - gain[:, :, :, None] * inverse_x[:, :, None, :]
+        trace = np.trace(inverse, axis1=2, axis2=3)
+        # Without news the matrix would grow for ever ("wind-up"): forget only while it is small.
+        fade = np.where(usable & (trace < TRACE_MAX), self._forget, 1.0)
+        self._inverse[rows] = inverse / fade[:, :, None, None]
+
+    def _features(self, rows: IntArray, horizons: IntArray) -> tuple[FloatArray, FloatArray]:
+        """x of shape (rows, horizons, FEATURES) and the base of shape (rows, horizons)."""
+        season, short, lag = self._season, self._short, self._history.lag
+        long_lag = -(-horizons // season) * season - horizons
+        short_lag = -(-horizons // short) * short - horizons
+        n = len(horizons)
+        found = lag(
+            rows,
+            np.concatenate(
+                [long_lag, long_lag + season, short_lag, short_lag + season, self._recent,
+                 self._recent + season]
+            ),
+        )
+        base, before, day, day_before = (found[:, i * n : (i + 1) * n] for i in range(4))
+        recent = found[:, 4 * n : 4 * n + short] - found[:, 4 * n + short :]
+        recent = np.where(np.isnan(recent), 0.0, recent)
+        x = np.empty((len(rows), n, FEATURES))
+        x[:, :, 0] = base - before
+        x[:, :, 1] = day - day_before
+        x[:, :, 2] = recent[:, :1]
+        x[:, :, 3] = recent.mean(axis=1)[:, None]
+        x[:, :, 4] = recent[:, :3].mean(axis=1)[:, None]
+        return np.where(np.isnan(x), 0.0, x), base
+
+
+def _between(values: FloatArray, at: IntArray, wanted: IntArray) -> FloatArray:
+    """Linear interpolation along axis 1 from positions `at` to `wanted`, held at the ends."""
+    hi = np.clip(np.searchsorted(at, wanted), 0, len(at) - 1)
+    lo = np.maximum(hi - 1, 0)
+    span = np.maximum(at[hi] - at[lo], 1)
+    part = np.clip((wanted - at[lo]) / span, 0.0, 1.0)[None, :, None]
+    found: FloatArray = values[:, lo] * (1.0 - part) + values[:, hi] * part
+    return found

@@ -1,0 +1,35 @@
+"""The Forecaster port. One object serves many series (rows), so closed forms cost numpy calls, not loops."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Forecaster(Protocol):
+    """A model that learns series slot by slot and says their means some slots ahead.
+
+    Rows are indices into the `History` it was made with. The owner pushes a value into the history
+    first, then calls `learn`. A model that has too little to go by says the last value; it never
+    says NaN. Values are not negative, in any unit. What a model keeps beside the history must be
+    rebuilt by `clear` and `learn` over the values of the history, oldest first: that is how a row
+    is copied, inherited and restored.
+    """
+
+    name: str
+
+    def grow(self, rows: int) -> None:
+        """Make room for `rows` rows in all; known rows keep what they learned."""
+
+    def clear(self, row: int) -> None:
+        """Forget what is kept of `row` beside the history."""
+
+    def learn(self, rows: IntArray, values: FloatArray) -> None:
+        """Take the newest value of each row, shape (rows,). Each row at most once in a call."""
+
+    def forecast(self, rows: IntArray, horizons: IntArray) -> FloatArray:
+        """Means `horizons` (>= 1, ascending) slots after the newest, shape (rows, horizons)."""

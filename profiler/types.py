@@ -1,0 +1,153 @@
+"""Plain data that the profiler hands up: statistics in, forecasts out. No behaviour beyond lookups."""
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class OpType(StrEnum):
+    """What a client did. `APPEND` counts as a write, the rest as reads."""
+
+    APPEND = "append"
+    KEY_READ = "key_read"
+    SCAN = "scan"
+    TAIL = "tail"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatistics:
+    """What one instance saw of one shard in one planning period.
+
+    `slot` is the index of the period (`time_us // period_us`), `counts` the operations by type,
+    `query_count` their sum, `bytes_in` and `bytes_out` bytes appended and read, the response times
+    milliseconds per operation (p50 and p99 from a histogram: within 5 %). `sampled_keys` are
+    (routing key, estimated count) pairs, largest first: an unbiased sample, so its counts sum to
+    about `query_count`. `late_count` operations belonged to slots that had been reported before.
+    """
+
+    shard: str
+    instance: str
+    slot: int
+    period_s: float
+    counts: dict[OpType, int]
+    query_count: int
+    bytes_in: int
+    bytes_out: int
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float
+    migration_weight: float = 1.0
+    late_count: int = 0
+    sampled_keys: tuple[tuple[bytes, float], ...] = ()
+
+    @property
+    def queries_per_s(self) -> float:
+        return self.query_count / self.period_s
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What an instance can do; `inf` is unlimited. `cpu_share` is in cores, the rest as named."""
+
+    ops_per_s: float = math.inf
+    bytes_per_s: float = math.inf
+    cpu_share: float = math.inf
+    stored_bytes: float = math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("ops_per_s", "bytes_per_s", "cpu_share", "stored_bytes"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"{name} is {value}, the limit is more than 0")
+
+    def load(
+        self,
+        ops_per_s: float = 0.0,
+        bytes_per_s: float = 0.0,
+        cpu_share: float = 0.0,
+        stored_bytes: float = 0.0,
+    ) -> float:
+        """The largest used fraction of the four (1.0 = full)."""
+        return max(
+            ops_per_s / self.ops_per_s,
+            bytes_per_s / self.bytes_per_s,
+            cpu_share / self.cpu_share,
+            stored_bytes / self.stored_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DataStoreStatus:
+    """One instance at one moment: its load (largest used fraction) and what each resource carries.
+
+    `round_trip_ms` is measured to each peer, by instance id.
+    """
+
+    instance: str
+    load: float
+    capacity: Capacity
+    ops_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    cpu_share: float = 0.0
+    stored_bytes: int = 0
+    memory_bytes: int = 0
+    io_bytes_per_s: float = 0.0
+    round_trip_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def available(self) -> float:
+        """The unused fraction of the scarcest resource, 0 to 1."""
+        return max(0.0, 1.0 - self.load)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a shard will carry at slots `made_at_slot + step`, in the unit that was learned.
+
+    All tuples run along `horizon_slots`. `quantiles[i]` are the values of the predictive
+    distribution of step `horizon_slots[i]` at `levels`; the interval bounds are among them.
+    `model` says who spoke at each step. `learned_slots` is how much history is behind it.
+    """
+
+    shard: str
+    made_at_slot: int
+    horizon_slots: tuple[int, ...]
+    mean: tuple[float, ...]
+    lower80: tuple[float, ...]
+    upper80: tuple[float, ...]
+    lower95: tuple[float, ...]
+    upper95: tuple[float, ...]
+    model: tuple[str, ...]
+    levels: tuple[float, ...]
+    quantiles: tuple[tuple[float, ...], ...]
+    learned_slots: int = 0
+
+    def index(self, step: int) -> int:
+        """Where `step` (slots ahead) stands in the tuples; ValueError when it was not asked for."""
+        i = bisect_left(self.horizon_slots, step)
+        if i == len(self.horizon_slots) or self.horizon_slots[i] != step:
+            raise ValueError(f"step is {step}, the forecast holds {self.horizon_slots}")
+        return i
+
+    def prob_above(self, x: float, step: int) -> float:
+        """P(value > x) `step` slots ahead: linear between quantiles, exponential tail above.
+
+        The tail continues with the rate that the two outermost quantiles imply.
+        """
+        values, levels = self.quantiles[self.index(step)], self.levels
+        if x < values[0]:
+            return 1.0 - levels[0] * max(0.0, x / values[0]) if x > 0 else 1.0
+        if x >= values[-1]:
+            span = values[-1] - values[-2]
+            if span <= 0.0:
+                return 0.0 if x > values[-1] else 1.0 - levels[-1]
+            rate = math.log((1.0 - levels[-2]) / (1.0 - levels[-1])) / span
+            return (1.0 - levels[-1]) * math.exp(-rate * (x - values[-1]))
+        hi = bisect_left(values, x)
+        while hi + 1 < len(values) and values[hi] <= x:
+            hi += 1
+        lo = hi - 1
+        span = values[hi] - values[lo]
+        part = (x - values[lo]) / span if span > 0 else 1.0
+        return 1.0 - (levels[lo] + part * (levels[hi] - levels[lo]))
