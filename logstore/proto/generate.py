@@ -3,6 +3,7 @@
 `--check` writes nothing and exits 1 when what is checked in differs from what would be made.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,8 @@ def generate(out: Path) -> None:
         f"--python_out={out}", f"--grpc_python_out={out}", f"--mypy_out=quiet:{out}",
         f"--mypy_grpc_out=quiet:{out}", *PROTOS,
     ]  # fmt: skip
-    subprocess.run(command, check=True, cwd=ROOT)
+    plugins = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PATH": plugins})
 
 
 def stale(made: Path) -> list[str]:

@@ -56,7 +56,8 @@ class ReplicateRequest(_message.Message):
     HIGH_WATERMARK_FIELD_NUMBER: _builtins.int
     BATCHES_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
-    MATCH_END_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     """of the receiver's copy"""
@@ -65,11 +66,9 @@ class ReplicateRequest(_message.Message):
     """instance id of the sender"""
     high_watermark: _builtins.int
     probe: _builtins.bool
-    """tell where you are"""
-    match_end: _builtins.int
-    """The follower's log must equal the primary's up to here; what it has above differs or is unknown
-    and is truncated when a batch arrives (P5). Set on the first message after a probe.
-    """
+    """tell where you are; `end` and `chain` are the primary's"""
+    end: _builtins.int
+    chain: _builtins.bytes
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBatchData]:
         """Empty with probe=false: a heartbeat."""
@@ -84,15 +83,14 @@ class ReplicateRequest(_message.Message):
         high_watermark: _builtins.int = ...,
         batches: _abc.Iterable[Global___StoredBatchData] | None = ...,
         probe: _builtins.bool = ...,
-        match_end: _builtins.int | None = ...,
+        end: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_match_end", b"_match_end", "match_end", b"match_end"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_match_end", b"_match_end", "batches", b"batches", "epoch", b"epoch", "high_watermark", b"high_watermark", "match_end", b"match_end", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__match_end: _TypeAlias = _typing.Literal["match_end"]  # noqa: Y015
-    _WhichOneofArgType__match_end: _TypeAlias = _typing.Literal["_match_end", b"_match_end"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__match_end) -> _WhichOneofReturnType__match_end | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicateRequest: _TypeAlias = ReplicateRequest  # noqa: Y015
 

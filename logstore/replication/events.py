@@ -1,0 +1,137 @@
+"""What goes into the replication machine and what comes out. Plain data."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from logstore.base.types import Position
+from logstore.meta.records import Member, ShardRecord
+
+
+class Role(StrEnum):
+    """What this copy is, by the last configuration read."""
+
+    LOADING = "loading"
+    """No configuration was read yet: accepts nothing (P6)."""
+    PRIMARY = "primary"
+    FOLLOWER = "follower"
+    LEARNER = "learner"
+    REMOVED = "removed"
+    """The configuration does not name this copy any more."""
+
+
+# ---- events ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRead:
+    """The shard's record as of `revision`: from a linearizable read, a watch, or our own CAS."""
+
+    record: ShardRecord
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The primary gave offsets to batches up to `end`; they are being written and sent."""
+
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """This copy's log is durable (as the log asks) up to `end`."""
+
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMatched:
+    """A probe was answered: the peer's log equals ours up to `end`; sending starts there."""
+
+    replica_id: int
+    epoch: int
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAcked:
+    """The peer holds our log up to `end` durably, matched in `epoch`."""
+
+    replica_id: int
+    epoch: int
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The stream to the peer broke; it must be probed again."""
+
+    replica_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDiverged:
+    """The peer's committed part differs from ours: it must not be counted."""
+
+    replica_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = ConfigRead | Assigned | Written | PeerMatched | PeerAcked | PeerLost | PeerDiverged | Tick
+
+
+# ---- effects --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """The role changed; `primary` is who leads now."""
+
+    role: Role
+    primary: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Start or stop taking appends; while stopped, arrivals wait in the bounded queue (H1)."""
+
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The high watermark rose: acks up to it may go out (P2)."""
+
+    high_watermark: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cas:
+    """Write `record` if the key's revision is still `revision`; feed the outcome as ConfigRead.
+
+    An unknown outcome is resolved by repeating the same compare-and-swap or reading a newer
+    revision; until then the machine counts old ∪ new.
+    """
+
+    record: ShardRecord
+    revision: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Open (or re-open) a stream to the peer: probe, then send from where it matches."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class StopPush:
+    replica_id: int
+
+
+Effect = Become | Admission | Commit | Cas | Push | StopPush

@@ -1,0 +1,382 @@
+"""The replication machine of one copy: pure, one per replica, driven by events.
+
+Order of effects, which the edge keeps (each number has a test):
+ 1. A batch is durable here before `Written` is reported, and the peer's before its ack (P2).
+ 2. `Commit(hw)` is the only leave to ack; it never comes while a hand-over's CAS is undecided (H2).
+ 3. A restarted primary's first effect is the CAS that raises its epoch; `Admission(open)` comes
+    only after that CAS was read and the log end at take-over is committed again (P4, P6).
+ 4. One CAS at a time. It is resolved by reading a newer revision, never by a timeout (P3); until
+    then old ∪ new must hold a batch before it commits.
+ 5. `Become` precedes any `Admission(open)` of the new role.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from logstore.base.types import START, Position, ShardStatus
+from logstore.meta.records import Member, ShardRecord
+from logstore.replication.events import (
+    Admission,
+    Assigned,
+    Become,
+    Cas,
+    Commit,
+    ConfigRead,
+    Effect,
+    Event,
+    PeerAcked,
+    PeerDiverged,
+    PeerLost,
+    PeerMatched,
+    Push,
+    Role,
+    StopPush,
+    Tick,
+    Written,
+)
+from logstore.replication.progress import Mode, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Bounds of the machine, in seconds."""
+
+    follower_timeout_s: float = 2.0
+    """An in-sync peer that acks nothing for this long is removed."""
+    hand_over_timeout_s: float = 5.0
+    """A hand-over that does not drain in this time is given up by a CAS."""
+
+
+@dataclass(slots=True)
+class ReplicationMachine:
+    """One copy's view. `end`/`high_watermark` come from the disk at start."""
+
+    me: Member
+    end: Position
+    high_watermark: int
+    timing: Timing = field(default_factory=Timing)
+
+    role: Role = Role.LOADING
+    record: ShardRecord | None = None
+    revision: int = 0
+    assigned: Position = START
+    peers: dict[int, Progress] = field(default_factory=dict)
+    pending: Cas | None = None
+    term_began: bool = False
+    """True once this process leads in an epoch that it raised or was handed."""
+    recommit_end: int = 0
+    admitting: bool = False
+    _raise_needed: bool = True
+    _raised_epoch: int | None = None
+    _stopped_s: float | None = None
+    _out: list[Effect] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.assigned = self.end
+
+    # ---- the door --------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """Take one event; `now_s` is monotonic. Returns the effects in the order to carry out."""
+        self._out = []
+        match event:
+            case ConfigRead():
+                self._on_config(event, now_s)
+            case Assigned(end):
+                self.assigned = max(self.assigned, end)
+            case Written(end):
+                self.end = max(self.end, end)
+                self.assigned = max(self.assigned, end)
+            case PeerMatched(replica_id, epoch, end):
+                if self._counts(replica_id, epoch):
+                    self.peers[replica_id].matched(end, now_s)
+            case PeerAcked(replica_id, epoch, end):
+                if self._counts(replica_id, epoch):
+                    self.peers[replica_id].acked(end, now_s)
+            case PeerLost(replica_id):
+                if replica_id in self.peers:
+                    self.peers[replica_id].lost()
+            case PeerDiverged(replica_id):
+                if replica_id in self.peers:
+                    self.peers[replica_id].diverged = True
+            case Tick():
+                pass
+        self._advance()
+        self._act(now_s)
+        return self._out
+
+    def truncated(self, end: Position) -> None:
+        """A follower cut its log back (P5)."""
+        self.end = end
+        self.assigned = end
+
+    def adopt(self, high_watermark: int) -> None:
+        """A member that does not lead learned a high watermark; it never falls."""
+        self.high_watermark = max(self.high_watermark, high_watermark)
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch if self.record else 0
+
+    # ---- configuration -----------------------------------------------------------------------
+
+    def _on_config(self, event: ConfigRead, now_s: float) -> None:
+        if event.revision <= self.revision:
+            return
+        before = self.record
+        self.record, self.revision = event.record, event.revision
+        self.pending = None  # a newer revision decides any CAS on an older one
+        role = self._role_in(event.record)
+        new_term = before is None or before.primary_since != event.record.primary_since
+        if role is not self.role or before is None or before.primary != event.record.primary:
+            self.role = role
+            self._emit(Become(role, event.record.primary))
+        if role is not Role.PRIMARY:
+            self._leave_primary()
+            if before is None:
+                self._raise_needed = False
+            return
+        if self._raise_needed and event.record.primary_since != self._raised_epoch:
+            self._raise_epoch()
+        elif new_term or not self.term_began:
+            self._raise_needed = False
+            self._begin_term(now_s)
+        if self.term_began:
+            self._follow_members(now_s)
+
+    def _role_in(self, record: ShardRecord) -> Role:
+        ids = {m.replica_id for m in record.in_sync}
+        if record.primary.replica_id == self.me.replica_id:
+            return Role.PRIMARY
+        if self.me.replica_id in ids:
+            return Role.FOLLOWER
+        if any(m.replica_id == self.me.replica_id for m in record.learners):
+            return Role.LEARNER
+        return Role.REMOVED
+
+    def _raise_epoch(self) -> None:
+        """P6: a (re)started primary takes a new epoch, under its present incarnation."""
+        record = self._record()
+        epoch = record.epoch + 1
+        self._raised_epoch = epoch
+        self._cas(
+            replace(
+                record,
+                epoch=epoch,
+                primary_since=epoch,
+                primary=self.me,
+                in_sync=tuple(
+                    self.me if m.replica_id == self.me.replica_id else m for m in record.in_sync
+                ),
+                hand_over=None,
+            ),
+            "raise the epoch",
+        )
+
+    def _begin_term(self, now_s: float) -> None:
+        self.term_began = True
+        self.peers.clear()
+        self.recommit_end = self.assigned.end
+        self._stopped_s = None
+        self._follow_members(now_s)
+
+    def _leave_primary(self) -> None:
+        self.term_began = False
+        for replica_id in self.peers:
+            self._emit(StopPush(replica_id))
+        self.peers.clear()
+        self._stopped_s = None
+        self._set_admission(False)
+
+    def _follow_members(self, now_s: float) -> None:
+        """Push to every other in-sync member and to each learner that may be admitted."""
+        record = self._record()
+        wanted = {
+            m.replica_id: m
+            for m in record.members()
+            if m.replica_id != self.me.replica_id
+            and (m in record.in_sync or m.replica_id in record.admit)
+        }
+        for replica_id in [r for r in self.peers if r not in wanted]:
+            del self.peers[replica_id]
+            self._emit(StopPush(replica_id))
+        for replica_id, member in wanted.items():
+            if replica_id not in self.peers:
+                self.peers[replica_id] = Progress(heard_s=now_s)
+                self._emit(Push(member))
+
+    # ---- commit ------------------------------------------------------------------------------
+
+    def _counts(self, replica_id: int, epoch: int) -> bool:
+        """P1: only progress of this term counts."""
+        return (
+            self.term_began
+            and replica_id in self.peers
+            and self._record().primary_since <= epoch <= self.epoch
+        )
+
+    def required(self) -> set[int]:
+        """Replica ids whose copy an ack waits for: old ∪ new while a change is undecided (P2)."""
+        ids = {m.replica_id for m in self._record().in_sync}
+        if self.pending is not None:
+            ids |= {m.replica_id for m in self.pending.record.in_sync}
+        return ids
+
+    def _held_to(self, replica_id: int) -> Position:
+        if replica_id == self.me.replica_id:
+            return self.end
+        progress = self.peers.get(replica_id)
+        return progress.match if progress is not None else START
+
+    def _advance(self) -> None:
+        if not self.term_began or self._handing_over():
+            return
+        if len(self._record().in_sync) < self._record().min_in_sync:
+            return
+        held = min(self._held_to(r).end for r in self.required())
+        if held > self.high_watermark:
+            self.high_watermark = held
+            self._emit(Commit(held))
+
+    def _handing_over(self) -> bool:
+        return self.pending is not None and self.pending.record.primary != self.me
+
+    # ---- what to do next -----------------------------------------------------------------------
+
+    def _act(self, now_s: float) -> None:
+        if self.role is not Role.PRIMARY or not self.term_began:
+            return
+        reconciled = self.high_watermark >= self.recommit_end
+        if self.pending is None:
+            self._drop_failed(now_s)
+        if self.pending is None and reconciled:
+            self._fulfil_remove()
+        if self.pending is None and reconciled:
+            self._fulfil_admit()
+        if reconciled:
+            self._fulfil_hand_over(now_s)
+        record = self._record()
+        self._set_admission(
+            reconciled
+            and record.status is ShardStatus.OPEN
+            and self._stopped_s is None
+            and not self._handing_over()
+            and len(record.in_sync) >= record.min_in_sync
+        )
+
+    def _drop_failed(self, now_s: float) -> None:
+        """Silent or diverged in-sync peers become learners; a diverged learner is not admitted."""
+        record = self._record()
+        for member in record.in_sync:
+            progress = self.peers.get(member.replica_id)
+            if progress is None or len(record.in_sync) - 1 < record.min_in_sync:
+                continue
+            silent = now_s - progress.heard_s > self.timing.follower_timeout_s
+            if silent or progress.diverged:
+                why = "silent" if silent else "diverged"
+                self._cas(
+                    self._without(record, [member.replica_id], learners=(*record.learners, member)),
+                    f"{member.instance} is {why}",
+                )
+                return
+        bad = [r for r in record.admit if r in self.peers and self.peers[r].diverged]
+        if bad:
+            kept = tuple(r for r in record.admit if r not in bad)
+            self._cas(replace(record, admit=kept), "a learner's copy diverged")
+
+    def _without(
+        self, record: ShardRecord, ids: Iterable[int], learners: tuple[Member, ...]
+    ) -> ShardRecord:
+        """`record` in the next epoch, with `ids` out of the in-sync set and of every intent."""
+        gone = set(ids)
+        instances = {m.instance for m in record.in_sync if m.replica_id in gone}
+        return replace(
+            record,
+            epoch=record.epoch + 1,
+            in_sync=tuple(m for m in record.in_sync if m.replica_id not in gone),
+            learners=learners,
+            admit=tuple(r for r in record.admit if r not in gone),
+            remove=tuple(r for r in record.remove if r not in gone),
+            hand_over=None if record.hand_over in gone else record.hand_over,
+            route={i: p for i, p in record.route.items() if i not in instances},
+        )
+
+    def _fulfil_remove(self) -> None:
+        record = self._record()
+        if not record.remove:
+            return
+        ids = [r for r in record.remove if r != self.me.replica_id]
+        left = [m for m in record.in_sync if m.replica_id not in ids]
+        if len(left) < record.min_in_sync:
+            return
+        learners = tuple(m for m in record.learners if m.replica_id not in ids)
+        self._cas(replace(self._without(record, ids, learners), remove=()), "asked to remove")
+
+    def _fulfil_admit(self) -> None:
+        """P3: add a learner that matches up to the high watermark, counting it from now on."""
+        record = self._record()
+        for member in record.learners:
+            progress = self.peers.get(member.replica_id)
+            if (
+                member.replica_id in record.admit
+                and progress is not None
+                and progress.mode is Mode.REPLICATE
+                and not progress.diverged
+                and progress.match.end >= self.high_watermark
+            ):
+                self._cas(
+                    replace(
+                        record,
+                        epoch=record.epoch + 1,
+                        in_sync=(*record.in_sync, member),
+                        learners=tuple(m for m in record.learners if m != member),
+                        admit=tuple(r for r in record.admit if r != member.replica_id),
+                    ),
+                    f"admit {member.instance}",
+                )
+                return
+
+    def _fulfil_hand_over(self, now_s: float) -> None:
+        """H1-H2: stop, drain until all hold (end, chain), then CAS the primary."""
+        record = self._record()
+        if record.hand_over is None:
+            self._stopped_s = None
+            return
+        if self.pending is not None:
+            return
+        target = next((m for m in record.in_sync if m.replica_id == record.hand_over), None)
+        if target is None or target == self.me:
+            self._cas(replace(record, hand_over=None), "hand-over to no other in-sync member")
+            return
+        if self._stopped_s is None:
+            self._stopped_s = now_s
+            self._set_admission(False)
+        drained = self.assigned == self.end and all(
+            self._held_to(m.replica_id) == self.end for m in record.in_sync
+        )
+        if drained and self.high_watermark == self.end.end:
+            epoch = record.epoch + 1
+            self._cas(
+                replace(record, epoch=epoch, primary_since=epoch, primary=target, hand_over=None),
+                f"hand over to {target.instance}",
+            )
+        elif now_s - self._stopped_s > self.timing.hand_over_timeout_s:
+            self._cas(replace(record, hand_over=None), "hand-over did not drain in time")
+
+    # ---- helpers -------------------------------------------------------------------------------
+
+    def _record(self) -> ShardRecord:
+        assert self.record is not None
+        return self.record
+
+    def _set_admission(self, open_: bool) -> None:
+        if open_ != self.admitting:
+            self.admitting = open_
+            self._emit(Admission(open_))
+
+    def _cas(self, record: ShardRecord, why: str) -> None:
+        self.pending = Cas(record, self.revision, why)
+        self._emit(self.pending)
+
+    def _emit(self, effect: Effect) -> None:
+        self._out.append(effect)

@@ -1,0 +1,36 @@
+"""What the primary knows of one peer."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from logstore.base.types import START, Position
+
+
+class Mode(StrEnum):
+    PROBE = "probe"
+    """Where the peer is, is unknown: nothing counts."""
+    REPLICATE = "replicate"
+    """Batches flow; `match` is what the peer acked in this term. Invariant: it equals our log."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Progress of one peer in the primary's term."""
+
+    heard_s: float
+    mode: Mode = Mode.PROBE
+    match: Position = field(default=START)
+    diverged: bool = False
+
+    def lost(self) -> None:
+        """Back to probing; what was acked in this term stays acked (P1)."""
+        self.mode = Mode.PROBE
+
+    def matched(self, end: Position, now_s: float) -> None:
+        self.mode = Mode.REPLICATE
+        self.match = max(self.match, end)
+        self.heard_s = now_s
+
+    def acked(self, end: Position, now_s: float) -> None:
+        self.match = max(self.match, end)
+        self.heard_s = now_s
