@@ -27,6 +27,11 @@ class History:
         self.last[row] = slot - 1
         self.count[row] = 0
 
+    def copy(self, parent: int, child: int, share: float) -> None:
+        """Give `child` the slots of `parent`, each value times `share`."""
+        self._values[child] = self._values[parent] * share
+        self.last[child], self.count[child] = self.last[parent], self.count[parent]
+
     def push(self, rows: IntArray, values: FloatArray) -> None:
         """One value more for each row, for the slot after its last."""
         self.last[rows] += 1

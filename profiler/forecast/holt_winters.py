@@ -39,6 +39,18 @@ class HoltWinters:
         self._models[row] = None
         self._peaks[row] = 0.0
 
+    def copy(self, parent: int, child: int, share: float) -> None:
+        """The additive form is linear: a share of each component is the model of the share."""
+        self._peaks[child] = self._peaks[parent] * share
+        source, model = self._models[parent], None
+        if source is not None:
+            model = self._new()
+            for part in ("level", "trend", "season"):
+                getattr(model, part).extend(v * share for v in getattr(source, part))
+            model._first_values = [v * share for v in source._first_values]
+            model._initialized = source._initialized
+        self._models[child] = model
+
     def learn(self, rows: IntArray, values: FloatArray) -> None:
         # The peak fades so that one spike does not lift the bound for ever.
         self._peaks[rows] = np.maximum(self._peaks[rows] * (1.0 - 1.0 / (4 * self._season)), values)

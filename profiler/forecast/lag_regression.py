@@ -3,10 +3,13 @@
 import numpy as np
 
 from profiler.forecast.history import History
-from profiler.forecast.port import FloatArray, IntArray
+from profiler.forecast.interpolate import between
+from profiler.forecast.port import BoolArray, FloatArray, IntArray
 
 FEATURES = 5
 TRACE_MAX = 1e4
+RISE_MAX = 2.0
+"""A forecast is held under this many times what the seasons before and the last slot show."""
 
 
 class LagRegression:
@@ -61,6 +64,13 @@ class LagRegression:
         self._spread[row] = 0.0
         self._made[row] = np.iinfo(np.int64).min
 
+    def copy(self, parent: int, child: int, share: float) -> None:
+        """Weights know no unit; spreads, features and bases scale with the share."""
+        for held in (self._weights, self._inverse, self._made):
+            held[child] = held[parent]
+        for held in (self._spread, self._x, self._base):
+            held[child] = held[parent] * share
+
     def learn(self, rows: IntArray, values: FloatArray) -> None:
         now = self._history.last[rows]
         at = (now[:, None] - self._horizons) % self._ring
@@ -81,13 +91,13 @@ class LagRegression:
         x, base = self._features(rows, horizons)
         weights = self._weights[rows]
         if not np.array_equal(horizons, self._horizons):
-            weights = _between(weights, self._horizons, horizons)
-        said = base + (weights * x).sum(axis=2)
-        return np.where(
-            np.isnan(said), self._history.newest(rows)[:, None], np.clip(said, 0.0, 3.0 * base + 1e9)
-        )
+            weights = between(weights, self._horizons, horizons)
+        newest = self._history.newest(rows)[:, None]
+        ceiling = RISE_MAX * (base + newest + np.abs(x[:, :, :2]).sum(axis=2))
+        said = np.clip(base + (weights * x).sum(axis=2), 0.0, ceiling)
+        return np.where(np.isnan(said), newest, said)
 
-    def _update(self, rows: IntArray, x: FloatArray, target: FloatArray, usable: FloatArray) -> None:
+    def _update(self, rows: IntArray, x: FloatArray, target: FloatArray, usable: BoolArray) -> None:
         # Scaling by the spread makes the ridge mean the same for every unit and size.
         spread = self._spread[rows]
         first = (spread == 0.0) & usable
@@ -117,8 +127,14 @@ class LagRegression:
         found = lag(
             rows,
             np.concatenate(
-                [long_lag, long_lag + season, short_lag, short_lag + season, self._recent,
-                 self._recent + season]
+                [
+                    long_lag,
+                    long_lag + season,
+                    short_lag,
+                    short_lag + season,
+                    self._recent,
+                    self._recent + season,
+                ]
             ),
         )
         base, before, day, day_before = (found[:, i * n : (i + 1) * n] for i in range(4))
@@ -131,13 +147,3 @@ class LagRegression:
         x[:, :, 3] = recent.mean(axis=1)[:, None]
         x[:, :, 4] = recent[:, :3].mean(axis=1)[:, None]
         return np.where(np.isnan(x), 0.0, x), base
-
-
-def _between(values: FloatArray, at: IntArray, wanted: IntArray) -> FloatArray:
-    """Linear interpolation along axis 1 from positions `at` to `wanted`, held at the ends."""
-    hi = np.clip(np.searchsorted(at, wanted), 0, len(at) - 1)
-    lo = np.maximum(hi - 1, 0)
-    span = np.maximum(at[hi] - at[lo], 1)
-    part = np.clip((wanted - at[lo]) / span, 0.0, 1.0)[None, :, None]
-    found: FloatArray = values[:, lo] * (1.0 - part) + values[:, hi] * part
-    return found

@@ -16,8 +16,8 @@ class Forecaster(Protocol):
     Rows are indices into the `History` it was made with. The owner pushes a value into the history
     first, then calls `learn`. A model that has too little to go by says the last value; it never
     says NaN. Values are not negative, in any unit. What a model keeps beside the history must be
-    rebuilt by `clear` and `learn` over the values of the history, oldest first: that is how a row
-    is copied, inherited and restored.
+    rebuilt by `clear` and then push and `learn` over a row's values, oldest first: that is how a
+    row is restored.
     """
 
     name: str
@@ -27,6 +27,9 @@ class Forecaster(Protocol):
 
     def clear(self, row: int) -> None:
         """Forget what is kept of `row` beside the history."""
+
+    def copy(self, parent: int, child: int, share: float) -> None:
+        """Make `child` what `parent` would be had it learned `share` of each value."""
 
     def learn(self, rows: IntArray, values: FloatArray) -> None:
         """Take the newest value of each row, shape (rows,). Each row at most once in a call."""

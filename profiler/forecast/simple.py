@@ -20,6 +20,9 @@ class HistoryForecaster:
     def clear(self, row: int) -> None:
         """Nothing to clear."""
 
+    def copy(self, parent: int, child: int, share: float) -> None:
+        """The history was copied."""
+
     def learn(self, rows: IntArray, values: FloatArray) -> None:
         """The history has it."""
 

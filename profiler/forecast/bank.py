@@ -1,0 +1,151 @@
+"""All models over many rows at once: score what was due, learn, say the next. Rows are numbers here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from profiler.forecast.history import History
+from profiler.forecast.holt_winters import HoltWinters
+from profiler.forecast.intervals import I80, I95, LEVELS, Intervals
+from profiler.forecast.interpolate import between
+from profiler.forecast.lag_regression import LagRegression
+from profiler.forecast.port import Forecaster, FloatArray, IntArray
+from profiler.forecast.seasonal_profile import SeasonalProfile
+from profiler.forecast.selector import Selector
+from profiler.forecast.simple import LastValue, MovingAverage, SeasonalNaive
+from profiler.scoreboard import Scoreboard
+
+SPOKEN = "spoken"
+HOLT_WINTERS_SEASON_MAX = 512
+"""River's season update is linear in the season: longer ones cost more than they bring."""
+BOUNDS = [I80[0], I80[1], I95[0], I95[1]]
+NEVER = np.iinfo(np.int64).min
+
+ModelFactory = Callable[[History, tuple[int, ...], IntArray], Sequence[Forecaster]]
+
+
+def default_models(
+    history: History, season_slots: tuple[int, ...], horizons: IntArray
+) -> list[Forecaster]:
+    """Last value first (it is the bar), then what the seasons allow."""
+    models: list[Forecaster] = [LastValue(history), MovingAverage(history)]
+    models += [SeasonalNaive(history, season) for season in season_slots]
+    if season_slots:
+        longest, shortest = season_slots[-1], season_slots[0]
+        models += [
+            HoltWinters(history, season)
+            for season in season_slots[-1:]
+            if season <= HOLT_WINTERS_SEASON_MAX
+        ]
+        models.append(SeasonalProfile(history, longest, fade=0.4))
+        models.append(LagRegression(history, longest, shortest, horizons))
+    return models
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Forecasts of rows x steps: every model's and the blend's means, who speaks, what it says."""
+
+    means: FloatArray
+    speaker: IntArray
+    mean: FloatArray
+    scale: FloatArray
+    quantiles: FloatArray
+
+
+class Bank:
+    """Models, selector, intervals and scores over one shared history."""
+
+    def __init__(
+        self,
+        season_slots: tuple[int, ...],
+        horizons: tuple[int, ...],
+        depth: int,
+        models: ModelFactory = default_models,
+    ) -> None:
+        self.horizons = np.array(horizons, dtype=np.int64)
+        self.history = History(depth)
+        self._models = list(models(self.history, season_slots, self.horizons))
+        names = tuple(model.name for model in self._models)
+        self.selector = Selector(names, self.horizons)
+        self.intervals = Intervals(self.horizons, season_slots[0] if season_slots else 1)
+        self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
+        self._ring = horizons[-1] + 1
+        # What was said and waits for its slot: means, blend, spoken mean, scale, quantiles.
+        width = len(names) + 3 + len(LEVELS)
+        self._said = np.zeros((0, self._ring, len(horizons), width), dtype=np.float32)
+        self._made: IntArray = np.zeros((0, self._ring), dtype=np.int64)
+
+    def grow(self, rows: int) -> None:
+        for part in (self.history, self.selector, self.intervals, *self._models):
+            part.grow(rows)
+        more = rows - len(self._made)
+        self._said = np.concatenate(
+            [self._said, np.zeros((more, *self._said.shape[1:]), dtype=np.float32)]
+        )
+        self._made = np.concatenate([self._made, np.full((more, self._ring), NEVER)])
+
+    def start(self, row: int, slot: int) -> None:
+        """Empty the row; the first value will be that of `slot`."""
+        self.history.start(row, slot)
+        for part in (self.selector, self.intervals, *self._models):
+            part.clear(row)
+        self._made[row] = NEVER
+
+    def copy(self, parent: int, child: int, share: float) -> None:
+        for part in (self.history, self.selector, self.intervals, *self._models):
+            part.copy(parent, child, share)
+        self._made[child] = NEVER  # what the parent said is scored once, by the parent
+
+    def step(self, rows: IntArray, values: FloatArray) -> None:
+        """One value for each row, of the slot after its last: score, learn, and say the next."""
+        self._score(rows, values)
+        self.absorb(rows, values)
+        said = self.say(rows, self.horizons)
+        slot = self.history.last[rows]
+        self._said[rows, slot % self._ring] = np.concatenate(
+            [said.means, said.mean[:, :, None], said.scale[:, :, None], said.quantiles], axis=2
+        )
+        self._made[rows, slot % self._ring] = slot
+
+    def absorb(self, rows: IntArray, values: FloatArray) -> None:
+        """Let history and models have a value without scoring it: filled gaps, restored rows."""
+        self.history.push(rows, values)
+        for model in self._models:
+            model.learn(rows, values)
+
+    def say(self, rows: IntArray, steps: IntArray) -> Said:
+        """Forecasts `steps` slots after each row's newest (ascending, >= 1)."""
+        at = np.minimum(np.searchsorted(self.horizons, steps), len(self.horizons) - 1)
+        each = np.stack([model.forecast(rows, steps) for model in self._models], axis=2)
+        means = self.selector.blend(rows, each, at)
+        speaker = self.selector.speaker(rows)[:, at]
+        mean = np.take_along_axis(means, speaker[:, :, None], axis=2)[:, :, 0]
+        slots = self.history.last[rows][:, None] + steps
+        scale = self.intervals.scale(rows, slots, mean)
+        units = self.intervals.quantiles(rows)
+        if len(steps) != len(self.horizons) or (steps != self.horizons).any():
+            units = between(units, self.horizons, steps)
+        quantiles = np.maximum(mean[:, :, None] + scale[:, :, None] * units, 0.0)
+        return Said(means, speaker, mean, scale, quantiles)
+
+    def _score(self, rows: IntArray, values: FloatArray) -> None:
+        slot = self.history.last[rows] + 1
+        made = slot[:, None] - self.horizons
+        due = self._made[rows[:, None], made % self._ring] == made
+        if not due.any():
+            return
+        held = self._said[rows[:, None], made % self._ring, np.arange(len(self.horizons))]
+        said = np.where(due[:, :, None], held.astype(np.float64), np.nan)
+        blended = len(self.selector.names)
+        mean, scale, quantiles = (
+            said[:, :, blended],
+            said[:, :, blended + 1],
+            said[:, :, blended + 2 :],
+        )
+        bounds = quantiles[:, :, BOUNDS]
+        errors = np.abs(values[:, None, None] - said[:, :, : blended + 1])
+        self.selector.learn(rows, errors[:, :, :blended])
+        self.intervals.learn(rows, slot, values, mean, scale, bounds)
+        self.scores.add(values, errors, LEVELS, quantiles, bounds)

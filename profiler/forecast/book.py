@@ -1,0 +1,255 @@
+"""ForecastBook: the door. Shards by name, slots as they come, forecasts with intervals, scores."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from profiler.forecast.bank import BOUNDS, Bank, ModelFactory, default_models
+from profiler.forecast.intervals import LEVELS
+from profiler.forecast.port import FloatArray
+from profiler.scoreboard import Score
+from profiler.types import Forecast
+
+HORIZONS = (1, 2, 3, 6, 12, 24)
+HORIZON_SLOTS_MAX = 1024
+SHARDS_MAX = 16_384
+HISTORY_SLOTS_MAX = 4_096
+LAG_SLOTS_MAX = 1_024
+DAY_S, WEEK_S = 86_400.0, 604_800.0
+
+
+def seasons_of(period_s: float, history_slots_max: int = HISTORY_SLOTS_MAX) -> tuple[int, ...]:
+    """A day and a week in slots of `period_s`, as far as they are whole and a history can hold two."""
+    found = []
+    for season_s in (DAY_S, WEEK_S):
+        slots = round(season_s / period_s)
+        if slots >= 2 and abs(slots * period_s - season_s) < 1e-6 and 2 * slots < history_slots_max:
+            found.append(slots)
+    return tuple(found)
+
+
+class ForecastBook:
+    """Learns the load of shards slot by slot and says what comes, how sure, and how well it did.
+
+    Time is the slot number only, so history can be fed as fast as it is read. `learn_many` takes
+    one slot of many shards in one go and costs little more than one shard: prefer it.
+
+    Per shard several models learn; the one with the lowest recent error at a horizon speaks, and
+    none that does not beat last value (`Selector`). Intervals are conformal (`Intervals`). Scores
+    are prequential: a forecast is kept when made and scored when its slot has come.
+
+    Gaps: a missing slot means "not observed". Up to the depth of the history it is filled with what
+    was forecast for it, and neither it nor a forecast made meanwhile is scored; after a longer gap
+    the shard starts anew. Silence that is known to be silence must be learned as 0.
+
+    Bounded: `shards_max` shards of `history_slots_max` slots; over it ValueError.
+    """
+
+    def __init__(
+        self,
+        season_slots: Sequence[int] = (24, 168),
+        *,
+        horizons: Sequence[int] = HORIZONS,
+        shards_max: int = SHARDS_MAX,
+        history_slots_max: int = HISTORY_SLOTS_MAX,
+        models: ModelFactory = default_models,
+    ) -> None:
+        seasons, steps = tuple(season_slots), tuple(horizons)
+        if list(seasons) != sorted(set(seasons)) or any(season < 2 for season in seasons):
+            raise ValueError(f"season_slots is {seasons}, the limit is >= 2 each and ascending")
+        if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1:
+            raise ValueError(f"horizons is {steps}, the limit is >= 1 each and ascending")
+        longest = seasons[-1] if seasons else 1
+        if 2 * longest + steps[-1] > history_slots_max:
+            raise ValueError(
+                f"season_slots is {seasons}: two of the longest and horizon {steps[-1]} need more "
+                f"than the limit of {history_slots_max} history slots"
+            )
+        # Four seasons for the profile, one more for the level of the last days.
+        depth = min(history_slots_max, max(64, 5 * longest + 2 * steps[-1]))
+        self._bank = Bank(seasons, steps, depth, models)
+        self._shards_max = shards_max
+        self._rows: dict[str, int] = {}
+        self._free: list[int] = []
+        self._room = 0
+        self.stale_count = 0
+        self.filled_count = 0
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return self._bank.selector.names
+
+    def learn(self, shard: str, slot: int, value: float) -> None:
+        """One value of one shard; see `learn_many`."""
+        self.learn_many(slot, {shard: value})
+
+    def learn_many(self, slot: int, values: Mapping[str, float]) -> None:
+        """The values of one complete slot by shard, in the unit to be forecast, >= 0.
+
+        A slot that a shard has learned already, or an older one, is not taken again and counted in
+        `stale_count`: add up what several instances report of a slot before learning it.
+        """
+        for shard, value in values.items():
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(
+                    f"value of shard {shard!r} is {value}, the limit is >= 0 and finite"
+                )
+        rows, taken = [], []
+        for shard, value in values.items():
+            row = self._rows.get(shard)
+            if row is None:
+                row = self._row_for(shard, slot)
+            gap = slot - int(self._bank.history.last[row]) - 1
+            if gap < 0:
+                self.stale_count += 1
+                continue
+            if gap > 0:
+                self._fill(row, slot, gap)
+            rows.append(row)
+            taken.append(float(value))
+        if rows:
+            self._bank.step(np.array(rows, dtype=np.int64), np.array(taken))
+
+    def forecast(self, shard: str, horizon_slots: int, now_slot: int) -> Forecast:
+        """Slots `now_slot + 1` to `now_slot + horizon_slots`; see `forecast_many`."""
+        return self.forecast_many((shard,), horizon_slots, now_slot)[shard]
+
+    def forecast_many(
+        self, shards: Sequence[str], horizon_slots: int, now_slot: int
+    ) -> dict[str, Forecast]:
+        """Forecasts for the slots after `now_slot`, the last complete one, by shard.
+
+        A shard whose newest value is older is forecast over the gap too (at most LAG_SLOTS_MAX);
+        one that is newer has `made_at_slot` after `now_slot`. ValueError for an unknown shard or a
+        horizon out of bounds.
+        """
+        if not 1 <= horizon_slots <= HORIZON_SLOTS_MAX:
+            raise ValueError(
+                f"horizon_slots is {horizon_slots}, the limit is 1 to {HORIZON_SLOTS_MAX}"
+            )
+        by_lag: dict[int, list[str]] = {}
+        for shard in shards:
+            last = int(self._bank.history.last[self._known(shard)])
+            by_lag.setdefault(min(max(0, now_slot - last), LAG_SLOTS_MAX), []).append(shard)
+        found: dict[str, Forecast] = {}
+        for lag, group in by_lag.items():
+            found.update(self._forecast_group(group, horizon_slots, lag, now_slot))
+        return found
+
+    def score(self) -> dict[str, dict[int, Score]]:
+        """By model, `ensemble` (the blend) and `spoken` (what was really said), and by horizon."""
+        return self._bank.scores.score()
+
+    def inherit(self, parent: str, child: str, share: float) -> None:
+        """Start `child` as `share` (0 to 1] of what is known of `parent`: a split, a cold start."""
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"share of {child!r} is {share}, the limit is 0 to 1")
+        if child in self._rows:
+            raise ValueError(f"shard {child!r} is known already")
+        source = self._known(parent)
+        row = self._row_for(child, int(self._bank.history.last[source]) + 1)
+        self._bank.copy(source, row, share)
+
+    def forget(self, shard: str) -> None:
+        """Free what is held of the shard (its scores stay in the sums); unknown ones are fine."""
+        row = self._rows.pop(shard, None)
+        if row is not None:
+            self._free.append(row)
+
+    def last_slot(self, shard: str) -> int:
+        """The newest slot learned of the shard."""
+        return int(self._bank.history.last[self._known(shard)])
+
+    def state(self, shard: str) -> dict[str, Any]:
+        """What is known of the shard, of JSON types: about 40 KB at the default seasons."""
+        row = self._known(shard)
+        bank = self._bank
+        return {
+            "last_slot": int(bank.history.last[row]),
+            "values": bank.history.series(row).tolist(),
+            "selector": bank.selector.state(row),
+            "intervals": bank.intervals.state(row),
+        }
+
+    def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take saved states by shard. Forecasts that were waiting for their slot are not scored."""
+        rows: list[int] = []
+        series: list[FloatArray] = []
+        for shard, state in states.items():
+            if shard in self._rows:
+                raise ValueError(f"shard {shard!r} is known already")
+            values = np.array(state["values"], dtype=np.float64)[-self._bank.history.depth :]
+            row = self._row_for(shard, int(state["last_slot"]) + 1 - len(values))
+            self._bank.selector.restore(row, dict(state["selector"]))
+            self._bank.intervals.restore(row, dict(state["intervals"]))
+            rows.append(row)
+            series.append(values)
+        for i in range(max((len(values) for values in series), default=0)):
+            live = [k for k, values in enumerate(series) if i < len(values)]
+            self._bank.absorb(
+                np.array([rows[k] for k in live]), np.array([series[k][i] for k in live])
+            )
+
+    def _known(self, shard: str) -> int:
+        row = self._rows.get(shard)
+        if row is None:
+            raise ValueError(f"shard {shard!r} is not known: nothing was learned of it")
+        return row
+
+    def _row_for(self, shard: str, first_slot: int) -> int:
+        if len(self._rows) >= self._shards_max:
+            raise ValueError(f"shards is {len(self._rows) + 1}, the limit is {self._shards_max}")
+        if not self._free:
+            grown = min(max(8, 2 * self._room), self._shards_max)
+            self._bank.grow(grown)
+            self._free = list(range(grown - 1, self._room - 1, -1))
+            self._room = grown
+        row = self._rows[shard] = self._free.pop()
+        self._bank.start(row, first_slot)
+        return row
+
+    def _fill(self, row: int, slot: int, gap: int) -> None:
+        at = np.array([row])
+        if gap >= self._bank.history.depth:
+            self._bank.start(row, slot)
+            return
+        self.filled_count += gap
+        for _ in range(gap):
+            said = self._bank.say(at, np.array([1]))
+            self._bank.absorb(at, said.mean[:, 0])
+
+    def _forecast_group(
+        self, shards: list[str], horizon_slots: int, lag: int, now_slot: int
+    ) -> dict[str, Forecast]:
+        bank = self._bank
+        rows = np.array([self._rows[shard] for shard in shards], dtype=np.int64)
+        said = bank.say(rows, np.arange(lag + 1, lag + horizon_slots + 1))
+        steps = tuple(range(1, horizon_slots + 1))
+        names, count = bank.selector.names, bank.history.count
+        bounds = said.quantiles[:, :, BOUNDS].transpose(0, 2, 1).tolist()
+        quantiles, means = said.quantiles.tolist(), said.mean.tolist()
+        speakers = said.speaker.tolist()
+        found = {}
+        for i, shard in enumerate(shards):
+            lower80, upper80, lower95, upper95 = (tuple(bound) for bound in bounds[i])
+            found[shard] = Forecast(
+                shard=shard,
+                made_at_slot=max(now_slot, int(bank.history.last[rows[i]])),
+                horizon_slots=steps,
+                mean=tuple(means[i]),
+                lower80=lower80,
+                upper80=upper80,
+                lower95=lower95,
+                upper95=upper95,
+                model=tuple(names[m] for m in speakers[i]),
+                levels=LEVELS,
+                quantiles=tuple(tuple(at) for at in quantiles[i]),
+                learned_slots=int(count[rows[i]]),
+            )
+        return found
