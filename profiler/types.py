@@ -1,4 +1,4 @@
-"""Plain data that the profiler hands up: statistics in, forecasts out. No behaviour beyond lookups."""
+"""Plain data that the profiler hands up: statistics in, forecasts out."""
 
 import math
 from bisect import bisect_left

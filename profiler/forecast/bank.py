@@ -1,4 +1,4 @@
-"""All models over many rows at once: score what was due, learn, say the next. Rows are numbers here."""
+"""All models over many rows at once: score what was due, learn, say the next."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ import numpy as np
 
 from profiler.forecast.history import History
 from profiler.forecast.holt_winters import HoltWinters
-from profiler.forecast.intervals import I80, I95, LEVELS, Intervals
 from profiler.forecast.interpolate import between
+from profiler.forecast.intervals import I80, I95, LEVELS, Intervals
 from profiler.forecast.lag_regression import LagRegression
-from profiler.forecast.port import Forecaster, FloatArray, IntArray
+from profiler.forecast.port import FloatArray, Forecaster, IntArray, RowKeeper
 from profiler.forecast.seasonal_profile import SeasonalProfile
 from profiler.forecast.selector import Selector
 from profiler.forecast.simple import LastValue, MovingAverage, SeasonalNaive
@@ -70,6 +70,7 @@ class Bank:
         names = tuple(model.name for model in self._models)
         self.selector = Selector(names, self.horizons)
         self.intervals = Intervals(self.horizons, season_slots[0] if season_slots else 1)
+        self._parts: tuple[RowKeeper, ...] = (self.selector, self.intervals, *self._models)
         self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
         self._ring = horizons[-1] + 1
         # What was said and waits for its slot: means, blend, spoken mean, scale, quantiles.
@@ -78,7 +79,8 @@ class Bank:
         self._made: IntArray = np.zeros((0, self._ring), dtype=np.int64)
 
     def grow(self, rows: int) -> None:
-        for part in (self.history, self.selector, self.intervals, *self._models):
+        self.history.grow(rows)
+        for part in self._parts:
             part.grow(rows)
         more = rows - len(self._made)
         self._said = np.concatenate(
@@ -89,12 +91,13 @@ class Bank:
     def start(self, row: int, slot: int) -> None:
         """Empty the row; the first value will be that of `slot`."""
         self.history.start(row, slot)
-        for part in (self.selector, self.intervals, *self._models):
+        for part in self._parts:
             part.clear(row)
         self._made[row] = NEVER
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        for part in (self.history, self.selector, self.intervals, *self._models):
+        self.history.copy(parent, child, share)
+        for part in self._parts:
             part.copy(parent, child, share)
         self._made[child] = NEVER  # what the parent said is scored once, by the parent
 

@@ -21,7 +21,7 @@ DAY_S, WEEK_S = 86_400.0, 604_800.0
 
 
 def seasons_of(period_s: float, history_slots_max: int = HISTORY_SLOTS_MAX) -> tuple[int, ...]:
-    """A day and a week in slots of `period_s`, as far as they are whole and a history can hold two."""
+    """A day and a week in slots of `period_s`, where whole and a history can hold two."""
     found = []
     for season_s in (DAY_S, WEEK_S):
         slots = round(season_s / period_s)

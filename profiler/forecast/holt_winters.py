@@ -1,4 +1,4 @@
-"""Holt-Winters by river, one model a row. Additive, because a seasonal factor of zero breaks the other."""
+"""Holt-Winters by river, one model a row. Additive: a seasonal factor of zero breaks the other."""
 
 from typing import Any
 
@@ -78,7 +78,8 @@ class HoltWinters:
 
     def _new(self) -> Any:
         alpha, beta, gamma = self._smoothing
-        return RiverHoltWinters(alpha=alpha, beta=beta, gamma=gamma, seasonality=self._season)
+        river: Any = RiverHoltWinters
+        return river(alpha=alpha, beta=beta, gamma=gamma, seasonality=self._season)
 
 
 def _ages(season: int) -> IntArray:

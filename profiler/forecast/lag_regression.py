@@ -1,4 +1,4 @@
-"""An online regression on seasonal lags: how far, and why, the slot will differ from last season's."""
+"""An online regression on seasonal lags: how a slot will differ from last season's."""
 
 import numpy as np
 

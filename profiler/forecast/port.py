@@ -1,4 +1,4 @@
-"""The Forecaster port. One object serves many series (rows), so closed forms cost numpy calls, not loops."""
+"""The Forecaster port. One object serves many series (rows): numpy calls, not loops."""
 
 from typing import Protocol
 
@@ -10,7 +10,20 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-class Forecaster(Protocol):
+class RowKeeper(Protocol):
+    """Keeps something for each row beside the history."""
+
+    def grow(self, rows: int) -> None:
+        """Make room for `rows` rows in all; known rows keep what they learned."""
+
+    def clear(self, row: int) -> None:
+        """Forget what is kept of `row`."""
+
+    def copy(self, parent: int, child: int, share: float) -> None:
+        """Make `child` what `parent` would be had it learned `share` of each value."""
+
+
+class Forecaster(RowKeeper, Protocol):
     """A model that learns series slot by slot and says their means some slots ahead.
 
     Rows are indices into the `History` it was made with. The owner pushes a value into the history
@@ -21,15 +34,6 @@ class Forecaster(Protocol):
     """
 
     name: str
-
-    def grow(self, rows: int) -> None:
-        """Make room for `rows` rows in all; known rows keep what they learned."""
-
-    def clear(self, row: int) -> None:
-        """Forget what is kept of `row` beside the history."""
-
-    def copy(self, parent: int, child: int, share: float) -> None:
-        """Make `child` what `parent` would be had it learned `share` of each value."""
 
     def learn(self, rows: IntArray, values: FloatArray) -> None:
         """Take the newest value of each row, shape (rows,). Each row at most once in a call."""

@@ -36,7 +36,7 @@ class SeasonalProfile(HistoryForecaster):
         self.name = f"seasonal_profile_{season_slots}"
 
     def profile(self, rows: IntArray, offsets: IntArray) -> FloatArray:
-        """The profile of slots `newest + offsets`, NaN where no season is known; (rows, offsets)."""
+        """The profile of slots `newest + offsets` (rows, offsets), NaN where none is known."""
         ahead = np.maximum(0, -(-offsets // self._season) - 1)
         past = (1 + np.arange(self._seasons))[None, :] + ahead[:, None]
         found = self._history.lag(rows, past * self._season - offsets[:, None])

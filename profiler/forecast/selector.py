@@ -55,7 +55,7 @@ class Selector:
         self._scored[rows] = scored
 
     def blend(self, rows: IntArray, said: FloatArray, at: IntArray) -> FloatArray:
-        """`said` (rows, steps, models) with the blend appended; `at` is the horizon of each step."""
+        """`said` (rows, steps, models) and the blend; `at` is the horizon of each step."""
         error = self._error[rows][:, at, :-1]
         floor = 1e-3 * error[:, :, :1] + 1e-12
         weight = (np.maximum(error, floor) / np.maximum(error[:, :, :1], 1e-12)) ** -self._sharpness

@@ -1,4 +1,4 @@
-"""The baselines: last value, seasonal naive, moving average. All read the history and keep nothing."""
+"""The baselines: last value, seasonal naive, moving average. They keep nothing of their own."""
 
 import numpy as np
 

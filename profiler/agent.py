@@ -1,0 +1,220 @@
+"""The agent on an instance's hot path: what each shard carried in each slot, at a cost per batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from profiler.histogram import LatencyHistogram
+from profiler.key_sample import KeySample, as_key
+from profiler.types import OpType, ShardStatistics
+
+SHARDS_MAX = 16_384
+OPEN_SLOTS_MAX = 65_536
+"""Slots of all shards held at once, not yet drained; over it, batches go to the newest slot held."""
+ZERO_RUN_SLOTS_MAX = 1_024
+"""A longer silence of a shard is not told slot by slot: it is a gap in its statistics."""
+
+
+class _Open:
+    """One shard in one slot, still counting."""
+
+    __slots__ = ("bytes_in", "bytes_out", "counts", "keys", "late", "latency")
+
+    def __init__(self, keys_max: int) -> None:
+        self.counts: dict[OpType, int] = {}
+        self.bytes_in = 0.0
+        self.bytes_out = 0.0
+        self.late = 0
+        self.latency = LatencyHistogram()
+        self.keys = KeySample(keys_max)
+
+
+class Agent:
+    """Counts operations, bytes, response times and sampled keys by shard and slot.
+
+    A slot is `time_us // period_us`, of the records' own times where they are given (event time:
+    one batch may span many slots) and else of `now_us`. Nothing is lost to lateness: what falls in
+    a slot that was drained already is counted in the first open one, and in `late_count`.
+    Not thread-safe: one event loop owns it.
+    """
+
+    def __init__(
+        self,
+        instance: str,
+        period_us: int,
+        generator: np.random.Generator,
+        *,
+        keys_per_batch: int = 8,
+        keys_per_slot: int = 512,
+        shards_max: int = SHARDS_MAX,
+        open_slots_max: int = OPEN_SLOTS_MAX,
+    ) -> None:
+        for name, value in (("period_us", period_us), ("keys_per_batch", keys_per_batch)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, the limit is at least 1")
+        self.instance, self.period_us = instance, period_us
+        self._generator = generator
+        self._keys_per_batch, self._keys_per_slot = keys_per_batch, keys_per_slot
+        self._shards_max, self._open_slots_max = shards_max, open_slots_max
+        self._open: dict[str, dict[int, _Open]] = {}
+        self._next: dict[str, int] = {}  # first slot of the shard that was not drained
+        self._weights: dict[str, float] = {}
+        self._floor: int | None = None  # first slot of any shard that was not drained
+        self._open_count = 0
+        self.late_count = 0
+        self.folded_count = 0
+        self.refused_count = 0
+
+    def track(self, shard: str, migration_weight: float = 1.0) -> None:
+        """Have statistics of the shard from its first slot on, zeros included, with this weight."""
+        if shard not in self._open:
+            if len(self._open) >= self._shards_max:
+                raise ValueError(
+                    f"shards is {len(self._open) + 1}, the limit is {self._shards_max}"
+                )
+            self._open[shard] = {}
+        self._weights[shard] = migration_weight
+
+    def forget(self, shard: str) -> None:
+        """The shard has gone from here: drop what is not drained of it."""
+        self._open_count -= len(self._open.pop(shard, ()))
+        self._next.pop(shard, None)
+        self._weights.pop(shard, None)
+
+    def record(
+        self,
+        shard: str,
+        op: OpType,
+        count: int,
+        byte_count: int,
+        latency_s: float,
+        now_us: int,
+        event_time_us: npt.NDArray[np.int64] | None = None,
+        keys: Sequence[Any] | None = None,
+    ) -> None:
+        """One batch: `count` operations of `byte_count` bytes in all that took `latency_s` each.
+
+        `event_time_us` and `keys`, where given, have one element for each operation; of the keys
+        only a few are looked at. A shard beyond the limit is not counted, but in `refused_count`.
+        """
+        if count <= 0:
+            return
+        slots = self._open.get(shard)
+        if slots is None:
+            if len(self._open) >= self._shards_max:
+                self.refused_count += count
+                return
+            slots = self._open[shard] = {}
+        if event_time_us is None:
+            self._add(slots, now_us // self.period_us, op, count, byte_count, latency_s)
+            self._sample(slots, now_us // self.period_us, count, keys)
+            return
+        first = int(event_time_us.min()) // self.period_us
+        if first == int(event_time_us.max()) // self.period_us:
+            self._add(slots, first, op, count, byte_count, latency_s)
+            self._sample(slots, first, count, keys)
+            return
+        each = event_time_us // self.period_us
+        found, counts = np.unique(each, return_counts=True)
+        for slot, part in zip(found.tolist(), counts.tolist(), strict=True):
+            self._add(slots, slot, op, part, byte_count * part / count, latency_s)
+        self._sample(slots, each, count, keys)
+
+    def drain(self, up_to_slot: int) -> list[ShardStatistics]:
+        """Close the slots up to and with `up_to_slot`: their statistics, by shard and slot.
+
+        A shard that was seen before is told with zeros for slots without operations, so that
+        silence and absence differ; after more than ZERO_RUN_SLOTS_MAX of them only the last is.
+        """
+        found: list[ShardStatistics] = []
+        for shard, slots in self._open.items():
+            due = [slot for slot in slots if slot <= up_to_slot]
+            start = self._next.get(shard, min(due, default=up_to_slot + 1))
+            if up_to_slot - start >= ZERO_RUN_SLOTS_MAX:
+                told: Sequence[int] = sorted({*due, up_to_slot})
+            else:
+                told = range(start, up_to_slot + 1)
+            for slot in told:
+                opened = slots.pop(slot, None)
+                self._open_count -= opened is not None
+                found.append(self._statistics(shard, slot, opened))
+            if told:
+                self._next[shard] = up_to_slot + 1
+        self._floor = max(up_to_slot + 1, self._floor or up_to_slot + 1)
+        return found
+
+    def _add(
+        self,
+        slots: dict[int, _Open],
+        slot: int,
+        op: OpType,
+        count: int,
+        byte_count: float,
+        latency_s: float,
+    ) -> None:
+        late = self._floor is not None and slot < self._floor
+        opened = self._at(slots, slot)
+        opened.counts[op] = opened.counts.get(op, 0) + count
+        if op is OpType.APPEND:
+            opened.bytes_in += byte_count
+        else:
+            opened.bytes_out += byte_count
+        opened.latency.add(latency_s, count)
+        if late:
+            opened.late += count
+            self.late_count += count
+
+    def _at(self, slots: dict[int, _Open], slot: int) -> _Open:
+        if self._floor is not None and slot < self._floor:
+            slot = self._floor
+        opened = slots.get(slot)
+        if opened is None:
+            if self._open_count >= self._open_slots_max and slots:
+                self.folded_count += 1
+                return slots[max(slots)]
+            opened = slots[slot] = _Open(self._keys_per_slot)
+            self._open_count += 1
+        return opened
+
+    def _sample(
+        self,
+        slots: dict[int, _Open],
+        each: npt.NDArray[np.int64] | int,
+        count: int,
+        keys: Sequence[Any] | None,
+    ) -> None:
+        if keys is None:
+            return
+        if count <= self._keys_per_batch:
+            picked = list(range(count))
+        else:
+            picked = self._generator.integers(0, count, self._keys_per_batch).tolist()
+        weight = count / len(picked)
+        if isinstance(each, int):
+            chosen = [as_key(keys[i]) for i in picked]
+            self._at(slots, each).keys.add(chosen, weight, self._generator)
+            return
+        for i in picked:
+            opened = self._at(slots, int(each[i]))
+            opened.keys.add([as_key(keys[i])], weight, self._generator)
+
+    def _statistics(self, shard: str, slot: int, opened: _Open | None) -> ShardStatistics:
+        at = opened or _Open(2)
+        return ShardStatistics(
+            shard=shard,
+            instance=self.instance,
+            slot=slot,
+            period_s=self.period_us / 1e6,
+            counts={op: at.counts.get(op, 0) for op in OpType},
+            query_count=sum(at.counts.values()),
+            bytes_in=round(at.bytes_in),
+            bytes_out=round(at.bytes_out),
+            mean_ms=at.latency.mean_s * 1e3,
+            p50_ms=at.latency.percentile_s(0.5) * 1e3,
+            p99_ms=at.latency.percentile_s(0.99) * 1e3,
+            migration_weight=self._weights.get(shard, 1.0),
+            late_count=at.late,
+            sampled_keys=at.keys.counts(),
+        )
