@@ -29,6 +29,11 @@ def shard_key(shard: str) -> str:
     return f"{SHARDS}{shard}"
 
 
+def shard_prefix(log: str) -> str:
+    """Every shard of one log is below this prefix."""
+    return f"{SHARDS}{log}/"
+
+
 def instance_key(instance: str) -> str:
     return f"{INSTANCES}{instance}"
 

@@ -1,0 +1,138 @@
+"""The MetadataStore of another process, over coordinator.v1.Metadata.
+
+Given several addresses, it talks to one and turns to the next when that one cannot be reached.
+Reads are tried once at each address. A transaction is sent once: when the connection is lost its
+outcome is unknown (UnavailableError), and the caller resolves it by reading.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc.aio
+
+from logstore.base.errors import ConfigError, UnavailableError
+from logstore.base.tls import TlsOptions
+from logstore.meta.memory import check_txn
+from logstore.meta.port import (
+    Compare,
+    Operation,
+    Put,
+    RangeResult,
+    TxnResult,
+    Versioned,
+    WatchEvent,
+)
+from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MetadataStub
+from logstore.proto.status import called
+
+if TYPE_CHECKING:
+    from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MetadataAsyncStub
+
+CALL_TIMEOUT_S = 5.0
+_A = TypeVar("_A")
+
+
+class RemoteMetadataStore:
+    """A client of the metadata that a coordinator serves. `addresses` are `host:port`."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        tls: TlsOptions | None = None,
+        *,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+    ) -> None:
+        if not addresses:
+            raise ConfigError("metadata addresses is empty, at least 1 host:port is needed")
+        self._addresses = tuple(addresses)
+        self._tls = tls
+        self._timeout_s = call_timeout_s
+        self._at = 0
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._closed = False
+
+    async def get(self, key: str) -> Versioned | None:
+        request = pb.MetaGetRequest(key=key)
+        answer = await self._read(lambda stub: stub.Get(request, timeout=self._timeout_s))
+        return _versioned(answer.item) if answer.HasField("item") else None
+
+    async def range(self, prefix: str) -> RangeResult:
+        request = pb.MetaRangeRequest(prefix=prefix)
+        answer = await self._read(lambda stub: stub.Range(request, timeout=self._timeout_s))
+        return RangeResult(tuple(_versioned(item) for item in answer.items), answer.revision)
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+        check_txn(compares, operations)
+        request = pb.MetaTxnRequest(
+            compares=[pb.MetaCompare(key=c.key, revision=c.revision) for c in compares],
+            operations=[
+                pb.MetaOperation(key=op.key, put=op.value if isinstance(op, Put) else None)
+                for op in operations
+            ],
+        )
+        answer = await self._once(lambda stub: stub.Txn(request, timeout=self._timeout_s))
+        return TxnResult(answer.succeeded, answer.revision)
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncIterator[WatchEvent]:
+        """As the port says; ends with UnavailableError when the connection is lost.
+
+        The caller goes on with a new watch after the last revision it saw.
+        """
+        at = self._at
+        call = self._stub().Watch(pb.MetaWatchRequest(prefix=prefix, after_revision=after_revision))
+        try:
+            async with called():
+                async for message in call:
+                    for item in message.events:
+                        value = None if item.deleted else item.value
+                        yield WatchEvent(item.key, value, item.revision)
+            raise UnavailableError(f"the watch of {prefix!r} was ended by the other side")
+        except UnavailableError:
+            self._turn(at)
+            raise
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        self._closed = True
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()
+
+    async def _read(self, call: Callable[["MetadataAsyncStub"], Awaitable[_A]]) -> _A:
+        """Reading changes nothing, so every address may be asked before giving up."""
+        for _ in self._addresses[1:]:
+            try:
+                return await self._once(call)
+            except UnavailableError:
+                continue
+        return await self._once(call)
+
+    async def _once(self, call: Callable[["MetadataAsyncStub"], Awaitable[_A]]) -> _A:
+        at = self._at
+        try:
+            async with called():
+                return await call(self._stub())
+        except UnavailableError:
+            self._turn(at)
+            raise
+
+    def _stub(self) -> "MetadataAsyncStub":
+        if self._closed:
+            raise UnavailableError("the metadata client is closed")
+        address = self._addresses[self._at]
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = open_channel(address, self._tls)
+        return MetadataStub(channel)
+
+    def _turn(self, failed: int) -> None:
+        """The next address, unless another call turned already."""
+        if self._at == failed:
+            self._at = (failed + 1) % len(self._addresses)
+
+
+def _versioned(item: pb.MetaItem) -> Versioned:
+    return Versioned(item.key, item.value, item.revision)

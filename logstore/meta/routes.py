@@ -1,0 +1,77 @@
+"""From records to what a router needs; the coordinator and every instance use this."""
+
+from collections.abc import Iterable, Mapping
+
+from logstore.base.errors import UnknownLogError
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import (
+    INSTANCES,
+    LogRecord,
+    ShardRecord,
+    decode_instance,
+    decode_log,
+    decode_shard,
+    encode,
+    log_key,
+    shard_prefix,
+)
+from logstore.proto.v1 import common_pb2
+from sharder.keys import KeyRange
+
+
+def range_message(keys: KeyRange) -> common_pb2.KeyRange:
+    return common_pb2.KeyRange(start=keys.start, end=keys.end)
+
+
+def shard_route(record: ShardRecord, addresses: Mapping[str, str]) -> common_pb2.ShardRoute:
+    """One shard; replicas whose instance has no known address are left out."""
+    return common_pb2.ShardRoute(
+        shard=record.shard,
+        range=range_message(record.range),
+        status=record.status.value,
+        epoch=record.epoch,
+        primary=record.primary.instance,
+        addresses={
+            m.instance: addresses[m.instance] for m in record.in_sync if m.instance in addresses
+        },
+        shares=record.route,
+        predecessors=record.predecessors,
+        successors=record.successors,
+    )
+
+
+def log_routes(
+    log: LogRecord,
+    shards: Iterable[ShardRecord],
+    addresses: Mapping[str, str],
+    map_version: int,
+) -> common_pb2.LogRoutes:
+    """The whole log in key order. `addresses`: instance id -> `host:port`.
+
+    `map_version` is the newest metadata revision among the records that went in.
+    """
+    ordered = sorted(shards, key=lambda record: (record.range.start, record.shard))
+    return common_pb2.LogRoutes(
+        log=log.name,
+        map_version=map_version,
+        partitioner=log.options.partitioner.value,
+        shards=[shard_route(record, addresses) for record in ordered],
+        options_json=encode(log.options),
+    )
+
+
+async def read_routes(store: MetadataStore, log: str) -> common_pb2.LogRoutes:
+    """Read a log's routes linearizably; `UnknownLogError` when there is no such log."""
+    found = await store.get(log_key(log))
+    if found is None:
+        raise UnknownLogError(f"log {log!r} does not exist")
+    shards = await store.range(shard_prefix(log))
+    instances = (await store.range(INSTANCES)).items
+    records = [decode_instance(item.value) for item in instances]
+    version = max(item.revision for item in (found, *shards.items, *instances))
+    return log_routes(
+        decode_log(found.value),
+        (decode_shard(item.value) for item in shards.items),
+        {record.instance: record.address for record in records},
+        version,
+    )
