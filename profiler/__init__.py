@@ -1,0 +1,25 @@
+"""How keys are used, and how sure it is of what comes next: agent, heatmap, forecasts, scores.
+
+Pure: numpy (and river in `profiler.forecast`), no I/O, no clock; it imports nothing of ours and
+knows only shard names, slot numbers and key bytes. Forecasts are in `profiler.forecast`, apart
+because river takes most of a second to import.
+"""
+
+from profiler.access_log import AccessLog
+from profiler.agent import Agent
+from profiler.correlation import CoAccess, CorrelationMatrix
+from profiler.heatmap import AccessHeatmap
+from profiler.types import Capacity, DataStoreStatus, Forecast, OpType, ShardStatistics
+
+__all__ = [
+    "AccessHeatmap",
+    "AccessLog",
+    "Agent",
+    "Capacity",
+    "CoAccess",
+    "CorrelationMatrix",
+    "DataStoreStatus",
+    "Forecast",
+    "OpType",
+    "ShardStatistics",
+]

@@ -1,4 +1,4 @@
-"""The agent on an instance's hot path: what each shard carried in each slot, at a cost per batch."""
+"""The agent on an instance's hot path: what each shard carried in each slot, counted by batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from profiler.types import OpType, ShardStatistics
 
 SHARDS_MAX = 16_384
 OPEN_SLOTS_MAX = 65_536
-"""Slots of all shards held at once, not yet drained; over it, batches go to the newest slot held."""
+"""Slots of all shards held at once, not drained; over it, batches go to the newest held."""
 ZERO_RUN_SLOTS_MAX = 1_024
 """A longer silence of a shard is not told slot by slot: it is a gap in its statistics."""
 
@@ -68,7 +68,7 @@ class Agent:
         self.refused_count = 0
 
     def track(self, shard: str, migration_weight: float = 1.0) -> None:
-        """Have statistics of the shard from its first slot on, zeros included, with this weight."""
+        """Count the shard under this weight; told from its first slot with operations on."""
         if shard not in self._open:
             if len(self._open) >= self._shards_max:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Response times in fixed log buckets: percentiles within 5 % of 1 µs to 100 s, whatever the count."""
+"""Response times in fixed log buckets: percentiles within 5 %, from 1 µs to 100 s."""
 
 import math
 
@@ -54,5 +54,5 @@ class LatencyHistogram:
         for bucket in sorted(self._counts):
             seen += self._counts[bucket]
             if seen >= need:
-                return LOWEST_S * 2.0 ** ((bucket + 0.5) / PER_OCTAVE)
+                return float(LOWEST_S * 2.0 ** ((bucket + 0.5) / PER_OCTAVE))
         return 0.0

@@ -53,6 +53,6 @@ class KeySample:
 
 
 def as_key(key: Any) -> bytes:
-    """The bytes of one element of a sequence of keys (bytes, or an Arrow scalar), cut to the limit."""
+    """The bytes of one element of a sequence of keys (bytes or Arrow scalar), cut to size."""
     found = key if isinstance(key, bytes) else key.as_py() if hasattr(key, "as_py") else bytes(key)
     return bytes(found[:KEY_BYTES_MAX])

@@ -1,0 +1,9 @@
+"""Forecasts of the load of shards: several models, the best by recent error speaks, with intervals.
+
+The door is `ForecastBook`; models implement the port in `port`.
+"""
+
+from profiler.forecast.book import ForecastBook, seasons_of
+from profiler.forecast.port import Forecaster
+
+__all__ = ["ForecastBook", "Forecaster", "seasons_of"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from profiler.forecast.port import BoolArray, FloatArray, IntArray
+from profiler.forecast.port import FloatArray, IntArray
 
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 """Quantiles of the predictive distribution."""
@@ -98,9 +98,7 @@ class Intervals:
         step = self._rate * np.array([1.0, 0.5]) * ((1.0 - _COVERED) - miss)
         moved = np.clip(self._miss[rows] + step, [0.02, 0.004], [0.5, 0.2])
         self._miss[rows] = np.where(due[:, :, None], moved, self._miss[rows])
-        self._learn_scale(
-            rows, slots % self._phases, error, np.any(due, axis=1), np.sum(due, axis=1)
-        )
+        self._learn_scale(rows, slots % self._phases, error, np.sum(due, axis=1))
 
     def quantiles(self, rows: IntArray) -> FloatArray:
         """Scaled errors at LEVELS for each horizon, shape (rows, horizons, levels), ascending."""
@@ -140,8 +138,9 @@ class Intervals:
         self._seen[row], self._overall[row] = state["seen"], state["overall"]
 
     def _learn_scale(
-        self, rows: IntArray, phase: IntArray, error: FloatArray, any_due: BoolArray, due: IntArray
+        self, rows: IntArray, phase: IntArray, error: FloatArray, due: IntArray
     ) -> None:
+        any_due = due > 0
         size = np.abs(error).sum(axis=1) / np.maximum(due, 1)
         seen = self._seen[rows, phase]
         held = self._scale[rows, phase]
