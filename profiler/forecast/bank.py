@@ -118,6 +118,9 @@ class Bank:
         for model in self._models:
             model.learn(rows, values)
 
+    def reset_scores(self) -> None:
+        self.scores = Scoreboard(self.scores.models, self.scores.horizons)
+
     def say(self, rows: IntArray, steps: IntArray) -> Said:
         """Forecasts `steps` slots after each row's newest (ascending, >= 1)."""
         at = np.minimum(np.searchsorted(self.horizons, steps), len(self.horizons) - 1)

@@ -146,6 +146,10 @@ class ForecastBook:
         """By model, `ensemble` (the blend) and `spoken` (what was really said), and by horizon."""
         return self._bank.scores.score()
 
+    def reset_score(self) -> None:
+        """Start the score again, for example after the first weeks; what was learned stays."""
+        self._bank.reset_scores()
+
     def inherit(self, parent: str, child: str, share: float) -> None:
         """Start `child` as `share` (0 to 1] of what is known of `parent`: a split, a cold start."""
         if not 0.0 < share <= 1.0:

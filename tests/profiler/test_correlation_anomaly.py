@@ -1,0 +1,69 @@
+"""Correlated groups and co-access are found; spikes, outages and shifts get their names."""
+
+import numpy as np
+import pytest
+
+from profiler.anomaly import AnomalyDetector, AnomalyKind
+from profiler.correlation import CoAccess, CorrelationMatrix
+
+
+def test_correlation_agrees_with_numpy_on_a_long_memory() -> None:
+    generator = np.random.default_rng(1)
+    base = generator.normal(0, 1, (2000, 1))
+    values = np.hstack([base, base + generator.normal(0, 0.3, (2000, 1)), -base,
+                        generator.normal(0, 1, (2000, 1)), np.ones((2000, 1))])  # fmt: skip
+    matrix = CorrelationMatrix(5, half_life_slots=1e9)
+    for row in values:
+        matrix.learn(row)
+    found = matrix.correlation()
+    assert found[:4, :4] == pytest.approx(np.corrcoef(values[:, :4].T), abs=1e-6)
+    assert found[4, :4] == pytest.approx(0.0)
+    assert [(i, j) for i, j, _ in matrix.pairs(0.8)] == [(0, 1)]
+
+
+def test_correlation_forgets() -> None:
+    generator = np.random.default_rng(2)
+    matrix = CorrelationMatrix(2, half_life_slots=20)
+    for sign in (1.0, -1.0):
+        for x in generator.normal(0, 1, 300).tolist():
+            matrix.learn(np.array([x, sign * x]))
+        assert sign * matrix.correlation()[0, 1] > 0.95
+    with pytest.raises(ValueError, match="shape"):
+        matrix.learn(np.zeros(3))
+
+
+def test_co_access_within_the_window_only() -> None:
+    generator = np.random.default_rng(3)
+    seen = CoAccess(window_us=10, pairs_max=500)
+    time_us = 0
+    for _ in range(3000):
+        time_us += 1000
+        first = int(generator.integers(0, 200))
+        seen.learn("c", [first], time_us)
+        seen.learn(
+            "c", [first ^ 1 if first < 40 else int(generator.integers(40, 200))], time_us + 5
+        )
+        seen.learn("other", [first ^ 2], time_us + 6)
+        assert len(seen._counts) <= 500
+    assert {(i, j) for i, j, _ in seen.top(20)} == {(i, i + 1) for i in range(0, 40, 2)}
+
+
+def test_anomalies_are_named() -> None:
+    generator = np.random.default_rng(4)
+    detector, found = AnomalyDetector(), []
+    for slot in range(600):
+        value = 100.0 + generator.normal(0, 4)
+        if slot == 200:
+            value = 400.0
+        elif slot == 300:
+            value = 0.0
+        elif slot >= 450:
+            value += 10.0
+        anomaly = detector.learn(slot, value, 100.0)
+        if anomaly is not None:
+            found.append((anomaly.slot, anomaly.kind))
+    assert found[:2] == [(200, AnomalyKind.SPIKE), (300, AnomalyKind.OUTAGE)]
+    assert len(found) >= 3
+    slot, kind = found[2]
+    assert kind is AnomalyKind.LEVEL_SHIFT
+    assert 450 <= slot < 600
