@@ -1,0 +1,116 @@
+"""Weights, thresholds and limits of the planner, each with its unit and bound.
+
+Costs are in overloaded instance-seconds: 1.0 is what one second of one instance over its threshold
+costs when `overload_cost_per_s` is 1.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """What a plan may lead to: moves; moves that are only shown; forecasts without moves."""
+
+    ACTIVE = "active"
+    DRY_RUN = "dry_run"
+    FORECAST_ONLY = "forecast_only"
+
+
+def _check(owner: str, values: object, bounds: dict[str, tuple[float, float, str]]) -> None:
+    for name, (low, high, unit) in bounds.items():
+        value = getattr(values, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(
+                f"{owner}.{name} is {value}, it must be within {low:g}..{high:g} {unit}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RiskConfig:
+    """How a forecast becomes a risk (R3.2). Bounds are checked at construction."""
+
+    threshold: float = 0.8
+    """Share of capacity that load should stay under."""
+    near_capacity: float = 0.8
+    """Share of capacity above which the present use adds to the risk."""
+    near_capacity_weight: float = 1.0
+    """Cost added when an instance is at its whole capacity now; falls linearly to 0."""
+    upper_quantile: float = 0.9
+    """Quantile of the load that counts as its upper bound (0.9: top of the 80 % interval)."""
+    error_correlation: float = 0.1
+    """Correlation of the forecast errors of shards on one instance (a busy day is one for all)."""
+    overload_cost_per_s: float = 1.0
+    move_cost_fixed: float = 0.1
+    move_cost_per_gib: float = 1.0
+    move_cost_per_s: float = 0.05
+
+    def __post_init__(self) -> None:
+        cost = (0.0, 1e9, "overloaded instance-seconds")
+        _check(
+            "risk",
+            self,
+            {
+                "threshold": (0.05, 1.0, "of capacity"),
+                "near_capacity": (0.0, 0.99, "of capacity"),
+                "near_capacity_weight": cost,
+                "upper_quantile": (0.5, 0.9999, "(probability)"),
+                "error_correlation": (0.0, 1.0, "(correlation)"),
+                "overload_cost_per_s": cost,
+                "move_cost_fixed": cost,
+                "move_cost_per_gib": cost,
+                "move_cost_per_s": cost,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerConfig:
+    """All that steers `plan`. Bounds are checked at construction."""
+
+    mode: Mode = Mode.ACTIVE
+    risk: RiskConfig = field(default_factory=RiskConfig)
+    seed: int = 0
+    horizon_periods: int | None = None
+    """How many coming periods count; None: as many as the longest forecast has."""
+    hysteresis: float = 0.05
+    """A target must stay this share of capacity below the threshold, so that it is not next."""
+    cooldown_s: float = 900.0
+    """A shard that moved stays where it is for so long."""
+    flip_back_s: float = 3600.0
+    """For so long a shard does not return to the instance that it left."""
+    margin_periods: float = 1.0
+    """A move shall end this many planning periods before the crossing."""
+    operators_in_flight_max: int = 16
+    """Operators at work at once: those in flight and those that start before the next plan."""
+    operators_per_instance_max: int = 4
+    """Operators in flight and planned that touch one instance."""
+    target_searches_max: int = 64
+    """Shards of one hot instance for which a target is looked for, per planned move."""
+    headroom_step: float = 0.05
+    """Targets whose headroom differs by less than this share of capacity count as equal."""
+    strategy: str = "shadow"
+    virtual_nodes: int = 64
+
+    def __post_init__(self) -> None:
+        _check(
+            "planner",
+            self,
+            {
+                "seed": (0, 2**63, "(seed)"),
+                "horizon_periods": (1, 10_000, "periods"),
+                "hysteresis": (0.0, 0.5, "of capacity"),
+                "cooldown_s": (0.0, 1e9, "s"),
+                "flip_back_s": (0.0, 1e9, "s"),
+                "margin_periods": (0.0, 1e6, "periods"),
+                "operators_in_flight_max": (0, 100_000, "operators"),
+                "operators_per_instance_max": (0, 10_000, "operators"),
+                "target_searches_max": (1, 100_000, "shards"),
+                "headroom_step": (1e-6, 1.0, "of capacity"),
+                "virtual_nodes": (1, 4096, "points"),
+            },
+        )
+        if self.hysteresis >= self.risk.threshold:
+            raise ValueError(
+                f"planner.hysteresis is {self.hysteresis}, it must be below"
+                f" risk.threshold {self.risk.threshold}"
+            )

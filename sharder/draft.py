@@ -1,0 +1,235 @@
+"""The end state that a plan works towards: load sums with all accepted operators in them.
+
+Policies read it, ask it for targets, and accept or refuse candidates on it.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharder.config import PlannerConfig
+from sharder.load import RESOURCE_NAMES, LoadTable
+from sharder.operators import Crossing, ForecastSummary, Operator, Refusal, Trigger
+from sharder.reasons import Reason
+from sharder.ring import Ring
+from sharder.risk import (
+    Z80,
+    Floats,
+    deviation,
+    overload_cost,
+    overload_probability,
+    upper_bound,
+    utilisation_cost,
+)
+from sharder.view import View
+
+TOLERANCE = 1e-9
+"""Relative excess that counts as none: sums of floats in another order differ by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a shard could go: an instance's index, or the reason why nowhere."""
+
+    index: int | None
+    refusal: Refusal | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """Mutable working state of one `plan` call. `limit` is threshold x capacity, [I, R]."""
+
+    view: View
+    table: LoadTable
+    config: PlannerConfig = field(init=False)
+    limit: Floats = field(init=False)
+    upper: Floats = field(init=False)
+    operators: list[Operator] = field(init=False, default_factory=list)
+    refusals: dict[int, list[Refusal]] = field(init=False, default_factory=dict)
+    moved: set[int] = field(init=False, default_factory=set)
+    busy: NDArray[np.int64] = field(init=False)
+    """Operators, in flight and planned, that touch each instance."""
+    at_work: int = field(init=False)
+    """Operators in flight and due."""
+    stored: Floats = field(init=False)
+    _alive: NDArray[np.bool_] = field(init=False)
+    _stored_max: Floats = field(init=False)
+    _target_limit: Floats = field(init=False)
+    _spare: Floats = field(init=False)
+    """What a target has left below threshold - hysteresis, [I, R, H]."""
+    _ring: Ring | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        table, config = self.table, self.view.config
+        self.config = config
+        self.limit = table.capacity * config.risk.threshold
+        share = config.risk.threshold - config.hysteresis
+        self._target_limit = table.capacity * share
+        self.upper = upper_bound(table.sum_mean, table.sum_squares, table.sum_sigma, config.risk)
+        self._spare = self._target_limit[:, :, None] - self.upper
+        self._alive = np.array([i.alive for i in table.instances], dtype=np.bool_)
+        self.stored = np.array([i.stored_bytes for i in table.instances], dtype=np.float64)
+        self._stored_max = share * np.array(
+            [i.capacity_stored_bytes or np.inf for i in table.instances], dtype=np.float64
+        )
+        self.busy = np.zeros(len(table.instances), dtype=np.int64)
+        self.at_work = len(self.view.in_flight)
+        for op in self.view.in_flight:
+            for name in (op.source, op.target):
+                if name in table.index:
+                    self.busy[table.index[name]] += 1
+            if op.target in table.index:
+                row = table.row_of.get(op.shard)
+                if row is not None and table.shards[row].instance != op.target:
+                    self.stored[table.index[op.target]] += table.size[row]
+
+    def excess(self, instance: int) -> Floats:
+        """How far the upper bound is over the limit, per period [H], as a share of the limit."""
+        return relative_excess(self.upper[instance], self.limit[instance])
+
+    def probability(self, instance: int) -> Floats:
+        """P(load > limit) per period [H], with all that is accepted so far."""
+        t = self.table
+        sd = deviation(t.sum_squares[instance], t.sum_sigma[instance], self.config.risk)
+        return overload_probability(t.sum_mean[instance], sd, self.limit[instance])
+
+    def crossing(self, instance: int) -> Crossing | None:
+        """When and how the instance is going to be over its limit; None if it is not."""
+        over = np.flatnonzero(self.excess(instance) > TOLERANCE)
+        if not over.size:
+            return None
+        used = float(self.table.used[instance])
+        reactive = used > self.config.risk.threshold and over[0] == 0
+        p = self.probability(instance)
+        return Crossing(
+            instance=self.table.instances[instance].id,
+            crossing_s=(
+                float(self.view.now_s) if reactive else float(self.table.period_start_s[over[0]])
+            ),
+            probability=float(p.max()),
+            overload_cost=overload_cost(p, self.view.period_s, self.config.risk)
+            + utilisation_cost(used, self.config.risk),
+            utilisation=used,
+            trigger=Trigger.REACTIVE if reactive else Trigger.FORECAST,
+            forecast=self._summary(instance),
+        )
+
+    def _summary(self, instance: int) -> ForecastSummary:
+        t = self.table
+        share = self.upper[instance] / t.capacity[instance][:, None]
+        resource, period = divmod(int(np.argmax(share)), t.horizon)
+        mean = float(t.sum_mean[instance, resource, period])
+        sd = float(
+            deviation(
+                t.sum_squares[instance, resource, period],
+                t.sum_sigma[instance, resource, period],
+                self.config.risk,
+            )
+        )
+        rows = t.rows_of(instance)
+        model = "none"
+        if rows.stop > rows.start:  # the model of the shard that brings most of that load
+            heaviest = t.shards[rows.start + int(np.argmax(t.mean[rows, period]))]
+            model = heaviest.forecast.model if heaviest.forecast else "present rate"
+        return ForecastSummary(
+            mean=mean,
+            lower=max(mean - Z80 * sd, 0.0),
+            upper=mean + Z80 * sd,
+            horizon_s=float(period * self.view.period_s),
+            model=model,
+            unit=RESOURCE_NAMES[resource],
+            capacity=float(t.capacity[instance, resource]),
+            limit=float(self.limit[instance, resource]),
+        )
+
+    def fits_nowhere(self, rows: NDArray[np.int64], source: int) -> NDArray[np.bool_]:
+        """Shards whose mean load alone is more than any other instance has left, in some period.
+
+        A cheap necessary test, so that a full cluster does not cost a search per shard.
+        """
+        others = self._alive.copy()
+        others[source] = False
+        if not others.any():
+            return np.ones(len(rows), dtype=np.bool_)
+        spare = self._spare[others].max(axis=0)
+        mean = self.table.mean[rows]
+        too_much = (mean > spare[0] * (1 + TOLERANCE)).any(axis=1)
+        too_much |= (mean * self.table.ratio[rows][:, None] > spare[1] * (1 + TOLERANCE)).any(
+            axis=1
+        )
+        return np.asarray(too_much, dtype=np.bool_)
+
+    def find_target(self, row: int, source: int) -> Target:
+        """The instance with most headroom over the whole horizon with the shard added.
+
+        Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring.
+        """
+        t, config, shard = self.table, self.config, self.table.shards[row]
+        mean, sigma = t.shard_load(row)
+        # Cheap first: the upper bound grows by at least the mean, whatever the spread adds.
+        fits = self._alive & (self._spare >= mean * (1 - TOLERANCE)).all(axis=(1, 2))
+        fits &= self.stored + shard.bytes <= self._stored_max
+        some = np.flatnonzero(fits)
+        after = upper_bound(
+            t.sum_mean[some] + mean,
+            t.sum_squares[some] + sigma**2,
+            t.sum_sigma[some] + sigma,
+            config.risk,
+        )
+        share = np.full(len(fits), np.inf)
+        share[some] = (after / t.capacity[some][:, :, None]).max(axis=(1, 2))
+        fits &= share <= config.risk.threshold - config.hysteresis
+        fits[source] = False
+        if not fits.any():
+            return Target(None, self._no_target(Reason.NO_TARGET, row, source))
+        back = t.index.get(shard.last_moved_from or "")
+        ago = self.view.now_s - (shard.last_moved_s or 0.0)
+        if back is not None and shard.last_moved_s is not None and ago < config.flip_back_s:
+            fits[back] = False
+            if not fits.any():
+                return Target(None, self._no_target(Reason.FLIP_BACK, row, source, ago))
+        fits &= self.busy < config.operators_per_instance_max
+        if not fits.any():
+            return Target(None, self._no_target(Reason.TOO_MANY_OPERATORS, row, source))
+        steps = np.floor((1.0 - share) / config.headroom_step)
+        fits &= steps == steps[fits].max()
+        trips = np.array([round(i.round_trip_ms) for i in t.instances])
+        fits &= trips == trips[fits].min()
+        if self._ring is None:
+            names = {i.id: 1.0 for i in t.instances}
+            self._ring = Ring(names, virtual_nodes=config.virtual_nodes, seed=config.seed)
+        return Target(self._ring.first(shard.id, fits))
+
+    def _no_target(self, reason: Reason, row: int, source: int, ago: float = 0.0) -> Refusal:
+        shard, config = self.table.shards[row], self.config
+        name = self.table.instances[source].id
+        if reason is Reason.FLIP_BACK:
+            left = shard.last_moved_from or ""
+            return Refusal(reason, name, shard.id, float(ago), config.flip_back_s, left)
+        if reason is Reason.TOO_MANY_OPERATORS:
+            most = config.operators_per_instance_max
+            return Refusal(reason, name, shard.id, float(most), float(most))
+        return Refusal(reason, name, shard.id, 0.0, config.risk.threshold - config.hysteresis)
+
+    def accept(self, row: int, source: int, target: int, operator: Operator) -> None:
+        """Take a move into the end state."""
+        end_s = operator.start_s + operator.expected_duration_s
+        self.table.shift(row, source, target, end_s)
+        t = self.table
+        for i in (source, target):
+            self.upper[i] = upper_bound(
+                t.sum_mean[i], t.sum_squares[i], t.sum_sigma[i], self.config.risk
+            )
+            self._spare[i] = self._target_limit[i][:, None] - self.upper[i]
+            self.busy[i] += 1
+        self.stored[target] += t.size[row]
+        self.at_work += operator.due
+        self.moved.add(row)
+        self.operators.append(operator)
+
+
+def relative_excess(upper: Floats, limit: Floats) -> Floats:
+    """Excess of the worse resource over its limit: `upper` [..., R, H], `limit` [R] -> [..., H]."""
+    over = upper / limit[:, None] - 1.0
+    return np.asarray(np.maximum(over, 0.0).max(axis=-2), dtype=np.float64)

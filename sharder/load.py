@@ -1,0 +1,177 @@
+"""A view as numpy arrays: forecasts of shards, and their sums per instance.
+
+Axes: I instances (sorted by id), S shards (sorted by instance, then id, so the result does not
+depend on the order of rows in the view), R = 2 resources (ops/s, bytes/s), H periods.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharder.risk import Z80, Floats
+from sharder.view import ForecastView, InstanceView, ShardView, View
+
+OPS, BYTES = 0, 1
+RESOURCE_NAMES = ("ops/s", "bytes/s")
+
+
+class LoadTable:
+    """Arrays of one view; sums include the influence of operators in flight.
+
+    Raises ValueError that names the shard whose forecast holds a value that is not finite.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.instances: list[InstanceView] = sorted(view.instances, key=lambda i: i.id)
+        self.index = {instance.id: i for i, instance in enumerate(self.instances)}
+        self.shards: list[ShardView] = sorted(view.shards, key=lambda s: (s.instance, s.id))
+        self.row_of = {s.id: r for r, s in enumerate(self.shards)} if view.in_flight else {}
+        """Only filled while operators are in flight."""
+        self.home = np.array([self.index[s.instance] for s in self.shards], dtype=np.int64)
+        ends = np.arange(len(self.instances) + 1)
+        self.bounds: NDArray[np.int64] = np.searchsorted(self.home, ends).astype(np.int64)
+        self.horizon = view.config.horizon_periods or max(
+            (len(s.forecast.mean) for s in view.shards if s.forecast is not None), default=1
+        )
+        self.period_start_s: Floats = view.now_s + view.period_s * np.arange(
+            self.horizon, dtype=np.float64
+        )
+        self.mean, self.sigma = self._forecasts()
+        self.ratio: Floats = np.array([_bytes_per_op(s) for s in self.shards], dtype=np.float64)
+        self.size: Floats = np.array([s.bytes for s in self.shards], dtype=np.float64)
+        self.weight: Floats = np.array([s.migration_weight for s in self.shards], dtype=np.float64)
+        for name, column in (
+            ("bytes", self.size),
+            ("migration_weight", self.weight),
+            ("bytes per operation", self.ratio),
+        ):
+            bad = ~np.isfinite(column) | (column < 0)
+            if bad.any():
+                at = int(np.argmax(bad))
+                raise ValueError(
+                    f"shard {self.shards[at].id}: {name} is {column[at]}, it must be at least 0"
+                )
+        self.capacity: Floats = np.array(
+            [
+                [_or_inf(i.capacity_ops_per_s), _or_inf(i.capacity_bytes_per_s)]
+                for i in self.instances
+            ],
+            dtype=np.float64,
+        ).reshape(-1, 2)
+        self.used: Floats = (
+            np.array(
+                [[i.ops_per_s, i.bytes_per_s] for i in self.instances], dtype=np.float64
+            ).reshape(-1, 2)
+            / self.capacity
+        ).max(axis=1, initial=0.0)
+        self.sum_mean, self.sum_squares, self.sum_sigma = self._sums()
+        self._add_in_flight()
+
+    def shard_load(self, rows: int | slice) -> tuple[Floats, Floats]:
+        """Mean and sigma of one shard [R, H], or of a slice of rows [n, R, H]."""
+        scale = np.stack([np.ones_like(self.ratio[rows]), self.ratio[rows]], axis=-1)[..., None]
+        return (
+            self.mean[rows][..., None, :] * scale,
+            self.sigma[rows][..., None, :] * scale,
+        )
+
+    def starts_after(self, end_s: float | Floats) -> NDArray[np.bool_]:
+        """Which periods start at or after `end_s` (a microperiod earlier counts as at)."""
+        slack_s = 1e-6 * self.view.period_s
+        return np.asarray(self.period_start_s >= end_s - slack_s, dtype=np.bool_)
+
+    def rows_of(self, instance: int) -> slice:
+        """The rows of the shards that are on an instance."""
+        return slice(int(self.bounds[instance]), int(self.bounds[instance + 1]))
+
+    def _forecasts(self) -> tuple[Floats, Floats]:
+        """Mean and sigma, ops/s, [S, H]; a shard without a forecast keeps its present rate."""
+        n, h = len(self.shards), self.horizon
+        forecasts = [s.forecast for s in self.shards]
+        if all(f is not None and len(f.mean) == h and f.sigma is None for f in forecasts):
+            known = [f for f in forecasts if f is not None]
+            mean = _matrix([f.mean for f in known], n, h)
+            sigma = (_matrix([f.upper80 for f in known], n, h) - mean) / Z80
+        else:
+            rows = [_row(s, f, h) for s, f in zip(self.shards, forecasts, strict=True)]
+            mean = _matrix([r[0] for r in rows], n, h)
+            sigma = _matrix([r[1] for r in rows], n, h)
+        bad = ~(np.isfinite(mean) & np.isfinite(sigma)).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"shard {self.shards[int(np.argmax(bad))].id}: its forecast is not finite"
+            )
+        return np.maximum(mean, 0.0), np.maximum(sigma, 0.0)
+
+    def _sums(self) -> tuple[Floats, Floats, Floats]:
+        """Sums over the shards of each instance: mean, sigma^2, sigma; each [I, R, H]."""
+        shape = (len(self.instances), 2, self.horizon)
+        sums = np.zeros((3, *shape))
+        filled = np.flatnonzero(self.bounds[1:] > self.bounds[:-1])
+        if filled.size:
+            starts = self.bounds[filled]
+            ratio = self.ratio[:, None]
+            parts = (
+                (self.mean, ratio),
+                (self.sigma**2, ratio**2),
+                (self.sigma, ratio),
+            )
+            for out, (values, scale) in zip(sums, parts, strict=True):
+                out[filled, OPS] = np.add.reduceat(values, starts, axis=0)
+                out[filled, BYTES] = np.add.reduceat(values * scale, starts, axis=0)
+        return sums[0], sums[1], sums[2]
+
+    def _add_in_flight(self) -> None:
+        for op in sorted(self.view.in_flight, key=lambda op: op.id):
+            row = self.row_of.get(op.shard)
+            if op.kind != "move" or row is None:
+                continue
+            source, target = self.index[op.source], self.index[op.target]
+            if self.home[row] != source:
+                continue  # past its cutover: statistics show it at the target already
+            self.shift(row, source, target, op.expected_end_s)
+
+    def shift(self, row: int, source: int, target: int, end_s: float) -> None:
+        """Move a shard's load in the sums: to the target at once, off the source from `end_s`."""
+        mean, sigma = self.shard_load(row)
+        gone = self.starts_after(end_s)
+        for total, part in (
+            (self.sum_mean, mean),
+            (self.sum_squares, sigma**2),
+            (self.sum_sigma, sigma),
+        ):
+            total[target] += part
+            total[source] = np.maximum(total[source] - part * gone, 0.0)
+
+
+def _matrix(rows: Sequence[Sequence[float]], n: int, h: int) -> Floats:
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=n * h)
+    return flat.reshape(n, h)
+
+
+def _row(
+    shard: ShardView, forecast: ForecastView | None, h: int
+) -> tuple[list[float], list[float]]:
+    """Mean and sigma over exactly `h` periods; the last known value stands for later ones."""
+    if forecast is None:
+        return [shard.ops_per_s] * h, [0.0] * h
+    mean = list(forecast.mean[:h])
+    if forecast.sigma is not None:
+        sigma = list(forecast.sigma[:h])
+    else:
+        sigma = [(u - m) / Z80 for u, m in zip(forecast.upper80[:h], mean, strict=False)]
+    missing = h - len(mean)
+    return mean + mean[-1:] * missing, sigma + sigma[-1:] * missing
+
+
+def _bytes_per_op(shard: ShardView) -> float:
+    if shard.bytes_per_op is not None:
+        return shard.bytes_per_op
+    return shard.bytes_per_s / shard.ops_per_s if shard.ops_per_s > 0 else 0.0
+
+
+def _or_inf(value: float | None) -> float:
+    return float("inf") if value is None else float(value)

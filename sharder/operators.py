@@ -1,0 +1,136 @@
+"""What a plan is made of: operators, crossings, refused candidates."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from sharder.config import Mode
+from sharder.reasons import TEMPLATES, Reason
+
+
+class Trigger(StrEnum):
+    """`reactive`: the instance is over its threshold already; `forecast`: it is going to be."""
+
+    FORECAST = "forecast"
+    REACTIVE = "reactive"
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastSummary:
+    """Load of the source, had nothing moved, in the period where its upper bound is worst.
+
+    `lower`, `upper`: 80 % interval, in `unit` like mean, capacity and limit (threshold x
+    capacity). `horizon_s`: from the plan to the start of that period.
+    """
+
+    mean: float
+    lower: float
+    upper: float
+    horizon_s: float
+    model: str
+    unit: str
+    capacity: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """An instance whose upper bound is going to cross threshold x capacity.
+
+    `crossing_s` is when the first such period starts, `probability` the highest P(load > limit) of
+    a period, `overload_cost` the expected cost if nothing moves (overloaded instance-seconds).
+    """
+
+    instance: str
+    crossing_s: float
+    probability: float
+    overload_cost: float
+    utilisation: float
+    trigger: Trigger
+    forecast: ForecastSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One planned change. Times are seconds on the planning clock.
+
+    `start_s` is the latest safe time, or the plan's time if that is past; `due`: it starts before
+    the next plan is made. `deadline_s` is when it must be finished to be in time.
+    `expected_gain` and `risk` are in overloaded instance-seconds.
+    """
+
+    kind: str
+    shard: str
+    source: str
+    target: str
+    strategy: str
+    start_s: float
+    deadline_s: float
+    due: bool
+    bytes: int
+    expected_duration_s: float
+    expected_gain: float
+    risk: float
+    forecast: ForecastSummary
+    trigger: Trigger
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A candidate (an instance, or a shard on it) that was refused, and the figures behind it."""
+
+    reason: Reason
+    instance: str
+    shard: str | None = None
+    value: float = 0.0
+    limit: float = 0.0
+    other: str = ""
+
+    def sentence(self) -> str:
+        """The reason in words, with its number."""
+        text = TEMPLATES[self.reason].format(
+            instance=self.instance,
+            shard=self.shard,
+            value=self.value,
+            limit=self.limit,
+            other=self.other,
+        )
+        return f"[{self.reason.value}] {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The answer of `plan(view)`: `operators` by falling risk, then gain; the rest by instance.
+
+    In `dry_run` mode operators are for show; in `forecast_only` there are none. A planned operator
+    that is not due is also in `refused`, with reason 9.
+    """
+
+    made_at_s: float
+    slot: int
+    mode: Mode
+    horizon_s: float
+    crossings: tuple[Crossing, ...]
+    operators: tuple[Operator, ...]
+    refused: tuple[Refusal, ...]
+
+    def startable(self) -> tuple[Operator, ...]:
+        """The operators to start before the next plan; none unless the mode is `active`."""
+        if self.mode is not Mode.ACTIVE:
+            return ()
+        return tuple(op for op in self.operators if op.due)
+
+
+def dump_plan(plan: Plan) -> bytes:
+    """`plan` as JSON bytes."""
+    return msgspec.json.encode(plan)
+
+
+def load_plan(data: bytes) -> Plan:
+    """The plan that `dump_plan` stored. Raises ValueError on anything else."""
+    try:
+        return msgspec.json.decode(data, type=Plan)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a stored plan: {error}") from error

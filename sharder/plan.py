@@ -1,0 +1,88 @@
+"""`plan(view) -> Plan`: which shards should move, where, when and why; and why the others not.
+
+Pure: the same view gives the same plan, to the byte. It plans the end state (all accepted and
+in-flight operators count) before it orders the operators.
+"""
+
+from sharder.config import Mode
+from sharder.draft import TOLERANCE, Draft
+from sharder.load import LoadTable
+from sharder.operators import Crossing, Operator, Plan, Refusal, dump_plan, load_plan
+from sharder.policies import move_hot
+from sharder.reasons import Reason
+from sharder.view import View
+
+__all__ = ["Crossing", "Operator", "Plan", "Refusal", "dump_plan", "explain", "load_plan", "plan"]
+
+POLICIES = (move_hot.propose,)
+"""In the order in which they get their say."""
+
+
+def plan(view: View) -> Plan:
+    """The plan for `view`. Raises ValueError when a shard's figures are not finite."""
+    draft = Draft(view, LoadTable(view))
+    hot = _hot(draft)
+    if view.config.mode is not Mode.FORECAST_ONLY:
+        for policy in POLICIES:
+            policy(draft, hot)
+    else:
+        for instance, crossing in hot:
+            share = crossing.forecast.upper / crossing.forecast.capacity
+            draft.refusals[instance] = [
+                Refusal(Reason.FORECAST_ONLY, crossing.instance, value=share)
+            ]
+    operators = sorted(draft.operators, key=lambda op: (-op.risk, -op.expected_gain, op.shard))
+    planned = {op.shard for op in operators}
+    refused = [r for i in sorted(draft.refusals) for r in draft.refusals[i]]
+    refused = [r for r in refused if r.shard not in planned]
+    refused += [_not_due(op, view.now_s) for op in operators if not op.due]
+    return Plan(
+        made_at_s=float(view.now_s),
+        slot=view.slot,
+        mode=view.config.mode,
+        horizon_s=float(draft.table.horizon * view.period_s),
+        crossings=tuple(crossing for _, crossing in hot),
+        operators=tuple(operators),
+        refused=tuple(refused),
+    )
+
+
+def explain(plan: Plan) -> list[str]:
+    """One sentence for each planned operator, then for each refused candidate."""
+    planned = [f"{op.kind} {op.shard}: {op.reason}" for op in plan.operators]
+    return planned + [refusal.sentence() for refusal in plan.refused]
+
+
+def _hot(draft: Draft) -> list[tuple[int, Crossing]]:
+    """Live instances that are going to be over their limit, the dearest first; refuses the rest."""
+    limit = draft.limit[:, :, None]
+    peak = (draft.upper / limit).max(axis=(1, 2))
+    hot: list[tuple[int, Crossing]] = []
+    for i, instance in enumerate(draft.table.instances):
+        if not instance.alive:
+            draft.refusals[i] = [Refusal(Reason.NOT_ALIVE, instance.id)]
+            continue
+        crossing = draft.crossing(i) if peak[i] > 1.0 + TOLERANCE else None
+        if crossing is not None:
+            hot.append((i, crossing))
+            continue
+        threshold = draft.config.risk.threshold
+        if draft.table.used[i] > threshold:
+            draft.refusals[i] = [Refusal(Reason.PASSES_BY_ITSELF, instance.id)]
+        else:
+            share = float(peak[i]) * threshold
+            draft.refusals[i] = [
+                Refusal(Reason.BELOW_THRESHOLD, instance.id, None, share, threshold)
+            ]
+    hot.sort(key=lambda pair: (-pair[1].overload_cost, pair[1].instance))
+    return hot
+
+
+def _not_due(operator: Operator, now_s: float) -> Refusal:
+    return Refusal(
+        Reason.NOT_DUE,
+        operator.source,
+        operator.shard,
+        value=operator.start_s,
+        limit=operator.start_s - now_s,
+    )

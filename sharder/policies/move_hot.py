@@ -1,0 +1,269 @@
+"""Move shards off an instance before its forecast load crosses its limit.
+
+If a single shard cures the crossing, the one with the least disturbance per migration weight goes;
+otherwise those that relieve most, until it is cured or nothing more fits. A move starts at the
+latest safe time: crossing - measured move time - margin.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharder.draft import TOLERANCE, Draft, relative_excess
+from sharder.operators import Crossing, Operator, Refusal
+from sharder.reasons import Reason
+from sharder.risk import (
+    Floats,
+    deviation,
+    move_cost,
+    overload_cost,
+    overload_probability,
+    upper_bound,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The shards of one instance; all arrays run along `rows`."""
+
+    rows: NDArray[np.int64]
+    duration_s: Floats
+    excess_before: Floats
+    excess_after: Floats
+    """Summed excess with and without the shard, over the periods that a move from now helps."""
+    peak_after: Floats
+    relief: Floats
+    disturbance: Floats
+
+
+def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
+    """Relieve `hot` instances in order, again as long as a move makes room for another one."""
+    planned = -1
+    while len(draft.operators) > planned:
+        planned = len(draft.operators)
+        for instance, _ in hot:
+            _relieve(draft, instance)
+
+
+def _relieve(draft: Draft, instance: int) -> None:
+    """Plan moves off one instance until it is cured or no candidate is left."""
+    while (crossing := draft.crossing(instance)) is not None:
+        before = len(draft.operators)
+        refused = _step(draft, instance, crossing)
+        accepted = len(draft.operators) > before
+        cured = any(r.reason is Reason.PASSES_BY_ITSELF for r in refused) and any(
+            op.source == crossing.instance for op in draft.operators
+        )
+        if accepted or not cured:  # what is left after a cure is over before the move ends
+            draft.refusals[instance] = refused
+        if not accepted:
+            return
+
+
+def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
+    """Plan the next move, if there is one; returns why the other shards stay."""
+    name = crossing.instance
+    eligible, refused = _eligible(draft, instance)
+    if not len(eligible):
+        return refused
+    candidates = _candidates(draft, instance, eligible)
+    relieving = candidates.relief > TOLERANCE
+    if not relieving.any() and not (candidates.excess_after > TOLERANCE).any():
+        return [*refused, Refusal(Reason.PASSES_BY_ITSELF, name)]
+    order = _order(candidates, relieving, draft.table.weight[candidates.rows])
+    nowhere = draft.fits_nowhere(candidates.rows, instance)
+    share = draft.config.risk.threshold - draft.config.hysteresis
+    chosen, searches = "", 0
+    for c in order:
+        row = int(candidates.rows[c])
+        shard = draft.table.shards[row].id
+        if chosen:
+            refused.append(_not_chosen(name, shard, candidates, c, chosen))
+        elif nowhere[c]:
+            refused.append(Refusal(Reason.NO_TARGET, name, shard, 0.0, share))
+        elif searches >= draft.config.target_searches_max:
+            refused.append(Refusal(Reason.SEARCH_LIMIT, name, shard, 0.0, float(searches)))
+        else:
+            why = _try(draft, instance, crossing, candidates, c)
+            if why is None:
+                chosen = shard
+            else:
+                searches += why.reason is not Reason.TOO_MANY_OPERATORS
+                refused.append(why)
+    useless = [int(c) for c in np.flatnonzero(~relieving)]
+    names = [draft.table.shards[candidates.rows[c]].id for c in useless]
+    return refused + [
+        Refusal(Reason.WOULD_NOT_CURE, name, shard, float(candidates.peak_after[c]))
+        for c, shard in zip(useless, names, strict=True)
+    ]
+
+
+def _order(candidates: _Candidates, relieving: NDArray[np.bool_], weight: Floats) -> list[int]:
+    """First those that cure alone, by disturbance; then those that relieve, by how much."""
+    curing = relieving & (candidates.excess_after <= TOLERANCE)
+    return [
+        *_sorted(np.flatnonzero(curing), candidates.disturbance / weight),
+        *_sorted(np.flatnonzero(relieving & ~curing), -candidates.relief * weight),
+    ]
+
+
+def _not_chosen(name: str, shard: str, candidates: _Candidates, c: int, chosen: str) -> Refusal:
+    if candidates.excess_after[c] > TOLERANCE:
+        return Refusal(Reason.WOULD_NOT_CURE, name, shard, float(candidates.peak_after[c]))
+    return Refusal(Reason.NOT_BEST, name, shard, other=chosen)
+
+
+def _eligible(draft: Draft, instance: int) -> tuple[NDArray[np.int64], list[Refusal]]:
+    """Rows of the shards that may move at all, and the refusals of the others."""
+    now, config = draft.view.now_s, draft.config
+    in_flight = {op.shard for op in draft.view.in_flight}
+    name = draft.table.instances[instance].id
+    rows, refused = [], []
+    place = draft.table.rows_of(instance)
+    for row in range(place.start, place.stop):
+        shard = draft.table.shards[row]
+        ago = None if shard.last_moved_s is None else now - shard.last_moved_s
+        if row in draft.moved:
+            continue
+        if shard.migrating or shard.id in in_flight:
+            refused.append(Refusal(Reason.ALREADY_MIGRATING, name, shard.id))
+        elif shard.migration_weight == 0.0:
+            refused.append(Refusal(Reason.PINNED, name, shard.id))
+        elif ago is not None and ago < config.cooldown_s:
+            refused.append(Refusal(Reason.COOLDOWN, name, shard.id, float(ago), config.cooldown_s))
+        else:
+            rows.append(row)
+    return np.array(rows, dtype=np.int64), refused
+
+
+def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candidates:
+    t, view, config = draft.table, draft.view, draft.config
+    duration = view.moves.fixed_s + t.size[rows] / (view.moves.copy_mb_per_s * 1e6)
+    helped = t.starts_after((view.now_s + duration)[:, None])
+    ratio = np.stack([np.ones(len(rows)), t.ratio[rows]], axis=1)[:, :, None]
+    mean = t.mean[rows][:, None, :] * ratio
+    sigma = t.sigma[rows][:, None, :] * ratio
+    after = upper_bound(
+        np.maximum(t.sum_mean[instance] - mean, 0.0),
+        np.maximum(t.sum_squares[instance] - sigma**2, 0.0),
+        np.maximum(t.sum_sigma[instance] - sigma, 0.0),
+        config.risk,
+    )
+    limit = draft.limit[instance]
+    excess_before = (draft.excess(instance)[None, :] * helped).sum(axis=1)
+    still_over = relative_excess(after, limit) * helped
+    excess_after = still_over.sum(axis=1)
+    # A move disturbs for as long as it takes, and more the more of the source's load it carries.
+    present = np.array([t.shards[r].ops_per_s for r in rows]) / t.capacity[instance, 0]
+    return _Candidates(
+        rows=rows,
+        duration_s=duration,
+        excess_before=excess_before,
+        excess_after=excess_after,
+        peak_after=still_over.max(axis=1),
+        relief=excess_before - excess_after,
+        disturbance=duration * (1.0 + present),
+    )
+
+
+def _sorted(which: NDArray[np.int64], score: Floats) -> list[int]:
+    """Positions by rising score; equal ones stay in the order of shard ids."""
+    return [int(c) for c in which[np.argsort(score[which], kind="stable")]]
+
+
+def _try(
+    draft: Draft, instance: int, crossing: Crossing, candidates: _Candidates, c: int
+) -> Refusal | None:
+    """Accept candidate `c` if it has a target, pays, and operators are free; else say why."""
+    view, config = draft.view, draft.config
+    row, duration_s = int(candidates.rows[c]), float(candidates.duration_s[c])
+    shard = draft.table.shards[row]
+    busy = int(draft.busy[instance])
+    if busy >= config.operators_per_instance_max:
+        most = float(config.operators_per_instance_max)
+        return Refusal(Reason.TOO_MANY_OPERATORS, crossing.instance, shard.id, float(busy), most)
+    margin_s = config.margin_periods * view.period_s
+    start_s = max(crossing.crossing_s - duration_s - margin_s, float(view.now_s))
+    due = start_s < view.now_s + view.period_s
+    if due and draft.at_work >= config.operators_in_flight_max:
+        return Refusal(
+            Reason.TOO_MANY_OPERATORS,
+            crossing.instance,
+            shard.id,
+            float(draft.at_work),
+            float(config.operators_in_flight_max),
+        )
+    target = draft.find_target(row, instance)
+    if target.index is None:
+        return target.refusal
+    cost = move_cost(shard.bytes, duration_s, view.moves.blackout_ms, config.risk)
+    cures = candidates.excess_after[c] <= TOLERANCE
+    share = 0.0 if cures else float(candidates.relief[c] / candidates.excess_before[c])
+    gain = _gain(draft, instance, target.index, row, start_s + duration_s, share)
+    if gain <= cost:
+        return Refusal(Reason.NOT_WORTH_IT, crossing.instance, shard.id, gain, cost)
+    operator = Operator(
+        kind="move",
+        shard=shard.id,
+        source=crossing.instance,
+        target=draft.table.instances[target.index].id,
+        strategy=config.strategy,
+        start_s=start_s,
+        deadline_s=max(crossing.crossing_s, start_s + duration_s),
+        due=due,
+        bytes=shard.bytes,
+        expected_duration_s=duration_s,
+        expected_gain=gain,
+        risk=crossing.overload_cost - cost,
+        forecast=crossing.forecast,
+        trigger=crossing.trigger,
+        reason="",
+    )
+    draft.accept(row, instance, target.index, _with_reason(operator, crossing, view.now_s))
+    return None
+
+
+def _gain(draft: Draft, source: int, target: int, row: int, end_s: float, share: float) -> float:
+    """Expected overload cost that the move avoids at the source, less what the target gets.
+
+    One of several moves that only together cure may leave the probability where it is; it counts
+    for at least its `share` of the excess.
+    """
+    t, config = draft.table, draft.config.risk
+    mean, sigma = t.shard_load(row)
+    gone = t.starts_after(end_s)
+
+    def cost(instance: int, sign: float, when: NDArray[np.bool_]) -> float:
+        part = sign * when
+        total = np.maximum(t.sum_mean[instance] + mean * part, 0.0)
+        squares = np.maximum(t.sum_squares[instance] + sigma**2 * part, 0.0)
+        sd = deviation(squares, np.maximum(t.sum_sigma[instance] + sigma * part, 0.0), config)
+        p = overload_probability(total, sd, draft.limit[instance])
+        return overload_cost(p, draft.view.period_s, config)
+
+    always = np.ones(t.horizon, dtype=np.bool_)
+    avoided = cost(source, 0.0, gone) - cost(source, -1.0, gone)
+    helped = draft.probability(source) * gone
+    avoided = max(avoided, share * overload_cost(helped, draft.view.period_s, config))
+    added = cost(target, 1.0, always) - cost(target, 0.0, always)
+    return avoided - added
+
+
+def _with_reason(operator: Operator, crossing: Crossing, now_s: float) -> Operator:
+    f = operator.forecast
+    when = (
+        "is over its threshold now"
+        if crossing.trigger == "reactive"
+        else f"is forecast to cross it in {crossing.crossing_s - now_s:.0f} s"
+    )
+    start = f"in {operator.start_s - now_s:.0f} s" if operator.start_s > now_s else "now"
+    reason = (
+        f"{operator.source} {when}: up to {f.upper:.1f} {f.unit} (mean {f.mean:.1f}, model"
+        f" {f.model}) against a limit of {f.limit:.1f}, P = {crossing.probability:.2f}. Moving"
+        f" {operator.shard} ({operator.bytes / 1e6:.1f} MB, {operator.expected_duration_s:.1f} s)"
+        f" to {operator.target}, starting {start}, avoids {operator.expected_gain:.1f} overloaded"
+        " instance-seconds."
+    )
+    return replace(operator, reason=reason)

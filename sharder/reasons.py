@@ -1,0 +1,73 @@
+"""Why a candidate was refused. The numbers are stable: stored plans, tests and docs cite them."""
+
+from enum import IntEnum
+
+
+class Reason(IntEnum):
+    """Numbered reasons; docs/reasons.md has a line for each."""
+
+    BELOW_THRESHOLD = 1
+    ALREADY_MIGRATING = 2
+    COOLDOWN = 3
+    NO_TARGET = 4
+    WOULD_NOT_CURE = 5
+    NOT_WORTH_IT = 6
+    TOO_MANY_OPERATORS = 7
+    NOT_ALIVE = 8
+    NOT_DUE = 9
+    FLIP_BACK = 10
+    NOT_BEST = 11
+    PINNED = 12
+    PASSES_BY_ITSELF = 13
+    FORECAST_ONLY = 14
+    SEARCH_LIMIT = 15
+
+
+TEMPLATES: dict[Reason, str] = {
+    Reason.BELOW_THRESHOLD: (
+        "{instance} keeps its shards: the upper bound of its load peaks at {value:.0%} of capacity,"
+        " below the threshold of {limit:.0%}"
+    ),
+    Reason.ALREADY_MIGRATING: "{shard} on {instance} is already migrating",
+    Reason.COOLDOWN: (
+        "{shard} on {instance} moved {value:.0f} s ago and stays for {limit:.0f} s (cooldown)"
+    ),
+    Reason.NO_TARGET: (
+        "{shard} stays on {instance}: no other instance would stay under {limit:.0%} of its"
+        " capacity with it"
+    ),
+    Reason.WOULD_NOT_CURE: (
+        "{shard} stays on {instance}: without it the load would still exceed the limit by"
+        " {value:.0%}"
+    ),
+    Reason.NOT_WORTH_IT: (
+        "{shard} stays on {instance}: moving it gains {value:.2f} and costs {limit:.2f}"
+        " overloaded instance-seconds"
+    ),
+    Reason.TOO_MANY_OPERATORS: (
+        "{shard} stays on {instance} for now: {value:.0f} operators are in flight or due,"
+        " {limit:.0f} are allowed"
+    ),
+    Reason.NOT_ALIVE: "{instance} is not alive: nothing is moved off it, nothing is moved to it",
+    Reason.NOT_DUE: (
+        "the move of {shard} off {instance} is not due yet: it starts at {value:.0f} s,"
+        " in {limit:.0f} s"
+    ),
+    Reason.FLIP_BACK: (
+        "{shard} stays on {instance}: the only target with headroom is {other}, which it left"
+        " {value:.0f} s ago (no way back for {limit:.0f} s)"
+    ),
+    Reason.NOT_BEST: "{shard} stays on {instance}: {other} cures it at less disturbance",
+    Reason.PINNED: "{shard} stays on {instance}: its migration weight is 0",
+    Reason.PASSES_BY_ITSELF: (
+        "{instance} is or will be over its threshold, but not any more when a move started now"
+        " could be finished"
+    ),
+    Reason.FORECAST_ONLY: (
+        "{instance} is forecast to need {value:.0%} of its capacity; the planner is in"
+        " forecast-only mode"
+    ),
+    Reason.SEARCH_LIMIT: (
+        "{shard} stays on {instance}: {limit:.0f} better candidates were tried for a target first"
+    ),
+}
