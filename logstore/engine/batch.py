@@ -1,4 +1,4 @@
-"""The stored batch: one envelope around one Arrow IPC record batch, the same bytes on every replica.
+"""The stored batch: one envelope around an Arrow IPC record batch, the same bytes on each replica.
 
 Layout (little-endian): magic u16, version u8, flags u8, crc32c u32 over all that follows
 and then version and flags,
@@ -27,12 +27,16 @@ FLAG_HEADERS = 1
 FLAG_TIMES = 2
 """The payload has the `timestamp` column."""
 
+FLAG_OFFSETS = 4
+"""Only in read answers: a leading `offset` column, because filtering left gaps."""
+
 _FIXED = struct.Struct("<HBBIQQIqqqH")
 _AFTER_CRC = struct.Struct("<QQIqqqH")
 _SPAN = struct.Struct("<QQI")
 _CRC_AT = 8
 """Where the checksummed part begins; version and flags are checksummed after it."""
 
+OFFSET = pa.field("offset", pa.uint64(), nullable=False)
 KEY = pa.field("key", pa.binary(), nullable=False)
 VALUE = pa.field("value", pa.binary(), nullable=False)
 TIMESTAMP = pa.field("timestamp", pa.int64(), nullable=False)
@@ -44,7 +48,7 @@ HEADERS = pa.field(
 
 def schema_of(flags: int) -> pa.Schema:
     """The Arrow schema of a payload with these flags."""
-    fields = [KEY, VALUE]
+    fields = [OFFSET, KEY, VALUE] if flags & FLAG_OFFSETS else [KEY, VALUE]
     if flags & FLAG_TIMES:
         fields.append(TIMESTAMP)
     if flags & FLAG_HEADERS:
@@ -52,7 +56,7 @@ def schema_of(flags: int) -> pa.Schema:
     return pa.schema(fields)
 
 
-_SCHEMAS = {flags: schema_of(flags) for flags in range(4)}
+_SCHEMAS = {flags: schema_of(flags) for flags in range(8)}
 
 
 def flags_of(batch: pa.RecordBatch) -> int:
@@ -84,7 +88,7 @@ def decode_payload(payload: bytes | memoryview, flags: int) -> pa.RecordBatch:
     """Open a payload without copying; raises CorruptBatchError when it is none."""
     schema = _SCHEMAS.get(flags)
     if schema is None:
-        raise CorruptBatchError(f"flags is {flags}, known flags are 0..3")
+        raise CorruptBatchError(f"flags is {flags}, known flags are 0..7")
     try:
         return pa.ipc.read_record_batch(pa.py_buffer(payload), schema)
     except (pa.ArrowInvalid, OSError) as e:

@@ -86,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def set_meta(self, meta: ReplicaMeta) -> None:
-        """Durably replace the facts of a copy."""
+        """Durably replace the facts of a copy; its base stays (only `trim` moves it)."""
         ...
 
     def drop_replica(self, replica_id: int) -> None:
@@ -116,12 +116,21 @@ class Engine(Protocol):
         """
         ...
 
-    def read_key(self, replica_id: int, key: bytes, start: int, stop: int) -> list[StoredBatch]:
-        """The batches in [start, stop) that may hold `key`, in offset order (index + tail)."""
+    def read_key(
+        self, replica_id: int, key: bytes, start: int, stop: int, max_bytes: int | None = None
+    ) -> list[StoredBatch]:
+        """The batches in [start, stop) that may hold `key`, in offset order (index + tail).
+
+        What was trimmed is left out. With `max_bytes`: at least one if any, ~max_bytes; read on
+        from the last one's end until the answer is empty.
+        """
         ...
 
     def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
-        """How many records `key` has below `stop`, trimmed ones included (the key's version)."""
+        """How many records `key` has below `stop`, trimmed ones included (the key's version).
+
+        `stop` below the base raises `OutOfRangeError`.
+        """
         ...
 
     def offset_at_time(self, replica_id: int, timestamp_us: int) -> int:
@@ -147,6 +156,8 @@ class Engine(Protocol):
     def verify_chain(self, replica_id: int, start: Position, stop: int) -> Position:
         """Recompute every link from what the disk returns, from `start` to `stop` (F4).
 
+        Returns the last batch end <= `stop` and the chain there.
+
         Raises `CorruptStorageError` naming the offsets of the first batch that does not hold.
         """
         ...
@@ -156,7 +167,10 @@ class Engine(Protocol):
         ...
 
     def index_step(self, max_records: int) -> int:
-        """Index up to `max_records` of what is waiting, over all replicas; returns how many."""
+        """Index up to `max_records` of what is waiting, over all replicas; returns how many.
+
+        Upkeep of the index counts too: 0 means that nothing is left to do. One caller at a time.
+        """
         ...
 
     def bytes_stored(self, replica_id: int) -> int:

@@ -1,0 +1,442 @@
+"""RocksEngine: the Engine port on one RocksDB directory.
+
+Threads. One lock, `_lock`, orders everything that changes a copy's state: `write` (held over the
+disk's flush with FSYNC), `set_meta`, each step of a trim, `truncate`, `drop_replica`. A second one,
+`_structure_lock`, is held around whole trims, truncates, creates and drops, so that those do not
+meet; it is taken first. Reads take no lock: RocksDB gives each a point in time, and a read that a
+trim or truncate raced with is done again (`_consistently`). A read never goes past `Replica.end`,
+which moves only after a write succeeded. The key index has its own locks, taken last.
+"""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from logstore.base.errors import (
+    AlreadyExistsError,
+    LogstoreError,
+    OutOfRangeError,
+    StorageError,
+)
+from logstore.base.types import Durability, Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.key_hash import hash_key
+from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta, ReplicaWrite
+from logstore.engine.producers import ProducerTable
+from logstore.engine.rocks import cut, reader, state
+from logstore.engine.rocks.key_index import KeyIndex
+from logstore.engine.rocks.layout import (
+    ANCHOR,
+    count_key,
+    data_key,
+    data_value,
+    replica_range,
+    unpack_u64,
+)
+from logstore.engine.rocks.snapshot import RocksSnapshot
+from logstore.engine.rocks.state import Replica
+from logstore.engine.rocks.store import (
+    BLOCK_CACHE_BYTES,
+    COUNTS,
+    DATA,
+    WRITE_BUFFER_BYTES,
+    Batch,
+    Store,
+)
+from logstore.engine.rocks.upkeep import Reclaimer, index_step
+from logstore.engine.rules import (
+    check_next,
+    check_not_below_base,
+    count_in,
+    holds_key,
+    name_of,
+    relink,
+    unknown_replica,
+    up_to_bytes,
+)
+
+RECLAIM_BYTES = WRITE_BUFFER_BYTES
+"""Trimmed bytes that are worth a compaction."""
+
+T = TypeVar("T")
+
+
+class RocksEngine:
+    """See `logstore.engine.port.Engine`. Make one with `open`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.RLock()
+        self._structure_lock = threading.RLock()
+        self._broken: str | None = None
+        self._since_checkpoint_bytes = 0
+        self._trimmed_bytes = 0
+        self._index_turn = 0
+        self._snapshots: weakref.WeakSet[RocksSnapshot] = weakref.WeakSet()
+        self._reclaimer = Reclaimer(store)
+        self._replicas: dict[int, Replica] = {}
+        for stored in state.load_metas(store):
+            replica = state.load_replica(store, stored, self._make_index)
+            self._replicas[replica.replica_id] = replica
+            if replica.meta.base.end:
+                self._delete_below_base(replica.meta)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        write_buffer_bytes: int = WRITE_BUFFER_BYTES,
+        block_cache_bytes: int = BLOCK_CACHE_BYTES,
+    ) -> "RocksEngine":
+        """Open or create the directory.
+
+        Raises DirectoryInUseError, CorruptStorageError (also for a damaged WAL; a torn tail, which
+        was never acked, is fine), StorageFullError or StorageError, each naming the path.
+        """
+        store = Store(Path(path), write_buffer_bytes, block_cache_bytes)
+        try:
+            return cls(store)
+        except BaseException:
+            store.close()
+            raise
+
+    # --- copies
+
+    def replicas(self) -> list[ReplicaMeta]:
+        return [r.meta for r in list(self._replicas.values())]
+
+    def create_replica(
+        self, meta: ReplicaMeta, anchor: Anchor | None = None, key_index: bool = True
+    ) -> None:
+        anchor = anchor or Anchor(meta.base)
+        meta = replace(meta, base=anchor.base)
+        with self._structure_lock, self._lock:
+            if meta.replica_id in self._replicas:
+                raise AlreadyExistsError(f"{name_of(meta)} is on this disk already")
+            batch = self._store.batch()
+            state.put_new(batch, meta, anchor, key_index)
+            self._commit(batch, Durability.FSYNC)
+            self._replicas[meta.replica_id] = Replica(
+                meta=meta,
+                end=meta.base,
+                time_max_us=reader.TIME_NONE,
+                stored_bytes=0,
+                producers=ProducerTable(anchor.producers),
+                index=self._make_index(meta) if key_index else None,
+                who=name_of(meta),
+            )
+
+    def set_meta(self, meta: ReplicaMeta) -> None:
+        with self._lock:
+            replica = self._replica(meta.replica_id)
+            meta = replace(meta, base=replica.meta.base)
+            batch = self._store.batch()
+            state.put_meta(batch, meta, replica.index is not None)
+            self._commit(batch, Durability.FSYNC)
+            replica.meta = meta
+            replica.who = name_of(meta)
+
+    def drop_replica(self, replica_id: int) -> None:
+        with self._structure_lock, self._lock:
+            replica = self._replicas.get(replica_id)
+            if replica is None:
+                return
+            with replica.index.paused() if replica.index else contextlib.nullcontext():
+                batch = self._store.batch()
+                state.delete_all(batch, replica_id)
+                self._commit(batch, Durability.OS)
+                del self._replicas[replica_id]
+                if replica.index:
+                    replica.index.close()
+        self._reclaimer.reclaim(*replica_range(replica_id))
+
+    # --- append
+
+    def write(self, writes: Sequence[ReplicaWrite], durability: Durability) -> None:
+        with self._lock:
+            batch = self._store.batch()
+            checkpoint = self._since_checkpoint_bytes >= state.CHECKPOINT_BYTES
+            if checkpoint:
+                self._put_checkpoints(batch)
+            ends: dict[int, Position] = {}
+            for part in writes:
+                replica = self._replica(part.replica_id)
+                self._put_part(batch, replica, part, ends)
+            self._commit(batch, durability)
+            if checkpoint:
+                self._checkpoints_written()
+            for part in writes:
+                replica = self._replicas[part.replica_id]
+                for stored in part.batches:
+                    replica.add(stored)
+                    self._since_checkpoint_bytes += len(stored.data)
+                if part.high_watermark is not None:
+                    replica.meta = replace(replica.meta, high_watermark=part.high_watermark)
+            for replica_id, end in ends.items():
+                self._replicas[replica_id].end = end
+
+    def _put_part(
+        self, batch: Batch, replica: Replica, part: ReplicaWrite, ends: dict[int, Position]
+    ) -> None:
+        replica_id = part.replica_id
+        if part.batches:
+            end = ends.get(replica_id, replica.end)
+            ends[replica_id] = check_next(replica.who, end, part.batches)
+            time_max_us = replica.time_max_us
+            for stored in part.batches:
+                time_max_us = max(time_max_us, stored.time_max_us)
+                batch.put(
+                    DATA,
+                    data_key(replica_id, stored.base_offset),
+                    data_value(stored, time_max_us),
+                )
+        if part.high_watermark is not None:
+            state.put_high_watermark(batch, replica_id, part.high_watermark)
+
+    def _commit(self, batch: Batch, durability: Durability) -> None:
+        """Write, and with FSYNC put it on the disk.
+
+        After a failed fsync nobody knows what the disk holds, and a second one would say yes
+        (the kernel forgets): no write is taken until the directory was opened again.
+        """
+        if self._broken is not None:
+            raise StorageError(self._broken)
+        self._store.write(batch)
+        if durability is Durability.FSYNC:
+            try:
+                self._store.sync()
+            except StorageError as e:
+                self._broken = f"{self._store.path}: an fsync failed, restart: {e.message}"
+                raise
+
+    def _put_checkpoints(self, batch: Batch) -> None:
+        for r in self._replicas.values():
+            state.put_checkpoint(batch, r.replica_id, r.end.end, r.stored_bytes, r.producers)
+
+    def _checkpoints_written(self) -> None:
+        for replica in self._replicas.values():
+            replica.producers.dirty.clear()
+        self._since_checkpoint_bytes = 0
+
+    # --- read
+
+    def end(self, replica_id: int) -> Position:
+        return self._replica(replica_id).end
+
+    def position_at(self, replica_id: int, offset: int) -> Position | None:
+        replica = self._replica(replica_id)
+        end = replica.end
+        for known in (end, replica.meta.base):
+            if offset == known.end:
+                return known
+        if not replica.meta.base.end < offset < end.end:
+            return None
+        batch = reader.batch_holding(self._store, replica.who, replica_id, offset - 1)
+        if batch is None or batch.end != offset:
+            return None
+        return Position(offset, batch.chain_after)
+
+    def read(self, replica_id: int, start: int, stop: int, max_bytes: int) -> list[StoredBatch]:
+        replica = self._replica(replica_id)
+
+        def attempt() -> list[StoredBatch]:
+            check_not_below_base(replica.meta, start, "start")
+            upto = min(stop, replica.end.end)
+            return up_to_bytes(
+                reader.batches(self._store, replica.who, replica_id, start, upto), max_bytes
+            )
+
+        return self._consistently(replica, attempt)
+
+    def read_key(
+        self, replica_id: int, key: bytes, start: int, stop: int, max_bytes: int | None = None
+    ) -> list[StoredBatch]:
+        replica = self._replica(replica_id)
+        return self._consistently(
+            replica,
+            lambda: up_to_bytes(self._holding(replica, key, start, stop), max_bytes),
+        )
+
+    def _holding(
+        self, replica: Replica, key: bytes, start: int, stop: int
+    ) -> Iterator[StoredBatch]:
+        start, stop = max(start, replica.meta.base.end), min(stop, replica.end.end)
+        if replica.index is None:
+            stored = reader.batches(self._store, replica.who, replica.replica_id, start, stop)
+            return (b for b in stored if holds_key(b, key))
+        replica.index.advance(stop, stop - replica.meta.base.end, write_runs=False)
+        offsets = replica.index.offsets(hash_key(key), start, stop)
+        return reader.batches_holding(self._store, replica.who, replica.replica_id, offsets)
+
+    def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
+        replica = self._replica(replica_id)
+
+        def attempt() -> int:
+            base = replica.meta.base.end
+            check_not_below_base(replica.meta, stop, "stop")
+            trimmed = self._store.get(COUNTS, count_key(replica_id, key))
+            total = unpack_u64(trimmed) if trimmed else 0
+            for batch in self._holding(replica, key, base, stop):
+                total += count_in(batch, key, base, stop)
+            return total
+
+        return self._consistently(replica, attempt)
+
+    def offset_at_time(self, replica_id: int, timestamp_us: int) -> int:
+        replica = self._replica(replica_id)
+        return self._consistently(
+            replica,
+            lambda: reader.offset_at_time(
+                self._store,
+                replica.who,
+                replica_id,
+                replica.meta.base.end,
+                replica.end.end,
+                timestamp_us,
+            ),
+        )
+
+    def producers(self, replica_id: int) -> dict[int, tuple[ProducerEntry, ...]]:
+        with self._lock:
+            return self._replica(replica_id).producers.view()
+
+    def bytes_stored(self, replica_id: int) -> int:
+        return self._replica(replica_id).stored_bytes
+
+    def snapshot(self, replica_id: int, stop: int) -> RocksSnapshot:
+        with self._lock:
+            replica = self._replica(replica_id)
+            check_not_below_base(replica.meta, stop, "stop")
+            snapshot = RocksSnapshot(self._store, replica.meta, replica.end)
+            self._snapshots.add(snapshot)
+        snapshot.load(stop)
+        return snapshot
+
+    def verify_chain(self, replica_id: int, start: Position, stop: int) -> Position:
+        replica = self._replica(replica_id)
+        self._store.flush(DATA)  # what is still in a memtable proves nothing about the disk
+
+        def attempt() -> Position:
+            check_not_below_base(replica.meta, start.end, "start")
+            upto = min(stop, replica.end.end)
+            stored = reader.batches(
+                self._store, replica.who, replica_id, start.end, upto, from_disk=True
+            )
+            return relink(replica.who, start, upto, stored)
+
+        return self._consistently(replica, attempt)
+
+    # --- cut
+
+    def truncate(self, replica_id: int, offset: int) -> None:
+        with self._structure_lock, self._lock:
+            replica = self._replica(replica_id)
+            if offset == replica.end.end:
+                return
+            if offset > replica.end.end:
+                raise OutOfRangeError(
+                    f"{replica.who}: offset is {offset}, the log ends at {replica.end.end}"
+                )
+            self._cut(replica, lambda b: cut.put_truncate(b, self._store, replica, offset))
+
+    def trim(self, replica_id: int, offset: int) -> Position:
+        with self._structure_lock:
+            replica = self._replica(replica_id)
+            before = replica.meta.base.end
+            anchor = state.load_producers(self._store, replica_id, ANCHOR)
+            read = partial(cut.read_trim_step, self._store, replica, offset, anchor)
+            while (step := read()) is not None:
+                put = partial(cut.put_trim, replica=replica, step=step, anchor=anchor)
+                with self._lock:
+                    self._cut(replica, put)
+                self._trimmed_bytes += step.stored_bytes
+            base = replica.meta.base
+            if base.end > before:
+                self._delete_below_base(replica.meta)
+        if self._trimmed_bytes >= RECLAIM_BYTES:
+            self._trimmed_bytes = 0
+            self._reclaimer.reclaim(data_key(replica_id, before), data_key(replica_id, base.end))
+        return base
+
+    def _delete_below_base(self, meta: ReplicaMeta) -> None:
+        batch = self._store.batch()
+        cut.put_delete_below_base(batch, meta)
+        with self._lock:
+            self._commit(batch, Durability.OS)
+
+    def _cut(self, replica: Replica, put: Callable[[Batch], Callable[[], None]]) -> None:
+        """One atomic change of a log's extent, while neither its index nor a read relies on it."""
+        with replica.index.paused() if replica.index else contextlib.nullcontext():
+            replica.cuts += 1
+            try:
+                batch = self._store.batch()
+                apply = put(batch)
+                self._commit(batch, Durability.OS)
+                apply()
+            finally:
+                replica.cuts += 1
+
+    def _consistently(self, replica: Replica, attempt: Callable[[], T]) -> T:
+        """The result of a read that no trim or truncate ran beside."""
+        while True:
+            before = replica.cuts
+            error: LogstoreError | None = None
+            try:
+                result = attempt()
+            except LogstoreError as e:
+                error = e
+            if before % 2 == 0 and replica.cuts == before:
+                if error is not None:
+                    raise error
+                return result
+            with self._lock:  # wait for the end of the cut
+                self._replica(replica.replica_id)
+
+    # --- key index
+
+    def index_backlog(self, replica_id: int) -> int:
+        replica = self._replica(replica_id)
+        return 0 if replica.index is None else max(replica.end.end - replica.index.end, 0)
+
+    def index_step(self, max_records: int) -> int:
+        indexed = [(r, r.index) for r in list(self._replicas.values()) if r.index is not None]
+        self._index_turn += 1
+        return index_step(
+            [(r.end.end, index) for r, index in indexed], max_records, self._index_turn
+        )
+
+    def _make_index(self, meta: ReplicaMeta) -> KeyIndex:
+        who, replica_id = name_of(meta), meta.replica_id
+        return KeyIndex(
+            self._store,
+            replica_id,
+            meta.base.end,
+            lambda start, stop: reader.batches(self._store, who, replica_id, start, stop),
+        )
+
+    # --- upkeep
+
+    def close(self) -> None:
+        self._reclaimer.close()
+        with self._structure_lock, self._lock:
+            if self._broken is None:
+                with contextlib.suppress(StorageError):  # a full disk: the next open replays more
+                    batch = self._store.batch()
+                    self._put_checkpoints(batch)
+                    self._commit(batch, Durability.FSYNC)
+            for snapshot in list(self._snapshots):
+                snapshot.close()
+            self._replicas.clear()
+            self._store.close()
+
+    def _replica(self, replica_id: int) -> Replica:
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            raise unknown_replica(replica_id)
+        return replica

@@ -1,0 +1,117 @@
+"""Reads of one copy's batches, from the database or a snapshot. What is returned was verified."""
+
+from collections.abc import Iterable, Iterator
+
+from logstore.base.errors import CorruptStorageError
+from logstore.base.types import Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.port import ReplicaMeta
+from logstore.engine.rocks.layout import data_key, offset_of, open_batch, time_max_of
+from logstore.engine.rocks.store import DATA, Source, Store
+
+TIME_NONE = -(1 << 63)
+"""The largest time of no records."""
+
+
+def batches(
+    store: Store,
+    who: str,
+    replica_id: int,
+    start: int,
+    stop: int,
+    *,
+    source: str | Source = DATA,
+    from_disk: bool = False,
+) -> Iterator[StoredBatch]:
+    """Consecutive batches that overlap [start, stop), all of which must be there.
+
+    Raises CorruptStorageError where a batch is missing, damaged, or its chain does not continue.
+    """
+    if start >= stop:
+        return
+    lower, upper = data_key(replica_id, 0), data_key(replica_id, stop)
+    cursor = store.cursor(source, lower, upper, verify=from_disk)
+    cursor.seek_for_prev(data_key(replica_id, start))
+    at: Position | None = None
+    while cursor.valid():
+        batch = open_batch(who, cursor.key(), cursor.value())
+        if at is None:
+            if batch.end <= start:
+                break
+        elif (batch.base_offset, batch.chain_before) != (at.end, at.chain):
+            raise CorruptStorageError(
+                f"{who}: batch at offset {batch.base_offset} does not continue the one that ends "
+                f"at {at.end}"
+            )
+        yield batch
+        at = Position(batch.end, batch.chain_after)
+        cursor.next()
+    if at is None or at.end < stop:
+        raise CorruptStorageError(f"{who}: no batch at offset {start if at is None else at.end}")
+
+
+def batch_holding(store: Store, who: str, replica_id: int, offset: int) -> StoredBatch | None:
+    """The batch with the record at `offset`, or None."""
+    cursor = store.cursor(DATA, data_key(replica_id, 0), data_key(replica_id, offset + 1))
+    cursor.seek_for_prev(data_key(replica_id, offset))
+    if not cursor.valid():
+        return None
+    batch = open_batch(who, cursor.key(), cursor.value())
+    return batch if batch.end > offset else None
+
+
+def batches_holding(
+    store: Store, who: str, replica_id: int, offsets: Iterable[int]
+) -> Iterator[StoredBatch]:
+    """The batches with the records at ascending `offsets`, each once; absent ones are left out."""
+    cursor = store.cursor(DATA, data_key(replica_id, 0), data_key(replica_id + 1, 0))
+    end = 0
+    for offset in offsets:
+        if offset < end:
+            continue
+        cursor.seek_for_prev(data_key(replica_id, offset))
+        if cursor.valid():
+            batch = open_batch(who, cursor.key(), cursor.value())
+            if batch.end > offset:
+                end = batch.end
+                yield batch
+
+
+def last(
+    store: Store, who: str, meta: ReplicaMeta, stop: int | None = None
+) -> tuple[StoredBatch, int] | None:
+    """The last batch (that starts before `stop`) and the largest time up to it; None if empty."""
+    replica_id = meta.replica_id
+    upper = data_key(replica_id + 1, 0) if stop is None else data_key(replica_id, stop)
+    cursor = store.cursor(DATA, data_key(replica_id, meta.base.end), upper)
+    cursor.seek_to_last()
+    if not cursor.valid():
+        return None
+    value = cursor.value()
+    return open_batch(who, cursor.key(), value), time_max_of(value)
+
+
+def offset_at_time(
+    store: Store, who: str, replica_id: int, base: int, end: int, timestamp_us: int
+) -> int:
+    """First offset of the first batch with a record at or after `timestamp_us`; `end` if none.
+
+    Binary search over the largest time so far. Trimmed batches may have been later than what is
+    left: then the first batches hide behind their time and are looked at one by one.
+    """
+    low, high = base, end  # the batch sought starts in [low, high)
+    while low < high:
+        middle = (low + high) // 2
+        cursor = store.cursor(DATA, data_key(replica_id, base), data_key(replica_id, end))
+        cursor.seek_for_prev(data_key(replica_id, middle))
+        if not cursor.valid():
+            raise CorruptStorageError(f"{who}: no batch at offset {middle}")
+        value = cursor.value()
+        if time_max_of(value) >= timestamp_us:
+            high = offset_of(cursor.key())
+        else:
+            low = open_batch(who, cursor.key(), value).end
+    for batch in batches(store, who, replica_id, low, end):
+        if batch.time_max_us >= timestamp_us:
+            return batch.base_offset
+    return end

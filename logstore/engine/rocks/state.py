@@ -1,0 +1,202 @@
+"""What an engine knows in memory of each copy, and how it is stored, loaded and checkpointed.
+
+End, chain and largest time come from the last batch. Producers and stored bytes are sums over the
+log: they are checkpointed each CHECKPOINT_BYTES of writes, at trim, truncate and close, atomically
+with the offset they are as of; an open replays only the batches after it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from logstore.base.errors import CorruptStorageError
+from logstore.base.types import Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta
+from logstore.engine.producers import ProducerTable
+from logstore.engine.rocks import reader
+from logstore.engine.rocks.key_index import KeyIndex
+from logstore.engine.rocks.layout import (
+    ANCHOR,
+    CHECKPOINT,
+    CURRENT,
+    HIGH_WATERMARK,
+    META_KIND,
+    REPLICA_ID_BYTES,
+    Checkpoint,
+    StoredMeta,
+    count_key,
+    decode_checkpoint,
+    decode_meta,
+    encode,
+    meta_key,
+    pack_entries,
+    pack_u64,
+    producer_key,
+    producer_of,
+    producers_range,
+    replica_range,
+    unpack_entries,
+    unpack_u64,
+)
+from logstore.engine.rocks.store import COUNTS, FAMILIES, META, PRODUCERS, Batch, Source, Store
+from logstore.engine.rules import name_of
+
+CHECKPOINT_BYTES = 64 * 1024 * 1024
+"""Batches that an open has to replay at most, over all copies."""
+
+MakeIndex = Callable[[ReplicaMeta], KeyIndex]
+
+
+@dataclass(slots=True)
+class Replica:
+    """Changed only under the engine's lock; read without it (each field is replaced whole)."""
+
+    meta: ReplicaMeta
+    end: Position
+    time_max_us: int
+    stored_bytes: int
+    producers: ProducerTable
+    index: KeyIndex | None
+    who: str
+    cuts: int = 0
+    """Goes up before and after each trim and truncate: a read that raced with one tries again."""
+
+    @property
+    def replica_id(self) -> int:
+        return self.meta.replica_id
+
+    def add(self, batch: StoredBatch) -> None:
+        """Account for a batch that was written."""
+        self.producers.add(batch)
+        self.stored_bytes += len(batch.data)
+        self.time_max_us = max(self.time_max_us, batch.time_max_us)
+
+
+def put_meta(batch: Batch, meta: ReplicaMeta, key_index: bool) -> None:
+    stored = StoredMeta(meta, key_index)
+    batch.put(META, meta_key(meta.replica_id, META_KIND), encode(stored))
+    put_high_watermark(batch, meta.replica_id, meta.high_watermark)
+
+
+def put_high_watermark(batch: Batch, replica_id: int, high_watermark: int) -> None:
+    batch.put(META, meta_key(replica_id, HIGH_WATERMARK), pack_u64(high_watermark))
+
+
+def put_checkpoint(
+    batch: Batch, replica_id: int, end: int, stored_bytes: int, producers: ProducerTable
+) -> None:
+    """Add the copy's sums as of `end`; clear `producers.dirty` when the write succeeded."""
+    put_producers(batch, replica_id, CURRENT, producers)
+    checkpoint = Checkpoint(end, stored_bytes)
+    batch.put(META, meta_key(replica_id, CHECKPOINT), encode(checkpoint))
+
+
+def put_producers(batch: Batch, replica_id: int, kind: bytes, table: ProducerTable) -> None:
+    """Add the changed producers of a table."""
+    for producer in table.dirty:
+        entries = table.kept(producer)
+        key = producer_key(replica_id, kind, producer)
+        if entries:
+            batch.put(PRODUCERS, key, pack_entries(entries))
+        else:
+            batch.delete(PRODUCERS, key)
+
+
+def load_producers(
+    store: Store, replica_id: int, kind: bytes, source: Source | str = PRODUCERS
+) -> ProducerTable:
+    entries: dict[int, tuple[ProducerEntry, ...]] = {
+        producer_of(key): unpack_entries(value)
+        for key, value in store.scan(source, *producers_range(replica_id, kind))
+    }
+    return ProducerTable(entries)
+
+
+def rebuild_producers(store: Store, meta: ReplicaMeta, end: int) -> ProducerTable:
+    """The table as of `end`, from the anchor and every batch since."""
+    table = load_producers(store, meta.replica_id, ANCHOR)
+    table.dirty.update(table.ids())
+    for batch in reader.batches(store, name_of(meta), meta.replica_id, meta.base.end, end):
+        table.add(batch)
+    return table
+
+
+def put_new(batch: Batch, meta: ReplicaMeta, anchor: Anchor, key_index: bool) -> None:
+    """A new, empty copy that starts at its anchor."""
+    put_meta(batch, meta, key_index)
+    table = ProducerTable(anchor.producers)
+    table.dirty.update(table.ids())
+    put_producers(batch, meta.replica_id, ANCHOR, table)
+    put_producers(batch, meta.replica_id, CURRENT, table)
+    for key, count in anchor.key_counts.items():
+        batch.put(COUNTS, count_key(meta.replica_id, key), pack_u64(count))
+    checkpoint = Checkpoint(meta.base.end, 0)
+    batch.put(META, meta_key(meta.replica_id, CHECKPOINT), encode(checkpoint))
+
+
+def load_metas(store: Store) -> list[StoredMeta]:
+    """The facts of every copy on the disk, with their high watermarks."""
+    found: list[StoredMeta] = []
+    cursor = store.cursor(META, b"", b"\xff" * 9)
+    cursor.seek(b"")
+    while cursor.valid():
+        if cursor.key()[8:] == META_KIND:
+            found.append(decode_meta(cursor.value()))
+        cursor.next()
+    return [_with_high_watermark(store, stored) for stored in found]
+
+
+def _with_high_watermark(store: Store, stored: StoredMeta) -> StoredMeta:
+    packed = store.get(META, meta_key(stored.meta.replica_id, HIGH_WATERMARK))
+    if packed is None:
+        return stored
+    return replace(stored, meta=replace(stored.meta, high_watermark=unpack_u64(packed)))
+
+
+def load_replica(store: Store, stored: StoredMeta, make_index: MakeIndex) -> Replica:
+    """Bring a copy's state up from the disk; raises CorruptStorageError if it is not whole."""
+    meta, who, replica_id = stored.meta, name_of(stored.meta), stored.meta.replica_id
+    last = reader.last(store, who, meta)
+    end, time_max_us = meta.base, reader.TIME_NONE
+    if last is not None:
+        end, time_max_us = Position(last[0].end, last[0].chain_after), last[1]
+    packed = store.get(META, meta_key(replica_id, CHECKPOINT))
+    checkpoint = decode_checkpoint(packed) if packed else Checkpoint(meta.base.end, 0)
+    if checkpoint.end > end.end:
+        raise CorruptStorageError(
+            f"{who}: the log ends at {end.end}, it was known to reach {checkpoint.end}"
+        )
+    replica = Replica(
+        meta=meta,
+        end=end,
+        time_max_us=time_max_us,
+        stored_bytes=checkpoint.stored_bytes,
+        producers=load_producers(store, replica_id, CURRENT),
+        index=make_index(meta) if stored.key_index else None,
+        who=who,
+    )
+    for batch in reader.batches(store, who, replica_id, checkpoint.end, end.end):
+        replica.producers.add(batch)
+        replica.stored_bytes += len(batch.data)
+    return replica
+
+
+def load_anchor(
+    store: Store,
+    meta: ReplicaMeta,
+    producers: Source | str = PRODUCERS,
+    counts: Source | str = COUNTS,
+) -> Anchor:
+    """What the trimmed batches of a copy left behind."""
+    key_counts = {
+        key[REPLICA_ID_BYTES:]: unpack_u64(value)
+        for key, value in store.scan(counts, *replica_range(meta.replica_id))
+    }
+    table = load_producers(store, meta.replica_id, ANCHOR, producers)
+    return Anchor(meta.base, table.view(), key_counts)
+
+
+def delete_all(batch: Batch, replica_id: int) -> None:
+    """Everything that is stored of a copy."""
+    for family in FAMILIES:
+        batch.delete_range(family, *replica_range(replica_id))

@@ -1,0 +1,344 @@
+"""RocksDB with our options, errors, lock and fsync. Knows bytes, not batches.
+
+- WAL recovery is `tolerate_corrupted_tail_records`: the default (point in time) drops everything
+  after a damaged middle without a word; this refuses to open, and still accepts a torn tail.
+- `data` keeps large values in blob files: they are written once and not rewritten by compaction.
+- A write stall would hold the GIL (rocksdict holds it inside write), so there is room for several
+  memtables and many small files in level 0 before RocksDB slows anyone down.
+- No space: RocksDB refuses writes, goes on serving reads, looks for space every 5 s and resumes by
+  itself; we only name the cause.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import rocksdict
+
+from logstore.base.errors import (
+    CorruptStorageError,
+    DirectoryInUseError,
+    StorageError,
+    StorageFullError,
+)
+
+DATA, META, PRODUCERS, COUNTS, INDEX = "data", "meta", "producers", "counts", "index"
+FAMILIES = (DATA, META, PRODUCERS, COUNTS, INDEX)
+
+WRITE_BUFFER_BYTES = 64 * 1024 * 1024
+BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+WAL_BYTES_MAX = 256 * 1024 * 1024
+"""WAL that an open has to replay at most; above it RocksDB flushes the oldest memtables."""
+BLOB_BYTES_MIN = 2_048
+"""Smaller values stay in the tables: a blob each would cost a seek per record read."""
+
+Source = rocksdict.Rdict | rocksdict.Snapshot
+
+
+class Store:
+    """One open database directory. Reads need no lock; RocksDB orders concurrent writes itself."""
+
+    def __init__(self, path: Path, write_buffer_bytes: int, block_cache_bytes: int) -> None:
+        self.path = path
+        self._lock_fd = _lock_directory(path)
+        self._wal = _WalSync(path / "wal")
+        try:
+            with self.errors():
+                self._db = rocksdict.Rdict(
+                    str(path),
+                    _db_options(path, write_buffer_bytes),
+                    column_families=_family_options(write_buffer_bytes, block_cache_bytes),
+                )
+                self.families = {f: self._db.get_column_family(f) for f in FAMILIES}
+                self.handles = {f: self._db.get_column_family_handle(f) for f in FAMILIES}
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._unsynced = rocksdict.WriteOptions()
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn RocksDB's and the system's errors into ours, naming the path."""
+        try:
+            yield
+        except (OSError, rocksdict.DbClosedError) as e:
+            raise map_error(e, self.path) from e
+        except Exception as e:
+            if type(e) is not Exception:  # rocksdict raises the bare class, others are not its
+                raise
+            raise map_error(e, self.path) from e
+
+    def batch(self) -> "Batch":
+        return Batch(self)
+
+    def write(self, batch: "Batch") -> None:
+        """Apply atomically; in the page cache at return."""
+        with self.errors():
+            self._db.write(batch.raw, self._unsynced)
+
+    def sync(self) -> None:
+        """Put all that was written before onto the disk. One thread at a time."""
+        with self.errors():
+            self._wal.sync()
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        with self.errors():
+            value: bytes | None = self.families[family].get(key)
+            return value
+
+    def get_many(self, family: str, keys: list[bytes]) -> list[bytes | None]:
+        """The values of many keys in one call."""
+        with self.errors():
+            values: Any = self.families[family].get(cast("Any", keys))
+            return cast("list[bytes | None]", values)
+
+    def cursor(
+        self,
+        source: str | Source,
+        lower: bytes,
+        upper: bytes,
+        *,
+        verify: bool = False,
+    ) -> "Cursor":
+        """An iterator over [lower, upper) that sees one point in time."""
+        options = rocksdict.ReadOptions()
+        options.set_iterate_lower_bound(lower)
+        options.set_iterate_upper_bound(upper)
+        options.set_verify_checksums(verify)
+        origin = self.families[source] if isinstance(source, str) else source
+        with self.errors():
+            return Cursor(origin.iter(options), self.path)
+
+    def scan(
+        self, source: str | Source, lower: bytes, upper: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value pairs of [lower, upper) in order."""
+        cursor = self.cursor(source, lower, upper)
+        cursor.seek(lower)
+        while cursor.valid():
+            yield cursor.key(), cursor.value()
+            cursor.next()
+
+    def snapshot(self, family: str) -> rocksdict.Snapshot:
+        with self.errors():
+            return self.families[family].snapshot()
+
+    def flush(self, family: str) -> None:
+        """Write the family's memtable to files (releases the GIL)."""
+        with self.errors():
+            self.families[family].flush()
+
+    def reclaim(self, family: str, lower: bytes, upper: bytes) -> None:
+        """Drop deleted data of a range from the files. Long; releases the GIL.
+
+        Blob files go when nothing refers to them. Where deleted blobs share files with live ones
+        (copies are written interleaved), live ones are moved once garbage passes a third of all.
+        """
+        db = self.families[family]
+        with self.errors():
+            db.flush()
+            db.compact_range(lower, upper, _forced())
+            if family == DATA and self._garbage_share() > 1 / 3:
+                db.set_options({"blob_garbage_collection_age_cutoff": "1.0"})
+                try:
+                    db.compact_range(None, None, _forced())
+                finally:
+                    db.set_options({"blob_garbage_collection_age_cutoff": "0.25"})
+
+    def _garbage_share(self) -> float:
+        db = self.families[DATA]
+        size = int(db.property_value("rocksdb.live-blob-file-size") or 0)
+        garbage = int(db.property_value("rocksdb.live-blob-file-garbage-size") or 0)
+        return garbage / size if size else 0.0
+
+    def interrupt(self) -> None:
+        """Stop compactions, also one that `reclaim` waits for; nothing is lost."""
+        with contextlib.suppress(Exception):
+            self._db.cancel_all_background(False)
+
+    def close(self) -> None:
+        """Close the database and free the directory. Cursors and snapshots must be gone."""
+        self.handles.clear()
+        self.families.clear()
+        try:
+            with self.errors():
+                self._db.close()
+        except StorageError as e:
+            # After `interrupt` RocksDB does not flush; all it holds is in the WAL.
+            if "Shutdown in progress" not in e.message:
+                raise
+        finally:
+            self._wal.close()
+            os.close(self._lock_fd)
+
+
+class Batch:
+    """A RocksDB WriteBatch over the column families."""
+
+    def __init__(self, store: Store) -> None:
+        self.raw = rocksdict.WriteBatch(raw_mode=True)
+        self._handles = store.handles
+        if not self._handles:
+            raise StorageError(f"{store.path} is closed")
+
+    def put(self, family: str, key: bytes, value: bytes) -> None:
+        self.raw.put(key, value, self._handles[family])
+
+    def delete(self, family: str, key: bytes) -> None:
+        self.raw.delete(key, self._handles[family])
+
+    def delete_range(self, family: str, lower: bytes, upper: bytes) -> None:
+        if lower < upper:
+            self.raw.delete_range(lower, upper, self._handles[family])
+
+
+class Cursor:
+    """A RocksDB iterator that cannot end silently on an error: `valid` checks its status."""
+
+    def __init__(self, raw: rocksdict.RdictIter, path: Path) -> None:
+        self._raw = raw
+        self._path = path
+        self.next = raw.next
+        self.seek = raw.seek
+        self.seek_to_last = raw.seek_to_last
+        self.seek_for_prev = raw.seek_for_prev
+
+    def valid(self) -> bool:
+        """Whether it stands on an entry; raises what stopped it if that was no regular end."""
+        if self._raw.valid():
+            return True
+        try:
+            self._raw.status()
+        except Exception as e:
+            raise map_error(e, self._path) from e
+        return False
+
+    def key(self) -> bytes:
+        key: bytes = self._raw.key()
+        return key
+
+    def value(self) -> bytes:
+        value: bytes = self._raw.value()
+        return value
+
+
+class _WalSync:
+    """fdatasync of the WAL from the calling thread, which does not hold the GIL meanwhile.
+
+    `WriteOptions.sync` would hold it for the length of the disk's flush: the event loop stops.
+    A write may have gone to a new WAL file, or the one before it may have been rotated in between,
+    so every file from the newest of last time on is synced; a file that is gone was flushed to
+    tables. New files also need their directory entry on the disk.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self._directory = directory
+        self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        self._fds: dict[int, int] = {}
+        self._newest = 0
+
+    def sync(self) -> None:
+        names = {int(n[:-4]): n for n in os.listdir(self._directory_fd) if n.endswith(".log")}
+        for number in self._fds.keys() - names.keys():
+            os.close(self._fds.pop(number))
+        if not names.keys() <= self._fds.keys():
+            os.fsync(self._directory_fd)
+        for number in sorted(names):
+            if number not in self._fds:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fds[number] = os.open(
+                        names[number], os.O_RDONLY, dir_fd=self._directory_fd
+                    )
+            if number >= self._newest and number in self._fds:
+                os.fdatasync(self._fds[number])
+        self._newest = max(names, default=0)
+
+    def close(self) -> None:
+        for fd in (*self._fds.values(), self._directory_fd):
+            os.close(fd)
+        self._fds.clear()
+
+
+def map_error(error: Exception, path: Path) -> StorageError:
+    """Our error for one of RocksDB's (text only) or the system's."""
+    text = str(error)
+    if "No space left" in text or "Disk quota" in text:
+        return StorageFullError(f"no space is left on the disk of {path}: {text}")
+    if "Corruption" in text:
+        return CorruptStorageError(f"{path} is corrupt: {text}")
+    return StorageError(f"{path}: {text or type(error).__name__}")
+
+
+def _lock_directory(path: Path) -> int:
+    """Own the directory as long as the process lives; raises DirectoryInUseError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path / "IN_USE", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise map_error(e, path) from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise DirectoryInUseError(f"directory {path} is in use by another process") from None
+    return fd
+
+
+def _db_options(path: Path, write_buffer_bytes: int) -> rocksdict.Options:
+    options = _base_options(write_buffer_bytes)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_wal_dir(str(path / "wal"))
+    options.set_max_total_wal_size(max(WAL_BYTES_MAX, 2 * write_buffer_bytes))
+    options.set_paranoid_checks(True)
+    options.set_max_background_jobs(2)
+    options.set_max_log_file_size(4 * 1024 * 1024)
+    options.set_keep_log_file_num(4)
+    options.set_max_open_files(1_024)
+    options.set_bytes_per_sync(1024 * 1024)
+    return options
+
+
+def _base_options(write_buffer_bytes: int) -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.set_compression_type(rocksdict.DBCompressionType.none())
+    options.set_write_buffer_size(write_buffer_bytes)
+    options.set_max_write_buffer_number(6)
+    options.set_level_zero_slowdown_writes_trigger(64)
+    options.set_level_zero_stop_writes_trigger(128)
+    return options
+
+
+def _family_options(
+    write_buffer_bytes: int, block_cache_bytes: int
+) -> dict[str, rocksdict.Options]:
+    cache = rocksdict.Cache(block_cache_bytes)
+    small = max(write_buffer_bytes // 4, 1024 * 1024)
+    sizes = {DATA: write_buffer_bytes, INDEX: write_buffer_bytes // 2}
+    families = {"default": _base_options(small)}
+    for family in FAMILIES:
+        options = _base_options(sizes.get(family, small))
+        table = rocksdict.BlockBasedOptions()
+        table.set_block_cache(cache)
+        table.set_bloom_filter(10, False)
+        table.set_block_size(16 * 1024)
+        options.set_block_based_table_factory(table)
+        if family == DATA:
+            options.set_enable_blob_files(True)
+            options.set_min_blob_size(BLOB_BYTES_MIN)
+            options.set_enable_blob_gc(True)
+            options.set_blob_gc_age_cutoff(0.25)
+        families[family] = options
+    return families
+
+
+def _forced() -> rocksdict.CompactOptions:
+    options = rocksdict.CompactOptions()
+    options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+    options.set_exclusive_manual_compaction(False)
+    return options
