@@ -23,25 +23,25 @@ ROOMY = PlannerConfig(operators_in_flight_max=1000, operators_per_instance_max=1
 
 @st.composite
 def views(draw: st.DrawFn, config: PlannerConfig = ROOMY) -> View:
-    """Up to 14 shards on up to 5 instances, from all too busy to all idle."""
+    """3-14 shards on 2-5 instances, about half of them on the first, from idle to far too busy."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    count, instances = draw(st.integers(1, 14)), draw(st.integers(1, 5))
-    level = draw(st.sampled_from([5.0, 20.0, 40.0]))
+    count, instances = draw(st.integers(3, 14)), draw(st.integers(2, 5))
+    level = draw(st.sampled_from([0.5, 1.0, 1.5, 3.0])) * 100.0 / count
     shards = []
     for n in range(count):
         mean = level * rng.uniform(0.2, 1.5) * rng.uniform(0.3, 1.0, H)
         shards.append(
             shard(
                 f"log/{n}",
-                f"i{rng.integers(instances)}",
+                f"i{rng.integers(instances) if rng.random() < 0.5 else 0}",
                 mean.tolist(),
                 (mean * rng.uniform(0, 0.4)).tolist(),
                 size=int(rng.integers(1, 500)) * MB,
-                migration_weight=float(rng.choice([0.0, 0.5, 1.0, 4.0])),
+                migration_weight=float(rng.choice([0.0, 0.5, 1.0, 1.0, 4.0])),
                 migrating=bool(rng.random() < 0.1),
             )
         )
-    capacity = {f"i{n}": float(rng.choice([60.0, 100.0, 140.0])) for n in range(instances)}
+    capacity = {f"i{n}": float(rng.choice([60.0, 100.0, 200.0])) for n in range(instances)}
     return scene(shards, capacity, config)
 
 
@@ -54,7 +54,7 @@ def over(view: View) -> dict[str, float]:
     return {i.id: float(w) for i, w in zip(table.instances, worst, strict=True)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(views())
 def test_the_same_view_gives_the_same_bytes(view: View) -> None:
     first = dump_plan(plan(view))
@@ -66,7 +66,7 @@ def test_the_same_view_gives_the_same_bytes(view: View) -> None:
     assert dump_plan(plan(shuffled)) == first
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(views())
 def test_a_plan_makes_no_new_hot_spot_and_never_a_worse_one(view: View) -> None:
     result = plan(view)
@@ -87,7 +87,7 @@ def test_a_plan_makes_no_new_hot_spot_and_never_a_worse_one(view: View) -> None:
         assert op.start_s >= view.now_s
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(views())
 def test_planning_settles_and_nothing_flips_back(view: View) -> None:
     moved: set[str] = set()
@@ -104,7 +104,7 @@ def test_planning_settles_and_nothing_flips_back(view: View) -> None:
     pytest.fail("still moving after as many plans as there are shards")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(views(), st.sampled_from([2.0, 10.0]))
 def test_a_higher_migration_weight_never_makes_a_shard_stay(view: View, factor: float) -> None:
     chosen = [op.shard for op in plan(view).operators]
@@ -117,7 +117,7 @@ def test_a_higher_migration_weight_never_makes_a_shard_stay(view: View, factor: 
         assert shard_id in again
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(views(), st.floats(1.05, 5.0), st.integers(0, 4))
 def test_more_capacity_never_raises_the_risk_of_an_instance(
     view: View, factor: float, which: int
@@ -163,7 +163,7 @@ def test_ten_thousand_shards_are_planned_in_time() -> None:
         took_s.append(time.perf_counter() - started)
     assert result.operators
     assert Reason.BELOW_THRESHOLD in {r.reason for r in result.refused}
-    assert min(took_s) < 0.5 * 4  # 0.5 s is the budget; the machine may be busy fourfold
+    assert min(took_s) < 0.5
 
 
 def test_forecasts_of_unequal_length_and_none_at_all() -> None:
