@@ -132,7 +132,7 @@ class Member:
         pid = self.pid
         if pid is not None and pid != process.pid:
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)  # it leads its own group, children included
                 process.wait(STOP_DEADLINE_S)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 pass

@@ -1,0 +1,171 @@
+"""Kafka by its own benchmark tools: kafka-producer-perf-test and kafka-consumer-perf-test."""
+
+import asyncio
+import re
+import uuid
+from typing import Any, Self
+
+from bench.peers.base import PeerError, Result, Setting, percentiles_of
+from bench.services.kafka import java_tool, kafka
+from bench.workload.records import RecordSet
+
+PRODUCER = "org.apache.kafka.tools.ProducerPerformance"
+CONSUMER = "org.apache.kafka.tools.ConsumerPerformance"
+PARTITIONS = 4
+CLIENT_HEAP_MB = 512
+BROKER_HEAP_MB = 1024
+TOOL_DEADLINE_S = 300
+
+TOPIC_SETTINGS = (
+    Setting("partitions", str(PARTITIONS), "two per core: the broker's and client's locks spread"),
+    Setting("flush.messages", "default (none)", "the page cache is durable enough for `os`"),
+)
+PRODUCER_SETTINGS = (
+    Setting("acks", "all", "the same promise as ours: all in-sync replicas have it"),
+    Setting("linger.ms", "10", "batches fill; less linger gave smaller batches and a lower rate"),
+    Setting("batch.size", "262144", "64 KiB and more amortise the request; larger gains nothing"),
+    Setting("buffer.memory", "134217728", "the sender never waits for memory"),
+    Setting("compression.type", "none", "values are random, compression would only cost CPU"),
+)
+
+
+def admin(address: str) -> Any:
+    from confluent_kafka.admin import AdminClient
+
+    quiet: dict[str, Any] = {"log_level": 0, "error_cb": lambda _: None}
+    return AdminClient({"bootstrap.servers": address, **quiet})
+
+
+def create_topic(address: str, replicas: int, partitions: int = PARTITIONS) -> str:
+    from confluent_kafka.cimpl import NewTopic
+
+    topic = f"bench-{uuid.uuid4().hex[:8]}"
+    client = admin(address)  # held: its futures fail when it is collected
+    client.create_topics([NewTopic(topic, partitions, replicas)])[topic].result(30)
+    return topic
+
+
+def delete_topic(address: str, topic: str) -> None:
+    client = admin(address)
+    client.delete_topics([topic])[topic].result(30)
+
+
+def topic_count(address: str, topic: str, partitions: int = PARTITIONS) -> int:
+    """Records in the topic, by the brokers' own offsets."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "count", "log_level": 0})
+    try:
+        total = 0
+        for partition in range(partitions):
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)
+            total += high - low
+        return int(total)
+    finally:
+        consumer.close()
+
+
+async def run_tool(command: list[str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), TOOL_DEADLINE_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    text = output.decode(errors="replace")
+    if process.returncode != 0:
+        raise PeerError(f"{command[-1]} ended with {process.returncode}: {text[-1000:]}")
+    return text
+
+
+class KafkaJava:
+    """`warm_up`: records the tool sends before its steady-state figures, as the JVM compiles."""
+
+    durability = "os"
+
+    def __init__(self, brokers: int = 1, *, address: str | None = None) -> None:
+        self.name = "kafka-perf-test" if brokers == 1 else f"kafka-perf-test-{brokers}"
+        self.processes = brokers + 1
+        self.settings = (*TOPIC_SETTINGS, *PRODUCER_SETTINGS)
+        self._brokers = brokers
+        self._given = address
+        self._service = None if address else kafka(brokers, heap_mb=BROKER_HEAP_MB)
+        self._topic: str | None = None
+
+    @property
+    def address(self) -> str:
+        return self._given or (self._service.address if self._service else "")
+
+    async def __aenter__(self) -> Self:
+        if self._service is not None:
+            await self._service.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._service is not None:
+            await self._service.__aexit__(*exc)
+
+    async def _fresh_topic(self) -> str:
+        if self._topic is not None:
+            await asyncio.to_thread(delete_topic, self.address, self._topic)
+        self._topic = await asyncio.to_thread(create_topic, self.address, self._brokers)
+        return self._topic
+
+    async def append(self, records: RecordSet) -> Result:
+        return await self.append_at(records.count, records.record_bytes, None)
+
+    async def append_at(self, count: int, record_bytes: int, rate_per_s: float | None) -> Result:
+        """`count` records after a warm-up half as long, as fast as it goes or at a fixed rate.
+
+        The tool makes its own keyless payloads. Its latencies run from the actual send, which is
+        kinder to Kafka than our open loop is to us.
+        """
+        topic = await self._fresh_topic()
+        warm_up = count // 2
+        output = await run_tool(
+            java_tool(
+                PRODUCER,
+                *("--topic", topic, "--num-records", str(count + warm_up)),
+                *("--warmup-records", str(warm_up), "--record-size", str(record_bytes)),
+                *("--throughput", "-1" if rate_per_s is None else str(int(rate_per_s))),
+                *("--command-property", f"bootstrap.servers={self.address}"),
+                *(f"{s.name}={s.value}" for s in PRODUCER_SETTINGS),
+                heap_mb=CLIENT_HEAP_MB,
+            )
+        )
+        lines = [line for line in output.splitlines() if "99.9th" in line]
+        if not lines:
+            raise PeerError(f"{self.name}: no summary in {output[-500:]}")
+        match = re.search(r"(\d+) (?:steady state )?records sent, ([\d.]+) records/sec", lines[-1])
+        if match is None:
+            raise PeerError(f"{self.name}: cannot read {lines[-1]!r}")
+        stored = await asyncio.to_thread(topic_count, self.address, topic)
+        if stored != count + warm_up:
+            raise PeerError(f"{self.name}: sent {count + warm_up} records, stored {stored}")
+        sent, rate = int(match.group(1)), float(match.group(2))
+        return Result(sent, sent * record_bytes, sent / rate, percentiles_of(lines[-1]))
+
+    async def consume(self, records: RecordSet) -> Result:
+        """Reads the whole topic, warm-up included. The rate is the tool's fetch rate, without the
+        time for joining a group."""
+        if self._topic is None:
+            raise PeerError(f"{self.name}: nothing was appended")
+        total = records.count + records.count // 2
+        output = await run_tool(
+            java_tool(
+                CONSUMER,
+                *("--bootstrap-server", self.address, "--topic", self._topic),
+                *("--num-records", str(total), "--hide-header", "--timeout", "20000"),
+                heap_mb=CLIENT_HEAP_MB,
+            )
+        )
+        line = next((row for row in output.splitlines() if row.count(",") >= 9), "")
+        fields = [word.strip() for word in line.split(",")]
+        if len(fields) < 10 or int(fields[4]) != total:
+            raise PeerError(f"{self.name}: {total} records were to be read: {output[-500:]}")
+        seconds = float(fields[7]) / 1e3
+        part = seconds * records.count / total
+        return Result(records.count, records.total_bytes, part)
