@@ -5,7 +5,10 @@ and tells the caller what to do: `retriable` (the same call may succeed later), 
 (the shard is elsewhere now), `retry_after_ms` (not before that).
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+from logstore.base.types import Ack
 
 
 class LogstoreError(Exception):
@@ -102,6 +105,16 @@ class UnavailableError(LogstoreError):
     refresh_route = True
 
 
+class OutcomeUnknownError(UnavailableError):
+    """An append may or may not be stored: it was sent, and no answer came in time.
+
+    Not retriable blindly: appending again may store it twice; read to find out.
+    """
+
+    code = "outcome_unknown"
+    retriable = False
+
+
 class OverloadedError(LogstoreError):
     """A queue is full or the instance is over its capacity; carries `retry_after_ms`."""
 
@@ -120,6 +133,35 @@ class VersionConflictError(LogstoreError):
     """`expected_version` is not the number of records that the key has."""
 
     code = "version_conflict"
+
+
+class AppendManyError(LogstoreError):
+    """Some rows of an `append_many` were not stored. Row ranges are half-open, ascending.
+
+    `stored` rows are acked (`acks`, in the order of the batches), `not_stored` ones surely are not
+    in the log, of `unknown` ones nobody can say (the calls ran out of time). `cause` is the first
+    failure.
+    """
+
+    code = "append_many"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_ms: int = 0,
+        stored: Sequence[tuple[int, int]] = (),
+        not_stored: Sequence[tuple[int, int]] = (),
+        unknown: Sequence[tuple[int, int]] = (),
+        acks: Sequence[Ack] = (),
+        cause: LogstoreError | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self.stored = list(stored)
+        self.not_stored = list(not_stored)
+        self.unknown = list(unknown)
+        self.acks = list(acks)
+        self.cause = cause
 
 
 class StorageError(LogstoreError):

@@ -105,8 +105,23 @@ class ReplicationMachine:
         self._act(now_s)
         return self._out
 
+    def write_failed(self, end: Position) -> list[Effect]:
+        """A group was not written: the log ends at `end` again.
+
+        Peers may hold what we do not: a new epoch must begin before an offset is assigned again,
+        so that they cut it off when they are probed.
+        """
+        self._out = []
+        self.end = self.assigned = end
+        if self.peers and self.role is Role.PRIMARY:
+            self._leave_primary()
+            self._raise_needed, self._raised_epoch = True, None
+            if self.pending is None:
+                self._raise_epoch()
+        return self._out
+
     def truncated(self, end: Position) -> None:
-        """A follower cut its log back (P5)."""
+        """Where the log of a copy that does not lead ends, as its disk says (P5 cuts)."""
         self.end = end
         self.assigned = end
 

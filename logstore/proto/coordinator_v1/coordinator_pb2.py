@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/logstore/proto/coordinator_v1/coordinator.proto\x12\x0e\x63oordinator.v1\"m\n\x10\x43reateLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coptions_json\x18\x02 \x01(\x0c\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12\x12\n\nsplit_keys\x18\x04 \x03(\x0c\x12\x11\n\tinstances\x18\x05 \x03(\t\"W\n\x07LogInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coptions_json\x18\x02 \x01(\x0c\x12\x13\n\x0bmap_version\x18\x03 \x01(\x04\x12\x13\n\x0bshards_json\x18\x04 \x03(\x0c\" \n\x10\x44\x65leteLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteLogResponse\"\x11\n\x0fListLogsRequest\"9\n\x10ListLogsResponse\x12%\n\x04logs\x18\x01 \x03(\x0b\x32\x17.coordinator.v1.LogInfo\"\"\n\x12\x44\x65scribeLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14ListInstancesRequest\"/\n\x15ListInstancesResponse\x12\x16\n\x0einstances_json\x18\x01 \x03(\x0c\"I\n\x08MetaItem\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\"\x1d\n\x0eMetaGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"9\n\x0fMetaGetResponse\x12&\n\x04item\x18\x01 \x01(\x0b\x32\x18.coordinator.v1.MetaItem\"\"\n\x10MetaRangeRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"N\n\x11MetaRangeResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.coordinator.v1.MetaItem\x12\x10\n\x08revision\x18\x02 \x01(\x04\",\n\x0bMetaCompare\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"6\n\rMetaOperation\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x03put\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\x06\n\x04_put\"r\n\x0eMetaTxnRequest\x12-\n\x08\x63ompares\x18\x01 \x03(\x0b\x32\x1b.coordinator.v1.MetaCompare\x12\x31\n\noperations\x18\x02 \x03(\x0b\x32\x1d.coordinator.v1.MetaOperation\"6\n\x0fMetaTxnResponse\x12\x11\n\tsucceeded\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\":\n\x10MetaWatchRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\"N\n\x11MetaWatchResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.coordinator.v1.MetaItem\"j\n\rReportRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1d\n\x15shard_statistics_json\x18\x03 \x01(\x0c\x12\x13\n\x0bstatus_json\x18\x04 \x01(\x0c\"2\n\x0eReportResponse\x12\x10\n\x08period_s\x18\x01 \x01(\x01\x12\x0e\n\x06slot_s\x18\x02 \x01(\x01\"\x1b\n\x0cStatsRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\"*\n\x0eHeatmapRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x08\"F\n\x0f\x46orecastRequest\x12\r\n\x05shard\x18\x01 \x01(\t\x12\x15\n\rhorizon_slots\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x08\")\n\x0cJsonResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12\x0b\n\x03png\x18\x02 \x01(\x0c\"/\n\x0bPlanRequest\x12\x0f\n\x07\x65xplain\x18\x01 \x01(\x08\x12\x0f\n\x07history\x18\x02 \x01(\x08\"#\n\x13SetAutopilotRequest\x12\x0c\n\x04mode\x18\x01 \x01(\t\"e\n\x0bMoveRequest\x12\r\n\x05shard\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x10\n\x08strategy\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x14\n\x0coptions_json\x18\x05 \x01(\x0c\",\n\x15ListMigrationsRequest\x12\x13\n\x0b\x61\x63tive_only\x18\x01 \x01(\x08\"!\n\x13GetMigrationRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x0e\x43ontrolRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t2\x9c\x03\n\x07\x43\x61talog\x12\x46\n\tCreateLog\x12 .coordinator.v1.CreateLogRequest\x1a\x17.coordinator.v1.LogInfo\x12P\n\tDeleteLog\x12 .coordinator.v1.DeleteLogRequest\x1a!.coordinator.v1.DeleteLogResponse\x12M\n\x08ListLogs\x12\x1f.coordinator.v1.ListLogsRequest\x1a .coordinator.v1.ListLogsResponse\x12J\n\x0b\x44\x65scribeLog\x12\".coordinator.v1.DescribeLogRequest\x1a\x17.coordinator.v1.LogInfo\x12\\\n\rListInstances\x12$.coordinator.v1.ListInstancesRequest\x1a%.coordinator.v1.ListInstancesResponse2\xb8\x02\n\x08Metadata\x12\x46\n\x03Get\x12\x1e.coordinator.v1.MetaGetRequest\x1a\x1f.coordinator.v1.MetaGetResponse\x12L\n\x05Range\x12 .coordinator.v1.MetaRangeRequest\x1a!.coordinator.v1.MetaRangeResponse\x12\x46\n\x03Txn\x12\x1e.coordinator.v1.MetaTxnRequest\x1a\x1f.coordinator.v1.MetaTxnResponse\x12N\n\x05Watch\x12 .coordinator.v1.MetaWatchRequest\x1a!.coordinator.v1.MetaWatchResponse0\x01\x32\xae\x02\n\nStatistics\x12G\n\x06Report\x12\x1d.coordinator.v1.ReportRequest\x1a\x1e.coordinator.v1.ReportResponse\x12\x43\n\x05Stats\x12\x1c.coordinator.v1.StatsRequest\x1a\x1c.coordinator.v1.JsonResponse\x12G\n\x07Heatmap\x12\x1e.coordinator.v1.HeatmapRequest\x1a\x1c.coordinator.v1.JsonResponse\x12I\n\x08\x46orecast\x12\x1f.coordinator.v1.ForecastRequest\x1a\x1c.coordinator.v1.JsonResponse2\x9d\x01\n\x05Plans\x12\x41\n\x04Plan\x12\x1b.coordinator.v1.PlanRequest\x1a\x1c.coordinator.v1.JsonResponse\x12Q\n\x0cSetAutopilot\x12#.coordinator.v1.SetAutopilotRequest\x1a\x1c.coordinator.v1.JsonResponse2\xfd\x02\n\nMigrations\x12\x41\n\x04Move\x12\x1b.coordinator.v1.MoveRequest\x1a\x1c.coordinator.v1.JsonResponse\x12K\n\x04List\x12%.coordinator.v1.ListMigrationsRequest\x1a\x1c.coordinator.v1.JsonResponse\x12H\n\x03Get\x12#.coordinator.v1.GetMigrationRequest\x1a\x1c.coordinator.v1.JsonResponse\x12L\n\x05Watch\x12#.coordinator.v1.GetMigrationRequest\x1a\x1c.coordinator.v1.JsonResponse0\x01\x12G\n\x07\x43ontrol\x12\x1e.coordinator.v1.ControlRequest\x1a\x1c.coordinator.v1.JsonResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/logstore/proto/coordinator_v1/coordinator.proto\x12\x0e\x63oordinator.v1\"m\n\x10\x43reateLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coptions_json\x18\x02 \x01(\x0c\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12\x12\n\nsplit_keys\x18\x04 \x03(\x0c\x12\x11\n\tinstances\x18\x05 \x03(\t\"W\n\x07LogInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coptions_json\x18\x02 \x01(\x0c\x12\x13\n\x0bmap_version\x18\x03 \x01(\x04\x12\x13\n\x0bshards_json\x18\x04 \x03(\x0c\" \n\x10\x44\x65leteLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteLogResponse\"\x11\n\x0fListLogsRequest\"9\n\x10ListLogsResponse\x12%\n\x04logs\x18\x01 \x03(\x0b\x32\x17.coordinator.v1.LogInfo\"\"\n\x12\x44\x65scribeLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14ListInstancesRequest\"/\n\x15ListInstancesResponse\x12\x16\n\x0einstances_json\x18\x01 \x03(\x0c\"I\n\x08MetaItem\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\"\x1d\n\x0eMetaGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"9\n\x0fMetaGetResponse\x12&\n\x04item\x18\x01 \x01(\x0b\x32\x18.coordinator.v1.MetaItem\"\"\n\x10MetaRangeRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"N\n\x11MetaRangeResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.coordinator.v1.MetaItem\x12\x10\n\x08revision\x18\x02 \x01(\x04\",\n\x0bMetaCompare\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"6\n\rMetaOperation\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x03put\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\x06\n\x04_put\"r\n\x0eMetaTxnRequest\x12-\n\x08\x63ompares\x18\x01 \x03(\x0b\x32\x1b.coordinator.v1.MetaCompare\x12\x31\n\noperations\x18\x02 \x03(\x0b\x32\x1d.coordinator.v1.MetaOperation\"6\n\x0fMetaTxnResponse\x12\x11\n\tsucceeded\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\":\n\x10MetaWatchRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\"N\n\x11MetaWatchResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.coordinator.v1.MetaItem\"j\n\rReportRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1d\n\x15shard_statistics_json\x18\x03 \x01(\x0c\x12\x13\n\x0bstatus_json\x18\x04 \x01(\x0c\"G\n\x0eReportResponse\x12\x10\n\x08period_s\x18\x01 \x01(\x01\x12\x0e\n\x06slot_s\x18\x02 \x01(\x01\x12\x13\n\x0bnewest_slot\x18\x03 \x01(\x03\"\x1b\n\x0cStatsRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\"*\n\x0eHeatmapRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x08\"F\n\x0f\x46orecastRequest\x12\r\n\x05shard\x18\x01 \x01(\t\x12\x15\n\rhorizon_slots\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x08\")\n\x0cJsonResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12\x0b\n\x03png\x18\x02 \x01(\x0c\"/\n\x0bPlanRequest\x12\x0f\n\x07\x65xplain\x18\x01 \x01(\x08\x12\x0f\n\x07history\x18\x02 \x01(\x08\"#\n\x13SetAutopilotRequest\x12\x0c\n\x04mode\x18\x01 \x01(\t\"e\n\x0bMoveRequest\x12\r\n\x05shard\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x10\n\x08strategy\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x14\n\x0coptions_json\x18\x05 \x01(\x0c\",\n\x15ListMigrationsRequest\x12\x13\n\x0b\x61\x63tive_only\x18\x01 \x01(\x08\"!\n\x13GetMigrationRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x0e\x43ontrolRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t2\x9c\x03\n\x07\x43\x61talog\x12\x46\n\tCreateLog\x12 .coordinator.v1.CreateLogRequest\x1a\x17.coordinator.v1.LogInfo\x12P\n\tDeleteLog\x12 .coordinator.v1.DeleteLogRequest\x1a!.coordinator.v1.DeleteLogResponse\x12M\n\x08ListLogs\x12\x1f.coordinator.v1.ListLogsRequest\x1a .coordinator.v1.ListLogsResponse\x12J\n\x0b\x44\x65scribeLog\x12\".coordinator.v1.DescribeLogRequest\x1a\x17.coordinator.v1.LogInfo\x12\\\n\rListInstances\x12$.coordinator.v1.ListInstancesRequest\x1a%.coordinator.v1.ListInstancesResponse2\xb8\x02\n\x08Metadata\x12\x46\n\x03Get\x12\x1e.coordinator.v1.MetaGetRequest\x1a\x1f.coordinator.v1.MetaGetResponse\x12L\n\x05Range\x12 .coordinator.v1.MetaRangeRequest\x1a!.coordinator.v1.MetaRangeResponse\x12\x46\n\x03Txn\x12\x1e.coordinator.v1.MetaTxnRequest\x1a\x1f.coordinator.v1.MetaTxnResponse\x12N\n\x05Watch\x12 .coordinator.v1.MetaWatchRequest\x1a!.coordinator.v1.MetaWatchResponse0\x01\x32\xae\x02\n\nStatistics\x12G\n\x06Report\x12\x1d.coordinator.v1.ReportRequest\x1a\x1e.coordinator.v1.ReportResponse\x12\x43\n\x05Stats\x12\x1c.coordinator.v1.StatsRequest\x1a\x1c.coordinator.v1.JsonResponse\x12G\n\x07Heatmap\x12\x1e.coordinator.v1.HeatmapRequest\x1a\x1c.coordinator.v1.JsonResponse\x12I\n\x08\x46orecast\x12\x1f.coordinator.v1.ForecastRequest\x1a\x1c.coordinator.v1.JsonResponse2\x9d\x01\n\x05Plans\x12\x41\n\x04Plan\x12\x1b.coordinator.v1.PlanRequest\x1a\x1c.coordinator.v1.JsonResponse\x12Q\n\x0cSetAutopilot\x12#.coordinator.v1.SetAutopilotRequest\x1a\x1c.coordinator.v1.JsonResponse2\xfd\x02\n\nMigrations\x12\x41\n\x04Move\x12\x1b.coordinator.v1.MoveRequest\x1a\x1c.coordinator.v1.JsonResponse\x12K\n\x04List\x12%.coordinator.v1.ListMigrationsRequest\x1a\x1c.coordinator.v1.JsonResponse\x12H\n\x03Get\x12#.coordinator.v1.GetMigrationRequest\x1a\x1c.coordinator.v1.JsonResponse\x12L\n\x05Watch\x12#.coordinator.v1.GetMigrationRequest\x1a\x1c.coordinator.v1.JsonResponse0\x01\x12G\n\x07\x43ontrol\x12\x1e.coordinator.v1.ControlRequest\x1a\x1c.coordinator.v1.JsonResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -74,35 +74,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTREQUEST']._serialized_start=1204
   _globals['_REPORTREQUEST']._serialized_end=1310
   _globals['_REPORTRESPONSE']._serialized_start=1312
-  _globals['_REPORTRESPONSE']._serialized_end=1362
-  _globals['_STATSREQUEST']._serialized_start=1364
-  _globals['_STATSREQUEST']._serialized_end=1391
-  _globals['_HEATMAPREQUEST']._serialized_start=1393
-  _globals['_HEATMAPREQUEST']._serialized_end=1435
-  _globals['_FORECASTREQUEST']._serialized_start=1437
-  _globals['_FORECASTREQUEST']._serialized_end=1507
-  _globals['_JSONRESPONSE']._serialized_start=1509
-  _globals['_JSONRESPONSE']._serialized_end=1550
-  _globals['_PLANREQUEST']._serialized_start=1552
-  _globals['_PLANREQUEST']._serialized_end=1599
-  _globals['_SETAUTOPILOTREQUEST']._serialized_start=1601
-  _globals['_SETAUTOPILOTREQUEST']._serialized_end=1636
-  _globals['_MOVEREQUEST']._serialized_start=1638
-  _globals['_MOVEREQUEST']._serialized_end=1739
-  _globals['_LISTMIGRATIONSREQUEST']._serialized_start=1741
-  _globals['_LISTMIGRATIONSREQUEST']._serialized_end=1785
-  _globals['_GETMIGRATIONREQUEST']._serialized_start=1787
-  _globals['_GETMIGRATIONREQUEST']._serialized_end=1820
-  _globals['_CONTROLREQUEST']._serialized_start=1822
-  _globals['_CONTROLREQUEST']._serialized_end=1881
-  _globals['_CATALOG']._serialized_start=1884
-  _globals['_CATALOG']._serialized_end=2296
-  _globals['_METADATA']._serialized_start=2299
-  _globals['_METADATA']._serialized_end=2611
-  _globals['_STATISTICS']._serialized_start=2614
-  _globals['_STATISTICS']._serialized_end=2916
-  _globals['_PLANS']._serialized_start=2919
-  _globals['_PLANS']._serialized_end=3076
-  _globals['_MIGRATIONS']._serialized_start=3079
-  _globals['_MIGRATIONS']._serialized_end=3460
+  _globals['_REPORTRESPONSE']._serialized_end=1383
+  _globals['_STATSREQUEST']._serialized_start=1385
+  _globals['_STATSREQUEST']._serialized_end=1412
+  _globals['_HEATMAPREQUEST']._serialized_start=1414
+  _globals['_HEATMAPREQUEST']._serialized_end=1456
+  _globals['_FORECASTREQUEST']._serialized_start=1458
+  _globals['_FORECASTREQUEST']._serialized_end=1528
+  _globals['_JSONRESPONSE']._serialized_start=1530
+  _globals['_JSONRESPONSE']._serialized_end=1571
+  _globals['_PLANREQUEST']._serialized_start=1573
+  _globals['_PLANREQUEST']._serialized_end=1620
+  _globals['_SETAUTOPILOTREQUEST']._serialized_start=1622
+  _globals['_SETAUTOPILOTREQUEST']._serialized_end=1657
+  _globals['_MOVEREQUEST']._serialized_start=1659
+  _globals['_MOVEREQUEST']._serialized_end=1760
+  _globals['_LISTMIGRATIONSREQUEST']._serialized_start=1762
+  _globals['_LISTMIGRATIONSREQUEST']._serialized_end=1806
+  _globals['_GETMIGRATIONREQUEST']._serialized_start=1808
+  _globals['_GETMIGRATIONREQUEST']._serialized_end=1841
+  _globals['_CONTROLREQUEST']._serialized_start=1843
+  _globals['_CONTROLREQUEST']._serialized_end=1902
+  _globals['_CATALOG']._serialized_start=1905
+  _globals['_CATALOG']._serialized_end=2317
+  _globals['_METADATA']._serialized_start=2320
+  _globals['_METADATA']._serialized_end=2632
+  _globals['_STATISTICS']._serialized_start=2635
+  _globals['_STATISTICS']._serialized_end=2937
+  _globals['_PLANS']._serialized_start=2940
+  _globals['_PLANS']._serialized_end=3097
+  _globals['_MIGRATIONS']._serialized_start=3100
+  _globals['_MIGRATIONS']._serialized_end=3481
 # @@protoc_insertion_point(module_scope)

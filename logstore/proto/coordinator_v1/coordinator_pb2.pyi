@@ -493,19 +493,23 @@ class ReportResponse(_message.Message):
 
     PERIOD_S_FIELD_NUMBER: _builtins.int
     SLOT_S_FIELD_NUMBER: _builtins.int
+    NEWEST_SLOT_FIELD_NUMBER: _builtins.int
     period_s: _builtins.float
     """how often to report"""
     slot_s: _builtins.float
     """length of a statistics slot, in the log's own time"""
+    newest_slot: _builtins.int
+    """heard of from any instance; slots before it may be closed"""
     def __init__(
         self,
         *,
         period_s: _builtins.float = ...,
         slot_s: _builtins.float = ...,
+        newest_slot: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["period_s", b"period_s", "slot_s", b"slot_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_slot", b"newest_slot", "period_s", b"period_s", "slot_s", b"slot_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

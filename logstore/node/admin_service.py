@@ -1,0 +1,112 @@
+"""NodeAdmin: what the coordinator asks. It changes no configuration; intents are in metadata."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from logstore.base.errors import FencedError, InvalidArgumentError, OutOfRangeError
+from logstore.base.types import Position
+from logstore.node.replica import Replica
+from logstore.proto.status import served
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import NodeAdminServicer
+from logstore.replication.events import Role
+
+if TYPE_CHECKING:
+    from logstore.node.instance import Instance
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class NodeAdmin(NodeAdminServicer):
+    """Status of copies, verification, trim."""
+
+    def __init__(self, instance: "Instance") -> None:
+        self._instance = instance
+        self._node = instance.node
+
+    async def Status(
+        self, request: node_pb2.StatusRequest, context: "Context"
+    ) -> node_pb2.StatusResponse:
+        async with served(context):
+            if request.shard:
+                replicas = [self._instance.replica(request.shard)]
+            else:
+                replicas = list(self._instance.replicas.values())
+            return node_pb2.StatusResponse(
+                instance=self._node.instance,
+                incarnation=self._node.incarnation,
+                replicas=[self._status(r) for r in replicas],
+            )
+        raise AssertionError("served() ends the call")
+
+    def _status(self, replica: Replica) -> node_pb2.ReplicaStatus:
+        engine, me = self._node.engine, replica.member.replica_id
+        status = node_pb2.ReplicaStatus(
+            shard=replica.shard,
+            replica_id=me,
+            role=replica.role.value,
+            epoch=replica.epoch,
+            serving=replica.serving(),
+            high_watermark=replica.high_watermark,
+            blackout_ms=replica.blackout_ms,
+            error=replica.error or "",
+        )
+        if replica.exists:
+            end = engine.end(me)
+            status.end, status.chain = end.end, end.chain
+            status.base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
+            status.bytes_stored = engine.bytes_stored(me)
+            status.index_backlog = engine.index_backlog(me)
+        learner = replica.learner
+        if learner is not None and replica.role is Role.LEARNER:
+            status.learner_phase = learner.phase
+            status.snapshot_end = learner.snapshot_end
+            status.bytes_copied = learner.bytes_copied
+            status.copy_seconds = learner.copy_seconds
+            status.source_high_watermark = learner.source_high_watermark
+        return status
+
+    async def VerifyChain(
+        self, request: node_pb2.VerifyChainRequest, context: "Context"
+    ) -> node_pb2.VerifyChainResponse:
+        async with served(context):
+            replica = self._instance.replica(request.shard)
+            engine, me = self._node.engine, replica.member.replica_id
+            if request.replica_id not in (0, me):
+                raise FencedError(f"copy {request.replica_id} of {request.shard} is not here")
+            base = next(m.base for m in engine.replicas() if m.replica_id == me)
+            stop = request.stop_offset
+            if not base.end <= stop <= engine.end(me).end:
+                raise OutOfRangeError(
+                    f"stop_offset is {stop}, the copy holds {base.end}..{engine.end(me).end}"
+                )
+            at: Position | None
+            if request.recompute:
+                loop = asyncio.get_running_loop()
+                at = await loop.run_in_executor(
+                    self._node.readers, engine.verify_chain, me, base, stop
+                )
+            else:
+                at = engine.position_at(me, stop)
+            if at is None:
+                raise InvalidArgumentError(f"stop_offset is {stop}, no batch ends there")
+            return node_pb2.VerifyChainResponse(
+                base=base.end, base_chain=base.chain, end=at.end, chain=at.chain
+            )
+        raise AssertionError("served() ends the call")
+
+    async def Trim(
+        self, request: node_pb2.TrimRequest, context: "Context"
+    ) -> node_pb2.TrimResponse:
+        async with served(context):
+            replica = self._instance.replica(request.shard)
+            if request.offset > replica.high_watermark:
+                raise OutOfRangeError(
+                    f"offset is {request.offset}, shard {request.shard} is committed to "
+                    f"{replica.high_watermark}"
+                )
+            base = self._node.engine.trim(replica.member.replica_id, request.offset)
+            return node_pb2.TrimResponse(base=base.end)
+        raise AssertionError("served() ends the call")

@@ -1,0 +1,174 @@
+"""The profiling agent of an instance (R1.1): counts on the hot path, a report each period.
+
+The counting is `profiler.Agent`; here are its clock, the system's metrics and the way to the
+coordinator. While no coordinator answers, closed slots wait here (bounded by the profiler).
+"""
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import structlog
+
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError
+from logstore.node.appends import PendingAppend
+from logstore.node.config import NodeConfig
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from profiler.agent import Agent as Recorder
+from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
+
+_log = structlog.get_logger(__name__)
+
+REPORT_STATISTICS_MAX = 2_000
+"""Statistics in one report; more wait for the next call."""
+WAITING_STATISTICS_MAX = 500_000
+
+Send = Callable[
+    [coordinator_pb2.ReportRequest], Coroutine[Any, Any, coordinator_pb2.ReportResponse]
+]
+
+
+class Agent:
+    """Records operations and reports them. Owned by the loop."""
+
+    def __init__(self, config: NodeConfig, env: Env, slot_s: float = 300.0) -> None:
+        self._config = config
+        self._env = env
+        self.slot_s = slot_s
+        self._recorder = self._new_recorder()
+        self._event_us: dict[str, int] = {}
+        self._newest_slot = -1
+        self._waiting: deque[ShardStatistics] = deque()
+        self._process = psutil.Process()
+        self._totals = (0, 0, 0.0, 0.0)
+        self._operations = 0
+        self._bytes = 0
+        self.round_trip_ms: dict[str, float] = {}
+
+    def _new_recorder(self) -> Recorder:
+        return Recorder(
+            self._config.instance,
+            round(self.slot_s * 1e6),
+            np.random.default_rng(self._env.rng.getrandbits(63)),
+            keys_per_batch=max(1, self._config.sample_keys_per_batch),
+            keys_per_slot=64,
+        )
+
+    # ---- hot path ------------------------------------------------------------------------
+
+    def appended(self, shard: str, event_time: bool, appends: Iterable[PendingAppend]) -> None:
+        """Appends of a shard were acked; by event time if the log says so."""
+        now_us, now_s = self._env.clock.wall_us(), self._env.clock.monotonic_s()
+        for append in appends:
+            if append.duplicate:
+                continue
+            times = append.event_times() if event_time else None
+            if times is not None and append.time_max_us is not None:
+                self._event_us[shard] = max(self._event_us.get(shard, 0), append.time_max_us)
+            self._operations += append.count
+            self._bytes += append.size
+            self._recorder.record(
+                shard,
+                OpType.APPEND,
+                append.count,
+                append.size,
+                now_s - append.received_s,
+                now_us,
+                times,
+                append.batch.column("key"),
+            )
+
+    def read(self, shard: str, op: OpType, size: int, latency_s: float, key: bytes | None) -> None:
+        """One read of a shard; it counts at the shard's event time where it has one."""
+        at = self._event_us.get(shard, self._env.clock.wall_us())
+        self._operations += 1
+        self._bytes += size
+        self._recorder.record(
+            shard, op, 1, size, latency_s, at, None, None if key is None else [key]
+        )
+
+    def track(self, shard: str) -> None:
+        """The shard's primary is here from now on."""
+        self._recorder.track(shard)
+
+    def forget(self, shard: str) -> None:
+        """The shard's primary is elsewhere: hand over what was counted."""
+        self._waiting.extend(
+            s for s in self._recorder.drain(self._slot_now()) if s.shard == shard or s.query_count
+        )
+        self._recorder.forget(shard)
+
+    # ---- reports ---------------------------------------------------------------------------
+
+    def _slot_now(self) -> int:
+        newest_us = max(self._event_us.values(), default=self._env.clock.wall_us())
+        return int(newest_us // round(self.slot_s * 1e6))
+
+    def _close_slots(self) -> None:
+        """Close every slot before the newest one heard of, here or elsewhere."""
+        closed = max(self._slot_now(), self._newest_slot) - 1
+        self._waiting.extend(self._recorder.drain(closed))
+        while len(self._waiting) > WAITING_STATISTICS_MAX:
+            self._waiting.popleft()
+
+    def status(self, stored_bytes: int, elapsed_s: float) -> DataStoreStatus:
+        """What the instance carries, as rates since the last call (R1.2)."""
+        cpu = self._process.cpu_times()
+        io = self._process.io_counters()
+        totals = (self._operations, self._bytes, cpu.user + cpu.system,
+                  float(io.read_bytes + io.write_bytes))  # fmt: skip
+        before, self._totals = self._totals, totals
+        ops, size, cpu_s, io_bytes = (
+            (now - then) / elapsed_s for now, then in zip(totals, before, strict=True)
+        )
+        inf = float("inf")
+        capacity = Capacity(
+            ops_per_s=self._config.ops_per_s_max or inf,
+            bytes_per_s=self._config.bytes_per_s_max or inf,
+            cpu_share=float(psutil.cpu_count() or 1),
+            stored_bytes=float(self._config.stored_bytes_max or inf),
+        )
+        return DataStoreStatus(
+            instance=self._config.instance,
+            load=capacity.load(ops, size, cpu_s, stored_bytes),
+            capacity=capacity,
+            ops_per_s=ops,
+            bytes_per_s=size,
+            cpu_share=cpu_s,
+            stored_bytes=stored_bytes,
+            memory_bytes=self._process.memory_info().rss,
+            io_bytes_per_s=io_bytes,
+            round_trip_ms=dict(self.round_trip_ms),
+        )
+
+    async def report(self, send: Send, incarnation: int, status: DataStoreStatus) -> None:
+        """Send what is closed; what was not taken is sent again the next time."""
+        self._close_slots()
+        more = True
+        while more:
+            part = [self._waiting[i] for i in range(min(len(self._waiting), REPORT_STATISTICS_MAX))]
+            request = coordinator_pb2.ReportRequest(
+                instance=self._config.instance,
+                incarnation=incarnation,
+                shard_statistics_json=msgspec.json.encode(part),
+                status_json=msgspec.json.encode(status),
+            )
+            try:
+                answer = await send(request)
+            except LogstoreError as e:
+                _log.warning("report was not taken", error=e.message)
+                return
+            for _ in part:
+                self._waiting.popleft()
+            self._take(answer)
+            more = bool(self._waiting)
+
+    def _take(self, answer: coordinator_pb2.ReportResponse) -> None:
+        if answer.slot_s > 0 and answer.slot_s != self.slot_s:
+            self.slot_s = answer.slot_s
+            self._recorder = self._new_recorder()
+        self._newest_slot = max(self._newest_slot, answer.newest_slot)

@@ -1,0 +1,212 @@
+"""Appends on their way in: checked once at the door, then grouped into stored batches. No I/O."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from logstore.base import limits
+from logstore.base.errors import (
+    CorruptBatchError,
+    InvalidArgumentError,
+    LimitExceededError,
+    WrongShardError,
+)
+from logstore.base.types import Ack
+from logstore.engine.batch import (
+    FLAG_HEADERS,
+    FLAG_TIMES,
+    decode_payload,
+    schema_of,
+)
+from logstore.proto.v1 import log_pb2
+from sharder.keys import KeyRange, Partitioner, routing_key
+
+
+@dataclass(slots=True)
+class PendingAppend:
+    """One admitted append: a payload with its facts, and the future its sender waits on."""
+
+    payload: bytes
+    count: int
+    flags: int
+    size: int
+    time_min_us: int | None
+    time_max_us: int | None
+    producer_id: int
+    sequence: int
+    expected_version: int | None
+    batch: pa.RecordBatch
+    done: asyncio.Future[Ack]
+    received_s: float
+    duplicate: bool = False
+    forwarded: bool = False
+    version: int | None = None
+    offset: int = -1
+    timestamp: int = 0
+    request: log_pb2.AppendBatch | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_records(
+        cls,
+        message: log_pb2.AppendBatch,
+        batch: pa.RecordBatch,
+        done: asyncio.Future[Ack],
+        now_s: float,
+    ) -> "PendingAppend":
+        """An append that came as protobuf records: limits are checked here, bytes made later."""
+        if batch.num_rows > limits.BATCH_RECORDS_MAX:
+            raise LimitExceededError.of(
+                "records", batch.num_rows, limits.BATCH_RECORDS_MAX, "records"
+            )
+        if batch.nbytes > limits.BATCH_BYTES_MAX:
+            raise LimitExceededError.of("batch", batch.nbytes, limits.BATCH_BYTES_MAX, "bytes")
+        low, high = _check_columns(batch, message.flags)
+        expected = message.expected_version if message.HasField("expected_version") else None
+        return cls(
+            payload=b"",
+            count=batch.num_rows,
+            flags=message.flags,
+            size=batch.nbytes,
+            time_min_us=low,
+            time_max_us=high,
+            producer_id=message.producer_id,
+            sequence=message.sequence,
+            expected_version=expected,
+            batch=batch,
+            done=done,
+            received_s=now_s,
+        )
+
+    def event_times(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
+        """The records' own timestamps (µs), or None when the primary stamps them."""
+        if not self.flags & FLAG_TIMES:
+            return None
+        times: np.ndarray[tuple[int], np.dtype[np.int64]] = self.batch.column(2).to_numpy()
+        return times
+
+
+def check_batch(
+    message: log_pb2.AppendBatch,
+    key_range: KeyRange,
+    partitioner: Partitioner,
+    done: asyncio.Future[Ack],
+    now_s: float,
+) -> PendingAppend:
+    """Check a batch from the wire against every limit; raises an error that names what is wrong."""
+    payload = message.payload
+    if message.count == 0:
+        raise InvalidArgumentError("count is 0, a batch holds at least 1 record")
+    if message.count > limits.BATCH_RECORDS_MAX:
+        raise LimitExceededError.of("count", message.count, limits.BATCH_RECORDS_MAX, "records")
+    if len(payload) > limits.BATCH_BYTES_MAX:
+        raise LimitExceededError.of("batch", len(payload), limits.BATCH_BYTES_MAX, "bytes")
+    crc = google_crc32c.value(payload)
+    if crc != message.crc32c:
+        raise CorruptBatchError(
+            f"crc32c of the payload is {crc:#010x}, the message says {message.crc32c:#010x}"
+        )
+    if message.flags & ~(FLAG_TIMES | FLAG_HEADERS):
+        raise CorruptBatchError(f"flags is {message.flags}, an append may set 1 and 2")
+    batch = decode_payload(payload, message.flags)
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as e:
+        raise CorruptBatchError(f"payload is no valid Arrow batch: {e}") from e
+    if batch.num_rows != message.count:
+        raise CorruptBatchError(f"payload has {batch.num_rows} records, count is {message.count}")
+    if message.HasField("expected_version") and message.count != 1:
+        raise InvalidArgumentError(
+            f"expected_version is set on {message.count} records, it is for 1 record"
+        )
+    low, high = _check_columns(batch, message.flags)
+    check_routing(batch.column("key"), key_range, partitioner)
+    return PendingAppend(
+        payload=payload,
+        count=message.count,
+        flags=message.flags,
+        size=len(payload),
+        time_min_us=low,
+        time_max_us=high,
+        producer_id=message.producer_id,
+        sequence=message.sequence,
+        expected_version=message.expected_version if message.HasField("expected_version") else None,
+        batch=batch,
+        done=done,
+        received_s=now_s,
+        request=message,
+    )
+
+
+def _check_columns(batch: pa.RecordBatch, flags: int) -> tuple[int | None, int | None]:
+    """Sizes and nulls; returns the smallest and largest timestamp where there is one."""
+    for name in ("key", "value"):
+        if batch.column(name).null_count:
+            raise CorruptBatchError(f"column {name} has {batch.column(name).null_count} nulls")
+    longest_key = _longest(batch.column("key"))
+    if longest_key > limits.KEY_BYTES_MAX:
+        raise LimitExceededError.of("key", longest_key, limits.KEY_BYTES_MAX, "bytes")
+    longest_value = _longest(batch.column("value"))
+    if longest_key + longest_value > limits.RECORD_BYTES_MAX:
+        raise LimitExceededError.of(
+            "record", longest_key + longest_value, limits.RECORD_BYTES_MAX, "bytes"
+        )
+    if flags & FLAG_HEADERS:
+        most = pc.max(pc.list_value_length(batch.column("headers"))).as_py() or 0
+        if most > limits.HEADERS_MAX:
+            raise LimitExceededError.of("headers", most, limits.HEADERS_MAX, "headers")
+    if not flags & FLAG_TIMES:
+        return None, None
+    if batch.column("timestamp").null_count:
+        raise CorruptBatchError("column timestamp has nulls")
+    times = batch.column("timestamp").to_numpy()
+    return int(times.min()), int(times.max())
+
+
+def _longest(column: pa.Array) -> int:
+    offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)
+    window = offsets[column.offset : column.offset + len(column) + 1]
+    return int(np.max(np.diff(window)))
+
+
+def check_routing(keys: pa.Array, key_range: KeyRange, partitioner: Partitioner) -> None:
+    """Every key's routing key lies in the shard's range, else WrongShardError naming one."""
+    if key_range.start == b"" and key_range.end is None:
+        return
+    if partitioner is Partitioner.HASH:
+        tokens = [routing_key(partitioner, key) for key in keys.to_pylist()]
+        low, high = min(tokens), max(tokens)
+    else:
+        bounds = pc.min_max(keys).as_py()
+        low, high = bounds["min"], bounds["max"]
+    for key in (low, high):
+        if key not in key_range:
+            raise WrongShardError(f"routing key {key!r} is outside the shard's range {key_range}")
+
+
+def records_to_batch(records: Sequence[log_pb2.Record]) -> tuple[pa.RecordBatch, int]:
+    """Protobuf records as an Arrow batch and its flags. A record without a time gets none stamped
+    unless others have one: then the field is required on all."""
+    with_time = sum(r.HasField("timestamp_us") for r in records)
+    if with_time not in (0, len(records)):
+        raise InvalidArgumentError(
+            f"timestamp_us is set on {with_time} of {len(records)} records: set it on all or none"
+        )
+    flags = (FLAG_TIMES if with_time else 0) | (
+        FLAG_HEADERS if any(r.headers for r in records) else 0
+    )
+    schema = schema_of(flags)
+    columns = [
+        pa.array([r.key for r in records], pa.binary()),
+        pa.array([r.value for r in records], pa.binary()),
+    ]
+    if flags & FLAG_TIMES:
+        columns.append(pa.array([r.timestamp_us for r in records], pa.int64()))
+    if flags & FLAG_HEADERS:
+        headers = [[{"name": k, "value": v} for k, v in r.headers.items()] for r in records]
+        columns.append(pa.array(headers, schema.field("headers").type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema), flags

@@ -1,0 +1,94 @@
+"""Group commit: one WAL write for what has gathered over all shards of the instance.
+
+While one group is being written the next one gathers. Small unsynced groups are written on the
+loop: RocksDB's binding holds the interpreter's lock inside a write anyway, so a worker thread
+would only add a hop. Synced groups and large ones go to the writer thread.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from logstore.base.errors import LogstoreError
+from logstore.base.limits import GROUP_BYTES_MAX
+from logstore.base.types import Durability
+from logstore.engine.port import Engine, ReplicaWrite
+
+INLINE_BYTES_MAX = 64 * 1024
+
+
+class Source(Protocol):
+    """Something with batches to write. All methods run on the loop."""
+
+    durability: Durability
+
+    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+        """What shall be written now, about `max_bytes` at most; None when nothing waits."""
+        ...
+
+    def written(self) -> None:
+        """What was cut last is durable."""
+        ...
+
+    def failed(self, error: LogstoreError) -> None:
+        """What was cut last was not written, none of it."""
+        ...
+
+
+class GroupCommit:
+    """The one writer of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._dirty: dict[Source, None] = {}
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+
+    def wake(self, source: Source) -> None:
+        """`source` has something to write."""
+        self._dirty[source] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write groups until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._dirty:
+                    await self._write_group()
+        finally:
+            self._thread.shutdown(wait=True)
+
+    async def _write_group(self) -> None:
+        writes: list[ReplicaWrite] = []
+        sources: list[Source] = []
+        size = 0
+        durability = Durability.OS
+        for source in list(self._dirty):
+            write = source.cut(GROUP_BYTES_MAX - size)
+            if write is None:
+                del self._dirty[source]
+                continue
+            writes.append(write)
+            sources.append(source)
+            size += sum(len(b.data) for b in write.batches)
+            if source.durability is Durability.FSYNC:
+                durability = Durability.FSYNC
+            if size >= GROUP_BYTES_MAX:
+                break
+        if not writes:
+            return
+        try:
+            if durability is Durability.OS and size <= INLINE_BYTES_MAX:
+                self._engine.write(writes, durability)
+            else:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._thread, self._engine.write, writes, durability)
+        except LogstoreError as e:
+            for source in sources:
+                source.failed(e)
+        else:
+            for source in sources:
+                source.written()
+        await asyncio.sleep(0)  # lets the streams bring the next group

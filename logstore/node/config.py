@@ -1,0 +1,42 @@
+"""Settings of one instance: `LOGSTORE_NODE_*` in the environment, or keyword arguments."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class NodeConfig(BaseSettings):
+    """Every field with its unit and bound; a value outside is refused with the field's name."""
+
+    model_config = SettingsConfigDict(env_prefix="LOGSTORE_NODE_", extra="forbid")
+
+    instance: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,64}$", description="instance id")
+    data: Path = Field(description="folder of this instance's RocksDB")
+    listen: str = Field(default="127.0.0.1:0", description="host:port; port 0 takes a free one")
+    metadata: list[str] = Field(min_length=1, description="host:port of the coordinators")
+    tier: str = Field(default="standard", max_length=64)
+    zone: str = Field(default="zone-a", max_length=64)
+
+    ops_per_s_max: float | None = Field(default=None, gt=0, description="admitted operations/s")
+    bytes_per_s_max: float | None = Field(default=None, gt=0, description="admitted bytes/s")
+    stored_bytes_max: int | None = Field(default=None, gt=0)
+
+    follower_timeout_s: float = Field(default=2.0, ge=0.1, le=60)
+    hand_over_timeout_s: float = Field(default=5.0, ge=0.1, le=60)
+    heartbeat_interval_s: float = Field(default=0.2, ge=0.01, le=5)
+    follower_read_stale_s: float = Field(
+        default=1.0, ge=0.1, le=60, description="a follower without heartbeat this long serves none"
+    )
+    session_wait_s: float = Field(default=0.5, ge=0, le=10)
+    retry_interval_s: float = Field(default=0.1, ge=0.01, le=10)
+    copy_bytes_per_s: float = Field(
+        default=64e6, gt=0, description="bound of a snapshot copy sent by this instance"
+    )
+    report_interval_s: float = Field(default=1.0, ge=0.1, le=3600)
+    sample_keys_per_batch: int = Field(default=16, ge=0, le=4096)
+    read_threads: int = Field(default=2, ge=1, le=64)
+
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None

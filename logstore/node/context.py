@@ -1,0 +1,39 @@
+"""What every part of an instance is given: its engine, stores, clock and ways to its peers."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from grpc.aio import Channel
+
+from logstore.base.env import Env
+from logstore.engine.port import Engine
+from logstore.meta.port import MetadataStore
+from logstore.node.admission import Admission
+from logstore.node.agent import Agent
+from logstore.node.commit import GroupCommit
+from logstore.node.config import NodeConfig
+
+
+@dataclass(slots=True)
+class NodeContext:
+    """Shared by the parts of one instance; owned by `logstore.node.instance.Instance`."""
+
+    config: NodeConfig
+    env: Env
+    engine: Engine
+    store: MetadataStore
+    committer: GroupCommit
+    admission: Admission
+    agent: Agent
+    readers: ThreadPoolExecutor
+    incarnation: int
+    channel_to: Callable[[str], Channel]
+    """A channel to an instance by its id; UnavailableError when its address is unknown."""
+
+    @property
+    def instance(self) -> str:
+        return self.config.instance
+
+    def now_s(self) -> float:
+        return self.env.clock.monotonic_s()

@@ -1,0 +1,123 @@
+"""Appends that arrive where the shard is not led, sent on in order to where it is (H3).
+
+Used by the target during the ramp (clients exercise the path) and by the source after the cutover
+(what was held, and what still comes by old routes). Producer id and sequence go with each, so a
+retry through another way is stored once.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import grpc.aio
+
+from logstore.base.errors import LogstoreError, UnavailableError
+from logstore.base.types import Ack
+from logstore.engine.batch import encode_payload
+from logstore.node.appends import PendingAppend
+from logstore.proto.status import called, error_of
+from logstore.proto.v1 import log_pb2
+from logstore.proto.v1.log_pb2_grpc import LogServiceStub
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+
+class Forwarder:
+    """One ordered stream of forwarded appends from this copy to the instance that leads."""
+
+    def __init__(self, replica: "Replica", target: str) -> None:
+        self._replica = replica
+        self._target = target
+        self._queue: asyncio.Queue[PendingAppend | None] = asyncio.Queue()
+        self._sent: dict[int, PendingAppend] = {}
+        self._next_id = 1
+        self._closed = False
+
+    def submit(self, append: PendingAppend) -> None:
+        """Send `append` on; its future gets the other side's answer."""
+        if self._closed:
+            raise UnavailableError(f"forwarding to {self._target} ended")
+        self._queue.put_nowait(append)
+
+    def close(self) -> None:
+        """Take no more; what was sent may still be answered until the stream ends."""
+        self._closed = True
+        self._queue.put_nowait(None)
+
+    async def run(self) -> None:
+        """Send until closed; a broken stream fails what is on it (its outcome is unknown)."""
+        ended = False
+        while not ended:
+            try:
+                async with called():
+                    ended = await self._session()
+            except LogstoreError as e:
+                self._fail_sent(UnavailableError(f"forwarding to {self._target}: {e.message}"))
+                ended = self._closed and self._queue.empty()
+        self._fail_sent(UnavailableError(f"forwarding to {self._target} ended"))
+        while not self._queue.empty():
+            left = self._queue.get_nowait()
+            if left is not None and not left.done.done():
+                left.done.set_exception(UnavailableError("forwarding ended, send again"))
+
+    async def _session(self) -> bool:
+        first = await self._queue.get()
+        if first is None:
+            return True
+        stub = LogServiceStub(self._replica.node.channel_to(self._target))
+        call: grpc.aio.StreamStreamCall[log_pb2.AppendBatch, log_pb2.AppendResult]
+        call = stub.AppendStream()
+        answers = asyncio.create_task(self._read_answers(call))
+        try:
+            append: PendingAppend | None = first
+            while append is not None:
+                await call.write(self._message(append))
+                append = await self._queue.get()
+            await call.done_writing()
+            await answers
+            return True
+        finally:
+            answers.cancel()
+            call.cancel()
+
+    def _message(self, append: PendingAppend) -> log_pb2.AppendBatch:
+        message = log_pb2.AppendBatch()
+        if append.request is not None:
+            message.CopyFrom(append.request)
+        else:
+            message.shard = self._replica.shard
+            message.producer_id, message.sequence = append.producer_id, append.sequence
+            message.count, message.flags = append.count, append.flags
+            message.payload = append.payload or encode_payload(append.batch)
+            message.crc32c = google_crc32c.value(message.payload)
+            if append.expected_version is not None:
+                message.expected_version = append.expected_version
+        message.id, self._next_id = self._next_id, self._next_id + 1
+        message.epoch = self._replica.epoch
+        message.forwarded = True
+        self._sent[message.id] = append
+        return message
+
+    async def _read_answers(
+        self, call: "grpc.aio.StreamStreamCall[log_pb2.AppendBatch, log_pb2.AppendResult]"
+    ) -> None:
+        async for answer in call:
+            append = self._sent.pop(answer.id, None)
+            if append is None or append.done.done():
+                continue
+            append.forwarded = True
+            if answer.HasField("error"):
+                append.done.set_exception(error_of(answer.error))
+                continue
+            append.duplicate = answer.duplicate
+            version = answer.version if answer.HasField("version") else None
+            append.done.set_result(
+                Ack(answer.shard, answer.base_offset, answer.timestamp_us, answer.count, version)
+            )
+
+    def _fail_sent(self, error: LogstoreError) -> None:
+        for append in self._sent.values():
+            if not append.done.done():
+                append.done.set_exception(error)
+        self._sent.clear()

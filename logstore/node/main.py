@@ -1,0 +1,60 @@
+"""`python -m logstore.node.main --instance ID --data DIR --metadata HOST:PORT …`: one instance."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pydantic
+import uvloop
+
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError
+from logstore.base.logs import configure_logs
+from logstore.node.config import NodeConfig
+from logstore.node.server import NodeServer
+
+
+def _config(arguments: list[str]) -> NodeConfig:
+    """Settings from flags (one per field of NodeConfig) over the environment."""
+    parser = argparse.ArgumentParser(prog="logstore node", description=__doc__)
+    for name, field in NodeConfig.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, help=field.description, nargs="+" if name == "metadata" else None)
+    given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
+    return NodeConfig(**given)
+
+
+async def _serve(config: NodeConfig) -> None:
+    server = NodeServer(config, Env())
+    address = await server.start()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    print(f"ready {address}", flush=True)
+    await stopped.wait()
+    await server.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start."""
+    try:
+        config = _config(sys.argv[1:] if arguments is None else arguments)
+    except pydantic.ValidationError as e:
+        for error in e.errors():
+            field = ".".join(str(part) for part in error["loc"])
+            print(f"error: {field} is {error['input']!r}: {error['msg']}", file=sys.stderr)
+        return 2
+    Path(config.data).mkdir(parents=True, exist_ok=True)
+    configure_logs(config.instance)
+    try:
+        uvloop.run(_serve(config))
+    except LogstoreError as e:
+        print(f"error: {e.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""PeerService: what instances ask of each other: pushes are received here, pulls are served."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from logstore.base.errors import FencedError, LogstoreError, NotServingError
+from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
+from logstore.base.types import Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.port import Snapshot as EngineSnapshot
+from logstore.feed.direct import chunk_crc, encode_anchor, stored_batch
+from logstore.node.pusher import batch_message
+from logstore.node.replica import Replica
+from logstore.proto.status import detail_of, served
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import PeerServiceServicer
+from logstore.replication.events import Role, Written
+
+if TYPE_CHECKING:
+    from logstore.node.instance import Instance
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+FEED_IDLE_S = 0.2
+
+
+class PeerService(PeerServiceServicer):
+    """Every message is checked against (shard, epoch) first (P1)."""
+
+    def __init__(self, instance: "Instance") -> None:
+        self._instance = instance
+        self._node = instance.node
+
+    async def Ping(
+        self, request: node_pb2.PingRequest, context: "Context"
+    ) -> node_pb2.PingResponse:
+        return node_pb2.PingResponse(
+            instance=self._node.instance, incarnation=self._node.incarnation
+        )
+
+    # ---- pushes ------------------------------------------------------------------------------
+
+    async def Replicate(
+        self, request_iterator: AsyncIterator[node_pb2.ReplicateRequest], context: "Context"
+    ) -> AsyncIterator[node_pb2.ReplicateAck]:
+        async for request in request_iterator:
+            try:
+                yield await self._replicate(request)
+            except LogstoreError as e:
+                yield node_pb2.ReplicateAck(
+                    shard=request.shard, replica_id=request.replica_id, error=detail_of(e)
+                )
+                return
+
+    async def _replicate(self, request: node_pb2.ReplicateRequest) -> node_pb2.ReplicateAck:
+        replica = self._instance.replica(request.shard)
+        await self._fence(replica, request)
+        await replica.stop_learning()
+        async with replica.apply_lock:
+            replica.heartbeat_s = self._node.now_s()
+            receiver = replica.receiver
+            if request.probe:
+                own = receiver.probe(Position(request.end, request.chain), replica.high_watermark)
+                replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
+                return self._ack(replica, own, probe=True)
+            batches = [stored_batch(b) for b in request.batches]
+            matched = receiver.matched
+            if batches:
+                matched = await receiver.apply(
+                    batches, replica.high_watermark, request.high_watermark
+                )
+                replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
+            replica.machine.adopt(min(request.high_watermark, matched.end))
+            replica.handle(Written(self._node.engine.end(replica.member.replica_id)))
+            return self._ack(replica, matched, probe=False)
+
+    async def _fence(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
+        if request.replica_id != replica.member.replica_id:
+            raise FencedError(
+                f"copy {request.replica_id} of {request.shard} is not on {self._node.instance}"
+            )
+        await replica.await_epoch(request.epoch)
+        if request.epoch < replica.epoch:
+            raise FencedError(
+                f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"
+            )
+        if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
+            raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
+        if not replica.exists:
+            raise NotServingError(f"the copy of {request.shard} is not created yet")
+
+    def _ack(self, replica: Replica, end: Position, *, probe: bool) -> node_pb2.ReplicateAck:
+        mark = replica.high_watermark
+        at = self._node.engine.position_at(replica.member.replica_id, mark)
+        return node_pb2.ReplicateAck(
+            shard=replica.shard,
+            replica_id=replica.member.replica_id,
+            epoch=replica.epoch,
+            end=end.end,
+            chain=end.chain,
+            high_watermark=mark,
+            high_watermark_chain=at.chain if at is not None else b"",
+            probe=probe,
+            incarnation=self._node.incarnation,
+        )
+
+    # ---- pulls -------------------------------------------------------------------------------
+
+    async def _source(self, shard: str, epoch: int) -> Replica:
+        """F1: only an in-sync replica feeds, and only what is committed."""
+        replica = self._instance.replica(shard)
+        await replica.await_epoch(epoch)
+        replica.check_serving()
+        return replica
+
+    async def Snapshot(
+        self, request: node_pb2.SnapshotRequest, context: "Context"
+    ) -> AsyncIterator[node_pb2.SnapshotChunk]:
+        async with served(context):
+            replica = await self._source(request.shard, request.epoch)
+            snapshot = self._node.engine.snapshot(replica.member.replica_id, replica.high_watermark)
+            try:
+                async for chunk in self._chunks(replica, snapshot, request):
+                    yield chunk
+            finally:
+                snapshot.close()
+
+    async def _chunks(
+        self, replica: Replica, snapshot: EngineSnapshot, request: node_pb2.SnapshotRequest
+    ) -> AsyncIterator[node_pb2.SnapshotChunk]:
+        limit = self._node.config.copy_bytes_per_s
+        rate = min(limit, request.bytes_per_s) if request.bytes_per_s > 0 else limit
+        total = self._node.engine.bytes_stored(replica.member.replica_id)
+        start = max(request.start_offset, snapshot.anchor.base.end)
+        first = node_pb2.SnapshotChunk(snapshot_end=snapshot.end.end, bytes_total=total)
+        if request.want_anchor:
+            first.anchor = encode_anchor(snapshot.anchor)
+        yield first
+        chunk: list[StoredBatch] = []
+        size = 0
+        due_s = self._node.now_s()
+        batches = snapshot.batches(start)
+        while True:
+            batch = next(batches, None)
+            if batch is not None:
+                chunk.append(batch)
+                size += len(batch.data)
+            if chunk and (batch is None or size >= SNAPSHOT_CHUNK_BYTES):
+                messages = [batch_message(b) for b in chunk]
+                yield node_pb2.SnapshotChunk(
+                    snapshot_end=snapshot.end.end,
+                    batches=messages,
+                    crc32c=chunk_crc(messages),
+                    bytes_total=total,
+                )
+                due_s = max(due_s, self._node.now_s()) + size / rate
+                chunk, size = [], 0
+                await asyncio.sleep(max(0.0, due_s - self._node.now_s()))  # the throttle
+            if batch is None:
+                return
+
+    async def Feed(
+        self, request: node_pb2.FeedRequest, context: "Context"
+    ) -> AsyncIterator[node_pb2.FeedBatch]:
+        async with served(context):
+            replica = await self._source(request.shard, request.epoch)
+            at = request.start_offset
+            while True:
+                replica.check_serving()
+                mark = replica.high_watermark
+                batches = (
+                    self._node.engine.read(
+                        replica.member.replica_id, at, mark, SNAPSHOT_CHUNK_BYTES
+                    )
+                    if at < mark
+                    else []
+                )
+                for batch in batches:
+                    yield node_pb2.FeedBatch(
+                        epoch=replica.epoch, high_watermark=mark, batch=batch_message(batch)
+                    )
+                    at = batch.end
+                if not batches:
+                    yield node_pb2.FeedBatch(epoch=replica.epoch, high_watermark=mark)
+                    await replica.wait_change(FEED_IDLE_S)

@@ -1,0 +1,159 @@
+"""The primary's stream to one peer: probe, then batches in order, then heartbeats.
+
+Probe first, so that nothing is counted before it matched in this term (P5). A broken stream is
+opened again for as long as the machine wants the peer.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc.aio
+import structlog
+
+from logstore.base.errors import DivergedError, FencedError, LogstoreError, UnavailableError
+from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
+from logstore.base.types import Position
+from logstore.engine.batch import StoredBatch
+from logstore.meta.records import Member
+from logstore.proto.status import called, error_of
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
+from logstore.replication.events import PeerAcked, PeerDiverged, PeerMatched
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+    Stream = grpc.aio.StreamStreamCall[node_pb2.ReplicateRequest, node_pb2.ReplicateAck]
+
+_log = structlog.get_logger(__name__)
+
+MESSAGE_BYTES = 1024 * 1024
+"""Batches sent in one message, about."""
+
+
+def batch_message(batch: StoredBatch) -> node_pb2.StoredBatchData:
+    return node_pb2.StoredBatchData(
+        data=batch.data, chain_before=batch.chain_before, chain_after=batch.chain_after
+    )
+
+
+class Pusher:
+    """Sends this copy's log to one peer while the machine says so."""
+
+    def __init__(self, replica: "Replica", member: Member) -> None:
+        self._replica = replica
+        self._member = member
+        self._sent_end = 0
+        self._in_flight: list[tuple[int, int]] = []
+
+    async def run(self) -> None:
+        node = self._replica.node
+        while True:
+            try:
+                async with called():
+                    await self._session()
+            except DivergedError as e:
+                _log.error("peer diverged", shard=self._replica.shard, error=e.message)
+                self._replica.handle(PeerDiverged(self._member.replica_id))
+                return
+            except FencedError:
+                await self._reread()
+            except LogstoreError as e:
+                _log.info("push broke", shard=self._replica.shard, peer=self._member.instance,
+                          error=e.message)  # fmt: skip
+            self._replica.push_lost(self._member.replica_id)
+            await asyncio.sleep(node.config.retry_interval_s)
+
+    async def _reread(self) -> None:
+        try:
+            await self._replica.read_config()
+        except LogstoreError as e:
+            _log.warning("configuration not read", shard=self._replica.shard, error=e.message)
+
+    async def _session(self) -> None:
+        replica = self._replica
+        stub = PeerServiceStub(replica.node.channel_to(self._member.instance))
+        call: Stream = stub.Replicate()
+        try:
+            at = await self._probe(call)
+            reader = asyncio.create_task(self._read_acks(call))
+            try:
+                await self._send(call, at, reader)
+            finally:
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+        finally:
+            call.cancel()
+
+    async def _probe(self, call: "Stream") -> int:
+        """Find where the peer's log equals ours; returns the offset to send from."""
+        replica = self._replica
+        own = replica.machine.end
+        request = self._message()
+        request.probe, request.end, request.chain = True, own.end, own.chain
+        try:
+            async with asyncio.timeout(replica.node.config.follower_timeout_s):
+                await call.write(request)
+                answer = await call.read()
+        except TimeoutError:
+            raise UnavailableError(f"{self._member.instance} did not answer a probe") from None
+        if not isinstance(answer, node_pb2.ReplicateAck):
+            raise UnavailableError(f"{self._member.instance} closed the stream")
+        if answer.HasField("error"):
+            raise error_of(answer.error)
+        if answer.incarnation != self._member.incarnation:
+            raise UnavailableError(f"{self._member.instance} has another incarnation")
+        engine, me = replica.node.engine, replica.member.replica_id
+        end = Position(answer.end, answer.chain)
+        mark = Position(answer.high_watermark, answer.high_watermark_chain)
+        for candidate in (end, mark):
+            if candidate.end <= own.end and engine.position_at(me, candidate.end) == candidate:
+                replica.handle(PeerMatched(self._member.replica_id, answer.epoch, candidate))
+                return candidate.end
+        raise DivergedError(
+            f"{self._member.instance} differs from us below its high watermark {mark.end}"
+        )
+
+    async def _send(self, call: "Stream", at: int, reader: "asyncio.Task[None]") -> None:
+        replica = self._replica
+        self._sent_end = at
+        self._in_flight.clear()
+        told_mark, told_s = -1, replica.node.now_s()
+        interval_s = replica.node.config.heartbeat_interval_s
+        while not reader.done():
+            room = REPLICATION_WINDOW_BYTES_MAX - sum(size for _, size in self._in_flight)
+            batches = (
+                replica.batches_from(self._sent_end, min(room, MESSAGE_BYTES)) if room > 0 else []
+            )
+            left_s = told_s + interval_s - replica.node.now_s()
+            if not batches and told_mark == replica.high_watermark and left_s > 0:
+                await replica.wait_change(left_s)
+                continue
+            request = self._message()
+            request.batches.extend(batch_message(b) for b in batches)
+            if batches:
+                self._sent_end = batches[-1].end
+                self._in_flight.append((self._sent_end, sum(len(b.data) for b in batches)))
+            told_mark, told_s = request.high_watermark, replica.node.now_s()
+            await call.write(request)
+        await reader
+
+    def _message(self) -> node_pb2.ReplicateRequest:
+        replica = self._replica
+        return node_pb2.ReplicateRequest(
+            shard=replica.shard,
+            replica_id=self._member.replica_id,
+            epoch=replica.epoch,
+            primary=replica.node.instance,
+            high_watermark=replica.high_watermark,
+        )
+
+    async def _read_acks(self, call: "Stream") -> None:
+        async with called():
+            async for answer in call:
+                if answer.HasField("error"):
+                    raise error_of(answer.error)
+                self._in_flight = [(e, s) for e, s in self._in_flight if e > answer.end]
+                end = Position(answer.end, answer.chain)
+                self._replica.handle(PeerAcked(self._member.replica_id, answer.epoch, end))
+        raise UnavailableError(f"{self._member.instance} closed the stream")

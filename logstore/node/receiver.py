@@ -1,0 +1,97 @@
+"""The receiving side of replication and of the feed: compare, cut, write, then ack (P5, F2)."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from logstore.base.errors import LogstoreError
+from logstore.base.types import Durability, Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.port import Engine, ReplicaWrite
+from logstore.node.commit import GroupCommit
+from logstore.replication.follower import plan_apply, plan_probe
+
+
+@dataclass(eq=False, slots=True)
+class Receiver:
+    """One copy's log as others fill it. A `Source` of the group commit; loop only.
+
+    `matched` is the end that was compared with the primary of the term `reign` (P5).
+    """
+
+    replica_id: int
+    engine: Engine
+    committer: GroupCommit
+    durability: Durability
+    reign: int = 0
+    matched: Position = field(default_factory=Position)
+    _queue: deque[tuple[ReplicaWrite, "asyncio.Future[None]"]] = field(default_factory=deque)
+    _writing: list["asyncio.Future[None]"] = field(default_factory=list)
+
+    def enter_reign(self, primary_since: int) -> None:
+        """A new primary's term: nothing is matched yet."""
+        if self.reign != primary_since:
+            self.reign = primary_since
+            self.matched = Position()
+
+    def probe(self, primary_end: Position, high_watermark: int) -> Position:
+        """Answer a probe: cut what the primary of this term never had; returns our end."""
+        own = self.engine.end(self.replica_id)
+        cut = plan_probe(primary_end, own, high_watermark, self.matched.end, self._position_at)
+        if cut is not None:
+            self.engine.truncate(self.replica_id, cut)
+            own = self.engine.end(self.replica_id)
+        if own.end <= primary_end.end and self._position_at(own.end) == own == primary_end:
+            self.matched = max(self.matched, own)
+        return own
+
+    async def apply(self, batches: list[StoredBatch], own_mark: int, new_mark: int) -> Position:
+        """Write what is new of `batches`, after cutting what differs; durable at return.
+
+        Nothing below `own_mark`, our high watermark, is ever cut; `new_mark`, the sender's, is
+        stored with the batches, bounded by what matches. Returns the end that now matches the
+        sender. Errors: OutOfRangeError for a gap, DivergedError.
+        """
+        await self._settled()
+        own = self.engine.end(self.replica_id)
+        plan = plan_apply(batches, own, own_mark, self._position_at)
+        if plan.truncate_to is not None:
+            self.engine.truncate(self.replica_id, plan.truncate_to)
+        if plan.batches:
+            done = asyncio.get_running_loop().create_future()
+            mark = min(new_mark, plan.end.end)
+            self._queue.append((ReplicaWrite(self.replica_id, plan.batches, mark), done))
+            self.committer.wake(self)
+            await asyncio.shield(done)
+        self.matched = max(self.matched, plan.end)
+        return self.matched
+
+    async def _settled(self) -> None:
+        """Wait for writes whose caller was cancelled; they land all the same."""
+        while self._queue or self._writing:
+            last = self._queue[-1][1] if self._queue else self._writing[-1]
+            await asyncio.wait([last])
+
+    def _position_at(self, offset: int) -> Position | None:
+        return self.engine.position_at(self.replica_id, offset)
+
+    # ---- Source ------------------------------------------------------------------------------
+
+    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+        if not self._queue:
+            return None
+        write, done = self._queue.popleft()
+        self._writing = [done]
+        return write
+
+    def written(self) -> None:
+        for done in self._writing:
+            if not done.done():
+                done.set_result(None)
+        self._writing = []
+
+    def failed(self, error: LogstoreError) -> None:
+        for done in self._writing:
+            if not done.done():
+                done.set_exception(error)
+        self._writing = []

@@ -1,0 +1,420 @@
+"""The edge of one copy: carries the replication machine's effects out and brings events in.
+
+One loop owns it. Configuration arrives by `on_config` (a watch or our own compare-and-swap) and by
+`read_config` (a linearizable read). Reads, pushes and pulls are in modules of their own.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from logstore.base.errors import (
+    FencedError,
+    LogstoreError,
+    NotServingError,
+    StorageError,
+    UnavailableError,
+    UnknownShardError,
+)
+from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
+from logstore.base.types import Position
+from logstore.engine.batch import StoredBatch
+from logstore.meta.port import Compare, Put
+from logstore.meta.records import (
+    LogOptions,
+    Member,
+    ShardRecord,
+    decode_shard,
+    encode,
+    shard_key,
+)
+from logstore.node.appends import PendingAppend
+from logstore.node.context import NodeContext
+from logstore.node.forward import Forwarder
+from logstore.node.learner import Learner
+from logstore.node.pusher import Pusher
+from logstore.node.receiver import Receiver
+from logstore.node.writer import ShardWriter
+from logstore.replication.events import (
+    Admission,
+    Assigned,
+    Become,
+    Cas,
+    Commit,
+    ConfigRead,
+    Effect,
+    Event,
+    PeerLost,
+    Push,
+    Role,
+    StopPush,
+    Tick,
+    Written,
+)
+from logstore.replication.machine import ReplicationMachine, Timing
+from sharder.keys import Partitioner
+
+_log = structlog.get_logger(__name__)
+
+
+class Replica:
+    """One copy of a shard on this instance."""
+
+    def __init__(
+        self, node: NodeContext, member: Member, record: ShardRecord, options: LogOptions
+    ) -> None:
+        self.node = node
+        self.shard = record.shard
+        self.member = member
+        self.options = options
+        self.error: str | None = None
+        self.heartbeat_s = float("-inf")
+        self.blackout_ms = 0.0
+        self._held_since_s: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pushers: dict[int, asyncio.Task[None]] = {}
+        self._learner: tuple[Learner, asyncio.Task[None]] | None = None
+        self.learner: Learner | None = None
+        self._forwarder: Forwarder | None = None
+        self._changed = asyncio.Event()
+        self.recent: deque[StoredBatch] = deque()
+        self._recent_bytes = 0
+        self._leading = False
+        known = next((m for m in node.engine.replicas() if m.replica_id == member.replica_id), None)
+        self.exists = known is not None
+        end = node.engine.end(member.replica_id) if known else Position()
+        self.machine = ReplicationMachine(
+            me=member,
+            end=end,
+            high_watermark=min(known.high_watermark, end.end) if known else 0,
+            timing=Timing(node.config.follower_timeout_s, node.config.hand_over_timeout_s),
+        )
+        self.writer = ShardWriter(
+            shard=record.shard,
+            replica_id=member.replica_id,
+            engine=node.engine,
+            options=options,
+            wall_us=node.env.clock.wall_us,
+            on_assigned=self._on_assigned,
+            on_written=lambda end: self.handle(Written(end)),
+            on_failed=self._on_write_failed,
+            durability=options.durability,
+        )
+        self.receiver = Receiver(member.replica_id, node.engine, node.committer, options.durability)
+        self.apply_lock = asyncio.Lock()
+
+    # ---- facts -------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        return self.machine.role
+
+    @property
+    def epoch(self) -> int:
+        return self.machine.epoch
+
+    @property
+    def high_watermark(self) -> int:
+        return self.machine.high_watermark
+
+    @property
+    def record(self) -> ShardRecord:
+        if self.machine.record is None:
+            raise NotServingError(f"shard {self.shard} is starting on {self.node.instance}")
+        return self.machine.record
+
+    def serving(self) -> bool:
+        """True when reads below the high watermark may be answered here (P8)."""
+        if self.error is not None:
+            return False
+        if self.role is Role.PRIMARY:
+            return self.machine.term_began
+        stale = self.node.now_s() - self.heartbeat_s > self.node.config.follower_read_stale_s
+        return self.role is Role.FOLLOWER and not stale
+
+    def check_serving(self, min_epoch: int = 0, primary_only: bool = False) -> None:
+        """Raise NotServingError unless this copy may answer a read."""
+        if primary_only and self.role is not Role.PRIMARY:
+            raise FencedError(f"shard {self.shard} is not led by {self.node.instance}")
+        if not self.serving():
+            why = self.error or f"it is {self.role.value} here, in epoch {self.epoch}"
+            raise NotServingError(
+                f"shard {self.shard} is not served by {self.node.instance}: {why}"
+            )
+
+    @property
+    def partitioner(self) -> Partitioner:
+        return self.options.partitioner
+
+    async def await_epoch(self, epoch: int) -> None:
+        """P1: at a newer epoch than ours, read the metadata before anything else."""
+        if epoch > self.epoch:
+            await self.read_config()
+
+    async def wait_change(self, timeout_s: float) -> None:
+        """Return when high watermark, role or log end changed, or after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def created(self) -> None:
+        """The copy exists on the disk now."""
+        self.exists = True
+
+    # ---- machine -----------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Feed the machine and carry its effects out, in their order."""
+        for effect in self.machine.handle(event, self.node.now_s()):
+            self._carry_out(effect)
+        self._notify()
+
+    def tick(self) -> None:
+        self.handle(Tick())
+
+    def on_config(self, record: ShardRecord, revision: int) -> None:
+        """A newer configuration was read (older ones are ignored)."""
+        if revision > self.machine.revision:
+            if record.primary.replica_id != self.member.replica_id:
+                self.receiver.enter_reign(record.primary_since)
+            if self.role is not Role.PRIMARY and self.exists:
+                self.machine.truncated(self.node.engine.end(self.member.replica_id))
+            self.handle(ConfigRead(record, revision))
+            self.writer.epoch = self.epoch
+
+    async def read_config(self) -> None:
+        """Read the configuration linearizably (G1, P6); raises UnavailableError."""
+        found = await self.node.store.get(shard_key(self.shard))
+        if found is None:
+            raise UnknownShardError(f"shard {self.shard} does not exist")
+        self.on_config(decode_shard(found.value), found.revision)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Become(role, primary):
+                self._become(role, primary)
+            case Admission(is_open):
+                self._admit(is_open)
+            case Commit(high_watermark):
+                acked = self.writer.commit(high_watermark)
+                self.node.agent.appended(self.shard, self.options.event_time, acked)
+            case Cas():
+                self.spawn(self._cas(effect), f"cas {self.shard}")
+            case Push(member):
+                self._stop_push(member.replica_id)
+                pusher = Pusher(self, member)
+                self._pushers[member.replica_id] = self.spawn(pusher.run(), f"push {self.shard}")
+            case StopPush(replica_id):
+                self._stop_push(replica_id)
+
+    def _become(self, role: Role, primary: Member) -> None:
+        _log.info(
+            "role", shard=self.shard, role=role.value, epoch=self.epoch, primary=primary.instance
+        )
+        if role is not Role.LEARNER:
+            self._stop_learning()
+        if role is Role.PRIMARY:
+            self._stop_forwarding()
+            self.node.agent.track(self.shard)
+            return
+        if self._leading:
+            self._leading = False
+            self.node.agent.forget(self.shard)
+            self.writer.stop(UnavailableError(f"shard {self.shard} moved, outcome unknown"))
+            self._clear_recent()
+        if role is Role.LEARNER and self._learner is None:
+            self.learner = Learner(self)
+            self._learner = (self.learner, self.spawn(self.learner.run(), f"learn {self.shard}"))
+        self._forward_queue(role, primary)
+
+    def _forward_queue(self, role: Role, primary: Member) -> None:
+        """H3: what was held goes to the new primary, in order, with producer and sequence."""
+        held = self.writer.take_queue()
+        self._stop_forwarding()
+        if role is Role.FOLLOWER:
+            self._forwarder = Forwarder(self, primary.instance)
+            self.spawn(self._forwarder.run(), f"forward {self.shard}")
+        for append in held:
+            if self._forwarder is not None:
+                self._forwarder.submit(append)
+            elif not append.done.done():
+                append.done.set_exception(
+                    FencedError(f"shard {self.shard} is led by {primary.instance} now")
+                )
+        if self._held_since_s is not None:
+            self.blackout_ms = (self.node.now_s() - self._held_since_s) * 1e3
+            self._held_since_s = None
+
+    def _admit(self, is_open: bool) -> None:
+        if is_open and not self._leading:
+            self._leading = True
+            self.writer.lead(self.epoch)
+        if not is_open and self.writer.open:
+            self._held_since_s = self.node.now_s()
+        if is_open:
+            self._held_since_s = None
+        self.writer.open = is_open
+        self.writer.committed = max(self.writer.committed, self.high_watermark)
+        if is_open:
+            self.node.committer.wake(self.writer)
+
+    async def _cas(self, cas: Cas) -> None:
+        """Carry one compare-and-swap to a known outcome (P3: a timeout is no outcome)."""
+        key = shard_key(self.shard)
+        while True:
+            try:
+                result = await self.node.store.txn(
+                    [Compare(key, cas.revision)], [Put(key, encode(cas.record))]
+                )
+                if result.succeeded:
+                    _log.info("configured", shard=self.shard, why=cas.why, epoch=cas.record.epoch)
+                    self.on_config(cas.record, result.revision)
+                    return
+                await self.read_config()
+            except UnknownShardError:
+                return
+            except UnavailableError as e:
+                _log.warning("metadata unreachable", shard=self.shard, why=cas.why, error=e.message)
+                await self.wait_change(self.node.config.retry_interval_s)
+            if self.machine.revision > cas.revision:
+                return
+
+    # ---- the primary's data ------------------------------------------------------------------
+
+    def _on_assigned(self, batches: list[StoredBatch]) -> None:
+        if self._pushers:
+            self.recent.extend(batches)
+            self._recent_bytes += sum(len(b.data) for b in batches)
+            while self._recent_bytes > REPLICATION_WINDOW_BYTES_MAX and len(self.recent) > 1:
+                if self.recent[0].end > self.machine.end.end:
+                    break
+                self._recent_bytes -= len(self.recent.popleft().data)
+        last = batches[-1]
+        self.handle(Assigned(Position(last.end, last.chain_after)))
+
+    def _clear_recent(self) -> None:
+        self.recent.clear()
+        self._recent_bytes = 0
+
+    def _on_write_failed(self, error: LogstoreError) -> None:
+        _log.error("write failed", shard=self.shard, error=error.message)
+        self._clear_recent()
+        for effect in self.machine.write_failed(self.node.engine.end(self.member.replica_id)):
+            self._carry_out(effect)
+        self._notify()
+
+    def batches_from(self, offset: int, max_bytes: int) -> list[StoredBatch]:
+        """Batches to push from `offset` on: assigned ones from memory, older ones from the disk."""
+        if self.recent and self.recent[0].base_offset <= offset:
+            found: list[StoredBatch] = []
+            size = 0
+            for batch in self.recent:
+                if batch.base_offset >= offset and size < max_bytes:
+                    found.append(batch)
+                    size += len(batch.data)
+            return found
+        stop = self.machine.end.end
+        if offset >= stop:
+            return []
+        return self.node.engine.read(self.member.replica_id, offset, stop, max_bytes)
+
+    def submit(self, append: PendingAppend) -> None:
+        """Take an append: queue it where we lead (or will), forward it where we follow."""
+        if self.error is not None:
+            raise StorageError(f"shard {self.shard} on {self.node.instance}: {self.error}")
+        request = append.request
+        forwarded = request is not None and request.forwarded
+        if self.role is Role.PRIMARY:
+            self.writer.submit(append)
+            if self.writer.open:
+                self.node.committer.wake(self.writer)
+        elif self._forwarder is not None and not forwarded:
+            self._forwarder.submit(append)
+        else:
+            raise FencedError(
+                f"shard {self.shard} is {self.role.value} on {self.node.instance}, "
+                f"in epoch {self.epoch}"
+            )
+
+    # ---- parts -------------------------------------------------------------------------------
+
+    async def stop_learning(self) -> None:
+        """End the pull before pushed batches are taken; nothing of it is in flight afterwards."""
+        if self._learner is not None:
+            _, task = self._learner
+            self._stop_learning()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _stop_learning(self) -> None:
+        if self._learner is not None:
+            self._learner[1].cancel()
+            self._learner = None
+
+    def resume_if_silent(self) -> None:
+        """The pushing primary fell silent while we are a learner: pull again."""
+        silent_s = self.node.now_s() - self.heartbeat_s
+        if self._learner is None and silent_s > self.node.config.follower_timeout_s:
+            self.learner = Learner(self)
+            self._learner = (self.learner, self.spawn(self.learner.run(), f"learn {self.shard}"))
+
+    def _stop_forwarding(self) -> None:
+        if self._forwarder is not None:
+            self._forwarder.close()
+            self._forwarder = None
+
+    def _stop_push(self, replica_id: int) -> None:
+        task = self._pushers.pop(replica_id, None)
+        if task is not None:
+            task.cancel()
+
+    def push_lost(self, replica_id: int) -> None:
+        self.handle(PeerLost(replica_id))
+
+    def fail(self, error: str) -> None:
+        """Take this copy out of service: it must not be read or appended to again."""
+        if self.error is None:
+            _log.error("replica out of service", shard=self.shard, error=error)
+            self.error = error
+            self.writer.stop(StorageError(error))
+            for append in self.writer.take_queue():
+                if not append.done.done():
+                    append.done.set_exception(StorageError(error))
+            self._notify()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task that ends with this copy; an unexpected end is logged, never silent."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("task failed", shard=self.shard, task=task.get_name(),
+                       exc_info=task.exception())  # fmt: skip
+            if isinstance(task.exception(), StorageError):
+                self.fail(str(task.exception()))
+
+    async def close(self, error: LogstoreError) -> None:
+        """Stop everything of this copy; waiting appends get `error`."""
+        self.writer.stop(error)
+        for append in self.writer.take_queue():
+            if not append.done.done():
+                append.done.set_exception(error)
+        self._stop_forwarding()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.node.agent.forget(self.shard)
+        self._notify()

@@ -1,0 +1,145 @@
+"""An instance as a server: services, registration, reports; start and graceful stop."""
+
+import asyncio
+
+import structlog
+from grpc.aio import Channel, Server
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError, UnavailableError
+from logstore.base.tls import TlsOptions
+from logstore.engine.rocks import RocksEngine
+from logstore.meta.remote import RemoteMetadataStore
+from logstore.node.admin_service import NodeAdmin
+from logstore.node.boot import incarnation
+from logstore.node.config import NodeConfig
+from logstore.node.instance import Instance
+from logstore.node.log_service import LogService, RouteService
+from logstore.node.peer_service import PeerService
+from logstore.proto.channel import listen, make_server, open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
+from logstore.proto.status import called
+from logstore.proto.v1 import log_pb2, node_pb2
+from logstore.proto.v1.log_pb2_grpc import (
+    add_LogServiceServicer_to_server,
+    add_RouteServiceServicer_to_server,
+)
+from logstore.proto.v1.node_pb2_grpc import (
+    PeerServiceStub,
+    add_NodeAdminServicer_to_server,
+    add_PeerServiceServicer_to_server,
+)
+
+_log = structlog.get_logger(__name__)
+
+REPORT_TIMEOUT_S = 5.0
+STOP_GRACE_S = 1.0
+
+
+class NodeServer:
+    """Runs one instance until `stop`. Use as: start, wait, stop."""
+
+    def __init__(self, config: NodeConfig, env: Env) -> None:
+        self._config = config
+        self._env = env
+        self._tls = (
+            TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
+        )
+        self._engine = RocksEngine.open(config.data)
+        store = RemoteMetadataStore(config.metadata, self._tls)
+        self.instance = Instance(
+            config, env, self._engine, store, incarnation(config.data, env), self._tls
+        )
+        self._server: Server = make_server()
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._coordinators: list[Channel] = []
+        self.address = ""
+
+    async def start(self) -> str:
+        """Listen and begin to serve; returns the address. AddressInUseError, ConfigError."""
+        host = self._config.listen.rsplit(":", 1)[0]
+        port = listen(self._server, self._config.listen, self._tls)
+        self.address = f"{host}:{port}"
+        instance = self.instance
+        add_LogServiceServicer_to_server(LogService(instance), self._server)
+        add_RouteServiceServicer_to_server(RouteService(instance), self._server)
+        add_PeerServiceServicer_to_server(PeerService(instance), self._server)
+        add_NodeAdminServicer_to_server(NodeAdmin(instance), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [
+            s.full_name
+            for module in (log_pb2, node_pb2)
+            for s in module.DESCRIPTOR.services_by_name.values()
+        ]
+        reflection.enable_server_reflection(
+            [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+        instance.start()
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for work in (instance.register(self.address), self._report(), self._ping()):
+            self._tasks.append(asyncio.create_task(work))
+        return self.address
+
+    async def stop(self) -> None:
+        """Stop gracefully: calls in progress get a moment, then the engine is closed."""
+        await self._health.enter_graceful_shutdown()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
+        await self.instance.close()
+        await stopping
+        for channel in self._coordinators:
+            await channel.close()
+        self._engine.close()
+
+    # ---- reports -----------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        self._coordinators = [open_channel(a, self._tls) for a in self._config.metadata]
+        last_s = self._env.clock.monotonic_s()
+        while True:
+            now_s = self._env.clock.monotonic_s()
+            stored = sum(
+                self._engine.bytes_stored(r.member.replica_id)
+                for r in self.instance.replicas.values()
+                if r.exists
+            )
+            node = self.instance.node
+            status = node.agent.status(stored, max(now_s - last_s, 1e-3))
+            last_s = now_s
+            await node.agent.report(self._send, node.incarnation, status)
+            await asyncio.sleep(self._config.report_interval_s)
+
+    async def _send(self, request: coordinator_pb2.ReportRequest) -> coordinator_pb2.ReportResponse:
+        """To the first coordinator that takes it."""
+        failed: LogstoreError = UnavailableError("no coordinator is configured")
+        for channel in self._coordinators:
+            try:
+                async with called():
+                    return await StatisticsStub(channel).Report(request, timeout=REPORT_TIMEOUT_S)
+            except LogstoreError as e:
+                failed = e
+        raise failed
+
+    async def _ping(self) -> None:
+        """Round-trip times to the peers, for the planner (R5.7)."""
+        node = self.instance.node
+        while True:
+            await asyncio.sleep(max(1.0, self._config.report_interval_s))
+            for peer in list(self.instance.catalog.instances):
+                if peer == node.instance:
+                    continue
+                started_s = node.now_s()
+                try:
+                    async with called():
+                        stub = PeerServiceStub(node.channel_to(peer))
+                        await stub.Ping(node_pb2.PingRequest(instance=node.instance), timeout=1.0)
+                    node.agent.round_trip_ms[peer] = (node.now_s() - started_s) * 1e3
+                except LogstoreError:
+                    node.agent.round_trip_ms.pop(peer, None)

@@ -1,0 +1,333 @@
+"""The primary's data path of one shard: queue, dedupe, offsets, stored batches, acks.
+
+Sequence rules (design.md 4, P10): a producer's appends to a shard count from 1; only last + 1 is
+new; an older one within the window is a duplicate, answered with what it cites once that is
+committed. `expected_version` is checked after dedupe, against a count that includes the group.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from logstore.base import limits
+from logstore.base.errors import (
+    LogstoreError,
+    OutOfSequenceError,
+    OverloadedError,
+    UnavailableError,
+    VersionConflictError,
+)
+from logstore.base.types import Ack, Durability, Position, ProducerSpan
+from logstore.engine.batch import FLAG_TIMES, StoredBatch, build, encode_payload
+from logstore.engine.port import Engine, ProducerEntry, ReplicaWrite
+from logstore.meta.records import LogOptions
+from logstore.node.appends import PendingAppend
+
+MERGE_BYTES_MAX = 64 * 1024
+"""Consecutive appends are merged into one stored batch up to this size."""
+MERGE_ITEM_BYTES_MAX = 16 * 1024
+"""An append larger than this is stored as it came."""
+VERSION_CACHE_KEYS = 10_000
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Appends that may be acked when the high watermark reaches `needed`."""
+
+    needed: int
+    appends: list[PendingAppend]
+
+
+@dataclass(eq=False, slots=True)
+class ShardWriter:
+    """One shard's appends while this copy leads. A `Source` of the group commit; loop only.
+
+    `on_assigned` gets the new batches before they are written (replication in parallel);
+    `on_written` and `on_failed` report the group's outcome to the machine.
+    """
+
+    shard: str
+    replica_id: int
+    engine: Engine
+    options: LogOptions
+    wall_us: Callable[[], int]
+    on_assigned: Callable[[list[StoredBatch]], None]
+    on_written: Callable[[Position], None]
+    on_failed: Callable[[LogstoreError], None]
+    durability: Durability = Durability.OS
+
+    open: bool = False
+    epoch: int = 0
+    end: Position = field(default_factory=Position)
+    queue: deque[PendingAppend] = field(default_factory=deque)
+    queue_bytes: int = 0
+    _group: list[PendingAppend] = field(default_factory=list)
+    _waiting: deque[_Waiting] = field(default_factory=deque)
+    _producers: dict[int, dict[int, ProducerEntry]] = field(default_factory=dict)
+    _versions: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _unconditional_end: int = 0
+    _last_time_us: int = 0
+    committed: int = 0
+
+    # ---- in ------------------------------------------------------------------------------
+
+    def submit(self, append: PendingAppend) -> None:
+        """Queue an append; its future gets the ack. OverloadedError when the queue is full."""
+        if self.queue_bytes + append.size > limits.SHARD_QUEUE_BYTES_MAX:
+            raise OverloadedError(
+                f"shard {self.shard} has {self.queue_bytes} bytes waiting, the limit is "
+                f"{limits.SHARD_QUEUE_BYTES_MAX} bytes",
+                retry_after_ms=20,
+            )
+        self.queue.append(append)
+        self.queue_bytes += append.size
+
+    def take_queue(self) -> list[PendingAppend]:
+        """Everything not yet given an offset, for forwarding (H3)."""
+        taken = list(self.queue)
+        self.queue.clear()
+        self.queue_bytes = 0
+        return taken
+
+    def lead(self, epoch: int) -> None:
+        """Begin to lead: offsets, producers and times continue from this copy's disk."""
+        self.epoch = epoch
+        self.reload()
+
+    def reload(self) -> None:
+        """Forget what was assigned but not written; the disk is the truth."""
+        self.end = self.engine.end(self.replica_id)
+        self._producers = {
+            producer: {e.sequence: e for e in entries}
+            for producer, entries in self.engine.producers(self.replica_id).items()
+        }
+        self._versions.clear()
+        self._unconditional_end = self.end.end
+        base = next(m.base for m in self.engine.replicas() if m.replica_id == self.replica_id)
+        if self.end.end > base.end:
+            last = self.engine.read(self.replica_id, self.end.end - 1, self.end.end, 1)
+            self._last_time_us = max(b.append_time_us for b in last)
+
+    # ---- cut: the group commit takes what waits ----------------------------------------------
+
+    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+        if not self.open or not self.queue:
+            return None
+        now_us = max(self.wall_us(), self._last_time_us)
+        group: list[PendingAppend] = []
+        size, offset = 0, self.end.end
+        conditional: dict[bytes, int] = {}
+        while self.queue and (size == 0 or size < max_bytes):
+            append = self.queue[0]
+            if append.expected_version is not None and group and not conditional:
+                break  # its count needs what is before it on the disk
+            if append.expected_version is None and conditional:
+                break
+            self.queue.popleft()
+            self.queue_bytes -= append.size
+            if append.done.done() or self._settle(append, conditional):
+                continue
+            append.offset = offset
+            append.timestamp = now_us if append.time_min_us is None else append.time_min_us
+            self._remember(append)
+            group.append(append)
+            offset += append.count
+            size += append.size
+        if not group:
+            return None
+        self._last_time_us = now_us
+        batches = self._store(group, now_us)
+        self._group = group
+        self.end = Position(batches[-1].end, batches[-1].chain_after)
+        self._waiting.append(_Waiting(self.end.end, group))
+        self.on_assigned(batches)
+        return ReplicaWrite(self.replica_id, batches, self.committed)
+
+    def _settle(self, append: PendingAppend, conditional: dict[bytes, int]) -> bool:
+        """True when the append is answered (or will be) without being stored."""
+        if append.producer_id:
+            known = self._producers.get(append.producer_id, {})
+            last = max(known, default=0)
+            entry = known.get(append.sequence)
+            if entry is not None:
+                append.duplicate, append.offset = True, entry.offset
+                append.count, append.timestamp = entry.count, self._time_at(entry.offset)
+                self._ack_later(append, entry.offset + entry.count)
+                return True
+            if append.sequence != last + 1:
+                append.done.set_exception(
+                    OutOfSequenceError(
+                        f"sequence is {append.sequence}, this producer's next one is {last + 1}"
+                    )
+                )
+                return True
+        if append.expected_version is None:
+            return False
+        key = append.batch.column("key")[0].as_py()
+        version = conditional.get(key)
+        if version is None:
+            version = self._version_of(key)
+        if version != append.expected_version:
+            append.done.set_exception(
+                VersionConflictError(
+                    f"expected_version is {append.expected_version}, key {key!r} has {version}"
+                )
+            )
+            return True
+        conditional[key] = version + 1
+        append.version = version + 1
+        return False
+
+    def _version_of(self, key: bytes) -> int:
+        """How many records the key has up to our end (nothing unwritten is before this group)."""
+        cached = self._versions.get(key)
+        if cached is not None and cached[1] >= self._unconditional_end:
+            return cached[0]
+        return self.engine.count_key(self.replica_id, key, self.end.end)
+
+    def _ack_later(self, append: PendingAppend, needed: int) -> None:
+        if needed <= self.committed:
+            _resolve(append, self.shard)
+        else:
+            last = self._waiting[-1].needed if self._waiting else 0
+            self._waiting.append(_Waiting(max(needed, last), [append]))
+
+    def _time_at(self, offset: int) -> int:
+        """The timestamp of a record that is on our disk (every cut follows the last write)."""
+        batch = self.engine.read(self.replica_id, offset, offset + 1, 1)[0]
+        if batch.flags & FLAG_TIMES:
+            return int(batch.records().column("timestamp")[offset - batch.base_offset].as_py())
+        return batch.append_time_us
+
+    def _store(self, group: list[PendingAppend], now_us: int) -> list[StoredBatch]:
+        """Envelopes for the group: small neighbours merged, offsets dense, chain linked."""
+        batches: list[StoredBatch] = []
+        at = self.end
+        for run in _runs(group):
+            payload = run[0].payload if len(run) == 1 and run[0].payload else self._merge(run)
+            times = [(a.time_min_us, a.time_max_us) for a in run]
+            batch = build(
+                base_offset=at.end,
+                epoch=self.epoch,
+                chain_before=at.chain,
+                count=sum(a.count for a in run),
+                append_time_us=now_us,
+                time_min_us=min(now_us if lo is None else lo for lo, _ in times),
+                time_max_us=max(now_us if hi is None else hi for _, hi in times),
+                flags=run[0].flags,
+                spans=_spans(run),
+                payload=payload,
+            )
+            batches.append(batch)
+            at = Position(batch.end, batch.chain_after)
+        return batches
+
+    def _merge(self, run: list[PendingAppend]) -> bytes:
+        table = pa.Table.from_batches([a.batch for a in run]).combine_chunks()
+        return encode_payload(table.to_batches()[0], self.options.compression.value)
+
+    def _remember(self, append: PendingAppend) -> None:
+        if append.producer_id:
+            known = self._producers.setdefault(append.producer_id, {})
+            known[append.sequence] = ProducerEntry(append.sequence, append.offset, append.count)
+            known.pop(append.sequence - limits.PRODUCER_WINDOW, None)
+            if len(self._producers) > limits.PRODUCERS_PER_SHARD_MAX:
+                self._producers.pop(next(iter(self._producers)))
+        end = append.offset + append.count
+        if append.version is None:
+            self._unconditional_end = end
+        else:
+            if len(self._versions) >= VERSION_CACHE_KEYS:
+                self._versions.pop(next(iter(self._versions)))
+            self._versions[append.batch.column("key")[0].as_py()] = (append.version, end)
+
+    # ---- outcome ---------------------------------------------------------------------------
+
+    def written(self) -> None:
+        self._group = []
+        self.on_written(self.end)
+
+    def failed(self, error: LogstoreError) -> None:
+        """Nothing of the group was stored: its appends get the error, the rest waits on."""
+        for append in self._group:
+            _fail(append, error)
+        self._group = []
+        self.reload()
+        self._drop_waiting_above(self.end.end)
+        self.on_failed(error)
+
+    def _drop_waiting_above(self, end: int) -> None:
+        kept: deque[_Waiting] = deque()
+        for waiting in self._waiting:
+            if waiting.needed <= end:
+                kept.append(waiting)
+                continue
+            for append in waiting.appends:
+                _fail(append, UnavailableError(f"shard {self.shard}: not stored, send again"))
+        self._waiting = kept
+
+    def commit(self, high_watermark: int) -> list[PendingAppend]:
+        """Ack everything below the high watermark; returns what was acked."""
+        self.committed = max(self.committed, high_watermark)
+        acked: list[PendingAppend] = []
+        while self._waiting and self._waiting[0].needed <= high_watermark:
+            for append in self._waiting.popleft().appends:
+                _resolve(append, self.shard)
+                acked.append(append)
+        return acked
+
+    def stop(self, error: LogstoreError) -> None:
+        """This copy does not lead any more: what is undecided gets `error` (retriable)."""
+        self.open = False
+        for waiting in self._waiting:
+            for append in waiting.appends:
+                _fail(append, error)
+        self._waiting.clear()
+
+
+def _spans(run: list[PendingAppend]) -> list[ProducerSpan]:
+    if not any(a.producer_id for a in run):
+        return []
+    return [ProducerSpan(a.producer_id, a.sequence, a.count) for a in run]
+
+
+def _runs(group: list[PendingAppend]) -> list[list[PendingAppend]]:
+    """Neighbours that become one stored batch: small, and with the same columns."""
+    runs: list[list[PendingAppend]] = []
+    size = records = 0
+    for append in group:
+        joins = (
+            runs
+            and runs[-1][0].flags == append.flags
+            and append.size <= MERGE_ITEM_BYTES_MAX
+            and runs[-1][-1].size <= MERGE_ITEM_BYTES_MAX
+            and size + append.size <= MERGE_BYTES_MAX
+            and records + append.count <= limits.BATCH_RECORDS_MAX
+        )
+        if joins:
+            runs[-1].append(append)
+            size, records = size + append.size, records + append.count
+        else:
+            runs.append([append])
+            size, records = append.size, append.count
+    return runs
+
+
+def _resolve(append: PendingAppend, shard: str) -> None:
+    if not append.done.done():
+        append.done.set_result(
+            Ack(shard, append.offset, append.timestamp, append.count, append.version)
+        )
+
+
+def _fail(append: PendingAppend, error: LogstoreError) -> None:
+    if not append.done.done():
+        append.done.set_exception(error)
+
+
+def new_future() -> "asyncio.Future[Ack]":
+    """A future of the running loop."""
+    return asyncio.get_running_loop().create_future()
