@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench.peers import Peer, PeerError, Result, check_same
+from bench.peers import Peer, PeerError, Result, check_same, limits
 from bench.peers.base import percentiles_of
+from bench.peers.echo import EchoServer, stream_mb_per_s, unary_per_s
 from bench.peers.kafka_java import KafkaJava
 from bench.peers.kafka_python import AioKafka, ConfluentKafka
 from bench.peers.nats import NatsJetStream
@@ -64,3 +65,19 @@ def test_the_perf_tools_line_is_read() -> None:
         "1 ms 50th, 3 ms 95th, 7 ms 99th, 8 ms 99.9th."
     )
     assert percentiles_of(line) == {"p50": 1.0, "p95": 3.0, "p99": 7.0, "p999": 8.0}
+
+
+def test_limits_are_measured() -> None:
+    assert limits.memcpy_mb_per_s(size_mb=4, rounds=2) > 100
+    assert limits.loopback_mb_per_s(total_mb=8) > 10
+    buffered = limits.file_mb_per_s(seconds=0.1, sync=False)
+    synced = limits.file_mb_per_s(seconds=0.1, sync=True)
+    assert 0 < synced < buffered
+
+
+@pytest.mark.process
+async def test_the_bare_echo_answers() -> None:
+    async with EchoServer() as server:
+        per_s = await unary_per_s(server.address, concurrency=4, payload=b"x" * 100, seconds=0.3)
+        assert per_s > 50
+        assert await stream_mb_per_s(server.address, message_bytes=65_536, count=200) > 1
