@@ -1,0 +1,278 @@
+"""Appends of one client: which lane a record takes, and what all lanes share.
+
+Each shard has one main lane, which coalesces one-by-one appends and carries `append_many`.
+Conditional appends take lanes of their own, by key, with one batch in flight each: a version
+conflict consumes no sequence (lane.py, rule 2), so on the main lane it would send everything behind
+it twice. So a conditional append and an unconditional one of the same key are ordered only if the
+caller awaits the first.
+"""
+
+import asyncio
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from itertools import chain, zip_longest
+from typing import Any
+
+import pyarrow as pa
+
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
+from logstore.base.types import Ack
+from logstore.client import checks
+from logstore.client.batching import Gathering, ManyJob, chunks, make_entry
+from logstore.client.directory import Directory
+from logstore.client.lane import Entry
+from logstore.client.router import Router, take
+from logstore.client.sender import Sender
+from logstore.client.stream import AppendStream
+from logstore.engine.batch import FLAG_TIMES
+from sharder.shard_map import Shard
+
+BUFFER_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of records that a client holds until they are acked; above it, appends wait their turn."""
+
+CONDITIONAL_LANES = 16
+"""Conditional appends in flight per shard."""
+
+
+class Buffer:
+    """A bounded budget of bytes, first come first served. One larger request passes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+
+    def try_take(self, size: int) -> bool:
+        if self._waiting or (self._used and self._used + size > self._limit):
+            return False
+        self._used += size
+        return True
+
+    async def take(self, size: int, deadline: float) -> None:
+        """Wait for room; past the deadline it is UnavailableError, and nothing was sent."""
+        if self.try_take(size):
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, size))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await future
+        except (TimeoutError, asyncio.CancelledError) as e:
+            if future.done() and not future.cancelled():
+                self.release(size)
+            else:
+                self._waiting = deque(item for item in self._waiting if item[0] is not future)
+                self._admit()
+            if isinstance(e, TimeoutError):
+                raise UnavailableError(
+                    f"not stored: {self._used} bytes of earlier appends are still unacked"
+                ) from None
+            raise
+
+    def release(self, size: int) -> None:
+        self._used -= size
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            future, size = self._waiting[0]
+            if self._used and self._used + size > self._limit:
+                return
+            self._waiting.popleft()
+            if not future.done():
+                self._used += size
+                future.set_result(None)
+
+
+class Appender:
+    """The lanes, the streams, the buffer, and the offsets this client must be shown (P8)."""
+
+    def __init__(self, directory: Directory, env: Env, *, timeout_s: float) -> None:
+        self.directory = directory
+        self.env = env
+        self.session: dict[str, int] = {}
+        self._timeout_s = timeout_s
+        self._buffer = Buffer(BUFFER_BYTES_MAX)
+        self._streams: dict[str, AppendStream] = {}
+        self._senders: dict[tuple[str, int], Sender] = {}
+        self._stale: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        directory.on_change = self._on_change
+        directory.on_gone = self._on_gone
+
+    async def append(
+        self,
+        log: str,
+        key: bytes,
+        value: bytes,
+        headers: Mapping[str, bytes] | None,
+        timestamp: int | None,
+        expected_version: int | None,
+    ) -> Ack:
+        """One record; resolves when it is stored."""
+        size = checks.record(key, value, headers, timestamp)
+        deadline = self._loop.time() + self._timeout_s
+        router = self.directory.cached(log) or await self.directory.router(log)
+        if not self._buffer.try_take(size):
+            await self._buffer.take(size, deadline)
+            router = self.directory.cached(log) or await self.directory.router(log)
+        shard = router.find(key)
+        if expected_version is None:
+            sender = self._sender(shard, 0)
+            return await sender.gather(key, value, headers, timestamp, size, deadline)
+        checks.number("expected_version", expected_version)
+        single = Gathering(timestamp is not None, deadline)
+        single.keys, single.values, single.bytes = [key], [value], size
+        single.times = [] if timestamp is None else [timestamp]
+        if headers:
+            single.headers[0] = headers
+        future: asyncio.Future[Ack] = self._loop.create_future()
+        single.futures.append(future)
+        entry = single.build(router.compression)
+        entry.expected_version = expected_version
+        self._sender(shard, 1 + zlib.crc32(key) % CONDITIONAL_LANES).put(entry)
+        return await future
+
+    async def append_many(self, log: str, keys: Any, values: Any, timestamps: Any) -> list[Ack]:
+        """Many records, one batch per shard and chunk; see Log.append_many."""
+        rows = checks.columns(keys, values, timestamps)
+        flags = FLAG_TIMES if timestamps is not None else 0
+        router = await self.directory.router(log)
+        job = ManyJob(rows.num_rows)
+        parts = [_numbered(part.shard, rows, part.rows) for part in router.split(rows.column(0))]
+        first_error: LogstoreError | None = None
+        for shard, numbers, batch, size in chain.from_iterable(zip_longest(*parts, fillvalue=_END)):
+            if shard is None:
+                continue
+            sink = job.sink(numbers)
+            deadline = self._loop.time() + self._timeout_s
+            if first_error is None and not self._buffer.try_take(size):
+                try:
+                    await self._buffer.take(size, deadline)
+                except UnavailableError as e:
+                    first_error = e
+            if first_error is not None:
+                sink.failed(first_error)
+                continue
+            entry = make_entry(
+                batch,
+                flags,
+                sink,
+                deadline=deadline,
+                charge=size,
+                compression=router.compression,
+            )
+            newest = (self.directory.cached(log) or router).map.get(shard.id) or shard
+            self._sender(newest, 0).put(entry)
+            if rows.num_rows > batch.num_rows:
+                await asyncio.sleep(0)
+        job.settled()
+        await job.done
+        return job.result()
+
+    def stream(self, address: str) -> AppendStream:
+        """The live stream to an address, opened when needed."""
+        if self._closed:
+            raise UnavailableError("the client is closed")
+        stream = self._streams.get(address)
+        if stream is None or stream.closed:
+            stream = AppendStream(self.directory.channel(address), address)
+            self._streams[address] = stream
+        return stream
+
+    def shown(self, shard: str, end: int) -> None:
+        if end > self.session.get(shard, 0):
+            self.session[shard] = end
+
+    def release(self, size: int) -> None:
+        self._buffer.release(size)
+
+    def stale(self, log: str) -> None:
+        """Refresh in the background; nothing failed."""
+        if not self._stale:
+            task = self._loop.create_task(self._refresh(log))
+            self._stale.add(task)
+            task.add_done_callback(self._stale.discard)
+
+    async def _refresh(self, log: str) -> None:
+        try:
+            await self.directory.refresh(log)
+        except UnknownLogError:
+            self.directory.forget(log)
+        except LogstoreError:
+            return
+
+    def reroute(self, sender: Sender, entries: list[Entry]) -> None:
+        """Split batches of a shard that is no longer open over the shards that are.
+
+        Only what is surely not stored comes here; the lane failed the rest as unknown. (Resending a
+        half-known batch to successors with its origin is protocol.md S2, for the splits to come.)
+        """
+        self._senders = {key: s for key, s in self._senders.items() if s is not sender}
+        router = self.directory.cached(sender.shard.log)
+        for entry in entries:
+            if router is None:
+                self.release(entry.charge)
+                entry.sink.failed(UnknownLogError(f"log {sender.shard.log!r} is gone"))
+                continue
+            self.release(entry.charge)
+            for part in router.split(entry.rows.column(0)):
+                again = make_entry(
+                    take(entry.rows, part.rows),
+                    entry.flags,
+                    entry.sink.part(part.rows),
+                    deadline=entry.deadline,
+                    charge=0,
+                    compression=router.compression,
+                    expected_version=entry.expected_version,
+                )
+                lane = 0
+                if entry.expected_version is not None:
+                    lane = 1 + zlib.crc32(entry.rows.column(0)[0].as_py()) % CONDITIONAL_LANES
+                self._sender(part.shard, lane).put(again)
+
+    async def close(self) -> None:
+        """Fail what is unacked, end the streams."""
+        self._closed = True
+        error = UnavailableError("not stored: the client was closed")
+        for sender in list(self._senders.values()):
+            await sender.close(error)
+        for stream in list(self._streams.values()):
+            await stream.close()
+        for task in list(self._stale):
+            task.cancel()
+        await asyncio.gather(*self._stale, return_exceptions=True)
+
+    def _sender(self, shard: Shard, lane: int) -> Sender:
+        key = (shard.id, lane)
+        sender = self._senders.get(key)
+        if sender is None:
+            if self._closed:
+                raise UnavailableError("the client is closed")
+            sender = Sender(self, shard, conditional=lane > 0)
+            self._senders[key] = sender
+        return sender
+
+    def _on_change(self, router: Router) -> None:
+        for (shard, _), sender in list(self._senders.items()):
+            if sender.shard.log == router.map.log:
+                sender.on_route(router.map.get(shard))
+
+    def _on_gone(self, log: str) -> None:
+        for key, sender in list(self._senders.items()):
+            if sender.shard.log == log:
+                del self._senders[key]
+                sender.fail_all(UnknownLogError(f"log {log!r} does not exist"))
+
+
+_END: tuple[Shard | None, Any, Any, int] = (None, None, None, 0)
+
+
+def _numbered(shard: Shard, rows: pa.RecordBatch, numbers: Any) -> Any:
+    """(shard, row numbers, batch, bytes) of each chunk of a part."""
+    for at, batch, size in chunks(take(rows, numbers)):
+        stop = at + batch.num_rows
+        yield shard, range(at, stop) if numbers is None else numbers[at:stop], batch, size

@@ -1,0 +1,275 @@
+"""One producer's appends to one shard: sequences, acks, and what is resent after a failure. Pure.
+
+The server accepts from a producer only the sequence that follows the last one it stored, and
+answers "duplicate" to those it has (protocol.md S2, I6). So:
+
+1. A batch gets its sequence when it is first sent and keeps it through every retriable failure.
+   After one, the lane waits until everything in flight was answered (or the stream broke), then
+   resends all unacked batches in order. Whatever was stored is answered as a duplicate: stored
+   once.
+2. A batch that is refused for good consumed no sequence at the server, so its successors in flight
+   come back `out_of_sequence`. Each of them was answered definitively ("not stored") on its only
+   attempts, no copy of it is under way, so it is safe to give them the numbers that follow the last
+   ack.
+3. That is *not* safe once an attempt's outcome is unknown (stream broken, code `unavailable`): a
+   late copy of batch E with its old number could be stored after E was stored under its new one,
+   and the batch that then has the old number would be called a duplicate and lost. Likewise where
+   the refusal came after an uncertain attempt. Then the lane starts over as a *new producer*: what
+   is uncertain fails with "outcome unknown", what is surely not stored goes on under the new id
+   from sequence 1.
+4. A batch whose deadline passed while its outcome is unknown fails for its caller, but stays in the
+   lane (abandoned) as long as batches behind it need its number; alone it is dropped, as in 3.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+
+from logstore.base.errors import LogstoreError, OutcomeUnknownError, UnavailableError
+
+HEAD_REFUSALS_MAX = 3
+"""So often in a row the first unacked batch may be out of sequence before the lane starts over."""
+
+STORAGE_FULL_TRIES_MAX = 5
+"""A full disk rarely empties itself within a call: after so many tries the caller is told."""
+
+
+class Mode(Enum):
+    """RUNNING sends; DRAINING waits for what is in flight; PAUSED waits for `resume`."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+    PAUSED = "paused"
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A batch on its way. `sink` belongs to the edge, which delivers the outcome there."""
+
+    rows: pa.RecordBatch
+    payload: bytes
+    crc32c: int
+    flags: int
+    deadline: float
+    sink: Any
+    charge: int = 0
+    """Bytes it holds of the client's buffer until its outcome was delivered."""
+    expected_version: int | None = None
+    sequence: int = 0
+    outstanding: bool = False
+    uncertain: bool = False
+    abandoned: bool = False
+    storage_full_tries: int = 0
+    last_error: LogstoreError | None = None
+
+    @property
+    def count(self) -> int:
+        return int(self.rows.num_rows)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What the edge does before it resumes the lane."""
+
+    refresh_route: bool = False
+    retry_after_ms: int = 0
+    backoff: bool = False
+
+
+Failures = list[tuple[Entry, LogstoreError]]
+
+
+@dataclass(slots=True)
+class Lane:
+    """The state machine. Methods return the batches that failed with their errors."""
+
+    producer_id: int
+    window: int
+    bytes_max: int
+    mode: Mode = Mode.RUNNING
+    unacked: deque[Entry] = field(default_factory=deque)
+    trouble: Trouble = field(default_factory=Trouble)
+    outstanding: int = 0
+    _next: int = 1
+    _acked: int = 0
+    _bytes: int = 0
+    _gap: bool = False
+    _unsafe: bool = False
+    _head_refusals: int = 0
+
+    def can_send(self, size: int) -> bool:
+        """Room for one more batch of `size` payload bytes (one larger batch goes alone)."""
+        return (
+            self.mode is Mode.RUNNING
+            and len(self.unacked) < self.window
+            and (not self.unacked or self._bytes + size <= self.bytes_max)
+        )
+
+    def send(self, entry: Entry) -> None:
+        """A new batch goes out: it gets its sequence."""
+        entry.sequence = self._next
+        self._next += 1
+        self._bytes += len(entry.payload)
+        self.unacked.append(entry)
+        self._out(entry)
+
+    def acked(self, entry: Entry) -> bool:
+        """The batch is stored; False when its caller was told already that it is unknown."""
+        self._answered(entry)
+        self._remove(entry)
+        self._acked = max(self._acked, entry.sequence)
+        self._head_refusals = 0
+        return not entry.abandoned
+
+    def refused(self, entry: Entry, error: LogstoreError) -> Failures:
+        """An error came for the batch: nothing was stored, or (`_UNKNOWN`) nobody knows."""
+        was_first = bool(self.unacked) and self.unacked[0] is entry
+        self._answered(entry)
+        entry.last_error = error
+        entry.uncertain |= error.code in _UNKNOWN
+        failures: Failures = []
+        if _final(entry, error):
+            self._remove(entry)
+            self._gap = True
+            self._unsafe |= entry.uncertain
+            if not entry.abandoned:
+                failures.append((entry, error))
+        else:
+            self.trouble.backoff = True
+            self.trouble.refresh_route |= error.refresh_route
+            self.trouble.retry_after_ms = max(self.trouble.retry_after_ms, error.retry_after_ms)
+            if error.code == "out_of_sequence" and was_first and not self._gap:
+                self._head_refusals += 1
+        self.drain()
+        return failures
+
+    def broken(self, error: LogstoreError) -> None:
+        """The stream is gone: the outcome of everything in flight on it is unknown."""
+        for entry in self.unacked:
+            if entry.outstanding:
+                entry.outstanding = False
+                entry.uncertain = True
+                entry.last_error = error
+        self.outstanding = 0
+        self.trouble.backoff = True
+        self.trouble.refresh_route = True
+        self.drain()
+
+    def drain(self) -> None:
+        """Stop sending until everything in flight was answered; then the mode is PAUSED."""
+        self.mode = Mode.DRAINING if self.outstanding else Mode.PAUSED
+
+    def resume(self, fresh_id: int) -> tuple[list[Entry], Failures]:
+        """Leave PAUSED: what to send again, in order, and what failed (rules 2, 3 and 4).
+
+        `fresh_id` becomes the producer id if the lane must start over.
+        """
+        assert self.mode is Mode.PAUSED
+        assert not self.outstanding
+        failures: Failures = []
+        uncertain = any(entry.uncertain for entry in self.unacked)
+        stuck = self._head_refusals >= HEAD_REFUSALS_MAX
+        alone = bool(self.unacked) and all(entry.abandoned for entry in self.unacked)
+        if stuck or alone or self._unsafe or (self._gap and uncertain):
+            failures = self._start_over(fresh_id)
+        elif self._gap:
+            self._renumber(self._acked)
+        self._gap = self._unsafe = False
+        self.trouble = Trouble()
+        self.mode = Mode.RUNNING
+        for entry in self.unacked:
+            self._out(entry)
+        return list(self.unacked), failures
+
+    def expire(self, now: float) -> Failures:
+        """Give up what is past its deadline: surely not stored where that is known (rule 4)."""
+        failures: Failures = []
+        for entry in [e for e in self.unacked if e.deadline <= now and not e.abandoned]:
+            if entry.outstanding or entry.uncertain:
+                entry.abandoned = True
+            else:
+                self._remove(entry)
+                self._gap = True
+            failures.append((entry, timed_out(entry)))
+        return failures
+
+    def abort(self, error: LogstoreError) -> tuple[list[Entry], Failures]:
+        """Empty the lane: (entries that are surely not stored, failures of the uncertain ones)."""
+        clear = [e for e in self.unacked if not (e.outstanding or e.uncertain or e.abandoned)]
+        failures: Failures = [
+            (entry, OutcomeUnknownError(f"the outcome of the append is unknown: {error.message}"))
+            for entry in self.unacked
+            if (entry.outstanding or entry.uncertain) and not entry.abandoned
+        ]
+        for entry in self.unacked:
+            entry.outstanding = False
+        self.unacked.clear()
+        self.outstanding = self._bytes = 0
+        self.mode = Mode.PAUSED
+        self._unsafe = True
+        return clear, failures
+
+    def _start_over(self, fresh_id: int) -> Failures:
+        failures: Failures = []
+        kept: deque[Entry] = deque()
+        for entry in self.unacked:
+            if entry.abandoned:
+                continue
+            if entry.uncertain:
+                failures.append((entry, timed_out(entry)))
+            else:
+                kept.append(entry)
+        self.unacked = kept
+        self._bytes = sum(len(entry.payload) for entry in kept)
+        self.producer_id = fresh_id
+        self._acked = self._head_refusals = 0
+        self._renumber(0)
+        return failures
+
+    def _renumber(self, last: int) -> None:
+        for sequence, entry in enumerate(self.unacked, last + 1):
+            entry.sequence = sequence
+        self._next = last + len(self.unacked) + 1
+
+    def _out(self, entry: Entry) -> None:
+        entry.outstanding = True
+        self.outstanding += 1
+
+    def _answered(self, entry: Entry) -> None:
+        if entry.outstanding:
+            entry.outstanding = False
+            self.outstanding -= 1
+        if self.mode is Mode.DRAINING and not self.outstanding:
+            self.mode = Mode.PAUSED
+
+    def _remove(self, entry: Entry) -> None:
+        if self.unacked and self.unacked[0] is entry:
+            self.unacked.popleft()
+        else:
+            self.unacked.remove(entry)
+        self._bytes -= len(entry.payload)
+
+
+_UNKNOWN = frozenset({"unavailable", "outcome_unknown", "internal"})
+
+
+def _final(entry: Entry, error: LogstoreError) -> bool:
+    """True when no retry of the same batch can help."""
+    if error.code == "storage_full":
+        entry.storage_full_tries += 1
+        return entry.storage_full_tries >= STORAGE_FULL_TRIES_MAX
+    return not (error.retriable or error.refresh_route)
+
+
+def timed_out(entry: Entry) -> LogstoreError:
+    """What the caller is told about a batch that was given up."""
+    last = entry.last_error
+    why = f"; last error: {last.message}" if last is not None else ""
+    if entry.outstanding or entry.uncertain:
+        return OutcomeUnknownError(f"the outcome of the append is unknown{why}")
+    if last is not None:
+        return type(last)(f"not stored, gave up at the deadline: {last.message}")
+    return UnavailableError("not stored: the append could not be sent before its deadline")

@@ -1,0 +1,333 @@
+"""Reads over many shards: resumable per shard, fanned out with bounded concurrency, merged.
+
+A shard's read goes on from `next_offset` after any failure that allows it, on whichever replica the
+newest route names, up to the high watermark that the first answer showed: no gap and no duplicate
+(I5).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import grpc
+import grpc.aio
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from logstore.base.env import Env
+from logstore.base.errors import (
+    LimitExceededError,
+    LogstoreError,
+    UnavailableError,
+    UnknownShardError,
+)
+from logstore.client.directory import Directory
+from logstore.client.pages import SCAN_SCHEMA, Page, page_of
+from logstore.client.router import read_instance
+from logstore.client.sender import BACKOFF_FIRST_S, BACKOFF_MAX_S
+from logstore.proto.status import from_rpc
+from logstore.proto.v1 import common_pb2, log_pb2, log_pb2_grpc
+from sharder.shard_map import Shard
+
+READ_CONCURRENCY = 8
+"""Shards read at the same time by one call."""
+
+PAGES_QUEUED_MAX = 32
+"""Pages (about 1 MiB each) that wait for the consumer of one call; then the shards wait."""
+
+ORDERED_READ_BYTES_MAX = 256 * 1024 * 1024
+"""Bytes that a read with order="key" may hold to sort them."""
+
+Order = Literal["key", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """What to read. `key` excludes `start`/`end`; `offset` needs `shard`.
+
+    Without an offset a read starts at the beginning and a tail at the end.
+    """
+
+    log: str
+    key: bytes | None = None
+    start: bytes = b""
+    end: bytes | None = None
+    since_us: int | None = None
+    shard: str | None = None
+    offset: int | None = None
+    limit: int | None = None
+    order: Order = "any"
+
+
+class Reader:
+    """Reads of one client."""
+
+    def __init__(
+        self, directory: Directory, env: Env, session: dict[str, int], *, timeout_s: float
+    ) -> None:
+        self._directory = directory
+        self._env = env
+        self._session = session
+        self._timeout_s = timeout_s
+
+    async def pages(self, spec: ReadSpec, *, tail: bool = False) -> AsyncGenerator[Page, None]:
+        """The records as they come: in offset order per shard, so in order per key."""
+        shards = await self._shards(spec)
+        left = spec.limit
+        async with contextlib.aclosing(self._fan_out(spec, shards, tail)) as found:
+            async for page in found:
+                if left is not None and page.count >= left:
+                    yield page.head(left)
+                    return
+                if left is not None:
+                    left -= page.count
+                yield page
+
+    async def batches(self, spec: ReadSpec) -> AsyncGenerator[pa.RecordBatch, None]:
+        """The records as Arrow batches in SCAN_SCHEMA, in the order that the spec asks for."""
+        if spec.order == "any":
+            async with contextlib.aclosing(self.pages(spec)) as pages:
+                async for page in pages:
+                    yield page.arrow()
+            return
+        async with contextlib.aclosing(self._by_key(spec)) as ordered:
+            async for batch in ordered:
+                yield batch
+
+    async def _by_key(self, spec: ReadSpec) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Key, then position in history, then offset: shard groups in key order, each sorted."""
+        unlimited = replace(spec, limit=None)
+        left = spec.limit
+        for group in self._groups(await self._shards(spec)):
+            held: list[tuple[int, pa.RecordBatch]] = []
+            size = 0
+            rank = {shard.id: place for place, shard in enumerate(group)}
+            async with contextlib.aclosing(self._fan_out(unlimited, group, False)) as pages:
+                async for page in pages:
+                    size += page.batch.nbytes
+                    if size > ORDERED_READ_BYTES_MAX:
+                        raise LimitExceededError.of(
+                            'read with order="key"', size, ORDERED_READ_BYTES_MAX, "bytes"
+                        )
+                    held.append((rank[page.shard], page.arrow()))
+            for batch in _sorted(held):
+                if left is not None and batch.num_rows >= left:
+                    yield batch.slice(0, left)
+                    return
+                if left is not None:
+                    left -= batch.num_rows
+                yield batch
+
+    def _groups(self, shards: Sequence[Shard]) -> list[list[Shard]]:
+        """Shards whose key ranges follow each other may be read one after the other; hash logs and
+        shards with history are one group.
+        """
+        ordered = sorted(shards, key=lambda shard: shard.range.start)
+        hashed = any(
+            router is not None and router.hashed
+            for router in (self._directory.cached(shard.log) for shard in shards)
+        )
+        if hashed or any(shard.predecessors or shard.successors for shard in shards):
+            return [list(shards)]
+        return [[shard] for shard in ordered]
+
+    async def _shards(self, spec: ReadSpec) -> list[Shard]:
+        router = await self._directory.router(spec.log)
+        if spec.shard is None:
+            return router.shards_to_read(spec.start, spec.end, spec.key)
+        found = router.map.get(spec.shard)
+        if found is None:
+            router = await self._directory.refresh(spec.log)
+            found = router.map.get(spec.shard)
+        if found is None:
+            raise UnknownShardError(f"log {spec.log!r} has no shard {spec.shard!r}")
+        return [found]
+
+    async def _fan_out(
+        self, spec: ReadSpec, shards: Sequence[Shard], tail: bool
+    ) -> AsyncGenerator[Page, None]:
+        """Read shards side by side; a shard starts after its predecessors were read (S4)."""
+        if len(shards) == 1:
+            async with contextlib.aclosing(self._shard(spec, shards[0], tail)) as pages:
+                async for page in pages:
+                    yield page
+            return
+        queue: asyncio.Queue[Page | LogstoreError | None] = asyncio.Queue(PAGES_QUEUED_MAX)
+        slots = asyncio.Semaphore(len(shards) if tail else READ_CONCURRENCY)
+        finished = {shard.id: asyncio.Event() for shard in shards}
+
+        async def read(shard: Shard) -> None:
+            try:
+                for parent in shard.predecessors:
+                    if parent in finished:
+                        await finished[parent].wait()
+                async with slots, contextlib.aclosing(self._shard(spec, shard, tail)) as pages:
+                    async for page in pages:
+                        await queue.put(page)
+                finished[shard.id].set()
+                await queue.put(None)
+            except LogstoreError as e:
+                await queue.put(e)
+
+        tasks = [asyncio.create_task(read(shard)) for shard in shards]
+        try:
+            remaining = len(tasks)
+            while remaining:
+                item = await queue.get()
+                if item is None:
+                    remaining -= 1
+                elif isinstance(item, LogstoreError):
+                    raise item
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _shard(self, spec: ReadSpec, shard: Shard, tail: bool) -> AsyncGenerator[Page, None]:
+        """One shard from the spec's offset on, over as many calls as it takes."""
+        start = spec.offset or 0
+        if tail and spec.offset is None:
+            start = await self._end(spec, shard)
+        place = _Place(spec, start)
+        attempt = 0
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        while True:
+            try:
+                async with contextlib.aclosing(self._call(place, shard, tail, attempt)) as pages:
+                    async for page in pages:
+                        attempt = 0
+                        deadline = loop.time() + self._timeout_s
+                        if page.count:
+                            yield page
+                if not tail:
+                    return
+                error: LogstoreError = UnavailableError(f"the tail of shard {shard.id} ended")
+            except LogstoreError as e:
+                error = e
+            if not (error.retriable or error.refresh_route):
+                raise error
+            if loop.time() >= deadline:
+                raise type(error)(f"read of shard {shard.id} gave up: {error.message}")
+            shard = await self._elsewhere(shard, error, attempt)
+            attempt += 1
+
+    async def _end(self, spec: ReadSpec, shard: Shard) -> int:
+        """The shard's high watermark: any record's answer tells it; without one it is 0."""
+        place = _Place(ReadSpec(spec.log, limit=1), 0)
+        attempt = 0
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        while True:
+            try:
+                async with contextlib.aclosing(self._call(place, shard, False, 1)) as pages:
+                    async for _ in pages:
+                        return place.stop or 0
+                return 0
+            except LogstoreError as e:
+                late = asyncio.get_running_loop().time() >= deadline
+                if late or not (e.retriable or e.refresh_route):
+                    raise
+                shard = await self._elsewhere(shard, e, attempt)
+                attempt += 1
+
+    async def _elsewhere(self, shard: Shard, error: LogstoreError, attempt: int) -> Shard:
+        """Wait and refresh as the error asks; the shard's newest route."""
+        if error.refresh_route:
+            with contextlib.suppress(UnavailableError):
+                await self._directory.refresh(shard.log)
+        router = self._directory.cached(shard.log)
+        newest = router.map.get(shard.id) if router is not None else None
+        if newest is None:
+            raise UnknownShardError(f"log {shard.log!r} has no shard {shard.id!r} any more")
+        if newest is shard or attempt:
+            wait_s = min(BACKOFF_FIRST_S * 2 ** min(attempt, 12), BACKOFF_MAX_S)
+            wait_s *= 0.5 + self._env.rng.random() / 2
+            await asyncio.sleep(max(wait_s, error.retry_after_ms / 1000))
+        return newest
+
+    async def _call(
+        self, place: "_Place", shard: Shard, tail: bool, attempt: int
+    ) -> AsyncGenerator[Page, None]:
+        """One call; a replica that could not serve sends the next attempt to the primary (P8)."""
+        instance = read_instance(shard, self._env.rng, primary=attempt > 0)
+        address = shard.addresses.get(instance)
+        if address is None:
+            raise UnavailableError(f"instance {instance} of shard {shard.id} has no known address")
+        stub = cast("Any", log_pb2_grpc.LogServiceStub(self._directory.channel(address)))
+        request = place.request(shard, self._session.get(shard.id, 0), self._directory.caller)
+        call = stub.Tail(log_pb2.TailRequest(read=request)) if tail else stub.Read(request)
+        try:
+            while (response := await call.read()) is not grpc.aio.EOF:
+                page = page_of(response)
+                place.advance(page, response.high_watermark, tail)
+                yield page
+                if place.finished:
+                    return
+        except grpc.aio.AioRpcError as e:
+            raise from_rpc(e) from None
+        finally:
+            call.cancel()
+
+
+class _Place:
+    """Where a shard's read is; makes the request that continues it."""
+
+    def __init__(self, spec: ReadSpec, offset: int) -> None:
+        self._spec = spec
+        self._left = spec.limit
+        self._offset = offset
+        self._resumed = False
+        self.stop: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self._left is not None and self._left <= 0
+
+    def advance(self, page: Page, high_watermark: int, tail: bool) -> None:
+        self._offset = page.next_offset
+        self._resumed = True
+        if self.stop is None and not tail:
+            self.stop = high_watermark
+        if self._left is not None:
+            self._left -= page.count
+
+    def request(self, shard: Shard, shown: int, caller: common_pb2.Caller) -> log_pb2.ReadRequest:
+        spec = self._spec
+        if self._resumed:
+            # A replica that lags behind what was read shall wait, not call the start out of range.
+            shown = max(shown, self._offset, self.stop or 0)
+        keys = None
+        if spec.key is None and (spec.start or spec.end is not None):
+            keys = common_pb2.KeyRange(start=spec.start, end=spec.end)
+        return log_pb2.ReadRequest(
+            shard=shard.id,
+            epoch=shard.epoch,
+            start_offset=self._offset,
+            stop_offset=self.stop,
+            key=spec.key,
+            range=keys,
+            since_us=spec.since_us,
+            limit=self._left or 0,
+            min_high_watermark=shown,
+            caller=caller,
+        )
+
+
+def _sorted(held: list[tuple[int, pa.RecordBatch]]) -> list[pa.RecordBatch]:
+    """Batches of a group, with their shards' places in history, as one run sorted by key, place
+    and offset.
+    """
+    if not held:
+        return []
+    table = pa.Table.from_batches([batch for _, batch in held], SCAN_SCHEMA)
+    places = np.concatenate([np.full(batch.num_rows, rank, np.int32) for rank, batch in held])
+    order = pc.sort_indices(
+        table.append_column("place", pa.array(places)),
+        sort_keys=[("key", "ascending"), ("place", "ascending"), ("offset", "ascending")],
+    )
+    return list(table.take(order).combine_chunks().to_batches(max_chunksize=16_384))

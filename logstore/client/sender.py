@@ -1,0 +1,338 @@
+"""The edge of a lane: queues, sends, retries and re-routes the appends of one producer to one
+shard.
+
+Order of what happens after a failure (the lane says when): everything in flight is answered -> the
+route is refreshed if an error asked for it -> a bounded, jittered wait, cut short by a newer map ->
+all unacked batches go out again in order. Nothing here loops without such a wait.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+from itertools import chain
+from typing import Protocol
+
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
+from logstore.base.limits import PRODUCER_WINDOW
+from logstore.base.types import Ack
+from logstore.client.batching import Gathering
+from logstore.client.directory import Directory
+from logstore.client.lane import Entry, Failures, Lane, Mode, timed_out
+from logstore.client.router import append_instance
+from logstore.client.stream import AppendStream
+from logstore.proto.status import error_of
+from logstore.proto.v1 import log_pb2
+from sharder.shard_map import Shard
+
+LANE_BYTES_MAX = 16 * 1024 * 1024
+"""Payload bytes in flight per lane."""
+
+GATHERED_IN_FLIGHT_MAX = 3
+"""With so many batches in flight, single appends wait and gather: the fuller the stream, the larger
+the batches."""
+
+BACKOFF_FIRST_S = 0.005
+BACKOFF_MAX_S = 1.0
+
+
+class Host(Protocol):
+    """What a sender needs of the appender that owns it."""
+
+    directory: Directory
+    env: Env
+
+    def stream(self, address: str) -> AppendStream: ...
+    def shown(self, shard: str, end: int) -> None:
+        """This client was acked up to `end` (P8)."""
+        ...
+
+    def release(self, size: int) -> None: ...
+    def stale(self, log: str) -> None:
+        """An answer said that the map is old; nothing failed."""
+        ...
+
+    def reroute(self, sender: "Sender", entries: list[Entry]) -> None:
+        """The shard is no longer open: send these where their keys belong now."""
+        ...
+
+
+class Sender:
+    """All appends of one lane. `conditional` lanes have one batch in flight (see Appender)."""
+
+    def __init__(self, host: Host, shard: Shard, *, conditional: bool = False) -> None:
+        self.shard = shard
+        self.lane = Lane(
+            producer_id=host.env.new_id(),
+            window=1 if conditional else PRODUCER_WINDOW,
+            bytes_max=LANE_BYTES_MAX,
+        )
+        self._host = host
+        self._draw = host.env.rng.random()
+        self._pending: deque[Entry | Gathering] = deque()
+        self._stream: AppendStream | None = None
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._recovery: asyncio.Task[None] | None = None
+        self._attempt = 0
+        self._gone = False
+        self._closed = False
+        self._address = self._wanted()
+
+    @property
+    def idle(self) -> bool:
+        return not self._pending and not self.lane.unacked
+
+    def gather(
+        self,
+        key: bytes,
+        value: bytes,
+        headers: Mapping[str, bytes] | None,
+        timestamp: int | None,
+        size: int,
+        deadline: float,
+    ) -> asyncio.Future[Ack]:
+        """Add one record to what goes out next; the future becomes its ack."""
+        last = self._pending[-1] if self._pending else None
+        timed = timestamp is not None
+        if not isinstance(last, Gathering) or not last.fits(timed, size):
+            last = Gathering(timed, deadline)
+            self._pending.append(last)
+        if headers:
+            last.headers[len(last.keys)] = headers
+        last.keys.append(key)
+        last.values.append(value)
+        if timestamp is not None:
+            last.times.append(timestamp)
+        last.bytes += size
+        future: asyncio.Future[Ack] = self._loop.create_future()
+        last.futures.append(future)
+        self._schedule()
+        return future
+
+    def put(self, entry: Entry) -> None:
+        """Queue a batch."""
+        self._pending.append(entry)
+        self._schedule()
+
+    def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None:
+        """An answer came over the stream."""
+        if not entry.outstanding:
+            return
+        if result.HasField("error"):
+            self._fail(self.lane.refused(entry, error_of(result.error)))
+        elif result.count != entry.count:
+            broken = LogstoreError(
+                f"shard {self.shard.id} acked {result.count} records of a batch of {entry.count}"
+            )
+            self._fail(self.lane.refused(entry, broken))
+        else:
+            self._attempt = 0
+            self._host.shown(result.shard, result.base_offset + result.count)
+            if self.lane.acked(entry):
+                self._host.release(entry.charge)
+                version = result.version if result.HasField("version") else None
+                entry.sink.stored(
+                    Ack(
+                        result.shard, result.base_offset, result.timestamp_us, result.count, version
+                    )
+                )
+        if result.refresh_route:
+            self._host.stale(self.shard.log)
+        self._after()
+
+    def on_broken(self, stream: AppendStream, error: LogstoreError) -> None:
+        """A stream is gone; one that this lane has left already is nothing to it."""
+        if self._stream is not stream:
+            return
+        self._stream = None
+        if self.lane.outstanding:
+            self.lane.broken(error)
+        self._after()
+
+    def on_route(self, shard: Shard | None) -> None:
+        """A newer map: follow the shard, once nothing is in flight to the old place."""
+        if shard is None or not shard.is_open:
+            self._gone = True
+            self.lane.drain()
+        else:
+            self.shard = shard
+            if self._wanted() != self._address and self.lane.mode is Mode.RUNNING:
+                self.lane.drain()
+        self._after()
+
+    def fail_all(self, error: LogstoreError) -> None:
+        """Nothing more can be done for what is queued and in flight."""
+        clear, failures = self.lane.abort(error)
+        self._fail([*failures, *((entry, error) for entry in [*clear, *self._take_pending()])])
+
+    async def close(self, error: LogstoreError) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+        self.fail_all(error)
+
+    def _wanted(self) -> str | None:
+        return self.shard.addresses.get(append_instance(self.shard, self._draw))
+
+    def _schedule(self) -> None:
+        """Send on the next turn of the loop, so that what comes in this turn goes together."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        lane = self.lane
+        while self._pending and lane.mode is Mode.RUNNING:
+            head = self._pending[0]
+            size = head.bytes if isinstance(head, Gathering) else len(head.payload)
+            if not lane.can_send(size):
+                break
+            if isinstance(head, Gathering):
+                last = len(self._pending) == 1
+                if last and lane.outstanding >= GATHERED_IN_FLIGHT_MAX:
+                    break
+                head = head.build(self._compression())
+            self._pending.popleft()
+            lane.send(head)
+            self._transmit(head)
+        self._arm()
+
+    def _compression(self) -> str:
+        router = self._host.directory.cached(self.shard.log)
+        return router.compression if router is not None else "none"
+
+    def _transmit(self, entry: Entry) -> None:
+        try:
+            stream = self._connected()
+        except UnavailableError as e:
+            self.lane.broken(e)
+            self._after()
+            return
+        stream.send(
+            self,
+            entry,
+            log_pb2.AppendBatch(
+                shard=self.shard.id,
+                epoch=self.shard.epoch,
+                producer_id=self.lane.producer_id,
+                sequence=entry.sequence,
+                count=entry.count,
+                flags=entry.flags,
+                crc32c=entry.crc32c,
+                payload=entry.payload,
+                caller=self._host.directory.caller,
+                expected_version=entry.expected_version,
+            ),
+        )
+
+    def _connected(self) -> AppendStream:
+        if self._stream is None or self._stream.closed:
+            if self._address is None:
+                raise UnavailableError(
+                    f"instance {self.shard.primary} of shard {self.shard.id} has no known address"
+                )
+            self._stream = self._host.stream(self._address)
+        return self._stream
+
+    def _after(self) -> None:
+        """Go on: send more, resend, recover, or hand over what belongs elsewhere now."""
+        lane = self.lane
+        if self._closed:
+            return
+        if lane.mode is Mode.RUNNING:
+            if self._pending:
+                self._schedule()
+        elif lane.mode is Mode.PAUSED and self._recovery is None:
+            if self._gone:
+                self._hand_over()
+            elif lane.trouble.backoff:
+                self._recovery = self._loop.create_task(self._recover())
+                self._recovery.add_done_callback(self._recovered)
+            else:
+                self._resume()
+
+    async def _recover(self) -> None:
+        trouble, before = self.lane.trouble, self.shard
+        directory, log = self._host.directory, self.shard.log
+        backoff = min(BACKOFF_FIRST_S * 2 ** min(self._attempt, 12), BACKOFF_MAX_S)
+        wait_s = backoff * (0.5 + self._host.env.rng.random() / 2)
+        self._attempt += 1
+        if trouble.refresh_route:
+            with contextlib.suppress(UnavailableError):
+                await directory.refresh(log)
+        moved = self.shard is not before and self._wanted() != self._address
+        if trouble.retry_after_ms:
+            await asyncio.sleep(max(wait_s, trouble.retry_after_ms / 1000))
+        elif not (moved and self._attempt == 1) and not self._gone:
+            await directory.changed(log, wait_s)
+
+    def _recovered(self, task: asyncio.Task[None]) -> None:
+        self._recovery = None
+        if task.cancelled() or self._closed:
+            return
+        error = task.exception()
+        if error is not None:
+            known = isinstance(error, LogstoreError)
+            cause = error if known else LogstoreError(f"internal error: {error!r}")
+            assert isinstance(cause, LogstoreError)
+            self.fail_all(cause)
+            if isinstance(cause, UnknownLogError):
+                self._host.directory.forget(self.shard.log)
+        if self._gone:
+            self._hand_over()
+        elif self.lane.mode is Mode.PAUSED:
+            self._resume()
+
+    def _resume(self) -> None:
+        wanted = self._wanted()
+        if wanted != self._address:
+            self._address, self._stream = wanted, None
+        entries, failures = self.lane.resume(self._host.env.new_id())
+        self._fail(failures)
+        for entry in entries:
+            if entry.outstanding:
+                self._transmit(entry)
+        if self.lane.mode is Mode.RUNNING:
+            self._schedule()
+
+    def _hand_over(self) -> None:
+        clear, failures = self.lane.abort(UnavailableError(f"shard {self.shard.id} was sealed"))
+        self._fail(failures)
+        self._host.reroute(self, [*clear, *self._take_pending()])
+
+    def _take_pending(self) -> list[Entry]:
+        taken = [
+            item.build("none") if isinstance(item, Gathering) else item for item in self._pending
+        ]
+        self._pending.clear()
+        return taken
+
+    def _fail(self, failures: Failures) -> None:
+        for entry, error in failures:
+            self._host.release(entry.charge)
+            entry.sink.failed(error)
+
+    def _arm(self) -> None:
+        """One timer, for the oldest batch; deadlines of a client grow with the order of calls."""
+        if self._timer is None:
+            alive = (e.deadline for e in self.lane.unacked if not e.abandoned)
+            due = next(chain(alive, (item.deadline for item in self._pending)), None)
+            if due is not None:
+                self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        self._fail(self.lane.expire(now))
+        while self._pending and self._pending[0].deadline <= now:
+            item = self._pending.popleft()
+            entry = item.build("none") if isinstance(item, Gathering) else item
+            self._fail([(entry, timed_out(entry))])
+        self._arm()

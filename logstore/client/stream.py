@@ -1,0 +1,94 @@
+"""One long-lived append stream to one instance, shared by all lanes that send there."""
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any, Protocol, cast
+
+import grpc
+import grpc.aio
+
+from logstore.base.errors import LogstoreError, UnavailableError
+from logstore.client.lane import Entry
+from logstore.proto.status import from_rpc
+from logstore.proto.v1 import log_pb2, log_pb2_grpc
+
+
+class Owner(Protocol):
+    """Who sent a batch and hears what became of it."""
+
+    def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None: ...
+
+    def on_broken(self, stream: "AppendStream", error: LogstoreError) -> None:
+        """The stream is gone; nothing more will come for any batch sent on it."""
+        ...
+
+
+class AppendStream:
+    """Writes what is queued in order, one message at a time; hands results to their owners.
+
+    The queue is bounded by the windows of the lanes that feed it. When it breaks, every owner that
+    sent on it is told once, and the stream is never used again.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self.address = address
+        self.closed = False
+        self._stub = cast("Any", log_pb2_grpc.LogServiceStub(channel))
+        self._outbox: deque[log_pb2.AppendBatch] = deque()
+        self._wake = asyncio.Event()
+        self._sent: dict[int, tuple[Owner, Entry]] = {}
+        self._owners: set[Owner] = set()
+        self._next_id = 1
+        self._task = asyncio.create_task(self._run())
+
+    def send(self, owner: Owner, entry: Entry, message: log_pb2.AppendBatch) -> None:
+        """Queue a batch; its `id` is set here."""
+        message.id = self._next_id
+        self._next_id += 1
+        self._sent[message.id] = (owner, entry)
+        self._owners.add(owner)
+        self._outbox.append(message)
+        self._wake.set()
+
+    async def close(self) -> None:
+        self.closed = True
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        error: LogstoreError = UnavailableError(f"{self.address} ended the append stream")
+        call = self._stub.AppendStream()
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while (result := await call.read()) is not grpc.aio.EOF:
+                sent = self._sent.pop(result.id, None)
+                if sent is not None:
+                    sent[0].on_result(sent[1], result)
+            await call.code()
+        except grpc.aio.AioRpcError as e:
+            error = from_rpc(e)
+            error = UnavailableError(f"append stream to {self.address}: {error.message}")
+        except asyncio.CancelledError:
+            error = UnavailableError("the client is closed")
+            raise
+        finally:
+            # Owners hear of it in the same turn of the loop in which `closed` shows, so none of
+            # them can send elsewhere while batches of its own still count as in flight here.
+            self.closed = True
+            self._sent.clear()
+            self._outbox.clear()
+            for owner in list(self._owners):
+                owner.on_broken(self, error)
+            writer.cancel()
+            call.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: Any) -> None:
+        """A failed write says nothing that the reader does not learn better; it just ends."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
+            while True:
+                while self._outbox:
+                    await call.write(self._outbox.popleft())
+                self._wake.clear()
+                await self._wake.wait()
