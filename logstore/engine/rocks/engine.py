@@ -74,6 +74,7 @@ class RocksEngine:
         self._lock = threading.RLock()
         self._structure_lock = threading.RLock()
         self._broken: str | None = None
+        self._closed = False
         self._since_checkpoint_bytes = 0
         self._trimmed_bytes = 0
         self._index_turn = 0
@@ -425,6 +426,9 @@ class RocksEngine:
     def close(self) -> None:
         self._reclaimer.close()
         with self._structure_lock, self._lock:
+            if self._closed:
+                return
+            self._closed = True
             if self._broken is None:
                 with contextlib.suppress(StorageError):  # a full disk: the next open replays more
                     batch = self._store.batch()

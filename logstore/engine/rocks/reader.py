@@ -7,7 +7,7 @@ from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
 from logstore.engine.rocks.layout import data_key, offset_of, open_batch, time_max_of
-from logstore.engine.rocks.store import DATA, Source, Store
+from logstore.engine.rocks.store import DATA, Cursor, Store
 
 TIME_NONE = -(1 << 63)
 """The largest time of no records."""
@@ -20,21 +20,23 @@ def batches(
     start: int,
     stop: int,
     *,
-    source: str | Source = DATA,
+    source: Cursor | None = None,
     from_disk: bool = False,
 ) -> Iterator[StoredBatch]:
     """Consecutive batches that overlap [start, stop), all of which must be there.
+
+    `source` is a cursor over the copy to read by; by default a new one, which sees now.
 
     Raises CorruptStorageError where a batch is missing, damaged, or its chain does not continue.
     """
     if start >= stop:
         return
     lower, upper = data_key(replica_id, 0), data_key(replica_id, stop)
-    cursor = store.cursor(source, lower, upper, verify=from_disk)
+    cursor = source or store.cursor(DATA, lower, upper, verify=from_disk)
     cursor.seek_for_prev(data_key(replica_id, start))
     at: Position | None = None
-    while cursor.valid():
-        batch = open_batch(who, cursor.key(), cursor.value())
+    while cursor.valid() and (key := cursor.key()) < upper:
+        batch = open_batch(who, key, cursor.value())
         if at is None:
             if batch.end <= start:
                 break

@@ -1,5 +1,11 @@
-"""A point in time of one copy, on RocksDB snapshots: cheap, consistent under writes and trims."""
+"""A point in time of one copy, consistent under writes and trims, and cheap to take.
 
+Held by RocksDB iterators, each of which sees the database as it was when it was made: the Snapshot
+of rocksdict 0.3.29 honours its time in gets only, its iterators show what was written later. An
+iterator keeps the memtables and files of its time, so a snapshot should not outlive its use.
+"""
+
+import threading
 from collections.abc import Iterator
 
 from logstore.base.errors import StorageError
@@ -8,59 +14,57 @@ from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor, ReplicaMeta
 from logstore.engine.rocks import reader
+from logstore.engine.rocks.layout import replica_range
 from logstore.engine.rocks.state import load_anchor
-from logstore.engine.rocks.store import COUNTS, DATA, PRODUCERS, Source, Store
+from logstore.engine.rocks.store import COUNTS, DATA, PRODUCERS, Cursor, Store
 from logstore.engine.rules import check_not_below_base, name_of, up_to_bytes
 
 
 class RocksSnapshot:
-    """See `logstore.engine.port.Snapshot`. Holds no RocksDB iterator between two batches' pages."""
+    """See `logstore.engine.port.Snapshot`. Any thread may use it, one at a time inside."""
 
     anchor: Anchor
     end: Position
 
     def __init__(self, store: Store, meta: ReplicaMeta, end: Position) -> None:
-        """The caller holds the engine's lock: the three families are taken at one time."""
+        """The caller holds the engine's lock: the three families are seen at one time."""
         self._store = store
         self._meta = meta
-        self._sources: dict[str, Source] = {
-            family: store.snapshot(family) for family in (DATA, PRODUCERS, COUNTS)
+        self._lock = threading.Lock()
+        span = replica_range(meta.replica_id)
+        self._cursors: dict[str, Cursor] = {
+            family: store.cursor(family, *span) for family in (DATA, PRODUCERS, COUNTS)
         }
         self.end = end
 
     def load(self, stop: int) -> None:
         """Find the end and read the anchor; needs no lock."""
-        if stop < self.end.end:
-            who, replica_id = name_of(self._meta), self._meta.replica_id
-            holding = next(
-                reader.batches(
-                    self._store, who, replica_id, stop, self.end.end, source=self._source(DATA)
-                )
+        with self._lock:
+            if stop < self.end.end:
+                holding = next(self._stored(stop))
+                self.end = Position(holding.base_offset, holding.chain_before)
+            self.anchor = load_anchor(
+                self._store, self._meta, self._cursors[PRODUCERS], self._cursors[COUNTS]
             )
-            self.end = Position(holding.base_offset, holding.chain_before)
-        self.anchor = load_anchor(
-            self._store, self._meta, self._source(PRODUCERS), self._source(COUNTS)
-        )
 
     def batches(self, start: int) -> Iterator[StoredBatch]:
         """Batches from the one that holds `start`, up to `end`."""
         check_not_below_base(self._meta, start, "start")
-        who, replica_id = name_of(self._meta), self._meta.replica_id
         while start < self.end.end:
-            page = up_to_bytes(
-                reader.batches(
-                    self._store, who, replica_id, start, self.end.end, source=self._source(DATA)
-                ),
-                SNAPSHOT_CHUNK_BYTES,
-            )
+            with self._lock:
+                page = up_to_bytes(self._stored(start), SNAPSHOT_CHUNK_BYTES)
             start = page[-1].end
             yield from page
 
     def close(self) -> None:
-        self._sources.clear()
+        with self._lock:
+            self._cursors.clear()
 
-    def _source(self, family: str) -> Source:
-        source = self._sources.get(family)
-        if source is None:
-            raise StorageError(f"{name_of(self._meta)}: the snapshot is closed")
-        return source
+    def _stored(self, start: int) -> Iterator[StoredBatch]:
+        cursor = self._cursors.get(DATA)
+        who = name_of(self._meta)
+        if cursor is None:
+            raise StorageError(f"{who}: the snapshot is closed")
+        return reader.batches(
+            self._store, who, self._meta.replica_id, start, self.end.end, source=cursor
+        )

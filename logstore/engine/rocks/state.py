@@ -38,7 +38,7 @@ from logstore.engine.rocks.layout import (
     unpack_entries,
     unpack_u64,
 )
-from logstore.engine.rocks.store import COUNTS, FAMILIES, META, PRODUCERS, Batch, Source, Store
+from logstore.engine.rocks.store import COUNTS, FAMILIES, META, PRODUCERS, Batch, Cursor, Store
 from logstore.engine.rules import name_of
 
 CHECKPOINT_BYTES = 64 * 1024 * 1024
@@ -103,7 +103,7 @@ def put_producers(batch: Batch, replica_id: int, kind: bytes, table: ProducerTab
 
 
 def load_producers(
-    store: Store, replica_id: int, kind: bytes, source: Source | str = PRODUCERS
+    store: Store, replica_id: int, kind: bytes, source: Cursor | str = PRODUCERS
 ) -> ProducerTable:
     entries: dict[int, tuple[ProducerEntry, ...]] = {
         producer_of(key): unpack_entries(value)
@@ -184,8 +184,8 @@ def load_replica(store: Store, stored: StoredMeta, make_index: MakeIndex) -> Rep
 def load_anchor(
     store: Store,
     meta: ReplicaMeta,
-    producers: Source | str = PRODUCERS,
-    counts: Source | str = COUNTS,
+    producers: Cursor | str = PRODUCERS,
+    counts: Cursor | str = COUNTS,
 ) -> Anchor:
     """What the trimmed batches of a copy left behind."""
     key_counts = {

@@ -35,8 +35,6 @@ WAL_BYTES_MAX = 256 * 1024 * 1024
 BLOB_BYTES_MIN = 2_048
 """Smaller values stay in the tables: a blob each would cost a seek per record read."""
 
-Source = rocksdict.Rdict | rocksdict.Snapshot
-
 
 class Store:
     """One open database directory. Reads need no lock; RocksDB orders concurrent writes itself."""
@@ -95,36 +93,26 @@ class Store:
             values: Any = self.families[family].get(cast("Any", keys))
             return cast("list[bytes | None]", values)
 
-    def cursor(
-        self,
-        source: str | Source,
-        lower: bytes,
-        upper: bytes,
-        *,
-        verify: bool = False,
-    ) -> "Cursor":
+    def cursor(self, family: str, lower: bytes, upper: bytes, *, verify: bool = False) -> "Cursor":
         """An iterator over [lower, upper) that sees one point in time."""
         options = rocksdict.ReadOptions()
         options.set_iterate_lower_bound(lower)
         options.set_iterate_upper_bound(upper)
         options.set_verify_checksums(verify)
-        origin = self.families[source] if isinstance(source, str) else source
         with self.errors():
-            return Cursor(origin.iter(options), self.path)
+            if family not in self.families:
+                raise StorageError(f"{self.path} is closed")
+            return Cursor(self.families[family].iter(options), options, self.path)
 
     def scan(
-        self, source: str | Source, lower: bytes, upper: bytes
+        self, source: "str | Cursor", lower: bytes, upper: bytes
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Key and value pairs of [lower, upper) in order."""
-        cursor = self.cursor(source, lower, upper)
+        """Key and value pairs of [lower, upper) in order, of a family or as a cursor sees it."""
+        cursor = self.cursor(source, lower, upper) if isinstance(source, str) else source
         cursor.seek(lower)
-        while cursor.valid():
-            yield cursor.key(), cursor.value()
+        while cursor.valid() and (key := cursor.key()) < upper:
+            yield key, cursor.value()
             cursor.next()
-
-    def snapshot(self, family: str) -> rocksdict.Snapshot:
-        with self.errors():
-            return self.families[family].snapshot()
 
     def flush(self, family: str) -> None:
         """Write the family's memtable to files (releases the GIL)."""
@@ -196,15 +184,22 @@ class Batch:
 
 
 class Cursor:
-    """A RocksDB iterator that cannot end silently on an error: `valid` checks its status."""
+    """A RocksDB iterator that cannot end silently on an error: `valid` checks its status.
 
-    def __init__(self, raw: rocksdict.RdictIter, path: Path) -> None:
+    It keeps the ReadOptions alive: rocksdict 0.3.29 leaves the iterator with dangling bounds once
+    they are collected, and then it skips what is there.
+    """
+
+    def __init__(
+        self, raw: rocksdict.RdictIter, options: rocksdict.ReadOptions, path: Path
+    ) -> None:
         self._raw = raw
         self._path = path
         self.next = raw.next
         self.seek = raw.seek
         self.seek_to_last = raw.seek_to_last
         self.seek_for_prev = raw.seek_for_prev
+        self._options = options  # last, so that it goes last
 
     def valid(self) -> bool:
         """Whether it stands on an entry; raises what stopped it if that was no regular end."""
