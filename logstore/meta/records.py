@@ -105,6 +105,8 @@ class ShardRecord:
     """Replica id of the in-sync member that the primary shall make primary (H1)."""
     remove: tuple[int, ...] = ()
     """Replica ids that the primary shall drop from the in-sync set (P3)."""
+    copy_bytes_per_s: float = 0.0
+    """Bound that a migration asks for its learner's snapshot copy; 0: the instance's own."""
 
     def members(self) -> tuple[Member, ...]:
         """Every copy that must not be deleted: in-sync set and learners."""

@@ -1,0 +1,116 @@
+"""What the states of the machine share: falls back, small changes of a shard record, figures."""
+
+from dataclasses import replace
+
+from coordinator.migration import ramp
+from coordinator.migration.facts import Commit, Copy, Effect, Facts, Verified
+from coordinator.migration.records import HashResult, MigrationRecord, State
+from coordinator.migration.table import advance, noted
+from logstore.meta.records import Member, ShardRecord
+
+POLL_S = 0.1
+IDLE_POLL_S = 0.5
+
+
+def holds(members: tuple[Member, ...], member: Member) -> bool:
+    """Is this copy among them? A copy is its replica id; its incarnation may have changed."""
+    return any(m.replica_id == member.replica_id for m in members)
+
+
+def leads(shard: ShardRecord, member: Member) -> bool:
+    return shard.primary.replica_id == member.replica_id
+
+
+def soak(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    after = replace(advance(record, State.SOAKING, facts.now_us), soaked_s=0.0)
+    changed = replace(shard, route={}, hand_over=None, admit=())
+    return Commit(after, changed, "the target is the primary")
+
+
+def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:
+    after = advance(record, State.ROLLING_BACK, facts.now_us, cause=why)
+    if shard.migration != record.id:
+        return Commit(after, None, why)
+    changed = replace(shard, admit=(), hand_over=None, remove=(), route={})
+    return Commit(after, changed, why)
+
+
+def set_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:
+    """Back to catching-up; from there the target is verified and admitted anew."""
+    if record.setbacks >= record.options.setbacks_max or record.state is State.CATCHING_UP:
+        return roll_back(record, facts, shard, f"{why}; {record.setbacks} setbacks before")
+    after = advance(counted(noted(record, why)), State.CATCHING_UP, facts.now_us)
+    changed = replace(shard, admit=(), route={}, hand_over=None)
+    return Commit(after, changed, why, ramp=ramp.RampState())
+
+
+def target_of(record: MigrationRecord) -> Member:
+    assert record.target is not None, f"{record.id} is in {record.state.value} without a target"
+    return record.target
+
+
+def counted(record: MigrationRecord) -> MigrationRecord:
+    return replace(record, setbacks=record.setbacks + 1)
+
+
+def past_snapshot(copy: Copy) -> bool:
+    return copy.learner_phase in ("feed", "pushed") or copy.role in ("follower", "primary")
+
+
+def failed(copy: Copy) -> str:
+    if copy.learner_phase.startswith("failed"):
+        return copy.learner_phase.removeprefix("failed").lstrip(": ") or "no reason given"
+    return copy.error
+
+
+def released(shard: ShardRecord) -> ShardRecord:
+    return replace(
+        shard, migration=None, route={}, admit=(), hand_over=None, remove=(), copy_bytes_per_s=0.0
+    )
+
+
+def without_learner(shard: ShardRecord, member: Member) -> ShardRecord:
+    return replace(
+        shard,
+        learners=tuple(m for m in shard.learners if m.replica_id != member.replica_id),
+        admit=tuple(r for r in shard.admit if r != member.replica_id),
+    )
+
+
+def differs(found: Verified) -> str:
+    if found.error is not None:
+        return f"verification of replica {found.replica_id} failed: {found.error}"
+    return (
+        f"hash chains differ at offset {found.end}: the copy's is {found.chain.hex()}, "
+        f"the primary's {found.expected.hex()}"
+    )
+
+
+def hash_result(found: Verified) -> HashResult:
+    equal = found.error is None and found.chain == found.expected
+    return HashResult(found.end, found.expected.hex(), found.chain.hex(), equal)
+
+
+def with_copy_figures(record: MigrationRecord, copy: Copy) -> MigrationRecord:
+    if not copy.bytes_copied:
+        return record
+    rate = copy.bytes_copied / 1e6 / copy.copy_seconds if copy.copy_seconds > 0 else None
+    return replace(record, bytes=copy.bytes_copied, copy_mb_per_s=rate or record.copy_mb_per_s)
+
+
+def with_during(record: MigrationRecord, facts: Facts) -> MigrationRecord:
+    if facts.figures.source_p99_ms is None:
+        return record
+    return replace(record, p99_ms={**record.p99_ms, "during": facts.figures.source_p99_ms})
+
+
+def with_after(record: MigrationRecord, facts: Facts) -> MigrationRecord:
+    if facts.figures.target_p99_ms is None:
+        return record
+    return replace(record, p99_ms={**record.p99_ms, "after": facts.figures.target_p99_ms})
+
+
+def with_blackout(record: MigrationRecord, facts: Facts) -> MigrationRecord:
+    if record.blackout_ms is not None or facts.source is None or not facts.source.blackout_ms:
+        return record
+    return replace(record, blackout_ms=facts.source.blackout_ms)

@@ -1,0 +1,310 @@
+"""The edge of migrations: one task per active migration carries out what the machine decides.
+
+What it guarantees (each has a test):
+ 1. A state is durable before anything of it is done: each `Commit` is one transaction that compares
+    the migration's and the shard's revision as they were read before the decision (G1).
+ 2. A transaction that did not succeed, or whose outcome is unknown, is never repeated: the records
+    are read again and the machine decides anew.
+ 3. A driver that starts goes on with every unfinished migration from the records alone (I7).
+ 4. No instance is ever told to change anything; it is asked for its status and its chains.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from coordinator.migration.facts import Commit, Copy, Facts, Finished, Verified, Verify, Wait
+from coordinator.migration.ledger import Ledger, Proposal
+from coordinator.migration.machine import decide
+from coordinator.migration.nodes import Nodes
+from coordinator.migration.ramp import Figures, RampState
+from coordinator.migration.records import (
+    MigrationRecord,
+    State,
+    decode_migration,
+    encode_migration,
+)
+from logstore.base.env import Env
+from logstore.base.errors import (
+    ConflictError,
+    CorruptStorageError,
+    DivergedError,
+    LogstoreError,
+    UnavailableError,
+)
+from logstore.meta.port import Compare, MetadataStore, Operation, Put, Versioned
+from logstore.meta.records import (
+    INSTANCES,
+    REPLICA_COUNTER,
+    ShardRecord,
+    decode_instance,
+    decode_shard,
+    encode,
+    migration_key,
+    shard_key,
+)
+
+RETRY_S = 0.2
+FAULT_RETRY_S = 2.0
+CHAIN_TIMEOUT_S = 5.0
+
+FiguresOf = Callable[[str, str, str, int], Figures]
+"""(shard, source, target, since_us) -> what statistics say of both sides since then."""
+
+_log = structlog.get_logger(__name__)
+
+
+def _no_figures(shard: str, source: str, target: str, since_us: int) -> Figures:
+    return Figures()
+
+
+@dataclass(slots=True)
+class Memory:
+    """What one leader remembers of a migration; losing it costs time, never safety."""
+
+    ramp: RampState = field(default_factory=RampState)
+    verified: Verified | None = None
+    source_heard_s: float | None = None
+    soaking_since_us: int | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Both records and the revisions they were read at (0: absent)."""
+
+    record: MigrationRecord
+    shard: ShardRecord | None
+    revision: int
+    shard_revision: int
+    counter: Versioned | None
+
+
+class MigrationDriver:
+    """Runs migrations over a store and the instances. `start` resumes what is unfinished."""
+
+    def __init__(
+        self, store: MetadataStore, nodes: Nodes, env: Env, figures: FiguresOf = _no_figures
+    ) -> None:
+        self.ledger = Ledger(store, env)
+        self._store = store
+        self._nodes = nodes
+        self._env = env
+        self._figures = figures
+        self._memories: dict[str, Memory] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        for record in await self.ledger.all():
+            if record.active:
+                self._spawn(record.id)
+
+    async def propose(self, proposal: Proposal) -> MigrationRecord:
+        """Write a planned migration and start on it."""
+        record = await self.ledger.propose(proposal)
+        self._spawn(record.id)
+        return record
+
+    async def order(self, migration: str, action: str, cause: str = "") -> MigrationRecord:
+        """Pause, resume, abort, rollback or complete; acted on at once."""
+        record = await self.ledger.order(migration, action, cause)
+        memory = self._memories.get(migration)
+        if memory is not None:
+            memory.wake.set()
+        return record
+
+    async def ended(self, migration: str) -> MigrationRecord:
+        """Wait for the end state."""
+        task = self._tasks.get(migration)
+        if task is not None:
+            await asyncio.wait([task])
+        return await self.ledger.get(migration)
+
+    async def close(self) -> None:
+        """Stop working; the migrations stay where they are, for the next leader."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, migration: str) -> None:
+        if migration not in self._tasks:
+            self._memories[migration] = Memory()
+            task = asyncio.create_task(self._run(migration), name=f"migration {migration}")
+            self._tasks[migration] = task
+            task.add_done_callback(lambda _: self._forget(migration))
+
+    def _forget(self, migration: str) -> None:
+        self._tasks.pop(migration, None)
+        self._memories.pop(migration, None)
+
+    async def _run(self, migration: str) -> None:
+        memory = self._memories[migration]
+        while True:
+            try:
+                seconds = await self.step(migration, memory)
+                if seconds is None:
+                    return
+            except (UnavailableError, ConflictError) as e:
+                _log.warning("migration waits", migration=migration, why=e.message)
+                seconds = RETRY_S
+            except LogstoreError as e:
+                _log.error("migration step failed", migration=migration, why=e.message)
+                seconds = FAULT_RETRY_S
+            except Exception:
+                _log.exception("migration step failed", migration=migration)
+                seconds = FAULT_RETRY_S
+            await _sleep(memory.wake, seconds)
+
+    async def step(self, migration: str, memory: Memory) -> float | None:
+        """One decision and its effect. Returns how long to wait; None: the migration has ended."""
+        read = await self._read(migration)
+        if read is None:
+            return None
+        facts = await self._observe(read, memory)
+        effect = decide(read.record, facts)
+        match effect:
+            case Finished():
+                return None
+            case Wait(seconds):
+                return seconds
+            case Verify():
+                memory.verified = await self._verify(read.record, effect, memory.wake)
+            case Commit():
+                done = await self._commit(read, effect)
+                if done and effect.ramp is not None:
+                    memory.ramp = effect.ramp
+                memory.verified = None
+                if done and effect.record.state is not read.record.state:
+                    _log.info(
+                        "migration", id=migration, state=effect.record.state.value, why=effect.why
+                    )
+        return 0.0
+
+    async def _read(self, migration: str) -> _Read | None:
+        found = await self._store.get(migration_key(migration))
+        if found is None:
+            return None
+        record = decode_migration(found.value)
+        shard = await self._store.get(shard_key(record.shard))
+        return _Read(
+            record,
+            decode_shard(shard.value) if shard is not None else None,
+            found.revision,
+            shard.revision if shard is not None else 0,
+            await self._store.get(REPLICA_COUNTER),
+        )
+
+    async def _observe(self, read: _Read, memory: Memory) -> Facts:
+        record = read.record
+        items = (await self._store.range(INSTANCES)).items
+        known = [decode_instance(item.value) for item in items]
+        source, target = await asyncio.gather(
+            self._copies(record.source.instance, record.shard),
+            self._copies(record.target_instance, record.shard),
+        )
+        clock = self._env.clock
+        now_us, now_s = clock.wall_us(), clock.monotonic_s()
+        if source is not None or memory.source_heard_s is None:
+            memory.source_heard_s = now_s
+        in_sync = read.shard is not None and any(
+            m.replica_id == record.source.replica_id for m in read.shard.in_sync
+        )
+        if record.state is not State.SOAKING or not in_sync:
+            memory.soaking_since_us = None
+        elif memory.soaking_since_us is None:
+            memory.soaking_since_us = now_us
+        source_copy = _of(source, record.source.replica_id)
+        target_copy = _of(target, record.target.replica_id if record.target else None)
+        figures = self._figures(
+            record.shard, record.source.instance, record.target_instance, record.since_us
+        )
+        if source_copy is not None and target_copy is not None:
+            lag = max(0, source_copy.high_watermark - target_copy.end)
+            figures = replace(figures, lag_records=lag)
+        return Facts(
+            now_us=now_us,
+            shard=read.shard,
+            source=source_copy,
+            target=target_copy,
+            target_heard=target is not None,
+            incarnations={i.instance: i.incarnation for i in known},
+            next_replica_id=int(read.counter.value) if read.counter is not None else 1,
+            verified=memory.verified,
+            ramp=memory.ramp,
+            figures=figures,
+            source_silent_s=now_s - memory.source_heard_s,
+            soaking_since_us=memory.soaking_since_us,
+        )
+
+    async def _copies(self, instance: str, shard: str) -> list[Copy] | None:
+        """None: no answer."""
+        try:
+            return await self._nodes.copies(instance, shard)
+        except LogstoreError:
+            return None
+
+    async def _commit(self, read: _Read, effect: Commit) -> bool:
+        record, shard = effect.record, effect.shard
+        compares = [
+            Compare(migration_key(record.id), read.revision),
+            Compare(shard_key(record.shard), read.shard_revision),
+        ]
+        operations: list[Operation] = []
+        if record != read.record:
+            operations.append(Put(migration_key(record.id), encode_migration(record)))
+        if shard is not None and shard != read.shard:
+            operations.append(Put(shard_key(shard.shard), encode(shard)))
+        if effect.draws is not None:
+            counter = read.counter.revision if read.counter is not None else 0
+            compares.append(Compare(REPLICA_COUNTER, counter))
+            operations.append(Put(REPLICA_COUNTER, str(effect.draws + 1).encode()))
+        if not operations:  # an earlier leader wrote the same
+            return True
+        return (await self._store.txn(compares, operations)).succeeded
+
+    async def _verify(
+        self, record: MigrationRecord, effect: Verify, wake: asyncio.Event
+    ) -> Verified | None:
+        """Both chains at one offset. None: a call woke us before it was done."""
+        work = asyncio.ensure_future(self._chains(record, effect))
+        called = asyncio.ensure_future(wake.wait())
+        try:
+            await asyncio.wait([work, called], return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else None
+        finally:
+            called.cancel()
+            work.cancel()
+            await asyncio.gather(work, called, return_exceptions=True)
+
+    async def _chains(self, record: MigrationRecord, effect: Verify) -> Verified:
+        copy, end = effect.copy, effect.end
+        try:
+            chain = await self._nodes.chain(
+                copy,
+                record.shard,
+                end,
+                recompute=True,
+                timeout_s=record.options.verifying_timeout_s,
+            )
+        except (CorruptStorageError, DivergedError) as e:
+            return Verified(copy.replica_id, end, error=e.message)
+        expected = await self._nodes.chain(
+            effect.against, record.shard, end, recompute=False, timeout_s=CHAIN_TIMEOUT_S
+        )
+        return Verified(copy.replica_id, end, chain, expected)
+
+
+def _of(copies: list[Copy] | None, replica_id: int | None) -> Copy | None:
+    return next((c for c in copies or () if c.replica_id == replica_id), None)
+
+
+async def _sleep(wake: asyncio.Event, seconds: float) -> None:
+    if seconds > 0:
+        try:
+            await asyncio.wait_for(wake.wait(), seconds)
+        except TimeoutError:
+            return
+    wake.clear()

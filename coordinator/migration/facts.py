@@ -1,0 +1,100 @@
+"""What the migration machine sees (Facts) and what it asks for (effects)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coordinator.migration.ramp import Figures, RampState
+from coordinator.migration.records import MigrationRecord
+from logstore.meta.records import Member, ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One copy as its instance last told it (ReplicaStatus)."""
+
+    replica_id: int
+    role: str
+    end: int
+    chain: bytes
+    high_watermark: int
+    learner_phase: str = ""
+    bytes_stored: int = 0
+    bytes_copied: int = 0
+    copy_seconds: float = 0.0
+    blackout_ms: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Result of a verification of `replica_id` at `end`. `error`: the copy did not stand it."""
+
+    replica_id: int
+    end: int
+    chain: bytes = b""
+    expected: bytes = b""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Observed for one decision. The shard record was read before the statuses were asked.
+
+    `source` and `target`: the copies of the record's members; None while their instance is silent
+    or does not hold that copy yet. `incarnations`: of registered instances. `next_replica_id`: the
+    counter's value, the next id to draw. `source_silent_s`: how long S's instance gave no answer.
+    `soaking_since_us`: since when this leader has seen S in sync; None: it is not.
+    """
+
+    now_us: int
+    shard: ShardRecord | None
+    source: Copy | None = None
+    target: Copy | None = None
+    target_heard: bool = True
+    incarnations: Mapping[str, int] = field(default_factory=dict)
+    next_replica_id: int = 1
+    verified: Verified | None = None
+    ramp: RampState = field(default_factory=RampState)
+    figures: Figures = field(default_factory=Figures)
+    source_silent_s: float = 0.0
+    soaking_since_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One transaction that compares the revisions of both records as they were read (G1).
+
+    `shard=None`: the shard record stays as it is. `draws`: the replica id it takes from the
+    counter, if any. `ramp`: the ramp's state once the transaction succeeded.
+    """
+
+    record: MigrationRecord
+    shard: ShardRecord | None
+    why: str
+    draws: int | None = None
+    ramp: RampState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Recompute `copy`'s chain up to `end` from its disk; ask `against` for its stored value."""
+
+    copy: Member
+    against: Member
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Look again after `seconds`, or when someone calls."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An end state: nothing is left to do."""
+
+
+Effect = Commit | Verify | Wait | Finished

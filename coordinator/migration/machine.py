@@ -1,0 +1,263 @@
+"""The migration machine (pure): `decide(record, facts)` -> the one next effect.
+
+It keeps no state of its own but the ramp's share: what it decides follows from the migration
+record, the shard record and what the instances tell, so any leader goes on where another one died
+(I7). It writes intents only (`learners`, `admit`, `route`, `hand_over`, `remove`); the primary acts
+on them (P3, H2). `table.py` holds the legal transitions.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from coordinator.migration import cutover, ramp
+from coordinator.migration.common import (
+    IDLE_POLL_S,
+    POLL_S,
+    counted,
+    differs,
+    failed,
+    hash_result,
+    holds,
+    leads,
+    past_snapshot,
+    roll_back,
+    set_back,
+    soak,
+    target_of,
+    with_copy_figures,
+    with_during,
+)
+from coordinator.migration.facts import (
+    Commit,
+    Effect,
+    Facts,
+    Finished,
+    Verify,
+    Wait,
+)
+from coordinator.migration.records import (
+    END_STATES,
+    MigrationRecord,
+    MoveOptions,
+    State,
+    decode_migration,
+    encode_migration,
+)
+from coordinator.migration.table import TABLE, advance, noted
+from logstore.meta.records import Member, ShardRecord
+
+__all__ = [
+    "END_STATES",
+    "MigrationRecord",
+    "MoveOptions",
+    "State",
+    "decide",
+    "decode_migration",
+    "encode_migration",
+]
+
+
+def decide(record: MigrationRecord, facts: Facts) -> Effect:
+    """The next effect. Raises `IllegalTransitionError` if a rule asked for a step off the table."""
+    if record.state in END_STATES:
+        return Finished()
+    if facts.shard is None:
+        return _shard_gone(record, facts)
+    if record.state is State.PLANNED:
+        return _planned(record, facts, facts.shard)
+    if facts.shard.migration != record.id and record.state is not State.ROLLING_BACK:
+        owner = f"the shard's migration is {facts.shard.migration}"
+        return roll_back(record, facts, facts.shard, owner)
+    if record.request == "rollback" and record.state is not State.ROLLING_BACK:
+        if not record.removing:
+            return roll_back(record, facts, facts.shard, record.cause or "asked for")
+    elif record.paused:
+        return Wait(IDLE_POLL_S, "paused")
+    late = _late(record, facts)
+    if late is not None and not _went_through(record, facts.shard):
+        return roll_back(record, facts, facts.shard, late)
+    return _HANDLERS[record.state](record, facts, facts.shard)
+
+
+# ---- from planned to ramping ---------------------------------------------------------------------
+
+
+def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    why = None
+    if record.request == "rollback":
+        why = record.cause or "abort asked for"
+    elif shard.migration not in (None, record.id):
+        why = f"shard {shard.shard} is in migration {shard.migration}"
+    elif shard.member_on(record.target_instance) is not None:
+        why = f"shard {shard.shard} already has a copy on {record.target_instance}"
+    elif record.target_instance not in facts.incarnations:
+        why = f"instance {record.target_instance} is not registered"
+    if why is not None:
+        after = replace(advance(record, State.ABORTED, facts.now_us), cause=why)
+        return Commit(after, None, why)
+    if record.paused:
+        return Wait(IDLE_POLL_S, "paused")
+    after = replace(advance(record, State.PREPARING, facts.now_us), source=shard.primary)
+    if facts.source is not None:
+        after = replace(after, bytes=facts.source.bytes_stored)
+    if facts.figures.source_p99_ms is not None:
+        after = replace(after, p99_ms={"before": facts.figures.source_p99_ms})
+    return Commit(after, replace(shard, migration=record.id), "the shard is ours")
+
+
+def _preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    return _add_target(record, facts, shard)
+
+
+def _add_target(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    """A fresh replica id, so that a late deletion cannot hit this copy (P9)."""
+    incarnation = facts.incarnations.get(record.target_instance)
+    if incarnation is None:
+        return Wait(IDLE_POLL_S, f"{record.target_instance} is not registered")
+    member = Member(record.target_instance, incarnation, facts.next_replica_id)
+    after = replace(advance(record, State.SNAPSHOT, facts.now_us), target=member)
+    changed = replace(
+        shard,
+        learners=(*shard.learners, member),
+        copy_bytes_per_s=record.options.throttle_bytes_per_s,
+    )
+    return Commit(after, changed, "the target learns", draws=member.replica_id)
+
+
+def _snapshot(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    target = target_of(record)
+    if not holds(shard.learners, target):
+        return roll_back(record, facts, shard, f"{target.instance} is no learner any more")
+    copy = facts.target
+    if copy is None:
+        return Wait(POLL_S, f"{target.instance} has not opened its copy")
+    if failed(copy):
+        return roll_back(record, facts, shard, f"the copy failed: {failed(copy)}")
+    if not past_snapshot(copy):
+        return Wait(POLL_S, "the snapshot is being copied")
+    after = with_copy_figures(advance(record, State.CATCHING_UP, facts.now_us), copy)
+    return Commit(after, None, "past the snapshot")
+
+
+def _catching_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    target = target_of(record)
+    if holds(shard.in_sync, target):  # it came back before our write that took it for lost
+        return set_back(record, facts, shard, "the target is in sync without leave")
+    if not holds(shard.learners, target):
+        noticed = noted(record, f"{target.instance}'s copy was dropped, a new one is made")
+        return _add_target(counted(noticed), facts, shard)
+    copy = facts.target
+    if copy is None or facts.source is None:
+        return Wait(POLL_S, "a side is silent")
+    if failed(copy):
+        return roll_back(record, facts, shard, f"the copy failed: {failed(copy)}")
+    if copy.learner_phase == "snapshot":
+        return Commit(advance(record, State.SNAPSHOT, facts.now_us), None, "a new snapshot")
+    lag = facts.source.high_watermark - copy.end
+    if lag > record.options.lag_records_max:
+        return Wait(POLL_S, f"{lag} records behind")
+    record = with_copy_figures(record, copy)
+    return Commit(advance(record, State.VERIFYING, facts.now_us), None, "caught up")
+
+
+def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    target = target_of(record)
+    if not holds(shard.learners, target):
+        return Commit(
+            advance(counted(record), State.CATCHING_UP, facts.now_us), None, "no learner any more"
+        )
+    if facts.target is not None and facts.target.learner_phase == "snapshot":
+        return Commit(
+            advance(counted(record), State.CATCHING_UP, facts.now_us), None, "a new snapshot"
+        )
+    found = facts.verified
+    if found is None or found.replica_id != target.replica_id:
+        if facts.target is None or facts.source is None:
+            return Wait(POLL_S, "a side is silent")
+        return Verify(target, shard.primary, facts.target.end)
+    record = replace(record, hash=hash_result(found))
+    if found.error is not None or found.chain != found.expected:
+        return roll_back(record, facts, shard, differs(found))
+    after = advance(record, State.SHADOWING, facts.now_us)
+    return Commit(after, replace(shard, admit=(target.replica_id,)), "chains are equal (I8)")
+
+
+def _shadowing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    target = target_of(record)
+    if leads(shard, target):
+        return soak(record, facts, shard)
+    if holds(shard.in_sync, target):
+        if facts.now_us - record.since_us < record.options.shadow_s * 1e6:
+            return Wait(POLL_S, "in sync; shadowing")
+        after = advance(record, State.RAMPING, facts.now_us)
+        return Commit(after, None, "reads may go to the target", ramp=ramp.RampState())
+    if holds(shard.learners, target) and target.replica_id in shard.admit:
+        return Wait(POLL_S, "the primary has yet to add the target")
+    return set_back(record, facts, shard, f"{target.instance} was not added, or fell out")
+
+
+def _ramping(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    target = target_of(record)
+    if leads(shard, target):
+        return soak(record, facts, shard)
+    if not holds(shard.in_sync, target):
+        return set_back(record, facts, shard, f"{target.instance} fell out of sync")
+    if not facts.target_heard:
+        if shard.route:
+            why = f"{target.instance} is silent, reads go to the source"
+            return Commit(record, replace(shard, route={}), why, ramp=ramp.RampState())
+        return Wait(POLL_S, f"{target.instance} is silent")
+    step = ramp.step(facts.ramp, facts.figures, record.options, facts.now_us)
+    share = {target.instance: step.state.p} if step.state.p > 0 else {}
+    match step.move:
+        case ramp.Move.WAIT:
+            seconds = (facts.ramp.due_us - facts.now_us) / 1e6
+            return Wait(max(0.001, seconds), f"p is {facts.ramp.p:g}")
+        case ramp.Move.SET:
+            p = f"p = {step.state.p:g}"
+            return Commit(record, replace(shard, route=share), p, ramp=step.state)
+        case ramp.Move.BACK:
+            after = noted(record, f"ramp stepped back to {step.state.p:g}: {step.why}")
+            return Commit(after, replace(shard, route=share), step.why, ramp=step.state)
+        case ramp.Move.ROLL_BACK:
+            return roll_back(record, facts, shard, step.why)
+        case ramp.Move.DONE:
+            after = advance(with_during(record, facts), State.CUTOVER, facts.now_us)
+            return Commit(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
+
+
+def _late(record: MigrationRecord, facts: Facts) -> str | None:
+    name = TABLE[record.state].timeout
+    if name is None:
+        return None
+    limit = float(getattr(record.options, name))
+    if facts.now_us - record.since_us <= limit * 1e6:
+        return None
+    return f"{record.state.value} took longer than {name} = {limit:g} s"
+
+
+def _went_through(record: MigrationRecord, shard: ShardRecord) -> bool:
+    """The hand-over that a late cutover waits for has happened after all."""
+    return record.target is not None and shard.primary == record.target
+
+
+def _shard_gone(record: MigrationRecord, facts: Facts) -> Effect:
+    why = f"shard {record.shard} does not exist any more"
+    if record.state is State.PLANNED:
+        return Commit(advance(record, State.ABORTED, facts.now_us, cause=why), None, why)
+    if record.state is State.ROLLING_BACK:
+        return Commit(advance(record, State.ROLLED_BACK, facts.now_us, cause=why), None, why)
+    return Commit(advance(record, State.ROLLING_BACK, facts.now_us, cause=why), None, why)
+
+
+_HANDLERS: dict[State, Callable[[MigrationRecord, Facts, ShardRecord], Effect]] = {
+    State.PREPARING: _preparing,
+    State.SNAPSHOT: _snapshot,
+    State.CATCHING_UP: _catching_up,
+    State.VERIFYING: _verifying,
+    State.SHADOWING: _shadowing,
+    State.RAMPING: _ramping,
+    State.CUTOVER: cutover.cutover,
+    State.SOAKING: cutover.soaking,
+    State.ROLLING_BACK: cutover.rolling_back,
+}

@@ -1,0 +1,97 @@
+"""What the migration driver asks of instances: `Status` and `VerifyChain`, nothing else."""
+
+from typing import TYPE_CHECKING, Protocol
+
+import grpc.aio
+
+from coordinator.migration.facts import Copy
+from logstore.base.errors import UnavailableError
+from logstore.base.tls import TlsOptions
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import Member, decode_instance, instance_key
+from logstore.proto.channel import open_channel
+from logstore.proto.status import called
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
+
+if TYPE_CHECKING:
+    from logstore.proto.v1.node_pb2_grpc import NodeAdminAsyncStub
+
+STATUS_TIMEOUT_S = 1.0
+
+
+class Nodes(Protocol):
+    """Errors: `UnavailableError` when the instance cannot be reached; else what it answers."""
+
+    async def copies(self, instance: str, shard: str) -> list[Copy]:
+        """The copies of `shard` that the instance holds."""
+        ...
+
+    async def chain(
+        self, member: Member, shard: str, stop: int, *, recompute: bool, timeout_s: float
+    ) -> bytes:
+        """The chain at `stop`: recomputed from the copy's disk, or as it is stored."""
+        ...
+
+
+class GrpcNodes:
+    """Talks to the addresses that the instances registered; one channel an address."""
+
+    def __init__(self, store: MetadataStore, tls: TlsOptions | None = None) -> None:
+        self._store = store
+        self._tls = tls
+        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
+
+    async def copies(self, instance: str, shard: str) -> list[Copy]:
+        stub = await self._stub(instance)
+        async with called():
+            answer = await stub.Status(
+                node_pb2.StatusRequest(shard=shard), timeout=STATUS_TIMEOUT_S
+            )
+        return [_copy(status) for status in answer.replicas if status.shard == shard]
+
+    async def chain(
+        self, member: Member, shard: str, stop: int, *, recompute: bool, timeout_s: float
+    ) -> bytes:
+        stub = await self._stub(member.instance)
+        request = node_pb2.VerifyChainRequest(
+            shard=shard, replica_id=member.replica_id, stop_offset=stop, recompute=recompute
+        )
+        async with called():
+            answer = await stub.VerifyChain(request, timeout=timeout_s)
+        if answer.end != stop:
+            raise UnavailableError(f"{member.instance} verified up to {answer.end}, not {stop}")
+        return bytes(answer.chain)
+
+    async def close(self) -> None:
+        channels, self._channels = list(self._channels.values()), {}
+        for _, channel in channels:
+            await channel.close()
+
+    async def _stub(self, instance: str) -> "NodeAdminAsyncStub":
+        found = await self._store.get(instance_key(instance))
+        if found is None:
+            raise UnavailableError(f"instance {instance} is not registered")
+        address = decode_instance(found.value).address
+        known = self._channels.get(instance)
+        if known is None or known[0] != address:
+            self._channels[instance] = (address, open_channel(address, self._tls))
+            if known is not None:
+                await known[1].close()
+        return NodeAdminStub(self._channels[instance][1])
+
+
+def _copy(status: node_pb2.ReplicaStatus) -> Copy:
+    return Copy(
+        replica_id=status.replica_id,
+        role=status.role,
+        end=status.end,
+        chain=status.chain,
+        high_watermark=status.high_watermark,
+        learner_phase=status.learner_phase,
+        bytes_stored=status.bytes_stored,
+        bytes_copied=status.bytes_copied,
+        copy_seconds=status.copy_seconds,
+        blackout_ms=status.blackout_ms,
+        error=status.error,
+    )

@@ -1,0 +1,189 @@
+"""The transition table of protocol.md ("Migration") as data, and what each step does in words."""
+
+from dataclasses import dataclass, replace
+
+from coordinator.migration.records import (
+    END_STATES,
+    NOTES_MAX,
+    MigrationRecord,
+    MoveOptions,
+    Phase,
+    State,
+)
+from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
+
+STRATEGIES = ("shadow",)
+STRATEGIES_LATER = ("switch", "log-shipping", "copy-on-write")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One state: what is in the metadata and on disk in it, who acts after everything died."""
+
+    state: State
+    metadata: str
+    disk: str
+    actor: str
+    writes: str
+    """What the coordinator writes to leave it."""
+    waits: str
+    """What it waits for before it does."""
+    to: frozenset[State]
+    timeout: str | None = None
+    """The field of MoveOptions that bounds the state."""
+
+
+S = State
+TABLE: dict[State, Row] = {
+    row.state: row
+    for row in (
+        Row(S.PLANNED, "-", "-", "coordinator", "shard.migration", "nothing",
+            frozenset({S.PREPARING, S.ABORTED})),
+        Row(S.PREPARING, "-", "-", "coordinator", "a replica id, learners += target",
+            "the target to be registered", frozenset({S.SNAPSHOT, S.ROLLING_BACK}),
+            "preparing_timeout_s"),
+        Row(S.SNAPSHOT, "the learner", "target: chunks", "target", "-",
+            "the target to be past its snapshot",
+            frozenset({S.CATCHING_UP, S.ROLLING_BACK}), "snapshot_timeout_s"),
+        Row(S.CATCHING_UP, "direct feed", "target: end, chain", "target", "-",
+            "the target within lag_records_max of the source's high watermark",
+            frozenset({S.VERIFYING, S.SNAPSHOT, S.ROLLING_BACK}), "catching_up_timeout_s"),
+        Row(S.VERIFYING, "-", "both chains", "coordinator", "hash; admit = target",
+            "equal hash chains at the same offset",
+            frozenset({S.SHADOWING, S.CATCHING_UP, S.ROLLING_BACK}), "verifying_timeout_s"),
+        Row(S.SHADOWING, "admission allowed", "-", "source adds the target", "-",
+            "the target to be in sync for shadow_s",
+            frozenset({S.RAMPING, S.CUTOVER, S.CATCHING_UP, S.SOAKING, S.ROLLING_BACK}),
+            "shadowing_timeout_s"),
+        Row(S.RAMPING, "p; a new leader starts again from 0", "-", "coordinator",
+            "route = {target: p} step by step; then hand_over = target", "p = 1 under guard rails",
+            frozenset({S.CUTOVER, S.CATCHING_UP, S.SOAKING, S.ROLLING_BACK}), "ramping_timeout_s"),
+        Row(S.CUTOVER, "intent", "target = source at the end", "source", "route cleared",
+            "the source to hand over",
+            frozenset({S.SOAKING, S.RAMPING, S.CATCHING_UP, S.ROLLING_BACK}), "cutover_timeout_s"),
+        Row(S.SOAKING, "end, chain, time left", "both whole", "target",
+            "remove = source; then learners -= source", "soak_s with the source in sync",
+            frozenset({S.COMPLETED, S.ROLLING_BACK})),
+        Row(S.ROLLING_BACK, "cause", "-", "target hands back, source removes it",
+            "intents withdrawn; hand_over = source; remove = target", "the target to be no member",
+            frozenset({S.ROLLED_BACK, S.COMPLETED})),
+        Row(S.COMPLETED, "confirmation", "target", "-", "-", "-", frozenset()),
+        Row(S.ROLLED_BACK, "cause", "source", "-", "-", "-", frozenset()),
+        Row(S.ABORTED, "cause", "source", "-", "-", "-", frozenset()),
+    )
+}  # fmt: skip
+
+
+def story(record: MigrationRecord) -> list[str]:
+    """The life of a migration, one line for each phase and remark."""
+    start = record.created_us
+    lines = [f"{record.id}: {record.shard} from {record.source.instance} to "
+             f"{record.target_instance}, {record.trigger}"]  # fmt: skip
+    lines += [f"+{(p.at_us - start) / 1e6:.3f} s {p.state.value}" for p in record.phases]
+    lines += list(record.notes)
+    if record.cause:
+        lines.append(f"cause: {record.cause}")
+    return lines
+
+
+def advance(
+    record: MigrationRecord, to: State, now_us: int, *, cause: str | None = None
+) -> MigrationRecord:
+    """`record` in state `to`; a step that the table lacks raises with the story."""
+    if to not in TABLE[record.state].to:
+        raise IllegalTransitionError(
+            f"migration {record.id} cannot go from {record.state.value} to {to.value}; "
+            + "; ".join(story(record))
+        )
+    return replace(
+        record,
+        state=to,
+        since_us=now_us,
+        phases=(*record.phases, Phase(to, now_us)),
+        cause=cause or record.cause,
+        paused=record.paused and to not in END_STATES and to is not State.ROLLING_BACK,
+    )
+
+
+def noted(record: MigrationRecord, text: str) -> MigrationRecord:
+    return replace(record, notes=(*record.notes, text)[-NOTES_MAX:])
+
+
+def check_strategy(strategy: str) -> str:
+    """The strategy if this version offers it; else an error that says so."""
+    strategy = strategy or "shadow"
+    if strategy in STRATEGIES_LATER:
+        raise InvalidArgumentError(f"strategy {strategy} is not offered yet; offered: shadow")
+    if strategy not in STRATEGIES:
+        raise InvalidArgumentError(
+            f"strategy is {strategy!r}, it must be one of {', '.join(STRATEGIES)}"
+        )
+    return strategy
+
+
+def control(record: MigrationRecord, action: str, cause: str, now_us: int) -> MigrationRecord:
+    """The record after a person's order: pause, resume, abort, rollback or complete.
+
+    `InvalidArgumentError` for an order that the state cannot take; it says what can be done.
+    """
+    if not record.active:
+        raise InvalidArgumentError(
+            f"migration {record.id} has ended ({record.state.value}), {action} is not possible"
+        )
+    state = record.state.value
+    if action in ("pause", "resume"):
+        if record.state in (State.CUTOVER, State.ROLLING_BACK):
+            raise InvalidArgumentError(f"{action} is not possible in {state}")
+        return replace(record, paused=action == "pause", since_us=now_us)
+    if action == "complete":
+        if record.state is not State.SOAKING:
+            raise InvalidArgumentError(f"complete is only possible in soaking, not in {state}")
+        return replace(record, request="complete")
+    if action not in ("abort", "rollback"):
+        raise InvalidArgumentError(
+            f"action is {action!r}, it must be pause, resume, abort, rollback or complete"
+        )
+    if record.removing:
+        raise InvalidArgumentError(f"the source of {record.id} is being removed; move it back")
+    if action == "abort" and record.state is State.SOAKING:
+        raise InvalidArgumentError("abort is not possible in soaking; use rollback or complete")
+    if record.state is State.ROLLING_BACK:
+        return record
+    return replace(record, request="rollback", cause=cause or f"{action} asked for")
+
+
+@dataclass(frozen=True, slots=True)
+class DryStep:
+    """One step of a move that is only thought through; estimates in bytes and seconds."""
+
+    state: str
+    writes: str
+    waits: str
+    actor: str
+    bytes: int
+    seconds: float
+
+
+def dry_run(options: MoveOptions, size_bytes: int, copy_mb_per_s: float) -> list[DryStep]:
+    """The steps of a `shadow` move. `copy_mb_per_s`: 10^6 bytes/s that moves are known to copy."""
+    rate = copy_mb_per_s * 1e6
+    if options.throttle_bytes_per_s:
+        rate = min(rate, options.throttle_bytes_per_s)
+    copy_s = size_bytes / rate
+    steps = -(-1.0 // options.ramp_step)
+    seconds = {
+        S.SNAPSHOT: copy_s,
+        S.VERIFYING: size_bytes / 500e6,  # hashing is bound by the memory and the disk's cache
+        S.SHADOWING: options.shadow_s,
+        S.RAMPING: steps * options.ramp_interval_s,
+        S.SOAKING: options.soak_s,
+    }
+    order = (S.PLANNED, S.PREPARING, S.SNAPSHOT, S.CATCHING_UP, S.VERIFYING, S.SHADOWING,
+             S.RAMPING, S.CUTOVER, S.SOAKING)  # fmt: skip
+    return [
+        DryStep(
+            state.value, TABLE[state].writes, TABLE[state].waits, TABLE[state].actor,
+            size_bytes if state is S.SNAPSHOT else 0, round(seconds.get(state, 0.0), 3),
+        )
+        for state in order
+    ]  # fmt: skip
