@@ -326,9 +326,7 @@ class RocksEngine:
         def attempt() -> Position:
             check_not_below_base(replica.meta, start.end, "start")
             upto = min(stop, replica.end.end)
-            stored = reader.batches(
-                self._store, replica.who, replica_id, start.end, upto, from_disk=True
-            )
+            stored = reader.batches(self._store, replica.who, replica_id, start.end, upto)
             return relink(replica.who, start, upto, stored)
 
         return self._consistently(replica, attempt)

@@ -21,7 +21,6 @@ def batches(
     stop: int,
     *,
     source: Cursor | None = None,
-    from_disk: bool = False,
 ) -> Iterator[StoredBatch]:
     """Consecutive batches that overlap [start, stop), all of which must be there.
 
@@ -32,7 +31,7 @@ def batches(
     if start >= stop:
         return
     lower, upper = data_key(replica_id, 0), data_key(replica_id, stop)
-    cursor = source or store.cursor(DATA, lower, upper, verify=from_disk)
+    cursor = source or store.cursor(DATA, lower, upper)
     cursor.seek_for_prev(data_key(replica_id, start))
     at: Position | None = None
     while cursor.valid() and (key := cursor.key()) < upper:

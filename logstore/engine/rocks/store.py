@@ -93,12 +93,11 @@ class Store:
             values: Any = self.families[family].get(cast("Any", keys))
             return cast("list[bytes | None]", values)
 
-    def cursor(self, family: str, lower: bytes, upper: bytes, *, verify: bool = False) -> "Cursor":
+    def cursor(self, family: str, lower: bytes, upper: bytes) -> "Cursor":
         """An iterator over [lower, upper) that sees one point in time."""
         options = rocksdict.ReadOptions()
         options.set_iterate_lower_bound(lower)
         options.set_iterate_upper_bound(upper)
-        options.set_verify_checksums(verify)
         with self.errors():
             if family not in self.families:
                 raise StorageError(f"{self.path} is closed")

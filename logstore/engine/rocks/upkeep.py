@@ -36,7 +36,7 @@ class Reclaimer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._spans: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._spans: queue.Queue[tuple[bytes, bytes] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def reclaim(self, lower: bytes, upper: bytes) -> None:
@@ -45,6 +45,10 @@ class Reclaimer:
             self._thread = threading.Thread(target=self._run, name="reclaim", daemon=True)
             self._thread.start()
         self._spans.put((lower, upper))
+
+    def drain(self) -> None:
+        """Wait until what was asked for is done."""
+        self._spans.join()
 
     def close(self) -> None:
         """Stop, in the middle of a compaction if need be."""
@@ -60,3 +64,4 @@ class Reclaimer:
             with contextlib.suppress(StorageError):
                 self._store.reclaim(DATA, *span)
                 self._store.reclaim(INDEX, *span)
+            self._spans.task_done()

@@ -1,0 +1,262 @@
+"""The RocksDB engine and its disk: damage, a full disk, locks, restarts, space."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logstore.base.errors import (
+    CorruptStorageError,
+    DirectoryInUseError,
+    StorageError,
+    StorageFullError,
+)
+from logstore.base.types import Durability, Position, ProducerSpan
+from logstore.engine.port import ReplicaMeta, ReplicaWrite
+from logstore.engine.rocks import RocksEngine
+from logstore.engine.rocks import state as rocks_state
+from logstore.engine.rocks.store import Store
+from tests.engine.scenes import ALL, append, batch_at, copy_of, fill, index_all
+
+BUFFER = 1024 * 1024
+ROOT = Path(__file__).parents[2]
+
+WRITE_AND_DIE = """
+import os, sys
+from logstore.engine.rocks import RocksEngine
+from tests.engine.scenes import copy_of, fill
+engine = RocksEngine.open(sys.argv[1])
+copy_of(engine)
+fill(engine, 1, batches=200, per_batch=10)
+os.write(1, str(engine.end(1).end).encode())
+os._exit(9)
+"""
+
+
+def write_and_die(path: Path) -> int:
+    """2,000 records in a WAL and nowhere else: the process neither flushed nor closed."""
+    command = [sys.executable, "-c", WRITE_AND_DIE, str(path)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 9
+    return int(done.stdout)
+
+
+def wal_of(path: Path) -> Path:
+    return max((path / "wal").glob("*.log"), key=lambda p: p.stat().st_size)
+
+
+def test_a_flipped_byte_in_the_middle_of_the_wal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    write_and_die(path)
+    wal = wal_of(path)
+    data = bytearray(wal.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    wal.write_bytes(data)
+    with pytest.raises(CorruptStorageError, match=str(path)):
+        RocksEngine.open(path)
+    data[len(data) // 2] ^= 0x10
+    wal.write_bytes(data)
+    engine = RocksEngine.open(path)  # refusing changed nothing
+    assert engine.verify_chain(1, Position(), ALL).end == 2_000
+    engine.close()
+
+
+@pytest.mark.parametrize("cut", [1, 100, 5_000])
+def test_a_torn_tail_of_the_wal_loses_only_what_was_torn(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "db"
+    end = write_and_die(path)
+    wal = wal_of(path)
+    size = wal.stat().st_size
+    os.truncate(wal, size - cut)
+    engine = RocksEngine.open(path)
+    kept = engine.end(1)
+    assert end - 10 * (cut // 400 + 1) <= kept.end < end  # a batch of 10 is over 400 bytes
+    assert engine.verify_chain(1, Position(), ALL) == kept
+    assert sum(e.count for p in engine.producers(1).values() for e in p) <= kept.end
+    append(engine, 1, [b"on"])
+    engine.close()
+
+
+def test_a_damaged_stored_batch_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    copy_of(engine)
+    rng = random.Random(3)
+    for _ in range(20):
+        append(engine, 1, [b"k"] * 10, value=rng.randbytes(500))
+    engine.verify_chain(1, Position(), ALL)  # flushes
+    engine.close()
+    blob = max(path.glob("*.blob"), key=lambda p: p.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    blob.write_bytes(data)
+    with pytest.raises(CorruptStorageError, match=str(path)):
+        read_all(path)
+
+
+def read_all(path: Path) -> None:
+    engine = RocksEngine.open(path)
+    try:
+        engine.read(1, 0, ALL, ALL)
+    finally:
+        engine.close()
+
+
+def test_a_value_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
+    """Past RocksDB's own checksums: our envelope's checksum and the chain tell."""
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    copy_of(engine)
+    fill(engine, 1, batches=5, per_batch=10)
+    store: Store = engine._store
+    (key, value), other = [*store.scan("data", b"", b"\xff")][2], b"\x00" * 40
+    for altered in (value[:-1] + bytes([value[-1] ^ 1]), value[:20], other):
+        batch = store.batch()
+        batch.put("data", key, altered)
+        store.write(batch)
+        for read in (
+            lambda: engine.read(1, 15, 25, ALL),
+            lambda: engine.read(1, 0, ALL, ALL),
+            lambda: engine.verify_chain(1, Position(), ALL),
+        ):
+            with pytest.raises(CorruptStorageError, match=r"'log/1' replica 1: .*offset 20"):
+                read()
+    batch = store.batch()
+    batch.delete("data", key)
+    store.write(batch)
+    with pytest.raises(CorruptStorageError, match="does not continue the one that ends at 20"):
+        engine.read(1, 0, ALL, ALL)
+    engine.close()
+
+
+def test_a_directory_has_one_owner(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    with pytest.raises(DirectoryInUseError, match=str(path)):
+        RocksEngine.open(path)
+    engine.close()
+    write_and_die(path)  # killed: the lock is free
+    RocksEngine.open(path).close()
+    blocked = tmp_path / "file"
+    blocked.write_text("no directory")
+    with pytest.raises(StorageError, match=str(blocked)):
+        RocksEngine.open(blocked)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.process
+def test_a_full_disk_refuses_writes_serves_reads_and_recovers(tiny_disk: Path) -> None:
+    engine = RocksEngine.open(tiny_disk / "db", write_buffer_bytes=BUFFER)
+    copy_of(engine)
+    rng = random.Random(1)
+    acked = Position()
+    for n in range(1, 2_000):
+        batch = batch_at(
+            acked, [b"k"] * 10, spans=[ProducerSpan(7, n, 10)], value=rng.randbytes(9_000)
+        )
+        try:
+            engine.write([ReplicaWrite(1, [batch], acked.end)], Durability.OS)
+        except StorageFullError:
+            break
+        acked = Position(batch.end, batch.chain_after)
+    assert acked.end > 100
+    for durability in Durability:
+        with pytest.raises(StorageFullError, match=str(tiny_disk)):
+            engine.write([ReplicaWrite(1, [batch])], durability)
+    assert engine.end(1) == acked
+    assert engine.producers(1)[7][-1].sequence == acked.end // 10
+    assert engine.read(1, acked.end - 5, ALL, 1)[-1].chain_after == acked.chain
+    assert len(engine.read_key(1, b"k", 0, 50)) == 5
+    subprocess.run(["mount", "-o", "remount,size=64m", tiny_disk], check=True)
+    while engine.end(1) == acked:  # RocksDB looks for space every five seconds
+        try:
+            engine.write([ReplicaWrite(1, [batch])], Durability.FSYNC)
+        except StorageFullError:
+            os.sched_yield()
+    assert engine.end(1) == Position(batch.end, batch.chain_after)
+    assert engine.verify_chain(1, Position(), ALL) == engine.end(1)
+    engine.close()
+    engine = RocksEngine.open(tiny_disk / "db")
+    assert engine.verify_chain(1, Position(), ALL).end == batch.end
+    engine.close()
+
+
+@pytest.mark.parametrize("checkpoint_bytes", [20_000, 1 << 30])
+def test_a_restart_continues_from_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_bytes: int
+) -> None:
+    monkeypatch.setattr(rocks_state, "CHECKPOINT_BYTES", checkpoint_bytes)
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    for r in (1, 2):
+        copy_of(engine, r, key_index=r == 1)
+        fill(engine, r, batches=300, per_batch=3, seed=r)
+    engine.trim(1, 90)
+    engine.truncate(2, 600)
+    engine.index_step(500)
+    before = facts(engine)
+    os.sync()
+    copied = tmp_path / "crashed"  # what a crash here would leave behind
+    subprocess.run(["cp", "-r", path, copied], check=True)
+    engine.close()
+    for directory in (path, copied):
+        engine = RocksEngine.open(directory)
+        assert facts(engine) == before
+        assert engine.offset_at_time(1, 1_500) == 150
+        assert engine.offset_at_time(1, 9_999) == 900
+        append(engine, 1, [b"key-1"])
+        assert engine.count_key(1, b"key-1", ALL) == before[1][4] + 1
+        engine.close()
+
+
+def facts(engine: RocksEngine) -> dict[int, Any]:
+    return {
+        m.replica_id: (
+            m,
+            engine.end(m.replica_id),
+            engine.producers(m.replica_id),
+            engine.bytes_stored(m.replica_id),
+            engine.count_key(m.replica_id, b"key-1", ALL),
+            engine.read_key(m.replica_id, b"key-2", 0, ALL),
+            engine.snapshot(m.replica_id, ALL).anchor,
+        )
+        for m in engine.replicas()
+    }
+
+
+def test_a_dropped_copy_gives_its_space_back(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path, write_buffer_bytes=BUFFER)
+    rng = random.Random(1)
+    for r in (1, 2):
+        copy_of(engine, r)
+    for _ in range(100):  # interleaved, as in a live instance
+        for r in (1, 2):
+            append(engine, r, [b"k"] * 20, value=rng.randbytes(5_000))
+    index_all(engine)
+    kept = engine.bytes_stored(2)
+    engine.drop_replica(1)
+    engine._reclaimer.drain()
+    on_disk = sum(f.stat().st_size for f in path.glob("*.[sb][sl]*"))
+    assert on_disk < 1.5 * kept
+    assert engine.verify_chain(2, Position(), ALL) == engine.end(2)
+    engine.create_replica(ReplicaMeta(1, "log/1"))
+    assert engine.end(1) == Position()
+    engine.close()
+    engine = RocksEngine.open(path)
+    assert engine.end(1) == Position()
+    assert engine.verify_chain(2, Position(), ALL) == engine.end(2)
+    engine.close()
