@@ -14,9 +14,9 @@ answers "duplicate" to those it has (protocol.md S2, I6). So:
 3. That is *not* safe once an attempt's outcome is unknown (stream broken, code `unavailable`): a
    late copy of batch E with its old number could be stored after E was stored under its new one,
    and the batch that then has the old number would be called a duplicate and lost. Likewise where
-   the refusal came after an uncertain attempt. Then the lane starts over as a *new producer*: what
-   is uncertain fails with "outcome unknown", what is surely not stored goes on under the new id
-   from sequence 1.
+   the refusal came after an uncertain attempt (which may have stored it: checks at the door come
+   before dedupe). Then the lane starts over as a *new producer*: what is uncertain fails with
+   "outcome unknown", what is surely not stored goes on under the new id from sequence 1.
 4. A batch whose deadline passed while its outcome is unknown fails for its caller, but stays in the
    lane (abandoned) as long as batches behind it need its number; alone it is dropped, as in 3.
 """
@@ -136,7 +136,7 @@ class Lane:
             self._gap = True
             self._unsafe |= entry.uncertain
             if not entry.abandoned:
-                failures.append((entry, error))
+                failures.append((entry, given_up(entry) if entry.uncertain else error))
         else:
             self.trouble.backoff = True
             self.trouble.refresh_route |= error.refresh_route
@@ -193,7 +193,7 @@ class Lane:
             else:
                 self._remove(entry)
                 self._gap = True
-            failures.append((entry, timed_out(entry)))
+            failures.append((entry, given_up(entry)))
         return failures
 
     def abort(self, error: LogstoreError) -> tuple[list[Entry], Failures]:
@@ -219,7 +219,7 @@ class Lane:
             if entry.abandoned:
                 continue
             if entry.uncertain:
-                failures.append((entry, timed_out(entry)))
+                failures.append((entry, given_up(entry)))
             else:
                 kept.append(entry)
         self.unacked = kept
@@ -264,7 +264,7 @@ def _final(entry: Entry, error: LogstoreError) -> bool:
     return not (error.retriable or error.refresh_route)
 
 
-def timed_out(entry: Entry) -> LogstoreError:
+def given_up(entry: Entry) -> LogstoreError:
     """What the caller is told about a batch that was given up."""
     last = entry.last_error
     why = f"; last error: {last.message}" if last is not None else ""

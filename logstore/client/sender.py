@@ -19,7 +19,7 @@ from logstore.base.limits import PRODUCER_WINDOW
 from logstore.base.types import Ack
 from logstore.client.batching import Gathering
 from logstore.client.directory import Directory
-from logstore.client.lane import Entry, Failures, Lane, Mode, timed_out
+from logstore.client.lane import Entry, Failures, Lane, Mode, given_up
 from logstore.client.router import append_instance
 from logstore.client.stream import AppendStream
 from logstore.proto.status import error_of
@@ -334,5 +334,5 @@ class Sender:
         while self._pending and self._pending[0].deadline <= now:
             item = self._pending.popleft()
             entry = item.build("none") if isinstance(item, Gathering) else item
-            self._fail([(entry, timed_out(entry))])
+            self._fail([(entry, given_up(entry))])
         self._arm()

@@ -151,6 +151,7 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
         self.routes_fail = False
         self.appended = asyncio.Condition()
         self.received = asyncio.Condition()
+        self.asked = asyncio.Condition()
         self.server: grpc.aio.Server | None = None
         self.address = "127.0.0.1:0"
 
@@ -248,6 +249,9 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
         if message.flags & FLAG_TIMES:
             result.timestamp_us = rows[0]["timestamp"]
 
+    async def Append(self, request: log_pb2.AppendRequest, context: Any) -> log_pb2.AppendResponse:
+        await abort(context, UnavailableError("the client streams"))
+
     # ---- reads
 
     async def Read(
@@ -267,7 +271,9 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
     async def _read(
         self, request: log_pb2.ReadRequest, tail: bool
     ) -> AsyncIterator[log_pb2.ReadResponse]:
-        self.reads.append(request)
+        async with self.asked:
+            self.reads.append(request)
+            self.asked.notify_all()
         pages_left, fault = self.read_faults.popleft() if self.read_faults else (1 << 30, None)
         shard = self.cluster.shards.get(request.shard)
         if shard is None:
@@ -367,6 +373,16 @@ class Catalog(coordinator_pb2_grpc.CatalogServicer):
         return coordinator_pb2.ListLogsResponse(
             logs=[coordinator_pb2.LogInfo(name=name) for name in names]
         )
+
+    async def DescribeLog(
+        self, request: coordinator_pb2.DescribeLogRequest, context: Any
+    ) -> coordinator_pb2.LogInfo:
+        await abort(context, UnavailableError("not asked by this client"))
+
+    async def ListInstances(
+        self, request: coordinator_pb2.ListInstancesRequest, context: Any
+    ) -> coordinator_pb2.ListInstancesResponse:
+        await abort(context, UnavailableError("not asked by this client"))
 
 
 def _wanted(request: log_pb2.ReadRequest, record: Stored) -> bool:

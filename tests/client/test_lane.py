@@ -1,0 +1,204 @@
+"""The lane against a model of the server: networks that lose, delay and repeat in every order."""
+
+import random
+from collections import deque
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from logstore.base.errors import (
+    CorruptBatchError,
+    FencedError,
+    LogstoreError,
+    OutcomeUnknownError,
+    OutOfSequenceError,
+    OverloadedError,
+    UnavailableError,
+)
+from logstore.client.lane import Entry, Lane, Mode
+
+
+def entry(number: int, deadline: float = 1e9) -> Entry:
+    rows = pa.RecordBatch.from_pydict({"key": [b"%d" % number]})
+    return Entry(rows, b"%d" % number, 0, 0, deadline, sink=number)
+
+
+class Server:
+    """Accepts last + 1 of each producer, knows what it has. Late copies arrive when they like."""
+
+    def __init__(self) -> None:
+        self.stored: list[int] = []
+        self.producers: dict[int, dict[int, int]] = {}
+
+    def take(self, producer: int, sequence: int, number: int) -> LogstoreError | None:
+        known = self.producers.setdefault(producer, {})
+        if sequence in known:
+            return None
+        if sequence != max(known, default=0) + 1:
+            return OutOfSequenceError("not the next one")
+        known[sequence] = number
+        self.stored.append(number)
+        return None
+
+
+class Story:
+    """Drives a lane with one schedule of faults, drawn from a seed."""
+
+    def __init__(self, seed: int, faults: list[str], batches: int) -> None:
+        self.dice = random.Random(seed)
+        self.faults = deque(faults)
+        self.lane = Lane(producer_id=1, window=8, bytes_max=1 << 20)
+        self.server = Server()
+        self.waiting = deque(entry(i) for i in range(batches))
+        self.wire: deque[tuple[Entry, int, int]] = deque()
+        self.late: list[tuple[int, int, int]] = []
+        self.acked: list[int] = []
+        self.failed: dict[int, LogstoreError] = {}
+        self.fresh = 2
+
+    def send(self, item: Entry) -> None:
+        self.wire.append((item, self.lane.producer_id, item.sequence))
+
+    def fail(self, failures: list[tuple[Entry, LogstoreError]]) -> None:
+        for item, error in failures:
+            assert item.sink not in self.failed
+            assert item.sink not in self.acked
+            self.failed[item.sink] = error
+
+    def run(self) -> None:
+        for _ in range(10_000):
+            if self.late and self.dice.random() < 0.3:
+                self.server.take(*self.late.pop(self.dice.randrange(len(self.late))))
+            if self.lane.mode is Mode.PAUSED:
+                again, failures = self.lane.resume(self.fresh)
+                self.fresh += 1
+                self.fail(failures)
+                for item in again:
+                    self.send(item)
+            elif self.lane.can_send(1) and self.waiting and self.dice.random() < 0.6:
+                item = self.waiting.popleft()
+                self.lane.send(item)
+                self.send(item)
+            elif self.wire:
+                self.step()
+            elif not self.waiting:
+                break
+        for late in self.late:
+            self.server.take(*late)
+        assert not self.lane.unacked
+
+    def step(self) -> None:
+        """The first message on the wire arrives, or meets the next fault."""
+        item, producer, sequence = self.wire.popleft()
+        fault = self.faults.popleft() if self.faults and self.dice.random() < 0.4 else None
+        if fault in ("lose", "lose_ack", "late"):
+            if fault == "lose_ack":
+                self.server.take(producer, sequence, item.sink)
+            if fault == "late":
+                self.late.append((producer, sequence, item.sink))
+            self.wire.clear()
+            self.lane.broken(UnavailableError("broken"))
+            return
+        errors: dict[str | None, LogstoreError] = {
+            "fenced": FencedError("f"),
+            "overloaded": OverloadedError("o", retry_after_ms=1),
+            "corrupt": CorruptBatchError("c"),
+        }
+        error = errors.get(fault)
+        if fault == "expire":
+            item.deadline = 0.0
+            self.fail(self.lane.expire(1.0))
+        error = error or self.server.take(producer, sequence, item.sink)
+        if error is not None:
+            self.fail(self.lane.refused(item, error))
+        elif self.lane.acked(item):
+            self.acked.append(item.sink)
+
+
+FAULTS = ["lose", "lose_ack", "late", "fenced", "overloaded", "corrupt", "expire"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(FAULTS), max_size=12), st.integers(1, 30))
+def test_every_schedule_stores_acked_batches_once_and_in_order(
+    seed: int, faults: list[str], batches: int
+) -> None:
+    story = Story(seed, faults, batches)
+    story.run()
+    stored = story.server.stored
+    assert len(stored) == len(set(stored)), "stored twice"
+    assert set(story.acked) <= set(stored), "acked but not stored"
+    assert set(story.acked) | set(story.failed) == set(range(batches))
+    for number in stored:
+        error = story.failed.get(number)
+        assert error is None or isinstance(error, OutcomeUnknownError), "stored, called not stored"
+    acked = [number for number in stored if number in set(story.acked)]
+    assert acked == sorted(acked), "order of acked batches"
+    retriable_only = not {"corrupt", "expire"} & set(faults)
+    if retriable_only:
+        assert story.failed == {}
+        assert stored == list(range(batches))
+
+
+def test_window_and_bytes_bound_what_is_in_flight() -> None:
+    lane = Lane(producer_id=1, window=2, bytes_max=2)
+    assert lane.can_send(100)
+    lane.send(entry(0))
+    assert not lane.can_send(2)
+    assert lane.can_send(1)
+    lane.send(entry(1))
+    assert not lane.can_send(0)
+
+
+def test_a_retriable_error_waits_for_all_in_flight() -> None:
+    lane = Lane(producer_id=1, window=8, bytes_max=100)
+    items = [entry(i) for i in range(3)]
+    for item in items:
+        lane.send(item)
+    assert lane.refused(items[0], OverloadedError("busy", retry_after_ms=7)) == []
+    assert lane.mode is Mode.DRAINING
+    assert lane.trouble.retry_after_ms == 7
+    assert not lane.trouble.refresh_route
+    lane.refused(items[1], OutOfSequenceError("gap"))
+    assert lane.mode is Mode.DRAINING
+    lane.refused(items[2], OutOfSequenceError("gap"))
+    assert lane.mode.value == "paused"
+    again, failures = lane.resume(99)
+    assert [(e.sink, e.sequence) for e in again] == [(0, 1), (1, 2), (2, 3)]
+    assert failures == []
+    assert lane.producer_id == 1
+
+
+def test_renumbers_after_a_refusal() -> None:
+    lane = Lane(producer_id=1, window=8, bytes_max=100)
+    items = [entry(i) for i in range(4)]
+    for item in items:
+        lane.send(item)
+    lane.acked(items[0])
+    assert [e.sink for e, _ in lane.refused(items[1], CorruptBatchError("c"))] == [1]
+    lane.refused(items[2], OutOfSequenceError("gap"))
+    lane.refused(items[3], OutOfSequenceError("gap"))
+    again, _ = lane.resume(99)
+    assert [(e.sink, e.sequence) for e in again] == [(2, 2), (3, 3)]
+    assert not lane.trouble.backoff
+
+
+@pytest.mark.parametrize("uncertain", [False, True])
+def test_expired_batches_are_kept_only_while_unknown(uncertain: bool) -> None:
+    lane = Lane(producer_id=1, window=8, bytes_max=100)
+    first, second = entry(0, deadline=1.0), entry(1, deadline=9.0)
+    lane.send(first)
+    lane.send(second)
+    if uncertain:
+        lane.broken(UnavailableError("gone"))
+    else:
+        lane.refused(first, OverloadedError("busy"))
+        lane.refused(second, OutOfSequenceError("gap"))
+    ((late, error),) = lane.expire(2.0)
+    assert late is first
+    assert isinstance(error, OutcomeUnknownError if uncertain else OverloadedError)
+    again, failures = lane.resume(99)
+    assert failures == []
+    assert [(e.sink, e.sequence) for e in again] == ([(0, 1), (1, 2)] if uncertain else [(1, 1)])

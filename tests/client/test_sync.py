@@ -1,0 +1,70 @@
+import asyncio
+import threading
+
+import pytest
+
+import logstore
+from logstore.base.errors import InvalidArgumentError, UnavailableError
+from tests.client.conftest import Starter
+
+
+async def test_sync_client_mirrors_the_async_one(start: Starter) -> None:
+    cluster = await start(("a", "b"), (b"m",))
+    address = cluster.addresses["a"]
+    threads_before = threading.active_count()
+
+    def use() -> None:
+        with logstore.connect_sync(address, client_group="tests") as db:
+            assert db.list_logs() == ["orders"]
+            log = db.log("orders")
+            assert log.append(b"a", b"0").offset == 0
+            acks = log.append_many([b"b"] * 3_000, [b"%d" % i for i in range(3_000)])
+            assert sum(ack.count for ack in acks) == 3_000
+            assert [r.value for r in log.read(key=b"b")] == [b"%d" % i for i in range(3_000)]
+            for record in log.read():
+                assert record.key == b"a"
+                break
+            assert log.scan().to_arrow().num_rows == 3_001
+            assert sum(b.num_rows for b in log.scan(key=b"b").batches()) == 3_000
+            assert [r.value for r in log.tail(from_start=True, key=b"b", limit=2)] == [b"0", b"1"]
+            assert len(log.shard_map().shards) == 2
+            with pytest.raises(InvalidArgumentError, match="key is str"):
+                log.append("a", b"0")  # type: ignore[arg-type]
+            results: list[int] = []
+            workers = [
+                threading.Thread(target=lambda: results.append(log.append(b"t", b"").offset))
+                for _ in range(8)
+            ]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            assert sorted(results) == list(range(8))
+        with pytest.raises(UnavailableError, match="the client is closed"):
+            log.append(b"a", b"1")
+
+    await asyncio.to_thread(use)
+    assert threading.active_count() <= threads_before + 1
+
+
+def test_sync_client_needs_with() -> None:
+    db = logstore.connect_sync("127.0.0.1:1")
+    with pytest.raises(InvalidArgumentError, match="not open"):
+        db.list_logs()
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "host:", ":80", "host:99999", "a:1,b"])
+def test_bad_addresses_are_named(address: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="address"):
+        logstore.connect(address)
+
+
+async def test_nobody_answers(start: Starter) -> None:
+    cluster = await start()
+    address = cluster.addresses["a"]
+    await cluster.stop()
+    async with logstore.connect(address, timeout_s=0.5) as db:
+        with pytest.raises(UnavailableError, match=address):
+            await db.log("orders")
+        with pytest.raises(UnavailableError, match="no coordinator answered"):
+            await db.list_logs()
