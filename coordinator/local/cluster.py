@@ -1,0 +1,300 @@
+"""A whole cluster of real processes on one machine: one coordinator and N instances.
+
+Data is under one directory (`coordinator/`, `instance-1/` …, `logs/`), which one supervisor holds
+at a time; the next one goes on from what is there. A process that dies is started again on its
+port, so clients find it where it was.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import grpc.aio
+import msgspec
+
+from coordinator.local.process import Supervised
+from logstore.base.errors import (
+    AddressInUseError,
+    ConfigError,
+    DirectoryInUseError,
+    LogstoreError,
+    UnavailableError,
+    UnknownInstanceError,
+)
+from logstore.meta.records import CapacityRecord
+from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogStub, PlansStub
+from logstore.proto.status import called
+
+COORDINATOR = "coordinator"
+INSTANCES_MAX = 64
+POLL_S = 0.1
+CALL_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What to run. `port` 0 takes free ports; else the coordinator's, instances take those after it
+    that are free. `capacities`: one for each instance, fewer or none: unlimited. Settings are
+    passed on as they are (CoordinatorConfig, NodeConfig). `autopilot`: on, forecast-only or off;
+    None leaves it as it is.
+    """
+
+    data: Path
+    instances: int = 1
+    port: int = 0
+    host: str = "127.0.0.1"
+    capacities: Sequence[CapacityRecord] = ()
+    coordinator_settings: Mapping[str, object] = field(default_factory=dict)
+    node_settings: Mapping[str, object] = field(default_factory=dict)
+    autopilot: str | None = None
+    start_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.instances <= INSTANCES_MAX:
+            raise ConfigError(f"instances is {self.instances}, allowed are 1 to {INSTANCES_MAX}")
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"port is {self.port}, allowed are 0 (any free one) to 65535")
+
+
+class Cluster:
+    """The running processes. Make it with `local_cluster`."""
+
+    def __init__(self, options: ClusterOptions) -> None:
+        self.options = options
+        self.data = options.data
+        self._coordinator = Supervised(
+            COORDINATOR,
+            "coordinator.main",
+            f"{options.host}:{options.port}",
+            {"data": options.data / COORDINATOR, **options.coordinator_settings},
+            self._log(COORDINATOR),
+        )
+        self._instances: dict[str, Supervised] = {}
+
+    @property
+    def address(self) -> str:
+        """The coordinator's `host:port`."""
+        return self._coordinator.address
+
+    @property
+    def instance_addresses(self) -> dict[str, str]:
+        return {name: process.address for name, process in self._instances.items()}
+
+    @property
+    def addresses(self) -> str:
+        """Coordinator and instances, for a client that shall work while the coordinator is down."""
+        return ",".join([self.address, *self.instance_addresses.values()])
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the processes that run now."""
+        return {p.name: p.pid for p in self._processes() if p.pid is not None}
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        return {p.name: p.restarts for p in self._processes()}
+
+    def kill(self, name: str) -> int:
+        """kill -9 of `coordinator` or an instance; the supervisor starts it again. Returns the pid
+        that was killed."""
+        return self._process(name).kill()
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Until every process serves and the coordinator counts every instance as alive."""
+        limit_s = self.options.start_timeout_s if timeout_s is None else timeout_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_s
+        for process in self._processes():
+            await process.wait_ready(max(deadline - loop.time(), 0.0))
+        why = "nobody was asked"
+        async with open_channel(self.address) as channel:
+            while loop.time() < deadline:
+                try:
+                    missing = await self._missing(channel)
+                    if not missing:
+                        return
+                    why = f"not alive: {', '.join(sorted(missing))}"
+                except LogstoreError as e:
+                    why = e.message
+                await asyncio.sleep(POLL_S)
+        raise UnavailableError(f"the cluster is not ready after {limit_s:g} s: {why}")
+
+    async def restart_instance(self, name: str, settings: Mapping[str, object]) -> None:
+        """Stop an instance cleanly and start it with changed settings on the same address."""
+        process = self._process(name)
+        await process.stop()
+        process.settings |= settings
+        await process.start(self.options.start_timeout_s)
+
+    async def state_capacities(self, capacities: Sequence[CapacityRecord]) -> None:
+        """Restart the instances with these capacities, in their order, and wait until all serve."""
+        work = [
+            self.restart_instance(name, _capacity_settings(capacity))
+            for name, capacity in zip(self._instances, capacities, strict=True)
+        ]
+        await asyncio.gather(*work)
+        await self.wait_ready()
+
+    async def set_autopilot(self, mode: str) -> None:
+        """`on`, `forecast-only` or `off`."""
+        async with open_channel(self.address) as channel, called():
+            request = coordinator_pb2.SetAutopilotRequest(mode=mode)
+            await PlansStub(channel).SetAutopilot(request, timeout=CALL_TIMEOUT_S)
+
+    async def start(self) -> None:
+        options = self.options
+        if options.port:
+            _check_port(options.host, options.port)
+        await self._coordinator.start(options.start_timeout_s)
+        port = options.port
+        for number in range(1, options.instances + 1):
+            name = f"instance-{number}"
+            port = _free_port_after(options.host, port) if port else 0
+            capacity = (
+                options.capacities[number - 1]
+                if number <= len(options.capacities)
+                else CapacityRecord()
+            )
+            settings = {
+                "instance": name,
+                "data": self.data / name,
+                "metadata": self.address,
+                **options.node_settings,
+                **_capacity_settings(capacity),
+            }
+            self._instances[name] = Supervised(
+                name, "logstore.node.main", f"{options.host}:{port}", settings, self._log(name)
+            )
+        starts = [p.start(options.start_timeout_s) for p in self._instances.values()]
+        await asyncio.gather(*starts)
+        await self.wait_ready()
+        if options.autopilot is not None:
+            await self.set_autopilot(options.autopilot)
+
+    async def stop(self) -> None:
+        """Instances first: they hand in their last statistics to a coordinator that runs."""
+        await asyncio.gather(*(p.stop() for p in self._instances.values()))
+        await self._coordinator.stop()
+
+    async def _missing(self, channel: grpc.aio.Channel) -> set[str]:
+        async with called():
+            answer = await CatalogStub(channel).ListInstances(
+                coordinator_pb2.ListInstancesRequest(), timeout=CALL_TIMEOUT_S
+            )
+        rows = [msgspec.json.decode(item) for item in answer.instances_json]
+        alive = {row["instance"]: row["address"] for row in rows if row["alive"]}
+        return {
+            name for name, address in self.instance_addresses.items() if alive.get(name) != address
+        }
+
+    def _processes(self) -> list[Supervised]:
+        return [self._coordinator, *self._instances.values()]
+
+    def _process(self, name: str) -> Supervised:
+        for process in self._processes():
+            if process.name == name:
+                return process
+        raise UnknownInstanceError(
+            f"process {name!r} is not known; known: {[p.name for p in self._processes()]}"
+        )
+
+    def _log(self, name: str) -> Path:
+        return self.data / "logs" / f"{name}.log"
+
+
+@contextlib.asynccontextmanager
+async def running(options: ClusterOptions) -> AsyncIterator[Cluster]:
+    """A cluster that serves; stopped at the end, its data stays.
+
+    Errors: DirectoryInUseError, AddressInUseError, ConfigError, UnavailableError (too slow).
+    """
+    with _hold(options.data):
+        cluster = Cluster(options)
+        try:
+            await cluster.start()
+            yield cluster
+        finally:
+            await cluster.stop()
+
+
+def local_cluster(
+    instances: int = 1,
+    *,
+    data: Path,
+    port: int = 0,
+    capacities: Sequence[CapacityRecord] = (),
+    coordinator_settings: Mapping[str, object] | None = None,
+    node_settings: Mapping[str, object] | None = None,
+    autopilot: str | None = None,
+) -> contextlib.AbstractAsyncContextManager[Cluster]:
+    """`async with local_cluster(3, data=folder) as cluster`; see ClusterOptions and `running`."""
+    options = ClusterOptions(
+        data=data,
+        instances=instances,
+        port=port,
+        capacities=capacities,
+        coordinator_settings=coordinator_settings or {},
+        node_settings=node_settings or {},
+        autopilot=autopilot,
+    )
+    return running(options)
+
+
+@contextlib.contextmanager
+def _hold(data: Path) -> Iterator[None]:
+    """Hold the directory for this process; DirectoryInUseError when another one does."""
+    handle: IO[str]
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        handle = (data / "lock").open("a+")
+    except OSError as e:
+        raise ConfigError(f"data directory {data}: {e.strerror}") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise DirectoryInUseError(
+                f"data directory {data} is in use by another cluster (process {holder})"
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _check_port(host: str, port: int) -> None:
+    if not _is_free(host, port):
+        raise AddressInUseError(f"port {port} on {host} is in use")
+
+
+def _free_port_after(host: str, port: int) -> int:
+    """The next port after `port` that nobody listens on, or 0."""
+    return next((p for p in range(port + 1, min(port + 100, 65_536)) if _is_free(host, p)), 0)
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _capacity_settings(capacity: CapacityRecord) -> dict[str, object]:
+    return {
+        "ops_per_s_max": capacity.ops_per_s,
+        "bytes_per_s_max": capacity.bytes_per_s,
+        "stored_bytes_max": capacity.stored_bytes,
+    }

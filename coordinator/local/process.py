@@ -1,0 +1,166 @@
+"""One supervised process: started, watched, started again when it dies, stopped within a bound."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
+
+READY = "ready "
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+STEADY_S = 10.0
+"""After running so long, the next restart is quick again."""
+STOP_TIMEOUT_S = 10.0
+"""Between SIGTERM and SIGKILL."""
+
+
+class Supervised:
+    """A module run as `MODULE --listen ADDRESS --name value…` that prints `ready ADDRESS`.
+
+    Its standard error goes to `log`. After the first start it keeps its address. A first start that
+    ends with status 2 (bad settings) is not repeated: `start` raises its error line.
+    """
+
+    def __init__(
+        self, name: str, module: str, listen: str, settings: Mapping[str, object], log: Path
+    ) -> None:
+        self.name, self.log = name, log
+        self.settings = dict(settings)
+        self.restarts = 0
+        self.pid: int | None = None
+        self._module, self._listen = module, listen
+        self._was_ready = False
+        self._ready = asyncio.Event()
+        self._failure: LogstoreError | None = None
+        self._stopping = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """`host:port`; fixed once the process was ready."""
+        return self._listen
+
+    async def start(self, timeout_s: float) -> str:
+        """Start; returns the address once it serves. ConfigError, UnavailableError (too late)."""
+        self._stopping.clear()
+        self._watch = asyncio.create_task(self._keep_alive(), name=f"supervise {self.name}")
+        await self.wait_ready(timeout_s)
+        return self.address
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until the process (this run of it) said that it serves."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
+        except TimeoutError:
+            raise UnavailableError(
+                f"{self.name} does not serve after {timeout_s:g} s, see {self.log}"
+            ) from None
+        if self._failure is not None:
+            raise self._failure
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """Send a signal, as a fault; the supervisor starts the process again. Returns its pid."""
+        if self.pid is None:
+            raise UnavailableError(f"{self.name} does not run now")
+        self._ready.clear()
+        os.kill(self.pid, number)
+        return self.pid
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL after STOP_TIMEOUT_S; it is not started again."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+        if self._watch is None:
+            return
+        done, _ = await asyncio.wait([self._watch], timeout=STOP_TIMEOUT_S)
+        if not done:
+            self._signal(signal.SIGKILL)
+            self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+        self._watch = None
+
+    def _signal(self, number: int) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    async def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = BACKOFF_FIRST_S
+        while True:
+            began_s = loop.time()
+            status = await self._run()
+            self._ready.clear()
+            if self._stopping.is_set():
+                return
+            if status == 2 and not self._was_ready:
+                self._failure = self._error()
+                self._ready.set()
+                return
+            if loop.time() - began_s > STEADY_S:
+                wait_s = BACKOFF_FIRST_S
+            self.restarts += 1
+            await asyncio.sleep(wait_s)
+            if self._stopping.is_set():
+                return
+            wait_s = min(2 * wait_s, BACKOFF_MAX_S)
+
+    async def _run(self) -> int:
+        flags = [
+            part
+            for name, value in self.settings.items()
+            if value is not None
+            for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "coordinator.local.child",
+                str(os.getpid()),
+                self._module,
+                "--listen",
+                self._listen,
+                *flags,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        self.pid = process.pid
+        if self._stopping.is_set():
+            self._signal(signal.SIGTERM)
+        try:
+            await self._listen_to(process)
+            return await process.wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        finally:
+            self.pid = None
+
+    async def _listen_to(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            text = line.decode(errors="replace").strip()
+            if text.startswith(READY):
+                self._listen = text.removeprefix(READY)
+                self._was_ready = True
+                self._ready.set()
+
+    def _error(self) -> LogstoreError:
+        """The `error: …` line that the process left in its log."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        text = said[-1] if said else f"{self.name} refused its settings, see {self.log}"
+        kind = AddressInUseError if "port is in use" in text else ConfigError
+        return kind(text)
