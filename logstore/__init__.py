@@ -1,16 +1,10 @@
 """A keyed distributed log whose shards split, merge and move before the load arrives.
 
 The public doors; each loads what it needs at its first use, so that `import logstore` is cheap.
+Types of the names are in `__init__.pyi`.
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from logstore.base import errors
-    from logstore.base.tls import TlsOptions
-    from logstore.base.types import Ack, Record
-    from logstore.client.client import Client, Log, Scan, connect
-    from logstore.client.sync_client import SyncClient, SyncLog, SyncScan, connect_sync
+from typing import Any
 
 __all__ = [
     "Ack",

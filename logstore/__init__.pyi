@@ -1,0 +1,12 @@
+from logstore.base import errors as errors
+from logstore.base.tls import TlsOptions as TlsOptions
+from logstore.base.types import Ack as Ack
+from logstore.base.types import Record as Record
+from logstore.client.client import Client as Client
+from logstore.client.client import Log as Log
+from logstore.client.client import Scan as Scan
+from logstore.client.client import connect as connect
+from logstore.client.sync_client import SyncClient as SyncClient
+from logstore.client.sync_client import SyncLog as SyncLog
+from logstore.client.sync_client import SyncScan as SyncScan
+from logstore.client.sync_client import connect_sync as connect_sync
