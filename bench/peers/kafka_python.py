@@ -5,20 +5,20 @@ import time
 from typing import Any, Self
 
 from bench.peers.base import PeerError, Result, Setting
-from bench.peers.kafka_java import (
-    PARTITIONS,
-    TOPIC_SETTINGS,
-    create_topic,
-    delete_topic,
-    topic_count,
-)
+from bench.peers.kafka_java import create_topic, delete_topic, topic_count
 from bench.services.kafka import kafka
 from bench.workload.records import RecordSet, digest_bytes
 
+PARTITIONS = 4
 READ_BATCH = 10_000  # aiokafka
 READ_BATCH_CONFLUENT = 500
 PRODUCE_BATCH = 10_000
 READ_IDLE_S = 20.0
+
+TOPIC_SETTINGS = (
+    Setting("partitions", str(PARTITIONS), "two per core, keys spread over them"),
+    Setting("flush.messages", "default (none)", "the page cache is durable enough for `os`"),
+)
 
 
 class _PythonKafka:
@@ -46,7 +46,7 @@ class _PythonKafka:
     async def _fresh_topic(self) -> str:
         if self._topic is not None:
             await asyncio.to_thread(delete_topic, self.address, self._topic)
-        self._topic = await asyncio.to_thread(create_topic, self.address, 1)
+        self._topic = await asyncio.to_thread(create_topic, self.address, 1, PARTITIONS)
         return self._topic
 
     def _last_topic(self) -> str:
@@ -55,7 +55,7 @@ class _PythonKafka:
         return self._topic
 
     async def _check_count(self, topic: str, wanted: int) -> None:
-        stored = await asyncio.to_thread(topic_count, self.address, topic)
+        stored = await asyncio.to_thread(topic_count, self.address, topic, PARTITIONS)
         if stored != wanted:
             raise PeerError(f"sent {wanted} records, stored {stored}")
 

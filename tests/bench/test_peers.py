@@ -43,7 +43,7 @@ async def test_kafka_by_its_three_clients() -> None:
         await _round_trip(confluent, 5_000)
         aio = AioKafka(address=confluent.address)
         await _round_trip(aio, 2_000)
-        java = KafkaJava(address=confluent.address)
+        java = KafkaJava(address=confluent.address, warm_up=10_000)
         records = make_records(20_000)
         appended = await java.append(records)
         assert appended.records == 20_000
