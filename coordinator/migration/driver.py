@@ -115,6 +115,9 @@ class MigrationDriver:
             memory.wake.set()
         return record
 
+    def now_us(self) -> int:
+        return self._env.clock.wall_us()
+
     async def ended(self, migration: str) -> MigrationRecord:
         """Wait for the end state."""
         task = self._tasks.get(migration)
@@ -240,11 +243,13 @@ class MigrationDriver:
         )
 
     async def _copies(self, instance: str, shard: str) -> list[Copy] | None:
-        """None: no answer."""
+        """None: no answer. An instance that answers with an error holds no copy yet."""
         try:
             return await self._nodes.copies(instance, shard)
-        except LogstoreError:
+        except UnavailableError:
             return None
+        except LogstoreError:
+            return []
 
     async def _commit(self, read: _Read, effect: Commit) -> bool:
         record, shard = effect.record, effect.shard

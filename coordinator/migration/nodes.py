@@ -50,6 +50,13 @@ class GrpcNodes:
             )
         return [_copy(status) for status in answer.replicas if status.shard == shard]
 
+    async def sizes(self, instance: str) -> dict[str, int]:
+        """Shard -> bytes of the copies that the instance leads."""
+        stub = await self._stub(instance)
+        async with called():
+            answer = await stub.Status(node_pb2.StatusRequest(), timeout=STATUS_TIMEOUT_S)
+        return {s.shard: s.bytes_stored for s in answer.replicas if s.role == "primary"}
+
     async def chain(
         self, member: Member, shard: str, stop: int, *, recompute: bool, timeout_s: float
     ) -> bytes:

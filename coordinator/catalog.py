@@ -1,0 +1,284 @@
+"""Logs and instances: create, delete, list, describe. Every change is a compare-and-swap."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from logstore.base.env import Env
+from logstore.base.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    UnavailableError,
+    UnknownInstanceError,
+    UnknownLogError,
+)
+from logstore.base.limits import KEY_BYTES_MAX, LOG_NAME_CHARS_MAX, SHARDS_PER_LOG_MAX
+from logstore.base.types import ShardStatus
+from logstore.meta.port import (
+    TXN_OPERATIONS_MAX,
+    Compare,
+    Delete,
+    MetadataStore,
+    Operation,
+    Put,
+)
+from logstore.meta.records import (
+    INSTANCES,
+    LOGS,
+    REPLICA_COUNTER,
+    SHARDS,
+    InstanceRecord,
+    LogOptions,
+    LogRecord,
+    Member,
+    ShardRecord,
+    decode_instance,
+    decode_log,
+    decode_shard,
+    encode,
+    log_key,
+    shard_key,
+    shard_prefix,
+)
+from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges_from_cuts
+from sharder.ring import place
+
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
+_CHUNK = TXN_OPERATIONS_MAX - 1
+_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A log with its shards in key order, and the newest metadata revision among them."""
+
+    log: LogRecord
+    shards: tuple[ShardRecord, ...]
+    map_version: int
+
+
+def check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InvalidArgumentError(
+            f"log name is {name[:200]!r}, it must match [a-zA-Z0-9._-]{{1,{LOG_NAME_CHARS_MAX}}}"
+        )
+    return name
+
+
+def parse_log_options(data: bytes) -> LogOptions:
+    """LogOptions from a JSON object; unknown fields and wrong types are refused by name."""
+    if not data:
+        return LogOptions()
+    try:
+        given = msgspec.json.decode(data, type=dict[str, object])
+        for name in given:
+            if name not in LogOptions.__slots__:
+                raise InvalidArgumentError(f"options.{name} is not an option of a log")
+        options = msgspec.json.decode(data, type=LogOptions)
+    except msgspec.DecodeError as e:
+        raise InvalidArgumentError(f"options: {e}") from None
+    return check_log_options(options)
+
+
+def check_log_options(options: LogOptions) -> LogOptions:
+    """Refuse what cannot be kept."""
+    if options.replicas != 1:
+        raise InvalidArgumentError(
+            f"replicas is {options.replicas}; this version keeps 1 replica per log"
+        )
+    if options.min_in_sync != 1:
+        raise InvalidArgumentError(
+            f"min_in_sync is {options.min_in_sync}, with 1 replica it must be 1"
+        )
+    for field in ("retention_s", "retention_bytes"):
+        value = getattr(options, field)
+        if value is not None and not value > 0:
+            raise InvalidArgumentError(f"{field} is {value}, it must be above 0")
+    return options
+
+
+def ranges_of(
+    options: LogOptions, shards: int, split_keys: Sequence[bytes]
+) -> tuple[KeyRange, ...]:
+    """The ranges a new log starts with: cut at `split_keys`, or `shards` even ones (0: one)."""
+    if split_keys:
+        if shards and shards != len(split_keys) + 1:
+            raise InvalidArgumentError(
+                f"shards is {shards}, {len(split_keys)} split keys make {len(split_keys) + 1}"
+            )
+        if len(split_keys) >= SHARDS_PER_LOG_MAX:
+            raise InvalidArgumentError(
+                f"split_keys has {len(split_keys)} keys, the limit is {SHARDS_PER_LOG_MAX - 1}"
+            )
+        token = TOKEN_BYTES if options.partitioner is Partitioner.HASH else 0
+        for i, key in enumerate(split_keys):
+            if not 1 <= len(key) <= KEY_BYTES_MAX + token:
+                raise InvalidArgumentError(
+                    f"split_keys[{i}] has {len(key)} bytes, it must have 1..{KEY_BYTES_MAX + token}"
+                )
+            if i and key <= split_keys[i - 1]:
+                raise InvalidArgumentError(f"split_keys[{i}] is not above split_keys[{i - 1}]")
+        return tuple(ranges_from_cuts(list(split_keys)))
+    try:
+        return tuple(even_ranges(options.partitioner, shards or 1))
+    except ValueError as e:
+        raise InvalidArgumentError(str(e)) from None
+
+
+class Catalog:
+    """The logs and instances of one store."""
+
+    def __init__(self, store: MetadataStore, env: Env) -> None:
+        self._store = store
+        self._env = env
+
+    async def create(
+        self,
+        name: str,
+        options: LogOptions,
+        shards: int = 0,
+        split_keys: Sequence[bytes] = (),
+        instances: Sequence[str] = (),
+        alive: Mapping[str, bool] | None = None,
+    ) -> Described:
+        """Create a log: its shards first, its own record last, so a half-made log never shows.
+
+        `instances`: a primary for each shard; empty: the ring places them on instances that are
+        `alive` (those it does not name count as alive).
+        """
+        check_name(name)
+        check_log_options(options)
+        ranges = ranges_of(options, shards, split_keys)
+        known = {record.instance: record for record in await self.instances()}
+        ids = [f"{name}/{number}" for number in range(len(ranges))]
+        homes = _homes(ids, instances, known, alive or {})
+        if await self._store.get(log_key(name)) is not None:
+            raise AlreadyExistsError(f"log {name} exists already")
+        await self._drop_shards(name)  # what a creation that died half-way left
+        first = await self._draw_replica_ids(len(ids))
+        records = []
+        for i, (shard, keys) in enumerate(zip(ids, ranges, strict=True)):
+            home = known[homes[shard]]
+            member = Member(home.instance, home.incarnation, first + i)
+            records.append(
+                ShardRecord(
+                    shard=shard,
+                    log=name,
+                    range=keys,
+                    status=ShardStatus.OPEN,
+                    epoch=1,
+                    primary_since=1,
+                    primary=member,
+                    in_sync=(member,),
+                    min_in_sync=options.min_in_sync,
+                )
+            )
+        log = LogRecord(name, options, len(ids), self._env.clock.wall_us())
+        await self._write_new(log, records)
+        return await self.describe(name)
+
+    async def _write_new(self, log: LogRecord, records: Sequence[ShardRecord]) -> None:
+        chunks = [records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK)]
+        for i, chunk in enumerate(chunks):
+            operations: list[Operation] = [Put(shard_key(r.shard), encode(r)) for r in chunk]
+            compares = [Compare(shard_key(r.shard), 0) for r in chunk]
+            compares.append(Compare(log_key(log.name), 0))
+            if i == len(chunks) - 1:
+                operations.append(Put(log_key(log.name), encode(log)))
+            if not (await self._store.txn(compares, operations)).succeeded:
+                raise AlreadyExistsError(f"log {log.name} exists already, or is being created")
+
+    async def delete(self, name: str) -> None:
+        """Delete a log, its record first; its copies are deleted by the instances (P9).
+
+        Refused while one of its shards is migrating.
+        """
+        for _ in range(_TRIES):
+            found = await self._store.get(log_key(name))
+            if found is None:
+                raise UnknownLogError(f"log {name!r} does not exist")
+            for shard in (await self._store.range(shard_prefix(name))).items:
+                migration = decode_shard(shard.value).migration
+                if migration is not None:
+                    raise ConflictError(f"shard {shard.key[len(SHARDS) :]} is in {migration}")
+            done = await self._store.txn([Compare(found.key, found.revision)], [Delete(found.key)])
+            if done.succeeded:
+                await self._drop_shards(name)
+                return
+        raise ConflictError(f"log {name} changed too often, try again")
+
+    async def _drop_shards(self, name: str) -> None:
+        """Remove shard records that belong to no log."""
+        for _ in range(_TRIES * SHARDS_PER_LOG_MAX // _CHUNK):
+            items = (await self._store.range(shard_prefix(name))).items[:_CHUNK]
+            if not items:
+                return
+            compares = [Compare(item.key, item.revision) for item in items]
+            compares.append(Compare(log_key(name), 0))
+            result = await self._store.txn(compares, [Delete(item.key) for item in items])
+            if not result.succeeded and await self._store.get(log_key(name)) is not None:
+                raise AlreadyExistsError(f"log {name} exists already")
+        raise ConflictError(f"the shards of {name} changed too often, try again")
+
+    async def tidy(self) -> None:
+        """Remove the shards of logs whose creation or deletion died half-way."""
+        logs = {item.key[len(LOGS) :] for item in (await self._store.range(LOGS)).items}
+        shards = (await self._store.range(SHARDS)).items
+        for name in {decode_shard(item.value).log for item in shards} - logs:
+            await self._drop_shards(name)
+
+    async def describe(self, name: str) -> Described:
+        found = await self._store.get(log_key(name))
+        if found is None:
+            raise UnknownLogError(f"log {name!r} does not exist")
+        items = (await self._store.range(shard_prefix(name))).items
+        shards = sorted((decode_shard(i.value) for i in items), key=lambda s: s.range.start)
+        version = max(i.revision for i in (found, *items))
+        return Described(decode_log(found.value), tuple(shards), version)
+
+    async def list(self) -> list[Described]:
+        names = [decode_log(item.value).name for item in (await self._store.range(LOGS)).items]
+        return [await self.describe(name) for name in names]
+
+    async def instances(self) -> tuple[InstanceRecord, ...]:
+        items = (await self._store.range(INSTANCES)).items
+        return tuple(decode_instance(item.value) for item in items)
+
+    async def _draw_replica_ids(self, count: int) -> int:
+        """The first of `count` ids that nobody else gets."""
+        for _ in range(_TRIES):
+            found = await self._store.get(REPLICA_COUNTER)
+            first = int(found.value) if found is not None else 1
+            revision = found.revision if found is not None else 0
+            done = await self._store.txn(
+                [Compare(REPLICA_COUNTER, revision)],
+                [Put(REPLICA_COUNTER, str(first + count).encode())],
+            )
+            if done.succeeded:
+                return first
+        raise ConflictError("the replica counter changed too often, try again")
+
+
+def _homes(
+    shards: Sequence[str],
+    wanted: Sequence[str],
+    known: Mapping[str, InstanceRecord],
+    alive: Mapping[str, bool],
+) -> dict[str, str]:
+    """Shard -> instance of its first primary."""
+    if wanted:
+        if len(wanted) != len(shards):
+            raise InvalidArgumentError(
+                f"instances has {len(wanted)} entries for {len(shards)} shards, one each is needed"
+            )
+        for name in wanted:
+            if name not in known:
+                raise UnknownInstanceError(f"instance {name!r} is not registered")
+        return dict(zip(shards, wanted, strict=True))
+    healthy = [name for name in known if alive.get(name, True)]
+    if not healthy:
+        raise UnavailableError("no instance is alive, a log needs at least 1")
+    return place(shards, dict.fromkeys(healthy, 1.0), bound=1.0)

@@ -1,0 +1,173 @@
+"""The planning loop: each period a view is made, a plan drawn, and due moves are started (R1.3)."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from coordinator.catalog import Catalog
+from coordinator.config import Autopilot, CoordinatorConfig
+from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.ledger import Proposal
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.migration.records import ForecastNote, parse_options
+from coordinator.statistics import StatisticsIntake
+from coordinator.views import make_view
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import SHARDS, decode_shard
+from sharder.config import Mode, PlannerConfig, RiskConfig
+from sharder.plan import Operator, Plan, plan
+
+PLANS_KEPT_MAX = 1_000
+LEARN_INTERVAL_S = 0.2
+LEARN_SLOTS = 5
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanNote:
+    """A plan that was made, which of its moves were started, or why none was made."""
+
+    at_us: int
+    plan: Plan | None
+    started: tuple[str, ...] = ()
+    skipped: str = ""
+
+
+def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerConfig:
+    mode = Mode.ACTIVE if autopilot is Autopilot.ON else Mode.DRY_RUN
+    return PlannerConfig(
+        mode=mode,
+        risk=RiskConfig(threshold=config.threshold),
+        seed=config.seed,
+        horizon_periods=config.horizon_slots,
+        hysteresis=config.hysteresis,
+        cooldown_s=config.cooldown_s or 0.0,
+        flip_back_s=config.flip_back_s or 0.0,
+        margin_periods=config.margin_periods,
+        operators_in_flight_max=config.moves_max,
+    )
+
+
+class PlanningLoop:
+    """Learns what was reported and plans. `mode` may change while it runs."""
+
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        env: Env,
+        store: MetadataStore,
+        intake: StatisticsIntake,
+        driver: MigrationDriver,
+        nodes: GrpcNodes,
+    ) -> None:
+        self.mode = config.autopilot
+        self.move_options = parse_options(msgspec.json.encode(config.move))
+        self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
+        self._config, self._env, self._store = config, env, store
+        self._intake, self._driver, self._nodes = intake, driver, nodes
+        self._catalog = Catalog(store, env)
+        self._sizes: dict[str, int] = {}
+        self._slots_before = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._learn()), asyncio.create_task(self._run())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _learn(self) -> None:
+        """A few slots at a time, so that calls are served in between."""
+        while True:
+            learned = self._intake.learn(self._env.clock.monotonic_s(), LEARN_SLOTS)
+            await asyncio.sleep(0.001 if learned == LEARN_SLOTS else LEARN_INTERVAL_S)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.planning_period_s)
+            try:
+                await self.round()
+            except LogstoreError as e:
+                _log.warning("no plan this period", why=e.message)
+            except Exception:
+                _log.exception("no plan this period")
+
+    async def round(self) -> PlanNote:
+        """One period: plan, and start what is due if the autopilot is on."""
+        at_us = self._env.clock.wall_us()
+        learned = self._intake.slots_learned - self._slots_before
+        self._slots_before = self._intake.slots_learned
+        expected = self._config.planning_period_s / self._config.slot_wall_s
+        if self.mode is Autopilot.OFF:
+            return self._note(PlanNote(at_us, None, skipped="the autopilot is off"))
+        if learned > max(5.0, 5.0 * expected):
+            why = f"history is being fed ({learned} slots in a period)"
+            return self._note(PlanNote(at_us, None, skipped=why))
+        made = await self.plan()
+        started = []
+        for operator in made.startable():
+            name = await self._begin(operator)
+            if name is not None:
+                started.append(name)
+        return self._note(PlanNote(at_us, made, tuple(started)))
+
+    async def plan(self) -> Plan:
+        """The plan for the present; starts nothing."""
+        now_s = self._env.clock.wall_us() / 1e6
+        shards = [decode_shard(i.value) for i in (await self._store.range(SHARDS)).items]
+        instances = await self._catalog.instances()
+        await self._measure({s.primary.instance for s in shards})
+        mono_s = self._env.clock.monotonic_s()
+        view = make_view(
+            now_s=now_s,
+            config=self._config,
+            planner=planner_config(self._config, self.mode),
+            shards=shards,
+            instances=instances,
+            alive={i.instance: self._intake.alive(i.instance, mono_s) for i in instances},
+            intake=self._intake,
+            sizes=self._sizes,
+            migrations=await self._driver.ledger.all(),
+        )
+        return plan(view)
+
+    async def _measure(self, instances: set[str]) -> None:
+        """Bytes of each shard, asked of the instances that lead them."""
+        found = await asyncio.gather(
+            *(self._nodes.sizes(name) for name in sorted(instances)), return_exceptions=True
+        )
+        for sizes in found:
+            if isinstance(sizes, dict):
+                self._sizes.update(sizes)
+
+    async def _begin(self, operator: Operator) -> str | None:
+        seen = operator.forecast
+        note = ForecastNote(seen.mean, seen.lower, seen.upper, seen.horizon_s)
+        proposal = Proposal(
+            shard=operator.shard,
+            target=operator.target,
+            strategy=operator.strategy,
+            options=self.move_options,
+            trigger=operator.trigger.value,
+            reason=operator.reason,
+            risk=operator.risk,
+            forecast=note,
+        )
+        try:
+            record = await self._driver.propose(proposal)
+        except LogstoreError as e:
+            _log.warning("a planned move was not started", shard=operator.shard, why=e.message)
+            return None
+        _log.info("move started", id=record.id, shard=record.shard, reason=record.reason)
+        return record.id
+
+    def _note(self, note: PlanNote) -> PlanNote:
+        self.history.append(note)
+        return note

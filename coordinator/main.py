@@ -1,0 +1,63 @@
+"""`python -m coordinator.main --data DIR --port N …`: one coordinator."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+
+import pydantic
+import uvloop
+
+from coordinator.config import CoordinatorConfig
+from coordinator.server import CoordinatorServer
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError
+from logstore.base.logs import configure_logs
+
+
+def _config(arguments: list[str]) -> CoordinatorConfig:
+    """Settings from flags (one per field) over the environment; lists and objects as JSON."""
+    parser = argparse.ArgumentParser(prog="logstore coordinator", description=__doc__)
+    for name, field in CoordinatorConfig.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=field.description)
+    given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
+    for name in ("seasons_slots", "move"):
+        if name in given:
+            with contextlib.suppress(json.JSONDecodeError):  # the check of the field says it
+                given[name] = json.loads(given[name])
+    return CoordinatorConfig(**given)
+
+
+async def _serve(config: CoordinatorConfig) -> None:
+    server = CoordinatorServer(config, Env())
+    address = await server.start()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    print(f"ready {address}", flush=True)
+    await stopped.wait()
+    await server.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start."""
+    try:
+        config = _config(sys.argv[1:] if arguments is None else arguments)
+    except pydantic.ValidationError as e:
+        for error in e.errors():
+            field = ".".join(str(part) for part in error["loc"])
+            print(f"error: {field} is {error['input']!r}: {error['msg']}", file=sys.stderr)
+        return 2
+    configure_logs("coordinator")
+    try:
+        uvloop.run(_serve(config))
+    except LogstoreError as e:
+        print(f"error: {e.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,177 @@
+"""coordinator.v1.Migrations: move, list, watch, order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from coordinator.edge import Context, unary
+from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.ledger import Proposal
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.migration.records import (
+    MigrationRecord,
+    MoveOptions,
+    State,
+    parse_options,
+)
+from coordinator.migration.table import TABLE, check_strategy, dry_run, story
+from coordinator.views import move_history
+from logstore.base.errors import LogstoreError
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import ShardRecord, decode_shard, migration_key, shard_key
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsServicer
+from logstore.proto.status import served
+
+WATCH_INTERVAL_S = 0.25
+
+
+def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: float) -> Any:
+    """A migration as JSON types: the record, its story, the ramp's p, and the seconds left.
+
+    `rate` is the copy rate to expect, 10^6 bytes/s.
+    """
+    p = shard.route.get(record.target_instance, 0.0) if shard is not None else 0.0
+    steps = {s.state: s.seconds for s in dry_run(record.options, record.bytes, rate)}
+    eta_s = 0.0
+    if record.active and record.state is not State.ROLLING_BACK:
+        order = list(TABLE)
+        later = order[order.index(record.state) + 1 :]
+        eta_s = sum(steps.get(state.value, 0.0) for state in later)
+        here = steps.get(record.state.value, 0.0)
+        if record.state is State.RAMPING:
+            eta_s += here * (1.0 - p)
+        elif record.state is State.SOAKING:
+            eta_s += max(0.0, here - record.soaked_s)
+        else:
+            eta_s += max(0.0, here - (now_us - record.since_us) / 1e6)
+    ended_us = record.phases[-1].at_us if record.phases and not record.active else now_us
+    fields = msgspec.to_builtins(record)
+    return {
+        **fields,
+        "source": record.source.instance,
+        "target": record.target_instance,
+        "hash_equal": record.hash.equal if record.hash is not None else None,
+        "p": p,
+        "eta_s": round(eta_s, 3),
+        "duration_s": round((ended_us - record.created_us) / 1e6, 3),
+        "phase_s": phase_seconds(record, now_us),
+        "waits_for": TABLE[record.state].waits if record.active else "",
+        "story": story(record),
+    }
+
+
+def phase_seconds(record: MigrationRecord, now_us: int) -> dict[str, float]:
+    """How long each state took, summed over its visits; the present one until now."""
+    found: dict[str, float] = {}
+    for i, phase in enumerate(record.phases):
+        if phase.state not in TABLE or not TABLE[phase.state].to:
+            continue
+        end_us = record.phases[i + 1].at_us if i + 1 < len(record.phases) else now_us
+        seconds = found.get(phase.state.value, 0.0) + (end_us - phase.at_us) / 1e6
+        found[phase.state.value] = round(seconds, 6)
+    return found
+
+
+class MigrationsService(MigrationsServicer):
+    """`defaults`: move options of this coordinator, under those that a request gives."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        driver: MigrationDriver,
+        nodes: GrpcNodes,
+        defaults: MoveOptions,
+    ) -> None:
+        self._store = store
+        self._driver = driver
+        self._nodes = nodes
+        self._defaults = defaults
+
+    @unary
+    async def Move(self, request: pb.MoveRequest, context: Context) -> pb.JsonResponse:
+        proposal = Proposal(
+            shard=request.shard,
+            target=request.target,
+            strategy=check_strategy(request.strategy),
+            options=parse_options(request.options_json, self._defaults),
+            reason="asked for",
+        )
+        if not request.dry_run:
+            return _json(await self._told(await self._driver.propose(proposal)))
+        draft = await self._driver.ledger.draft(proposal)
+        try:
+            size = (await self._nodes.sizes(draft.source.instance)).get(draft.shard, 0)
+        except LogstoreError:
+            size = 0
+        steps = dry_run(draft.options, size, await self._rate())
+        return _json(
+            {
+                "dry_run": True,
+                "shard": draft.shard,
+                "source": draft.source.instance,
+                "target": draft.target_instance,
+                "strategy": draft.strategy,
+                "bytes": size,
+                "seconds": round(sum(step.seconds for step in steps), 3),
+                "options": draft.options,
+                "steps": steps,
+            }
+        )
+
+    @unary
+    async def List(self, request: pb.ListMigrationsRequest, context: Context) -> pb.JsonResponse:
+        found = [r for r in await self._driver.ledger.all() if r.active or not request.active_only]
+        return _json([await self._told(record) for record in found])
+
+    @unary
+    async def Get(self, request: pb.GetMigrationRequest, context: Context) -> pb.JsonResponse:
+        return _json(await self._told(await self._driver.ledger.get(request.id)))
+
+    async def Watch(
+        self, request: pb.GetMigrationRequest, context: Context
+    ) -> AsyncIterator[pb.JsonResponse]:
+        """One message at each change of the record or the ramp, until the end state."""
+        async with served(context):
+            record = await self._driver.ledger.get(request.id)
+            sent: tuple[MigrationRecord, float] | None = None
+            while True:
+                telling = await self._told(record)
+                if sent != (record, telling["p"]):
+                    sent = (record, telling["p"])
+                    yield _json(telling)
+                if not record.active:
+                    return
+                await self._next(request.id)
+                record = await self._driver.ledger.get(request.id)
+
+    async def _next(self, migration: str) -> None:
+        """The next change of the record, or a while (the ramp's share is in the shard record)."""
+        key = migration_key(migration)
+        revision = (await self._store.range(key)).revision
+        watch = self._store.watch(key, revision)
+        waiting = asyncio.ensure_future(anext(aiter(watch), None))
+        try:
+            await asyncio.wait([waiting], timeout=WATCH_INTERVAL_S)
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    @unary
+    async def Control(self, request: pb.ControlRequest, context: Context) -> pb.JsonResponse:
+        record = await self._driver.order(request.id, request.action, request.cause)
+        return _json(await self._told(record))
+
+    async def _told(self, record: MigrationRecord) -> Any:
+        shard = await self._store.get(shard_key(record.shard))
+        decoded = decode_shard(shard.value) if shard is not None else None
+        return told(record, decoded, self._driver.now_us(), await self._rate())
+
+    async def _rate(self) -> float:
+        return move_history(await self._driver.ledger.all()).copy_mb_per_s
+
+
+def _json(value: Any) -> pb.JsonResponse:
+    return pb.JsonResponse(json=msgspec.json.encode(value))

@@ -1,0 +1,107 @@
+"""The coordinator as a server: embedded metadata, catalog, statistics, plans, migrations."""
+
+import structlog
+from grpc.aio import Server
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from coordinator.catalog import Catalog
+from coordinator.catalog_service import CatalogService, RouteService
+from coordinator.config import CoordinatorConfig
+from coordinator.loop import PlanningLoop
+from coordinator.metadata_service import MetadataService
+from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.migration.service import MigrationsService
+from coordinator.statistics import StatisticsIntake
+from coordinator.statistics_service import PlansService, StatisticsService
+from logstore.base.env import Env
+from logstore.base.tls import TlsOptions
+from logstore.meta.rocks import RocksMetadataStore
+from logstore.proto.channel import listen, make_server
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
+    add_CatalogServicer_to_server,
+    add_MetadataServicer_to_server,
+    add_MigrationsServicer_to_server,
+    add_PlansServicer_to_server,
+    add_StatisticsServicer_to_server,
+)
+from logstore.proto.v1.log_pb2_grpc import add_RouteServiceServicer_to_server
+
+STOP_GRACE_S = 1.0
+_log = structlog.get_logger(__name__)
+
+
+class CoordinatorServer:
+    """One coordinator over one data directory. Use as: `start`, wait, `stop`.
+
+    Errors of the constructor and of `start`: `DirectoryInUseError`, `AddressInUseError`,
+    `CorruptStorageError`, `ConfigError`.
+    """
+
+    def __init__(self, config: CoordinatorConfig, env: Env) -> None:
+        self.config, self._env = config, env
+        self._tls = (
+            TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
+        )
+        self.store = RocksMetadataStore(config.data)
+        self.intake = StatisticsIntake(
+            config.event_slot_s,
+            settle_s=3 * config.report_interval_s,
+            silence_s=config.silence_s,
+            seasons_slots=config.seasons_slots,
+            history_slots=config.history_slots,
+            heatmap_buckets=config.heatmap_buckets,
+        )
+        self.catalog = Catalog(self.store, env)
+        self.nodes = GrpcNodes(self.store, self._tls)
+        self.driver = MigrationDriver(self.store, self.nodes, env, self.intake.figures)
+        self.loop = PlanningLoop(config, env, self.store, self.intake, self.driver, self.nodes)
+        self._server: Server = make_server()
+        self._health = health.aio.HealthServicer()
+        self.address = ""
+
+    async def start(self) -> str:
+        """Listen, go on with unfinished migrations, begin to plan; returns the address."""
+        server = self._server
+        try:
+            port = listen(server, f"{self.config.host}:{self.config.port}", self._tls)
+        except BaseException:
+            await self.store.close()
+            raise
+        add_MetadataServicer_to_server(MetadataService(self.store), server)
+        add_CatalogServicer_to_server(
+            CatalogService(self.catalog, self.intake, self._env, self.config.silence_s), server
+        )
+        add_RouteServiceServicer_to_server(RouteService(self.store), server)
+        add_StatisticsServicer_to_server(
+            StatisticsService(self.config, self._env, self.store, self.intake), server
+        )
+        add_PlansServicer_to_server(PlansService(self.loop), server)
+        add_MigrationsServicer_to_server(
+            MigrationsService(self.store, self.driver, self.nodes, self.loop.move_options), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [s.full_name for s in coordinator_pb2.DESCRIPTOR.services_by_name.values()]
+        reflection.enable_server_reflection(
+            [*names, "logstore.v1.RouteService", health.SERVICE_NAME, reflection.SERVICE_NAME],
+            server,
+        )
+        await self.catalog.tidy()
+        await server.start()
+        await self.driver.start()
+        self.loop.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"{self.config.host}:{port}"
+        _log.info("coordinator serves", address=self.address)
+        return self.address
+
+    async def stop(self) -> None:
+        """Stop gracefully; migrations go on with the next start."""
+        await self._health.enter_graceful_shutdown()
+        await self.loop.close()
+        await self.driver.close()
+        await self._server.stop(STOP_GRACE_S)
+        await self.nodes.close()
+        await self.store.close()

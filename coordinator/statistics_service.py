@@ -1,0 +1,212 @@
+"""coordinator.v1.Statistics and Plans: reports in; statistics, heatmaps, forecasts, plans out."""
+
+import asyncio
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from coordinator.config import Autopilot, CoordinatorConfig
+from coordinator.edge import Context, unary
+from coordinator.loop import PlanningLoop, PlanNote
+from coordinator.statistics import StatisticsIntake, log_of
+from logstore.base.env import Env
+from logstore.base.errors import (
+    InvalidArgumentError,
+    UnknownLogError,
+    UnknownShardError,
+)
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import LOGS, SHARDS, decode_log, decode_shard, log_key
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
+    PlansServicer,
+    StatisticsServicer,
+)
+from profiler.types import DataStoreStatus, OpType, ShardStatistics
+from sharder.plan import Plan, explain
+
+
+def plain(value: object) -> Any:
+    """JSON types; infinities become null."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+class StatisticsService(StatisticsServicer):
+    """The intake's door."""
+
+    def __init__(
+        self, config: CoordinatorConfig, env: Env, store: MetadataStore, intake: StatisticsIntake
+    ) -> None:
+        self._config, self._env = config, env
+        self._store, self._intake = store, intake
+
+    @unary
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
+        try:
+            statistics = (
+                decode_statistics(request.shard_statistics_json)
+                if request.shard_statistics_json
+                else []
+            )
+            status = decode_status(request.status_json) if request.status_json else None
+        except msgspec.DecodeError as e:
+            raise InvalidArgumentError(f"report of {request.instance}: {e}") from None
+        clock = self._env.clock
+        slot_s = self._intake.slot_s
+        self._intake.take(
+            request.instance,
+            request.incarnation,
+            [s for s in statistics if s.period_s == slot_s],
+            status,
+            clock.monotonic_s(),
+            clock.wall_us(),
+        )
+        return pb.ReportResponse(
+            period_s=self._config.report_interval_s,
+            slot_s=slot_s,
+            newest_slot=await self._newest_event_slot(),
+        )
+
+    async def _newest_event_slot(self) -> int:
+        """Over logs that count by event time; the others close their slots by the wall clock."""
+        logs = [decode_log(item.value) for item in (await self._store.range(LOGS)).items]
+        return self._intake.newest_slot([log.name for log in logs if log.options.event_time])
+
+    @unary
+    async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.JsonResponse:
+        """The last statistics of each shard and the last status of each instance."""
+        if request.log:
+            await self._check_log(request.log)
+        shards = {
+            shard: [_statistics_json(s) for s in told]
+            for shard, told in sorted(self._intake.history(request.log).items())
+        }
+        now_s = self._env.clock.monotonic_s()
+        instances = {
+            name: {
+                **plain(status),
+                "available": status.available,
+                "alive": self._intake.alive(name, now_s),
+            }
+            for name, status in sorted(self._intake.statuses().items())
+        }
+        return _json({"slot_s": self._intake.slot_s, "shards": shards, "instances": instances})
+
+    @unary
+    async def Heatmap(self, request: pb.HeatmapRequest, context: Context) -> pb.JsonResponse:
+        await self._check_log(request.log)
+        heatmap = self._intake.heatmap(request.log)
+        if heatmap is None:
+            return _json({"starts_hex": [], "labels": [], "slots": [], "counts": []})
+        answer = _json({**heatmap.to_json(), "strip": heatmap.strip()})
+        if request.png:
+            try:
+                from profiler.heatmap_png import render_png
+
+                answer.png = await asyncio.to_thread(render_png, heatmap, request.log)
+            except ImportError:
+                raise InvalidArgumentError(
+                    "a PNG needs matplotlib: pip install 'logstore[demo]'"
+                ) from None
+        return answer
+
+    @unary
+    async def Forecast(self, request: pb.ForecastRequest, context: Context) -> pb.JsonResponse:
+        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; and the scores."""
+        horizon = request.horizon_slots or self._config.horizon_slots
+        known = [decode_shard(i.value).shard for i in (await self._store.range(SHARDS)).items]
+        if request.shard and request.shard not in known:
+            raise UnknownShardError(f"shard {request.shard!r} does not exist")
+        try:
+            found = self._intake.forecasts([request.shard] if request.shard else known, horizon)
+        except ValueError as e:
+            raise InvalidArgumentError(str(e)) from None
+        answer: dict[str, Any] = {
+            "slot_s": self._intake.slot_s,
+            "wall_s_per_slot": self._config.slot_wall_s,
+            "forecasts": {shard: plain(f) for shard, f in sorted(found.items())},
+        }
+        if request.score:
+            answer["score"] = plain(
+                {m: {str(h): s for h, s in by.items()} for m, by in self._intake.score().items()}
+            )
+        return _json(answer)
+
+    async def _check_log(self, name: str) -> None:
+        if await self._store.get(log_key(name)) is None:
+            raise UnknownLogError(f"log {name!r} does not exist")
+
+
+class PlansService(PlansServicer):
+    """What the planning loop thinks, and its switch."""
+
+    def __init__(self, loop: PlanningLoop) -> None:
+        self._loop = loop
+
+    @unary
+    async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.JsonResponse:
+        """The plan for now; with `history` the last ones of the loop as well, oldest first."""
+        answer = {"autopilot": self._loop.mode.value, **plan_json(await self._loop.plan())}
+        if not request.explain:
+            answer.pop("explain")
+        if request.history:
+            answer["history"] = [note_json(note) for note in self._loop.history]
+        return _json(answer)
+
+    @unary
+    async def SetAutopilot(
+        self, request: pb.SetAutopilotRequest, context: Context
+    ) -> pb.JsonResponse:
+        try:
+            self._loop.mode = Autopilot(request.mode)
+        except ValueError:
+            modes = ", ".join(mode.value for mode in Autopilot)
+            raise InvalidArgumentError(
+                f"mode is {request.mode!r}, it must be one of {modes}"
+            ) from None
+        return _json({"autopilot": self._loop.mode.value})
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    return {**plain(plan), "explain": explain(plan)}
+
+
+def note_json(note: PlanNote) -> dict[str, Any]:
+    return {
+        "at_us": note.at_us,
+        "plan": plan_json(note.plan) if note.plan is not None else None,
+        "started": note.started,
+        "skipped": note.skipped,
+    }
+
+
+def decode_statistics(data: bytes) -> list[ShardStatistics]:
+    return msgspec.json.decode(data, type=list[ShardStatistics])
+
+
+def decode_status(data: bytes) -> DataStoreStatus:
+    """A status; an unlimited capacity crosses the wire as null."""
+    raw = msgspec.json.decode(data, type=dict[str, Any])
+    limits: Mapping[str, Any] = raw.get("capacity") or {}
+    raw["capacity"] = {k: v if v is not None else float("inf") for k, v in limits.items()}
+    return msgspec.convert(raw, DataStoreStatus)
+
+
+def _statistics_json(told: ShardStatistics) -> dict[str, Any]:
+    return {
+        **plain(told),
+        "log": log_of(told.shard),
+        "counts": {op.value: told.counts.get(op, 0) for op in OpType},
+        "queries_per_s": told.queries_per_s,
+        "sampled_keys": _keys(told.sampled_keys),
+    }
+
+
+def _keys(pairs: Iterable[tuple[bytes, float]]) -> list[list[Any]]:
+    return [[base64.b64encode(key).decode(), weight] for key, weight in pairs]
+
+
+def _json(value: Any) -> pb.JsonResponse:
+    return pb.JsonResponse(json=msgspec.json.encode(value))

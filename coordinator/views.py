@@ -1,0 +1,151 @@
+"""The planner's view (pure): records, statistics and forecasts, per second of the wall clock.
+
+Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on the wall clock
+(the same, unless history is replayed), so ops per slot / that = ops/s as the instances feel them.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from statistics import fmean
+
+from coordinator.config import CoordinatorConfig
+from coordinator.migration.records import MigrationRecord, State
+from coordinator.statistics import StatisticsIntake
+from logstore.base.types import ShardStatus
+from logstore.meta.records import InstanceRecord, ShardRecord
+from profiler.types import Forecast
+from sharder.config import PlannerConfig
+from sharder.view import ForecastView, InFlight, InstanceView, MoveHistory, ShardView, View
+
+_RECENT_MOVES = 20
+
+
+def make_view(
+    *,
+    now_s: float,
+    config: CoordinatorConfig,
+    planner: PlannerConfig,
+    shards: Sequence[ShardRecord],
+    instances: Sequence[InstanceRecord],
+    alive: Mapping[str, bool],
+    intake: StatisticsIntake,
+    sizes: Mapping[str, int],
+    migrations: Sequence[MigrationRecord],
+) -> View:
+    """All that one plan is made from. `sizes`: shard -> bytes."""
+    known = {record.instance for record in instances}
+    live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
+    per_s = 1.0 / config.slot_wall_s
+    forecasts = intake.forecasts([s.shard for s in live], config.horizon_slots)
+    moved = _last_moves(migrations)
+    migrating = {m.shard for m in migrations if m.active}
+    history = move_history(migrations)
+    views = tuple(
+        _shard_view(
+            s, intake, forecasts.get(s.shard), per_s, sizes.get(s.shard, 0), moved, migrating
+        )
+        for s in live
+    )
+    statuses = intake.statuses()
+    return View(
+        now_s=now_s,
+        period_s=config.slot_wall_s,
+        slot=max((f.made_at_slot for f in forecasts.values()), default=0),
+        shards=views,
+        instances=tuple(
+            InstanceView(
+                id=i.instance,
+                capacity_ops_per_s=i.capacity.ops_per_s,
+                capacity_bytes_per_s=i.capacity.bytes_per_s,
+                capacity_stored_bytes=i.capacity.stored_bytes,
+                ops_per_s=sum(v.ops_per_s for v in views if v.instance == i.instance),
+                bytes_per_s=sum(v.bytes_per_s for v in views if v.instance == i.instance),
+                stored_bytes=statuses[i.instance].stored_bytes if i.instance in statuses else 0,
+                alive=alive.get(i.instance, False),
+                tier=i.tier,
+                zone=i.zone,
+            )
+            for i in instances
+        ),
+        moves=history,
+        in_flight=tuple(
+            InFlight(
+                id=m.id,
+                kind="move",
+                shard=m.shard,
+                source=m.source.instance,
+                target=m.target_instance,
+                expected_end_s=max(now_s, m.created_us / 1e6 + history.duration_s(m.bytes)),
+            )
+            for m in migrations
+            if m.active and m.source.instance in known and m.target_instance in known
+            and m.state not in (State.SOAKING, State.ROLLING_BACK)
+        ),
+        config=planner,
+    )  # fmt: skip
+
+
+def _shard_view(
+    shard: ShardRecord,
+    intake: StatisticsIntake,
+    forecast: Forecast | None,
+    per_s: float,
+    size: int,
+    moved: Mapping[str, tuple[float, str]],
+    migrating: Set[str],
+) -> ShardView:
+    load = intake.load(shard.shard)
+    ops, moved_bytes = (load.ops, load.bytes_moved) if load is not None else (0.0, 0.0)
+    at_s, source = moved.get(shard.shard, (None, None))
+    return ShardView(
+        id=shard.shard,
+        log=shard.log,
+        instance=shard.primary.instance,
+        bytes=size,
+        ops_per_s=ops * per_s,
+        bytes_per_s=moved_bytes * per_s,
+        forecast=_forecast_view(forecast, per_s) if forecast is not None else None,
+        migrating=shard.shard in migrating,
+        last_moved_s=at_s,
+        last_moved_from=source,
+    )
+
+
+def _forecast_view(forecast: Forecast, per_s: float) -> ForecastView:
+    return ForecastView(
+        mean=tuple(max(0.0, v * per_s) for v in forecast.mean),
+        lower80=tuple(max(0.0, v * per_s) for v in forecast.lower80),
+        upper80=tuple(max(0.0, v * per_s) for v in forecast.upper80),
+        model=forecast.model[0],
+    )
+
+
+def _last_moves(migrations: Sequence[MigrationRecord]) -> dict[str, tuple[float, str]]:
+    """Shard -> when its primary last moved (s) and where from; migrations are oldest first."""
+    found: dict[str, tuple[float, str]] = {}
+    for m in migrations:
+        for phase in m.phases:
+            if phase.state is State.SOAKING:
+                found[m.shard] = (phase.at_us / 1e6, m.source.instance)
+            if phase.state is State.ROLLED_BACK:
+                found[m.shard] = (phase.at_us / 1e6, m.target_instance)
+    return found
+
+
+def move_history(migrations: Sequence[MigrationRecord]) -> MoveHistory:
+    """What the last completed moves measured; before the first one, the planner's defaults."""
+    done = [m for m in migrations if m.state is State.COMPLETED][-_RECENT_MOVES:]
+    rates = [m.copy_mb_per_s for m in done if m.copy_mb_per_s]
+    rate = fmean(rates) if rates else MoveHistory().copy_mb_per_s
+    fixed = []
+    for m in done:
+        at = {phase.state: phase.at_us / 1e6 for phase in m.phases}
+        if State.SOAKING in at:
+            copy_s = m.bytes / 1e6 / rate
+            fixed.append(max(0.0, at[State.SOAKING] - m.created_us / 1e6 - copy_s))
+    held = [m.blackout_ms for m in done if m.blackout_ms is not None]
+    return MoveHistory(
+        copy_mb_per_s=rate,
+        fixed_s=fmean(fixed) if fixed else MoveHistory().fixed_s,
+        blackout_ms=fmean(held) if held else MoveHistory().blackout_ms,
+        moves=len(done),
+    )
