@@ -113,6 +113,8 @@ def test_a_value_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
     engine = RocksEngine.open(path)
     copy_of(engine)
     fill(engine, 1, batches=5, per_batch=10)
+    engine.close()
+    engine = RocksEngine.open(path)  # nothing is in memory
     store: Store = engine._store
     (key, value), other = [*store.scan("data", b"", b"\xff")][2], b"\x00" * 40
     for altered in (value[:-1] + bytes([value[-1] ^ 1]), value[:20], other):

@@ -11,38 +11,32 @@ which moves only after a write succeeded. The key index has its own locks, taken
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from logstore.base.errors import (
     AlreadyExistsError,
-    LogstoreError,
     OutOfRangeError,
     StorageError,
 )
 from logstore.base.types import Durability, Position
-from logstore.engine.batch import StoredBatch
-from logstore.engine.key_hash import hash_key
-from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta, ReplicaWrite
+from logstore.engine.port import Anchor, ReplicaMeta, ReplicaWrite
 from logstore.engine.producers import ProducerTable
 from logstore.engine.rocks import cut, reader, state
 from logstore.engine.rocks.key_index import KeyIndex
 from logstore.engine.rocks.layout import (
     ANCHOR,
-    count_key,
     data_key,
     data_value,
     replica_range,
-    unpack_u64,
 )
+from logstore.engine.rocks.reads import Reads
 from logstore.engine.rocks.snapshot import RocksSnapshot
 from logstore.engine.rocks.state import Replica
 from logstore.engine.rocks.store import (
     BLOCK_CACHE_BYTES,
-    COUNTS,
     DATA,
     WRITE_BUFFER_BYTES,
     Batch,
@@ -52,26 +46,18 @@ from logstore.engine.rocks.upkeep import Reclaimer, index_step
 from logstore.engine.rules import (
     check_next,
     check_not_below_base,
-    count_in,
-    holds_key,
     name_of,
-    relink,
-    unknown_replica,
-    up_to_bytes,
 )
 
 RECLAIM_BYTES = WRITE_BUFFER_BYTES
 """Trimmed bytes that are worth a compaction."""
 
-T = TypeVar("T")
 
-
-class RocksEngine:
+class RocksEngine(Reads):
     """See `logstore.engine.port.Engine`. Make one with `open`."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.RLock()
+        super().__init__(store)
         self._structure_lock = threading.RLock()
         self._broken: str | None = None
         self._closed = False
@@ -80,7 +66,6 @@ class RocksEngine:
         self._index_turn = 0
         self._snapshots: weakref.WeakSet[RocksSnapshot] = weakref.WeakSet()
         self._reclaimer = Reclaimer(store)
-        self._replicas: dict[int, Replica] = {}
         for stored in state.load_metas(store):
             replica = state.load_replica(store, stored, self._make_index)
             self._replicas[replica.replica_id] = replica
@@ -153,6 +138,7 @@ class RocksEngine:
                 state.delete_all(batch, replica_id)
                 self._commit(batch, Durability.OS)
                 del self._replicas[replica_id]
+                self._recent.forget(replica_id)
                 if replica.index:
                     replica.index.close()
         self._reclaimer.reclaim(*replica_range(replica_id))
@@ -176,6 +162,7 @@ class RocksEngine:
                 replica = self._replicas[part.replica_id]
                 for stored in part.batches:
                     replica.add(stored)
+                    self._recent.add(part.replica_id, stored)
                     self._since_checkpoint_bytes += len(stored.data)
                 if part.high_watermark is not None:
                     replica.meta = replace(replica.meta, high_watermark=part.high_watermark)
@@ -225,90 +212,7 @@ class RocksEngine:
             replica.producers.dirty.clear()
         self._since_checkpoint_bytes = 0
 
-    # --- read
-
-    def end(self, replica_id: int) -> Position:
-        return self._replica(replica_id).end
-
-    def position_at(self, replica_id: int, offset: int) -> Position | None:
-        replica = self._replica(replica_id)
-        end = replica.end
-        for known in (end, replica.meta.base):
-            if offset == known.end:
-                return known
-        if not replica.meta.base.end < offset < end.end:
-            return None
-        batch = reader.batch_holding(self._store, replica.who, replica_id, offset - 1)
-        if batch is None or batch.end != offset:
-            return None
-        return Position(offset, batch.chain_after)
-
-    def read(self, replica_id: int, start: int, stop: int, max_bytes: int) -> list[StoredBatch]:
-        replica = self._replica(replica_id)
-
-        def attempt() -> list[StoredBatch]:
-            check_not_below_base(replica.meta, start, "start")
-            upto = min(stop, replica.end.end)
-            return up_to_bytes(
-                reader.batches(self._store, replica.who, replica_id, start, upto), max_bytes
-            )
-
-        return self._consistently(replica, attempt)
-
-    def read_key(
-        self, replica_id: int, key: bytes, start: int, stop: int, max_bytes: int | None = None
-    ) -> list[StoredBatch]:
-        replica = self._replica(replica_id)
-        return self._consistently(
-            replica,
-            lambda: up_to_bytes(self._holding(replica, key, start, stop), max_bytes),
-        )
-
-    def _holding(
-        self, replica: Replica, key: bytes, start: int, stop: int
-    ) -> Iterator[StoredBatch]:
-        start, stop = max(start, replica.meta.base.end), min(stop, replica.end.end)
-        if replica.index is None:
-            stored = reader.batches(self._store, replica.who, replica.replica_id, start, stop)
-            return (b for b in stored if holds_key(b, key))
-        replica.index.advance(stop, stop - replica.meta.base.end, write_runs=False)
-        offsets = replica.index.offsets(hash_key(key), start, stop)
-        return reader.batches_holding(self._store, replica.who, replica.replica_id, offsets)
-
-    def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
-        replica = self._replica(replica_id)
-
-        def attempt() -> int:
-            base = replica.meta.base.end
-            check_not_below_base(replica.meta, stop, "stop")
-            trimmed = self._store.get(COUNTS, count_key(replica_id, key))
-            total = unpack_u64(trimmed) if trimmed else 0
-            for batch in self._holding(replica, key, base, stop):
-                total += count_in(batch, key, base, stop)
-            return total
-
-        return self._consistently(replica, attempt)
-
-    def offset_at_time(self, replica_id: int, timestamp_us: int) -> int:
-        replica = self._replica(replica_id)
-        return self._consistently(
-            replica,
-            lambda: reader.offset_at_time(
-                self._store,
-                replica.who,
-                replica_id,
-                replica.meta.base.end,
-                replica.end.end,
-                timestamp_us,
-            ),
-        )
-
-    def producers(self, replica_id: int) -> dict[int, tuple[ProducerEntry, ...]]:
-        with self._lock:
-            return self._replica(replica_id).producers.view()
-
-    def bytes_stored(self, replica_id: int) -> int:
-        return self._replica(replica_id).stored_bytes
+    # --- snapshot and cut
 
     def snapshot(self, replica_id: int, stop: int) -> RocksSnapshot:
         with self._lock:
@@ -318,20 +222,6 @@ class RocksEngine:
             self._snapshots.add(snapshot)
         snapshot.load(stop)
         return snapshot
-
-    def verify_chain(self, replica_id: int, start: Position, stop: int) -> Position:
-        replica = self._replica(replica_id)
-        self._store.flush(DATA)  # what is still in a memtable proves nothing about the disk
-
-        def attempt() -> Position:
-            check_not_below_base(replica.meta, start.end, "start")
-            upto = min(stop, replica.end.end)
-            stored = reader.batches(self._store, replica.who, replica_id, start.end, upto)
-            return relink(replica.who, start, upto, stored)
-
-        return self._consistently(replica, attempt)
-
-    # --- cut
 
     def truncate(self, replica_id: int, offset: int) -> None:
         with self._structure_lock, self._lock:
@@ -378,24 +268,9 @@ class RocksEngine:
                 apply = put(batch)
                 self._commit(batch, Durability.OS)
                 apply()
+                self._recent.forget(replica.replica_id)
             finally:
                 replica.cuts += 1
-
-    def _consistently(self, replica: Replica, attempt: Callable[[], T]) -> T:
-        """The result of a read that no trim or truncate ran beside."""
-        while True:
-            before = replica.cuts
-            error: LogstoreError | None = None
-            try:
-                result = attempt()
-            except LogstoreError as e:
-                error = e
-            if before % 2 == 0 and replica.cuts == before:
-                if error is not None:
-                    raise error
-                return result
-            with self._lock:  # wait for the end of the cut
-                self._replica(replica.replica_id)
 
     # --- key index
 
@@ -416,7 +291,10 @@ class RocksEngine:
             self._store,
             replica_id,
             meta.base.end,
-            lambda start, stop: reader.batches(self._store, who, replica_id, start, stop),
+            lambda start, stop: (
+                self._recent.read(replica_id, start, stop)
+                or reader.batches(self._store, who, replica_id, start, stop)
+            ),
         )
 
     # --- upkeep
@@ -436,9 +314,3 @@ class RocksEngine:
                 snapshot.close()
             self._replicas.clear()
             self._store.close()
-
-    def _replica(self, replica_id: int) -> Replica:
-        replica = self._replicas.get(replica_id)
-        if replica is None:
-            raise unknown_replica(replica_id)
-        return replica

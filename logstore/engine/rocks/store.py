@@ -222,7 +222,9 @@ class Cursor:
 class _WalSync:
     """fdatasync of the WAL from the calling thread, which does not hold the GIL meanwhile.
 
-    `WriteOptions.sync` would hold it for the length of the disk's flush: the event loop stops.
+    `WriteOptions.sync` holds it for the length of the disk's flush, and the event loop stops.
+    Measured with 100 KB groups: as many groups a second either way (500-650), but another thread's
+    lag is p50 0.1 ms, p99 4 ms with this and p50 5.7 ms, p99 12 ms with `sync`.
     A write may have gone to a new WAL file, or the one before it may have been rotated in between,
     so every file from the newest of last time on is synced; a file that is gone was flushed to
     tables. New files also need their directory entry on the disk.
