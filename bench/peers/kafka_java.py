@@ -1,12 +1,16 @@
 """Kafka by its own benchmark tools: kafka-producer-perf-test and kafka-consumer-perf-test."""
 
 import asyncio
+import os
 import re
+import shutil
 import uuid
 from typing import Any, Self
 
 from bench.peers.base import PeerError, Result, Setting, percentiles_of
+from bench.services.base import under_guard
 from bench.services.kafka import java_tool, kafka
+from bench.services.runs import RUN_VARIABLE, shared_run
 from bench.workload.records import RecordSet
 
 PRODUCER = "org.apache.kafka.tools.ProducerPerformance"
@@ -77,15 +81,27 @@ def topic_count(address: str, topic: str, partitions: int) -> int:
 
 
 async def run_tool(command: list[str]) -> str:
+    """Run one of Kafka's tools to its end; it ends with us, however we end."""
+    run = shared_run()
+    folder = run.member_folder(f"tool-{uuid.uuid4().hex[:8]}")
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *under_guard(command, folder / "pid", run),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, RUN_VARIABLE: run.run_id},
     )
+    assert process.stdout is not None
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), TOOL_DEADLINE_S)
+        output = await asyncio.wait_for(process.stdout.read(), TOOL_DEADLINE_S)
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        shutil.rmtree(folder, ignore_errors=True)
     text = output.decode(errors="replace")
     if process.returncode != 0:
         raise PeerError(f"{command[-1]} ended with {process.returncode}: {text[-1000:]}")

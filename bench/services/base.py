@@ -54,6 +54,14 @@ class Service(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
 
+def under_guard(command: Sequence[str], pidfile: Path, run: Run) -> list[str]:
+    """The command, started so that it ends with us (give it a pipe as standard input and keep
+    that open), or, in a detached run, so that it stays and can be found."""
+    mode = ["hold"] if run.detached else ["guard", str(run.folder)]
+    launcher = [sys.executable, "-S", "-E", launch.__file__]
+    return [*launcher, str(pidfile), *mode, "--", *command]
+
+
 @dataclass(slots=True)
 class Member:
     """One process of a service, with its folder (data, `pid`, `<name>.log`)."""
@@ -85,20 +93,10 @@ class Member:
 
     def spawn(self, run: Run) -> None:
         (self.folder / "pid").unlink(missing_ok=True)
-        mode = ["hold"] if run.detached else ["guard", str(run.folder)]
         environment = {**os.environ, **self.environment, RUN_VARIABLE: run.run_id}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-S",
-                    "-E",
-                    launch.__file__,
-                    str(self.folder / "pid"),
-                    *mode,
-                    "--",
-                    *self.command,
-                ],
+                under_guard(self.command, self.folder / "pid", run),
                 stdin=subprocess.DEVNULL if run.detached else subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

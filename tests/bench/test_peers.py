@@ -70,9 +70,9 @@ def test_the_perf_tools_line_is_read() -> None:
 def test_limits_are_measured() -> None:
     assert limits.memcpy_mb_per_s(size_mb=4, rounds=2) > 100
     assert limits.loopback_mb_per_s(total_mb=8) > 10
-    buffered = limits.file_mb_per_s(seconds=0.1, sync=False)
-    synced = limits.file_mb_per_s(seconds=0.1, sync=True)
-    assert 0 < synced < buffered
+    # which of the two is faster is the machine's business: some disks do not wait either
+    assert limits.file_mb_per_s(seconds=0.1, sync=False) > 1
+    assert limits.file_mb_per_s(seconds=0.1, sync=True) > 0.01
 
 
 @pytest.mark.process

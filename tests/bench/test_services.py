@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from bench.services import ServiceError, etcd, redis
-from bench.services.base import Service
-from bench.services.etcd import EtcdCluster
+from bench.services.base import GivenService, Service
+from bench.services.etcd import EtcdCluster, etcd_ready
 from bench.services.kafka import KafkaCluster, kafka
 from bench.services.nats import nats
 from bench.services.paths import PORT_FIRST, PORT_LAST, free_ports
@@ -95,9 +95,12 @@ def etcd_get(address: str, key: bytes) -> bytes:
 def test_three_member_etcd_survives_the_loss_of_one_member() -> None:
     with EtcdCluster(3) as service:
         assert len(service.address.split(",")) == 3
-        first, second, _ = service.address.split(",")
+        first, *rest = service.address.split(",")
+        second = rest[0]
         etcd_put(first, b"k", b"v1")
         service.kill_member(0)
+        # the dead one may have led: /health says when the others have a leader again
+        GivenService("the others", ",".join(rest), etcd_ready).wait_ready(30.0)
         assert etcd_get(second, b"k") == b"v1"
         etcd_put(second, b"k", b"v2")
         service.start_member(0)
