@@ -48,18 +48,21 @@ class Forwarder:
     async def run(self) -> None:
         """Send until closed; a broken stream fails what is on it (its outcome is unknown)."""
         ended = False
-        while not ended:
-            try:
-                async with called():
-                    ended = await self._session()
-            except LogstoreError as e:
-                self._fail_sent(UnavailableError(f"forwarding to {self._target}: {e.message}"))
-                ended = self._closed and self._queue.empty()
-        self._fail_sent(UnavailableError(f"forwarding to {self._target} ended"))
-        while not self._queue.empty():
-            left = self._queue.get_nowait()
-            if left is not None and not left.done.done():
-                left.done.set_exception(UnavailableError("forwarding ended, send again"))
+        try:
+            while not ended:
+                try:
+                    async with called():
+                        ended = await self._session()
+                except LogstoreError as e:
+                    self._fail_sent(UnavailableError(f"forwarding to {self._target}: {e.message}"))
+                    ended = self._closed and self._queue.empty()
+        finally:
+            self._closed = True
+            self._fail_sent(UnavailableError(f"forwarding to {self._target} ended"))
+            while not self._queue.empty():
+                left = self._queue.get_nowait()
+                if left is not None and not left.done.done():
+                    left.done.set_exception(UnavailableError("forwarding ended, send again"))
 
     async def _session(self) -> bool:
         first = await self._queue.get()

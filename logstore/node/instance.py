@@ -26,6 +26,7 @@ from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.meta.port import Compare, MetadataStore, Put, WatchEvent
 from logstore.meta.records import (
+    LOGS,
     SHARDS,
     CapacityRecord,
     InstanceRecord,
@@ -183,6 +184,12 @@ class Instance:
         record = self.catalog.take(event)
         if record is not None:
             await self._follow_shard(record, event.revision)
+        elif event.key.startswith(LOGS) and event.value is not None:
+            # A log's record comes after its shards: those that waited for it are opened now.
+            name = event.key.removeprefix(LOGS)
+            for shard, revision in list(self.catalog.shards.values()):
+                if shard.log == name:
+                    await self._follow_shard(shard, revision)
         elif event.key.startswith(SHARDS):
             await self._drop_if_gone(event.key.removeprefix(SHARDS))
 
@@ -205,7 +212,7 @@ class Instance:
         """Open the copy a record names; a primary that never led gets an empty one."""
         log = self.catalog.log_of(record)
         if log is None:
-            return None  # the log's record is written last; a later event brings the shard again
+            return None  # the log's record comes last, and brings its shards again
         engine = self.node.engine
         exists = any(m.replica_id == member.replica_id for m in engine.replicas())
         leads = record.primary.replica_id == member.replica_id
@@ -285,7 +292,7 @@ class Instance:
                 await asyncio.sleep(INDEX_IDLE_S)
 
     async def close(self) -> None:
-        """Stop serving: waiting appends get a retriable error; the engine is left to its owner."""
+        """Stop serving: waiting appends get a retriable error; engine and store stay open."""
         for task in self._tasks[1:]:
             task.cancel()
         error = UnavailableError(f"instance {self.node.instance} stops")
@@ -298,4 +305,3 @@ class Instance:
         self.node.readers.shutdown(wait=True)
         for channel in self._channels.values():
             await channel.close()
-        await self.node.store.close()

@@ -104,6 +104,7 @@ class Pusher:
         if answer.incarnation != self._member.incarnation:
             raise UnavailableError(f"{self._member.instance} has another incarnation")
         engine, me = replica.node.engine, replica.member.replica_id
+        own = replica.machine.end  # it grew since the probe was sent, and a pulling peer with it
         end = Position(answer.end, answer.chain)
         mark = Position(answer.high_watermark, answer.high_watermark_chain)
         for candidate in (end, mark):
@@ -150,7 +151,7 @@ class Pusher:
 
     async def _read_acks(self, call: "Stream") -> None:
         async with called():
-            async for answer in call:
+            while isinstance(answer := await call.read(), node_pb2.ReplicateAck):
                 if answer.HasField("error"):
                     raise error_of(answer.error)
                 self._in_flight = [(e, s) for e, s in self._in_flight if e > answer.end]

@@ -10,7 +10,9 @@ from grpc_reflection.v1alpha import reflection
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError
 from logstore.base.tls import TlsOptions
+from logstore.engine.port import Engine
 from logstore.engine.rocks import RocksEngine
+from logstore.meta.port import MetadataStore
 from logstore.meta.remote import RemoteMetadataStore
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.boot import incarnation
@@ -42,16 +44,31 @@ STOP_GRACE_S = 1.0
 class NodeServer:
     """Runs one instance until `stop`. Use as: start, wait, stop."""
 
-    def __init__(self, config: NodeConfig, env: Env) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        env: Env,
+        *,
+        engine: Engine | None = None,
+        store: MetadataStore | None = None,
+    ) -> None:
+        """By default RocksDB under `config.data` and the coordinators' metadata."""
         self._config = config
         self._env = env
         self._tls = (
             TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
         )
-        self._engine = RocksEngine.open(config.data)
-        store = RemoteMetadataStore(config.metadata, self._tls)
+        self._engine = engine or RocksEngine.open(config.data)
+        self._owned_store: MetadataStore | None = None
+        if store is None:
+            store = self._owned_store = RemoteMetadataStore(config.metadata, self._tls)
         self.instance = Instance(
-            config, env, self._engine, store, incarnation(config.data, env), self._tls
+            config,
+            env,
+            self._engine,
+            store,
+            incarnation(config.data, env),
+            self._tls,
         )
         self._server: Server = make_server()
         self._health = health.aio.HealthServicer()
@@ -96,6 +113,8 @@ class NodeServer:
         await stopping
         for channel in self._coordinators:
             await channel.close()
+        if self._owned_store is not None:
+            await self._owned_store.close()
         self._engine.close()
 
     # ---- reports -----------------------------------------------------------------------------
