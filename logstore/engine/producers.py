@@ -24,10 +24,12 @@ class ProducerTable:
     def __init__(
         self,
         entries: Mapping[int, Iterable[ProducerEntry]] | None = None,
+        forgot: Iterable[int] = (),
         producers_max: int = PRODUCERS_PER_SHARD_MAX,
     ) -> None:
         self._producers_max = producers_max
         self.dirty: set[int] = set()
+        self._forgot = set(forgot)
         loaded = {p: deque(e, maxlen=KEPT) for p, e in (entries or {}).items()}
         # The dict's order is the order of the last append: the first is the next to forget.
         self._entries: dict[int, deque[ProducerEntry]] = dict(
@@ -38,7 +40,7 @@ class ProducerTable:
 
     def clone(self) -> "ProducerTable":
         """An independent copy, `dirty` included."""
-        other = ProducerTable(self._entries, self._producers_max)
+        other = ProducerTable(self._entries, self._forgot, self._producers_max)
         other.dirty = set(self.dirty)
         other._evicted = self._evicted
         return other
@@ -51,6 +53,8 @@ class ProducerTable:
                 entries = self._entries.pop(span.producer_id, None)
                 if entries is None:
                     entries = deque(maxlen=KEPT)
+                if len(entries) == KEPT:
+                    self._forgot.add(span.producer_id)
                 entries.append(ProducerEntry(span.sequence, offset, span.count))
                 self._entries[span.producer_id] = entries
                 self.dirty.add(span.producer_id)
@@ -58,6 +62,7 @@ class ProducerTable:
         while len(self._entries) > self._producers_max:
             oldest = next(iter(self._entries))
             del self._entries[oldest]
+            self._forgot.discard(oldest)
             self.dirty.add(oldest)
             self._evicted = True
 
@@ -66,12 +71,11 @@ class ProducerTable:
         for producer, entries in list(self._entries.items()):
             if entries[-1].offset < offset:
                 continue
-            was_full = len(entries) == KEPT
             while entries and entries[-1].offset >= offset:
                 if entries[-1].count == 0 and entries[-1].offset == offset:
                     return False  # an empty part may belong to the batch that ends here
                 entries.pop()
-            if self._evicted or (was_full and len(entries) < PRODUCER_WINDOW):
+            if self._evicted or (producer in self._forgot and len(entries) < PRODUCER_WINDOW):
                 return False
             self.dirty.add(producer)
             if not entries:
@@ -82,6 +86,10 @@ class ProducerTable:
     def kept(self, producer: int) -> tuple[ProducerEntry, ...]:
         """All that is kept of one producer, more than the window; empty when unknown."""
         return tuple(self._entries.get(producer, ()))
+
+    def forgot(self, producer: int) -> bool:
+        """Whether the producer had earlier appends than `kept` tells."""
+        return producer in self._forgot
 
     def ids(self) -> list[int]:
         return list(self._entries)

@@ -103,10 +103,6 @@ def up_to_bytes(stored: Iterable[StoredBatch], max_bytes: int | None) -> list[St
     return taken
 
 
-def holds_key(batch: StoredBatch, key: bytes) -> bool:
-    return bool(pc.index(keys_of(batch), pa.scalar(key, pa.binary())).as_py() >= 0)
-
-
 def count_in(batch: StoredBatch, key: bytes, start: int, stop: int) -> int:
     """How many records of `batch` with offsets in [start, stop) have this key."""
     first = max(start - batch.base_offset, 0)

@@ -1,9 +1,11 @@
 """The RocksDB engine and its disk: damage, a full disk, locks, restarts, space."""
 
+import errno
 import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,32 @@ def test_a_directory_has_one_owner(tmp_path: Path) -> None:
         RocksEngine.open(blocked)
 
 
+def test_after_a_failed_fsync_nothing_is_acked_until_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = RocksEngine.open(tmp_path / "db")
+    copy_of(engine)
+    acked = append(engine, 1, [b"a"], durability=Durability.FSYNC)
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fail)
+        with pytest.raises(StorageError, match="Input/output error"):
+            append(engine, 1, [b"b"], durability=Durability.FSYNC)
+    assert engine.end(1) == Position(1, acked.chain_after)
+    assert engine.read(1, 0, ALL, ALL) == [acked]
+    for durability in Durability:
+        with pytest.raises(StorageError, match="restart"):
+            append(engine, 1, [b"b"], durability=durability)
+    engine.close()
+    engine = RocksEngine.open(tmp_path / "db")
+    assert engine.position_at(1, 1) == Position(1, acked.chain_after)
+    append(engine, 1, [b"c"], durability=Durability.FSYNC)
+    engine.close()
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
@@ -183,11 +211,12 @@ def test_a_full_disk_refuses_writes_serves_reads_and_recovers(tiny_disk: Path) -
     assert engine.read(1, acked.end - 5, ALL, 1)[-1].chain_after == acked.chain
     assert len(engine.read_key(1, b"k", 0, 50)) == 5
     subprocess.run(["mount", "-o", "remount,size=64m", tiny_disk], check=True)
+    retry = threading.Event()
     while engine.end(1) == acked:  # RocksDB looks for space every five seconds
         try:
             engine.write([ReplicaWrite(1, [batch])], Durability.FSYNC)
         except StorageFullError:
-            os.sched_yield()
+            retry.wait(0.1)
     assert engine.end(1) == Position(batch.end, batch.chain_after)
     assert engine.verify_chain(1, Position(), ALL) == engine.end(1)
     engine.close()

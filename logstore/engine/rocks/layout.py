@@ -4,7 +4,7 @@
 |---|---|---|
 | data | replica u64, base offset u64 | chain before 16, after 16, largest time i64, envelope |
 | meta | replica u64, kind 1 | `m` facts, `h` high watermark u64, `s` checkpoint, `r` index runs |
-| producers | replica u64, kind 1, producer u64 | entries, as of base `a` or checkpoint `c` |
+| producers | replica u64, kind 1, producer u64 | forgot u8, entries; of base `a`, checkpoint `c` |
 | counts | replica u64, record key | trimmed records of the key, u64 |
 | index | replica u64, run u64, first entry u64 | sorted entries u64 little-endian (`key_index`) |
 
@@ -141,12 +141,14 @@ def unpack_u64(value: bytes) -> int:
     return int(_U64.unpack(value)[0])
 
 
-def pack_entries(entries: Iterable[ProducerEntry]) -> bytes:
-    return b"".join(_ENTRY.pack(e.sequence, e.offset, e.count) for e in entries)
+def pack_entries(entries: Iterable[ProducerEntry], forgot: bool) -> bytes:
+    packed = (_ENTRY.pack(e.sequence, e.offset, e.count) for e in entries)
+    return b"".join([bytes((forgot,)), *packed])
 
 
-def unpack_entries(value: bytes) -> tuple[ProducerEntry, ...]:
-    return tuple(ProducerEntry(*fields) for fields in _ENTRY.iter_unpack(value))
+def unpack_entries(value: bytes) -> tuple[tuple[ProducerEntry, ...], bool]:
+    """Entries, and whether there were earlier ones that are no longer kept."""
+    return tuple(ProducerEntry(*e) for e in _ENTRY.iter_unpack(value[1:])), bool(value[0])
 
 
 def encode(record: StoredMeta | Checkpoint | tuple[Run, ...]) -> bytes:

@@ -97,7 +97,7 @@ def put_producers(batch: Batch, replica_id: int, kind: bytes, table: ProducerTab
         entries = table.kept(producer)
         key = producer_key(replica_id, kind, producer)
         if entries:
-            batch.put(PRODUCERS, key, pack_entries(entries))
+            batch.put(PRODUCERS, key, pack_entries(entries, table.forgot(producer)))
         else:
             batch.delete(PRODUCERS, key)
 
@@ -105,11 +105,13 @@ def put_producers(batch: Batch, replica_id: int, kind: bytes, table: ProducerTab
 def load_producers(
     store: Store, replica_id: int, kind: bytes, source: Cursor | str = PRODUCERS
 ) -> ProducerTable:
-    entries: dict[int, tuple[ProducerEntry, ...]] = {
-        producer_of(key): unpack_entries(value)
-        for key, value in store.scan(source, *producers_range(replica_id, kind))
-    }
-    return ProducerTable(entries)
+    entries: dict[int, tuple[ProducerEntry, ...]] = {}
+    forgot: list[int] = []
+    for key, value in store.scan(source, *producers_range(replica_id, kind)):
+        entries[producer_of(key)], forgetful = unpack_entries(value)
+        if forgetful:
+            forgot.append(producer_of(key))
+    return ProducerTable(entries, forgot)
 
 
 def rebuild_producers(store: Store, meta: ReplicaMeta, end: int) -> ProducerTable:

@@ -96,12 +96,11 @@ class Store:
     def cursor(self, family: str, lower: bytes, upper: bytes) -> "Cursor":
         """An iterator over [lower, upper) that sees one point in time."""
         options = rocksdict.ReadOptions()
-        options.set_iterate_lower_bound(lower)
         options.set_iterate_upper_bound(upper)
         with self.errors():
             if family not in self.families:
                 raise StorageError(f"{self.path} is closed")
-            return Cursor(self.families[family].iter(options), options, self.path)
+            return Cursor(self.families[family].iter(options), options, lower, upper, self.path)
 
     def scan(
         self, source: "str | Cursor", lower: bytes, upper: bytes
@@ -183,27 +182,36 @@ class Batch:
 
 
 class Cursor:
-    """A RocksDB iterator that cannot end silently on an error: `valid` checks its status.
+    """A RocksDB iterator that keeps to [lower, upper) and cannot end silently on an error.
 
-    It keeps the ReadOptions alive: rocksdict 0.3.29 leaves the iterator with dangling bounds once
-    they are collected, and then it skips what is there.
+    What rocksdict 0.3.29 leaves to us: its iterators ignore a lower bound, and they point into the
+    ReadOptions for the upper one, so that must live as long (else they skip what is there).
     """
 
     def __init__(
-        self, raw: rocksdict.RdictIter, options: rocksdict.ReadOptions, path: Path
+        self,
+        raw: rocksdict.RdictIter,
+        options: rocksdict.ReadOptions,
+        lower: bytes,
+        upper: bytes,
+        path: Path,
     ) -> None:
         self._raw = raw
+        self._lower = lower
+        self._upper = upper
         self._path = path
+        self._key = b""
         self.next = raw.next
         self.seek = raw.seek
-        self.seek_to_last = raw.seek_to_last
         self.seek_for_prev = raw.seek_for_prev
+        self.seek_to_last = raw.seek_to_last
         self._options = options  # last, so that it goes last
 
     def valid(self) -> bool:
         """Whether it stands on an entry; raises what stopped it if that was no regular end."""
         if self._raw.valid():
-            return True
+            self._key = self._raw.key()
+            return self._lower <= self._key < self._upper
         try:
             self._raw.status()
         except Exception as e:
@@ -211,8 +219,8 @@ class Cursor:
         return False
 
     def key(self) -> bytes:
-        key: bytes = self._raw.key()
-        return key
+        """The key that `valid` saw."""
+        return self._key
 
     def value(self) -> bytes:
         value: bytes = self._raw.value()
