@@ -18,7 +18,7 @@ from typing import IO
 import grpc.aio
 import msgspec
 
-from coordinator.local.process import Supervised
+from coordinator.local.process import Supervised, host_and_port, listen_flag
 from logstore.base.errors import (
     AddressInUseError,
     ConfigError,
@@ -74,6 +74,7 @@ class Cluster:
             COORDINATOR,
             "coordinator.main",
             f"{options.host}:{options.port}",
+            host_and_port,
             {"data": options.data / COORDINATOR, **options.coordinator_settings},
             self._log(COORDINATOR),
         )
@@ -171,7 +172,12 @@ class Cluster:
                 **_capacity_settings(capacity),
             }
             self._instances[name] = Supervised(
-                name, "logstore.node.main", f"{options.host}:{port}", settings, self._log(name)
+                name,
+                "logstore.node.main",
+                f"{options.host}:{port}",
+                listen_flag,
+                settings,
+                self._log(name),
             )
         starts = [p.start(options.start_timeout_s) for p in self._instances.values()]
         await asyncio.gather(*starts)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
@@ -19,21 +19,38 @@ STOP_TIMEOUT_S = 10.0
 """Between SIGTERM and SIGKILL."""
 
 
+def listen_flag(address: str) -> dict[str, object]:
+    """An instance's settings for its address."""
+    return {"listen": address}
+
+
+def host_and_port(address: str) -> dict[str, object]:
+    """The coordinator's settings for its address."""
+    host, port = address.rsplit(":", 1)
+    return {"host": host, "port": port}
+
+
 class Supervised:
-    """A module run as `MODULE --listen ADDRESS --name value…` that prints `ready ADDRESS`.
+    """A module run as `MODULE --name value…` that prints `ready ADDRESS`.
 
     Its standard error goes to `log`. After the first start it keeps its address. A first start that
     ends with status 2 (bad settings) is not repeated: `start` raises its error line.
     """
 
     def __init__(
-        self, name: str, module: str, listen: str, settings: Mapping[str, object], log: Path
+        self,
+        name: str,
+        module: str,
+        listen: str,
+        listen_settings: Callable[[str], dict[str, object]],
+        settings: Mapping[str, object],
+        log: Path,
     ) -> None:
         self.name, self.log = name, log
         self.settings = dict(settings)
         self.restarts = 0
         self.pid: int | None = None
-        self._module, self._listen = module, listen
+        self._module, self._listen, self._listen_settings = module, listen, listen_settings
         self._was_ready = False
         self._ready = asyncio.Event()
         self._failure: LogstoreError | None = None
@@ -115,7 +132,7 @@ class Supervised:
     async def _run(self) -> int:
         flags = [
             part
-            for name, value in self.settings.items()
+            for name, value in (self.settings | self._listen_settings(self._listen)).items()
             if value is not None
             for part in (f"--{name.replace('_', '-')}", str(value))
         ]
@@ -127,8 +144,6 @@ class Supervised:
                 "coordinator.local.child",
                 str(os.getpid()),
                 self._module,
-                "--listen",
-                self._listen,
                 *flags,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
