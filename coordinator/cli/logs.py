@@ -1,0 +1,208 @@
+"""`logstore log …` and `logstore shards`."""
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from coordinator.cli.common import (
+    ADDRESS,
+    Address,
+    AsJson,
+    Coordinator,
+    print_json,
+    print_table,
+    range_text,
+    run,
+)
+from logstore.client.client import connect
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+
+group = typer.Typer(help="Create, list, describe and delete logs.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="LOG", help="Name of the log.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="log", rich_help_panel=None)
+    app.command("shards")(shards)
+
+
+def parse_option(text: str) -> tuple[str, object]:
+    """`name=value` with the value as JSON where it is JSON, else as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"option is {text!r}, expected NAME=VALUE")
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return name, value
+
+
+@group.command("create")
+def create(
+    name: Name,
+    shards: Annotated[int, typer.Option(help="Even ranges to start with.")] = 1,
+    split_key: Annotated[
+        list[str] | None, typer.Option(help="Cut the key space here instead; repeat it.")
+    ] = None,
+    instance: Annotated[
+        list[str] | None, typer.Option(help="Primary of each shard, in order; default: the ring.")
+    ] = None,
+    partitioner: Annotated[str, typer.Option(help="range or hash")] = "range",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="durability, compression, key_index, event_time …"),
+    ] = None,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Create a log.
+
+    Example: logstore log create orders --shards 4 --option durability=fsync
+    """
+
+    async def work() -> None:
+        async with connect(address) as db:
+            await db.create_log(
+                name,
+                partitioner=partitioner,
+                shards=shards,
+                split_keys=[key.encode() for key in split_key or ()],
+                instances=instance or (),
+                **dict(parse_option(o) for o in option or ()),
+            )
+
+    run(work())
+    _show(run(_describe(address, name)), as_json)
+
+
+@group.command("list")
+def list_logs(address: Address = ADDRESS, as_json: AsJson = False) -> None:
+    """List the logs with their number of shards.
+
+    Example: logstore log list
+    """
+
+    async def work() -> list[dict[str, Any]]:
+        async with Coordinator(address) as coordinator:
+            answer = await coordinator.call("Catalog", "ListLogs", pb.ListLogsRequest())
+            return [_info(log) for log in answer.logs]
+
+    found = run(work())
+    if as_json:
+        print_json([{key: log[key] for key in ("log", "map_version", "options")}
+                    | {"shards": len(log["shards"])} for log in found])  # fmt: skip
+        return
+    print_table(
+        "Logs",
+        ("log", "partitioner", "shards", "durability", "map version"),
+        [
+            (
+                log["log"],
+                log["options"]["partitioner"],
+                len(log["shards"]),
+                log["options"]["durability"],
+                log["map_version"],
+            )
+            for log in found
+        ],
+    )
+
+
+@group.command("describe")
+def describe(name: Name, address: Address = ADDRESS, as_json: AsJson = False) -> None:
+    """Show options and shards of a log.
+
+    Example: logstore log describe orders --json
+    """
+    _show(run(_describe(address, name)), as_json)
+
+
+@group.command("delete")
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a log with all its records.
+
+    Example: logstore log delete orders --yes
+    """
+    if not yes:
+        typer.confirm(f"Delete log {name} with all its records?", abort=True)
+
+    async def work() -> None:
+        async with connect(address) as db:
+            await db.delete_log(name)
+
+    run(work())
+    print_json({"deleted": name}) if as_json else typer.echo(f"deleted {name}")
+
+
+def shards(
+    name: Annotated[str | None, typer.Argument(metavar="LOG", help="Default: all logs.")] = None,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """List shards: key range, primary, epoch, migration.
+
+    Example: logstore shards orders
+    """
+
+    async def work() -> list[dict[str, Any]]:
+        if name is not None:
+            return [await _describe(address, name)]
+        async with Coordinator(address) as coordinator:
+            answer = await coordinator.call("Catalog", "ListLogs", pb.ListLogsRequest())
+            return [_info(log) for log in answer.logs]
+
+    found = [shard for log in run(work()) for shard in log["shards"]]
+    if as_json:
+        print_json(found)
+        return
+    _print_shards("Shards", found)
+
+
+async def _describe(address: str, name: str) -> dict[str, Any]:
+    async with Coordinator(address) as coordinator:
+        request = pb.DescribeLogRequest(name=name)
+        return _info(await coordinator.call("Catalog", "DescribeLog", request))
+
+
+def _info(info: pb.LogInfo) -> dict[str, Any]:
+    return {
+        "log": info.name,
+        "map_version": info.map_version,
+        "options": msgspec.json.decode(info.options_json),
+        "shards": [msgspec.json.decode(shard) for shard in info.shards_json],
+    }
+
+
+def _show(info: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(info)
+        return
+    print_table("Options", ("option", "value"), list(info["options"].items()))
+    _print_shards(f"Shards of {info['log']}", info["shards"])
+
+
+def _print_shards(title: str, found: list[dict[str, Any]]) -> None:
+    print_table(
+        title,
+        ("shard", "range", "status", "primary", "in sync", "learners", "epoch", "migration"),
+        [
+            (
+                s["shard"],
+                range_text(s["range"]),
+                s["status"],
+                s["primary"]["instance"],
+                [m["instance"] for m in s["in_sync"]],
+                [m["instance"] for m in s["learners"]],
+                s["epoch"],
+                s["migration"],
+            )
+            for s in found
+        ],
+    )

@@ -1,0 +1,224 @@
+"""`logstore move`, `migrations`, `pause`, `resume`, `abort`, `rollback`, `complete`."""
+
+from typing import Annotated, Any
+
+import grpc.aio
+import msgspec
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+
+from coordinator.cli.common import (
+    ADDRESS,
+    Address,
+    AsJson,
+    CommandError,
+    Coordinator,
+    out,
+    print_json,
+    print_table,
+    run,
+)
+from coordinator.cli.logs import parse_option
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.status import from_rpc
+
+STEPS = (
+    "planned", "preparing", "snapshot", "catching-up", "verifying", "shadowing", "ramping",
+    "cutover", "soaking", "completed",
+)  # fmt: skip
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The migration, see `migrations`.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Follow it to its end.")]
+Cause = Annotated[str, typer.Option(help="Kept in the migration's record.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("move")(move)
+    app.command("migrations")(migrations)
+    for action, doc in (
+        ("pause", "Stop a migration where it is; the shard serves on."),
+        ("resume", "Go on with a paused migration."),
+        ("abort", "End a migration before its cutover and drop the copy."),
+        ("rollback", "Go back to the source, also while the source soaks."),
+        ("complete", "End the soaking now and drop the source's copy."),
+    ):
+        app.command(action, help=f"{doc}\n\nExample: logstore {action} 7")(_control(action))
+
+
+def move(
+    shard: Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")],
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Where it shall go.")],
+    strategy: Annotated[str, typer.Option(help="shadow")] = "shadow",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell steps, bytes and time; do nothing.")
+    ] = False,
+    watch: Watch = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="ramp_step, ramp_interval_s, soak_s …; repeat it."),
+    ] = None,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Move a shard's primary to another instance while it serves.
+
+    Example: logstore move orders/0 instance-2 --watch
+    """
+    options = dict(parse_option(text) for text in option or ())
+    request = pb.MoveRequest(
+        shard=shard,
+        target=instance,
+        strategy=strategy,
+        dry_run=dry_run,
+        options_json=msgspec.json.encode(options) if options else b"",
+    )
+
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            found = await coordinator.json("Migrations", "Move", request)
+            if watch and not dry_run:
+                return await _follow(coordinator, found["id"], as_json)
+            return found
+
+    found = run(work())
+    if dry_run:
+        _print_dry_run(found, as_json)
+    elif not watch:
+        print_json(found) if as_json else typer.echo(
+            f"migration {found['id']}: {found['shard']} from {found['source']} to {found['target']}"
+        )
+
+
+def migrations(
+    migration: Annotated[str | None, typer.Argument(metavar="ID", help="Default: all.")] = None,
+    watch: Watch = False,
+    active: Annotated[bool, typer.Option("--active", help="Only those at work.")] = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """List migrations, tell one's story, or follow one (the newest, without ID) to its end.
+
+    Example: logstore migrations --watch
+    """
+
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            if migration is None:
+                request = pb.ListMigrationsRequest(active_only=active)
+                found = await coordinator.json("Migrations", "List", request)
+                if watch:
+                    if not found:
+                        raise CommandError("there is no migration to watch")
+                    return await _follow(coordinator, found[-1]["id"], as_json)
+                return found
+            if watch:
+                return await _follow(coordinator, migration, as_json)
+            get = pb.GetMigrationRequest(id=migration)
+            return await coordinator.json("Migrations", "Get", get)
+
+    found = run(work())
+    if watch:
+        return
+    if as_json:
+        print_json(found)
+    elif migration is not None:
+        _print_one(found)
+    else:
+        print_table(
+            "Migrations",
+            ("id", "shard", "from", "to", "state", "p", "trigger", "took s", "ETA s", "blackout ms",
+             "hash equal"),
+            [
+                (m["id"], m["shard"], m["source"], m["target"],
+                 m["state"] + (" (paused)" if m["paused"] else ""), m["p"], m["trigger"],
+                 m["duration_s"], m["eta_s"], m["blackout_ms"], m["hash_equal"])
+                for m in found
+            ],
+        )  # fmt: skip
+
+
+def _control(action: str) -> Any:
+    def control(
+        migration: Id, cause: Cause = "asked for", address: Address = ADDRESS,
+        as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        async def work() -> Any:
+            async with Coordinator(address) as coordinator:
+                request = pb.ControlRequest(id=migration, action=action, cause=cause)
+                return await coordinator.json("Migrations", "Control", request)
+
+        found = run(work())
+        print_json(found) if as_json else typer.echo(
+            f"migration {found['id']}: {action} asked for, state {found['state']}"
+        )
+
+    return control
+
+
+async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> Any:
+    """Show every change until the end; CommandError unless it completed."""
+    found: Any = None
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"),
+        console=out, disable=as_json or not out.is_terminal,
+    )  # fmt: skip
+    with bar as progress:
+        task = progress.add_task("", total=len(STEPS) - 1, told="")
+        try:
+            stream = coordinator.stream("Migrations", "Watch", pb.GetMigrationRequest(id=migration))
+            async for message in stream:
+                found = msgspec.json.decode(message.json)
+                told = _line(found)
+                if as_json:
+                    print_json(found)
+                elif not out.is_terminal:
+                    typer.echo(f"{found['state']:<12} {told}")
+                done = STEPS.index(found["state"]) if found["state"] in STEPS else 0
+                part = found["p"] if found["state"] == "ramping" else 0.0
+                progress.update(
+                    task, completed=done + part, description=f"{found['shard']} {found['state']}",
+                    told=told,
+                )  # fmt: skip
+        except grpc.aio.AioRpcError as e:
+            raise from_rpc(e) from None
+    if found is None or found["state"] != "completed":
+        state = found["state"] if found else "unknown"
+        cause = f": {found['cause']}" if found and found["cause"] else ""
+        raise CommandError(f"migration {migration} ended as {state}{cause}")
+    if not as_json:
+        blackout = found["blackout_ms"]
+        typer.echo(
+            f"migration {migration} completed in {found['duration_s']:g} s: "
+            f"{found['bytes'] / 1e6:.1f} MB, chains equal: {found['hash_equal']}, "
+            f"blackout {'unknown' if blackout is None else f'{blackout:.1f} ms'}"
+        )
+    return found
+
+
+def _line(found: dict[str, Any]) -> str:
+    return f"p {found['p']:.2f}  {found['bytes'] / 1e6:.1f} MB  ETA {found['eta_s']:.1f} s"
+
+
+def _print_dry_run(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        f"Dry run: {found['shard']} from {found['source']} to {found['target']}, "
+        f"{found['bytes'] / 1e6:.1f} MB, about {found['seconds']:g} s; nothing is done",
+        list(found["steps"][0]),
+        [list(step.values()) for step in found["steps"]],
+    )
+
+
+def _print_one(found: dict[str, Any]) -> None:
+    hidden = ("story", "options", "phases", "notes")
+    rows = [(key, _plain(value)) for key, value in found.items() if key not in hidden]
+    print_table(f"Migration {found['id']}", ("field", "value"), rows)
+    story = found["story"]
+    for line in story if isinstance(story, list) else str(story).splitlines():
+        typer.echo(f"  {line}")
+
+
+def _plain(value: object) -> object:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else value

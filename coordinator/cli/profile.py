@@ -1,0 +1,187 @@
+"""`logstore heatmap`, `forecast`, `plan`, `autopilot`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from coordinator.cli.common import (
+    ADDRESS,
+    Address,
+    AsJson,
+    Coordinator,
+    print_json,
+    print_table,
+    run,
+)
+from logstore.base.errors import InvalidArgumentError
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from profiler.heatmap import strip_of
+
+ROWS_SHOWN = 24
+
+
+def register(app: typer.Typer) -> None:
+    app.command("heatmap")(heatmap)
+    app.command("forecast")(forecast)
+    app.command("plan")(plan)
+    app.command("autopilot")(autopilot)
+
+
+def heatmap(
+    name: Annotated[str, typer.Argument(metavar="LOG", help="Name of the log.")],
+    png: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Show which keys are hot when: one line a slot, keys from left to right.
+
+    Example: logstore heatmap orders --png heat.png
+    """
+
+    async def work() -> pb.JsonResponse:
+        async with Coordinator(address) as coordinator:
+            request = pb.HeatmapRequest(log=name, png=png is not None)
+            answer: pb.JsonResponse = await coordinator.call("Statistics", "Heatmap", request)
+            return answer
+
+    answer = run(work())
+    if png is not None:
+        png.write_bytes(answer.png)
+    found = msgspec.json.decode(answer.json)
+    if as_json:
+        print_json(found)
+        return
+    labels = found["labels"]
+    typer.echo(f"keys {labels[0] if labels else ''!r} … {labels[-1] if labels else ''!r}")
+    for slot, counts in list(zip(found["slots"], found["counts"], strict=True))[-ROWS_SHOWN:]:
+        typer.echo(f"{slot:>10} {strip_of(counts)} {sum(counts):,.0f}")
+    if png is not None:
+        typer.echo(f"wrote {png}")
+
+
+def forecast(
+    shard: Annotated[str | None, typer.Argument(help="Default: every shard.")] = None,
+    horizon: Annotated[int, typer.Option(help="Slots ahead; 0: the coordinator's.")] = 0,
+    score: Annotated[
+        bool, typer.Option("--score", help="How well each model did, by slots ahead.")
+    ] = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Show what shards are going to carry, with intervals; or how good forecasts were.
+
+    Example: logstore forecast orders/0 --horizon 12
+    """
+    if horizon < 0:
+        raise InvalidArgumentError(f"horizon is {horizon}, it must be at least 0 slots")
+
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            request = pb.ForecastRequest(shard=shard or "", horizon_slots=horizon, score=score)
+            return await coordinator.json("Statistics", "Forecast", request)
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    if score:
+        _print_score(found["score"])
+        return
+    for name, told in found["forecasts"].items():
+        columns = zip(
+            told["horizon_slots"], told["mean"], told["lower80"], told["upper80"],
+            told["lower95"], told["upper95"], told["model"], strict=True,
+        )  # fmt: skip
+        print_table(
+            f"{name}: operations per slot of {found['slot_s']:g} s, from slot "
+            f"{told['made_at_slot']} on ({told['learned_slots']} slots learned)",
+            ("slots ahead", "mean", "lower 80 %", "upper 80 %", "lower 95 %", "upper 95 %",
+             "model"),
+            list(columns),
+        )  # fmt: skip
+    if not found["forecasts"]:
+        typer.echo("nothing is learned yet")
+
+
+def _print_score(score: dict[str, dict[str, Any]]) -> None:
+    print_table(
+        "Score by model and slots ahead (lower WAPE and pinball loss are better)",
+        ("model", "slots ahead", "WAPE", "pinball", "covered 80 %", "covered 95 %", "scored"),
+        [
+            (model, int(horizon), s["wape"], s["pinball"], s["coverage80"], s["coverage95"], s["n"])
+            for model, by_horizon in score.items()
+            for horizon, s in by_horizon.items()
+        ],
+    )
+
+
+def plan(
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Every candidate, taken or refused, with its reason.")
+    ] = False,
+    history: Annotated[bool, typer.Option("--history", help="The last plans of the loop.")] = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the planner would do now; nothing is started.
+
+    Example: logstore plan --explain
+    """
+
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            return await coordinator.json(
+                "Plans", "Plan", pb.PlanRequest(explain=explain, history=history)
+            )
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"autopilot {found['autopilot']}, slot {found['slot']}")
+    print_table(
+        "Instances that are going to cross their limit",
+        ("instance", "in s", "P", "mean", "upper", "limit", "capacity", "unit", "model", "trigger"),
+        [
+            (c["instance"], c["crossing_s"] - found["made_at_s"], c["probability"],
+             c["forecast"]["mean"], c["forecast"]["upper"], c["forecast"]["limit"],
+             c["forecast"]["capacity"], c["forecast"]["unit"], c["forecast"]["model"],
+             c["trigger"])
+            for c in found["crossings"]
+        ],
+    )  # fmt: skip
+    print_table(
+        "Planned",
+        ("shard", "from", "to", "starts in s", "takes s", "gain", "risk", "due"),
+        [
+            (o["shard"], o["source"], o["target"], o["start_s"] - found["made_at_s"],
+             o["expected_duration_s"], o["expected_gain"], o["risk"], o["due"])
+            for o in found["operators"]
+        ],
+    )  # fmt: skip
+    for sentence in found.get("explain", ()):
+        typer.echo(f"- {sentence}")
+    for note in found.get("history", ()):
+        if note["started"] or note["skipped"]:
+            typer.echo(f"{note['at_us']}: {', '.join(note['started']) or note['skipped']}")
+
+
+def autopilot(
+    mode: Annotated[str, typer.Argument(metavar="on|forecast-only|off", help="What to do.")],
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Switch the autopilot: start moves; only forecast and plan; nothing.
+
+    Example: logstore autopilot forecast-only
+    """
+
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            request = pb.SetAutopilotRequest(mode=mode)
+            return await coordinator.json("Plans", "SetAutopilot", request)
+
+    found = run(work())
+    print_json(found) if as_json else typer.echo(f"autopilot {found['autopilot']}")

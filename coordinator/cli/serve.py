@@ -1,0 +1,143 @@
+"""`logstore up`, `node`, `coordinator`, `demo`: commands that run processes."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.common import AsJson, print_json, run
+from coordinator.cli.logs import parse_option
+from logstore.meta.records import CapacityRecord
+
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A coordinator setting; repeat it."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("up")(up)
+    app.command("demo")(demo)
+    app.command("node", context_settings=_PASSED_ON)(node)
+    app.command("coordinator", context_settings=_PASSED_ON)(coordinator)
+
+
+def up(
+    instances: Annotated[int, typer.Option(help="How many instances.")] = 1,
+    data: Annotated[Path, typer.Option(help="Directory of the data.")] = Path("logstore-data"),
+    port: Annotated[int, typer.Option(help="The coordinator's; 0 takes a free one.")] = 7400,
+    ops_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
+    bytes_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
+    autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
+    planning_period_s: Annotated[float, typer.Option(help="Seconds between plans.")] = 300.0,
+    setting: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole cluster here until Ctrl-C; the next `up` goes on with its data.
+
+    Prints one line `ready ADDRESS` when it serves.
+
+    Example: logstore up --instances 3 --data ./data --port 7400
+    """
+    from coordinator.local.cluster import ClusterOptions, running
+
+    given = dict(parse_option(text) for text in setting or ())
+    options = ClusterOptions(
+        data=data,
+        instances=instances,
+        port=port,
+        capacities=[CapacityRecord(ops_per_s, bytes_per_s)] * instances,
+        coordinator_settings={"planning_period_s": planning_period_s, **given},
+        autopilot=autopilot,
+    )
+
+    async def work() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        serving = asyncio.create_task(_serve(options, stopped))
+        stopping = asyncio.create_task(stopped.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done() and not started.is_set():
+            serving.cancel()  # Ctrl-C while it starts
+        stopping.cancel()
+        await asyncio.gather(serving, stopping, return_exceptions=True)
+        if not serving.cancelled():
+            serving.result()
+
+    started = asyncio.Event()
+
+    async def _serve(options: ClusterOptions, stopped: asyncio.Event) -> None:
+        async with running(options) as cluster:
+            started.set()
+            if as_json:
+                print_json(
+                    {
+                        "ready": cluster.address,
+                        "instances": cluster.instance_addresses,
+                        "pids": cluster.pids,
+                        "data": str(data),
+                    }
+                )
+            else:
+                typer.echo(f"ready {cluster.address}")
+            sys.stdout.flush()
+            await stopped.wait()
+
+    run(work())
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Changes shards, arrival times and reads.")] = 1,
+    no_autopilot: Annotated[
+        bool, typer.Option("--no-autopilot", help="The same stream without moves.")
+    ] = False,
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("demo-report.json"),
+    data: Annotated[
+        Path | None, typer.Option(help="Keep the data here; default: a temporary directory.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=2, max=60, help="Days to replay.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Replay real flights; see a hot shard foreseen, moved live, and every record accounted for.
+
+    Example: logstore demo --seed 2
+    """
+    from coordinator.local.demo.run import DemoOptions, run_demo
+
+    options = DemoOptions(
+        seed=seed, autopilot=not no_autopilot, report=report, data=data, days=days, as_json=as_json
+    )
+    raise typer.Exit(run(run_demo(options)))
+
+
+def node(context: typer.Context) -> None:
+    """Run one instance in this process; takes the flags of logstore.node.main.
+
+    Example: logstore node --instance a --data ./a --metadata 127.0.0.1:7400
+    """
+    from logstore.node.main import main
+
+    _hand_over(context, main)
+
+
+def coordinator(context: typer.Context) -> None:
+    """Run one coordinator in this process; takes the flags of coordinator.main.
+
+    Example: logstore coordinator --data ./coordinator --port 7400
+    """
+    from coordinator.main import main
+
+    _hand_over(context, main)
+
+
+def _hand_over(context: typer.Context, main: Callable[[list[str]], int]) -> None:
+    if "--help" in context.args:
+        typer.echo(f"{(context.command.help or '').strip()}\n")
+    raise typer.Exit(main(list(context.args)))
