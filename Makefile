@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Given are python3 (3.11 or later) and make; all else is installed from requirements.lock (hashes).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+.PHONY: demo test check format lint type imports proto bench clean install lock
+
+install: $(READY)
+
+$(READY): requirements.lock pyproject.toml scripts/make-venv
+	@PYTHON="$(PYTHON)" bash scripts/make-venv $(VENV)
+	@touch $@
+
+demo: $(READY)            ## the main job on real flights: forecast, move before the peak, check
+	@$(BIN)/logstore demo $(ARGS)
+
+test: check               ## format, lint, types, imports, generated code; then every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m logstore.proto.generate --check
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+type: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+proto: $(READY)
+	$(BIN)/python -m logstore.proto.generate
+
+bench: $(READY)           ## ours beside Kafka, NATS, Redis and the machine's own limits
+	$(BIN)/python -m bench compare $(ARGS)
+
+bench-micro: $(READY)
+	$(BIN)/python -m pytest bench/micro --benchmark-only $(ARGS)
+
+lock: $(READY)            ## pin every dependency again, with hashes, without any index address
+	$(BIN)/pip install pip-tools
+	$(BIN)/pip-compile -q --all-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo-report.json
