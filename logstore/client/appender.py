@@ -114,16 +114,17 @@ class Appender:
     ) -> Ack:
         """One record; resolves when it is stored."""
         size = checks.record(key, value, headers, timestamp)
+        if expected_version is not None:
+            checks.number("expected_version", expected_version)
         deadline = self._loop.time() + self._timeout_s
         router = self.directory.cached(log) or await self.directory.router(log)
         if not self._buffer.try_take(size):
             await self._buffer.take(size, deadline)
-            router = self.directory.cached(log) or await self.directory.router(log)
+            router = self.directory.cached(log) or router
         shard = router.find(key)
         if expected_version is None:
             sender = self._sender(shard, 0)
             return await sender.gather(key, value, headers, timestamp, size, deadline)
-        checks.number("expected_version", expected_version)
         single = Gathering(timestamp is not None, deadline)
         single.keys, single.values, single.bytes = [key], [value], size
         single.times = [] if timestamp is None else [timestamp]
@@ -247,11 +248,11 @@ class Appender:
         await asyncio.gather(*self._stale, return_exceptions=True)
 
     def _sender(self, shard: Shard, lane: int) -> Sender:
+        if self._closed:
+            raise UnavailableError("the client is closed")
         key = (shard.id, lane)
         sender = self._senders.get(key)
         if sender is None:
-            if self._closed:
-                raise UnavailableError("the client is closed")
             sender = Sender(self, shard, conditional=lane > 0)
             self._senders[key] = sender
         return sender
@@ -266,6 +267,12 @@ class Appender:
             if sender.shard.log == log:
                 del self._senders[key]
                 sender.fail_all(UnknownLogError(f"log {log!r} does not exist"))
+        # A new log of this name starts its shards at offset 0.
+        self._forget_session(log)
+
+    def _forget_session(self, log: str) -> None:
+        for shard in [shard for shard in self.session if shard.rpartition("/")[0] == log]:
+            del self.session[shard]
 
 
 _END: tuple[Shard | None, Any, Any, int] = (None, None, None, 0)

@@ -267,11 +267,21 @@ class Sender:
         if trouble.refresh_route:
             with contextlib.suppress(UnavailableError):
                 await directory.refresh(log)
+            self._look_up()
         moved = self.shard is not before and self._wanted() != self._address
         if trouble.retry_after_ms:
             await asyncio.sleep(max(wait_s, trouble.retry_after_ms / 1000))
         elif not (moved and self._attempt == 1) and not self._gone:
             await directory.changed(log, wait_s)
+
+    def _look_up(self) -> None:
+        """Take the shard's newest route, also where its map came before this sender did."""
+        router = self._host.directory.cached(self.shard.log)
+        shard = router.map.get(self.shard.id) if router is not None else None
+        if shard is not None and shard.is_open:
+            self.shard = shard
+        elif router is not None:
+            self._gone = True
 
     def _recovered(self, task: asyncio.Task[None]) -> None:
         self._recovery = None

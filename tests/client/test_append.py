@@ -19,6 +19,7 @@ from logstore.base.errors import (
     VersionConflictError,
 )
 from logstore.base.types import Ack
+from logstore.client import appender
 from logstore.client.client import Log
 from tests.client.cluster import STAMP_US, Cluster
 from tests.client.conftest import Starter, client_of
@@ -241,6 +242,28 @@ async def test_split_re_routes_what_was_not_stored(start: Starter) -> None:
     assert read == [(b"a", b"0"), (b"a", b"1"), (b"b", b"3"), (b"y", b"4"), (b"z", b"2")]
 
 
+async def test_an_append_many_that_meets_a_split_half_way_ends_whole(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its later batches are routed by the map of its start, when the shard is gone already."""
+    monkeypatch.setattr(appender, "BUFFER_BYTES_MAX", 50_000)
+    cluster = await start()
+    keys = [b"%c%d" % (97 + i % 26, i) for i in range(20_000)]
+    async with client_of(cluster) as db:
+        log = await db.log("orders")
+        call = asyncio.create_task(log.append_many(keys, [b"v" * 100] * 20_000))
+        async with cluster.instances["a"].appended:
+            await cluster.instances["a"].appended.wait()
+        parent = cluster.shards["orders/0"]
+        for name, keys_of in zip("12", parent.range.split(b"m"), strict=True):
+            child = type(parent)(f"orders/{name}", keys_of, "a", predecessors=[parent.id])
+            cluster.shards[child.id] = child
+        await cluster.change(s0={"status": "sealed", "successors": ["orders/1", "orders/2"]})
+        assert sum(ack.count for ack in await call) == 20_000
+    assert sorted(r.key for r in cluster.all_records()) == sorted(keys)
+    assert cluster.shards["orders/2"].records
+
+
 async def test_expected_version_wins_once(start: Starter) -> None:
     cluster = await start()
     async with client_of(cluster) as db:
@@ -410,8 +433,40 @@ async def test_logs_are_created_listed_and_deleted(start: Starter) -> None:
         await db.delete_log("trades")
         with pytest.raises(UnknownLogError):
             await log.append(b"k", b"v")
+        again = await db.create_log("trades", shards=1)
+        assert [r async for r in again.read()] == []
         with pytest.raises(InvalidArgumentError, match="unknown options of a log: color"):
             await db.create_log("x", color="red")
         with pytest.raises(InvalidArgumentError, match="compression"):
             await db.create_log("x", compression="rar")
-    assert len(cluster.all_records()) == 100
+    assert cluster.all_records() == []
+
+
+async def test_closing_fails_what_is_not_acked(start: Starter) -> None:
+    cluster = await start()
+    instance = cluster.instances["a"]
+    instance.gate = asyncio.Event()
+    async with client_of(cluster) as db:
+        log = await db.log("orders")
+        waiting = asyncio.create_task(log.append(b"k", b"0"))
+        async with instance.received:
+            await instance.received.wait_for(lambda: bool(instance.messages))
+    with pytest.raises(OutcomeUnknownError, match="closed"):
+        await waiting
+    with pytest.raises(UnavailableError, match="the client is closed"):
+        await log.append(b"k", b"1")
+    instance.gate.set()
+
+
+async def test_the_buffer_is_bounded(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appender, "BUFFER_BYTES_MAX", 1_000_000)
+    cluster = await start()
+    async with client_of(cluster) as db:
+        log = await db.log("orders")
+        values = [b"%05d" % i + b"v" * 1_000 for i in range(5_000)]
+        acks = await log.append_many([b"k"] * 5_000, values)
+        singles = [log.append(b"s", b"%03d" % i + b"v" * 100_000) for i in range(100)]
+        offsets = [ack.offset for ack in await asyncio.gather(*singles)]
+    assert sum(ack.count for ack in acks) == 5_000
+    assert values_of(cluster, b"k") == values
+    assert offsets == list(range(5_000, 5_100))

@@ -28,7 +28,7 @@ class Loader:
             self.sent += 40
             singles = [self.log.append(b"k", value) for value in values[:20]]
             many = self.log.append_many([b"k"] * 20, values[20:])
-            *acks, batches = await asyncio.gather(*singles, many)
+            acks, batches = await asyncio.gather(asyncio.gather(*singles), many)
             self.acked += [(v, a.offset) for v, a in zip(values, acks, strict=False)]
             rows = iter(values[20:])
             for ack in batches:
