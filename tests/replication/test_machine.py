@@ -1,0 +1,245 @@
+"""The replication machine alone: order of effects, and the rules it cites (protocol.md)."""
+
+from dataclasses import replace
+
+import pytest
+
+from logstore.base.types import Position, ShardStatus
+from logstore.meta.records import Member, ShardRecord
+from logstore.replication.events import (
+    Admission,
+    Assigned,
+    Become,
+    Cas,
+    Commit,
+    ConfigRead,
+    Effect,
+    Event,
+    PeerAcked,
+    PeerDiverged,
+    PeerMatched,
+    Push,
+    Role,
+    StopPush,
+    Tick,
+    Written,
+)
+from logstore.replication.machine import ReplicationMachine, Timing
+from sharder.keys import KeyRange
+
+S, T = Member("s", 1, 1), Member("t", 1, 2)
+RECORD = ShardRecord("orders/0", "orders", KeyRange(), ShardStatus.OPEN, 1, 1, S, (S,))
+
+
+def at(end: int, mark: bytes = b"c") -> Position:
+    return Position(end, mark * 16) if end else Position()
+
+
+class Bench:
+    """One machine, the store's revision, and a clock that the test moves."""
+
+    def __init__(self, me: Member = S, end: int = 0, high_watermark: int = 0) -> None:
+        self.machine = ReplicationMachine(me, at(end), high_watermark, Timing(2.0, 5.0))
+        self.revision = 0
+        self.now_s = 0.0
+
+    def feed(self, event: Event) -> list[Effect]:
+        return self.machine.handle(event, self.now_s)
+
+    def config(self, record: ShardRecord) -> list[Effect]:
+        self.revision += 1
+        return self.feed(ConfigRead(record, self.revision))
+
+    def win(self, effects: list[Effect]) -> list[Effect]:
+        """The store accepts the compare-and-swap among `effects`."""
+        (cas,) = [e for e in effects if isinstance(e, Cas)]
+        assert cas.revision == self.revision
+        return self.config(cas.record)
+
+
+def leading(learners: tuple[Member, ...] = ()) -> Bench:
+    bench = Bench()
+    bench.win(bench.config(replace(RECORD, learners=learners)))
+    return bench
+
+
+def in_sync_pair() -> Bench:
+    bench = leading((T,))
+    record = bench.machine.record
+    assert record is not None
+    effects = bench.config(replace(record, admit=(T.replica_id,)))
+    assert Push(T) in effects
+    effects = bench.feed(PeerMatched(T.replica_id, record.epoch, at(0)))
+    bench.win(effects)
+    assert bench.machine.required() == {1, 2}
+    return bench
+
+
+def test_restarted_primary_raises_the_epoch_before_it_admits() -> None:  # P6, effect 3
+    bench = Bench(end=7, high_watermark=5)
+    effects = bench.config(RECORD)
+    assert [type(e) for e in effects] == [Become, Cas]
+    assert not bench.machine.admitting
+    effects = bench.win(effects)
+    assert effects[-2:] == [Commit(7), Admission(True)]
+    assert bench.machine.record is not None
+    assert bench.machine.record.epoch == bench.machine.record.primary_since == 2
+
+
+def test_lost_raise_is_raised_again() -> None:
+    bench = Bench()
+    bench.config(RECORD)
+    effects = bench.config(replace(RECORD, migration="m"))  # the coordinator wrote in between
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert cas.record.migration == "m"
+    assert Admission(True) not in effects
+    assert Admission(True) in bench.win(effects)
+
+
+def test_own_vote_counts_only_once_written() -> None:  # P2
+    bench = leading()
+    assert bench.feed(Assigned(at(3))) == []
+    assert bench.feed(Written(at(3))) == [Commit(3)]
+
+
+def test_ack_waits_for_old_and_new_while_a_change_is_undecided() -> None:  # P2, P3
+    bench = leading((T,))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, admit=(2,)))
+    effects = bench.feed(PeerMatched(2, record.epoch, at(0)))
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert cas.record.in_sync == (S, T)
+    bench.feed(Assigned(at(4)))
+    assert bench.feed(Written(at(4))) == []  # T is counted from before the CAS
+    assert bench.feed(PeerAcked(2, record.epoch, at(4))) == [Commit(4)]
+
+
+def test_progress_before_the_term_is_dropped() -> None:  # P1
+    bench = in_sync_pair()
+    since = bench.machine.record.primary_since if bench.machine.record else 0
+    bench.feed(Assigned(at(4)))
+    bench.feed(Written(at(4)))
+    assert bench.feed(PeerAcked(2, since - 1, at(4))) == []
+    assert bench.feed(PeerAcked(2, since, at(4))) == [Commit(4)]
+
+
+def test_learner_behind_the_high_watermark_is_not_added() -> None:  # P3
+    bench = leading((T,))
+    bench.feed(Assigned(at(9)))
+    bench.feed(Written(at(9)))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, admit=(2,)))
+    assert bench.feed(PeerMatched(2, record.epoch, at(5))) == []
+    effects = bench.feed(PeerAcked(2, record.epoch, at(9)))
+    assert [e.record.in_sync for e in effects if isinstance(e, Cas)] == [(S, T)]
+
+
+def test_hand_over_stops_drains_and_then_swaps() -> None:  # H1, H2
+    bench = in_sync_pair()
+    bench.feed(Assigned(at(4)))
+    record = bench.machine.record
+    assert record is not None
+    effects = bench.config(replace(record, hand_over=2))
+    assert effects == [Admission(False)]
+    assert bench.feed(Written(at(4))) == []
+    effects = bench.feed(PeerAcked(2, record.epoch, at(4)))
+    assert [type(e) for e in effects] == [Commit, Cas]
+    cas = effects[1]
+    assert isinstance(cas, Cas)
+    assert (cas.record.primary, cas.record.epoch) == (T, record.epoch + 1)
+    assert cas.record.hand_over is None
+    effects = bench.config(cas.record)
+    assert effects[0] == Become(Role.FOLLOWER, T)
+    assert StopPush(2) in effects
+
+
+def test_hand_over_needs_equal_chains() -> None:  # H1
+    bench = in_sync_pair()
+    bench.feed(Assigned(at(4)))
+    bench.feed(Written(at(4)))
+    record = bench.machine.record
+    assert record is not None
+    bench.feed(PeerAcked(2, record.epoch, at(4, b"x")))
+    effects = bench.config(replace(record, hand_over=2))
+    assert [type(e) for e in effects] == [Admission]
+
+
+def test_hand_over_that_does_not_drain_is_given_up_by_cas() -> None:
+    bench = in_sync_pair()
+    bench.feed(Assigned(at(4)))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, hand_over=2))
+    bench.now_s = 5.5
+    effects = bench.feed(PeerAcked(2, record.epoch, at(0)))  # alive, but behind
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert (cas.record.primary, cas.record.hand_over) == (S, None)
+    assert bench.config(cas.record) == [Admission(True)]
+
+
+def test_silent_peer_becomes_a_learner_and_counts_until_that_is_read() -> None:
+    bench = in_sync_pair()
+    bench.feed(Assigned(at(4)))
+    bench.feed(Written(at(4)))
+    bench.now_s = 2.5
+    effects = bench.feed(Tick())
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert (cas.record.in_sync, cas.record.learners) == ((S,), (T,))
+    assert bench.machine.high_watermark == 0
+    assert Commit(4) in bench.config(cas.record)
+
+
+def test_diverged_learner_is_withdrawn_not_added() -> None:
+    bench = leading((T,))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, admit=(2,)))
+    effects = bench.feed(PeerDiverged(2))
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert (cas.record.admit, cas.record.in_sync) == ((), (S,))
+
+
+def test_new_primary_recommits_its_whole_log_before_it_admits() -> None:  # P4
+    bench = Bench(me=T, end=6, high_watermark=4)
+    bench.config(replace(RECORD, epoch=3, in_sync=(S, T)))
+    assert bench.machine.role is Role.FOLLOWER
+    effects = bench.config(replace(RECORD, epoch=4, primary_since=4, primary=T, in_sync=(S, T)))
+    assert effects == [Become(Role.PRIMARY, T), Push(S)]
+    assert bench.feed(PeerMatched(1, 4, at(4))) == []
+    assert bench.feed(PeerAcked(1, 4, at(6))) == [Commit(6), Admission(True)]
+
+
+def test_failed_write_with_peers_begins_a_new_epoch() -> None:
+    bench = in_sync_pair()
+    bench.feed(Assigned(at(4)))
+    epoch = bench.machine.epoch
+    effects = bench.machine.write_failed(at(0))
+    assert Admission(False) in effects
+    assert StopPush(2) in effects
+    effects = bench.win(effects)
+    assert bench.machine.epoch == epoch + 1
+    assert effects == [Push(T), Admission(True)]  # nothing is left to commit again
+    bench.feed(Assigned(at(2)))
+    bench.feed(Written(at(2)))
+    assert bench.feed(PeerAcked(2, epoch, at(4))) == []  # of before the new term
+    assert bench.feed(PeerAcked(2, epoch + 1, at(2))) == [Commit(2)]
+
+
+def test_older_revision_is_ignored() -> None:  # G1
+    bench = leading()
+    assert bench.feed(ConfigRead(replace(RECORD, primary=T), 1)) == []
+    assert bench.machine.role is Role.PRIMARY
+
+
+@pytest.mark.parametrize("intent", ["hand_over", "remove"])
+def test_intent_about_a_stranger_is_cleared(intent: str) -> None:
+    bench = leading()
+    record = bench.machine.record
+    assert record is not None
+    fields = {"hand_over": 99} if intent == "hand_over" else {"remove": (99,)}
+    effects = bench.config(replace(record, **fields))  # type: ignore[arg-type]
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert (cas.record.hand_over, cas.record.remove) == (None, ())
+    assert cas.record.in_sync == (S,)
