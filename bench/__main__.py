@@ -11,7 +11,7 @@ import sys
 import typer
 
 GROUPS = {"services": "bench.services.cli"}
-COMMANDS = {"compare": "bench.compare", "report": "bench.report"}
+COMMANDS = {"append": "bench.append", "compare": "bench.compare", "report": "bench.report"}
 
 
 def build(argv: list[str]) -> typer.Typer:
