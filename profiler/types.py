@@ -81,7 +81,8 @@ class Capacity:
 class DataStoreStatus:
     """One instance at one moment: its load (largest used fraction) and what each resource carries.
 
-    `round_trip_ms` is measured to each peer, by instance id.
+    `round_trip_ms` is measured to each peer, by instance id. `throttled` counts the operations that
+    its admission refused since it started.
     """
 
     instance: str
@@ -94,6 +95,7 @@ class DataStoreStatus:
     memory_bytes: int = 0
     io_bytes_per_s: float = 0.0
     round_trip_ms: dict[str, float] = field(default_factory=dict)
+    throttled: int = 0
 
     @property
     def available(self) -> float:

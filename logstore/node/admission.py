@@ -40,13 +40,14 @@ class Admission:
 
     ops_per_s: float | None
     bytes_per_s: float | None
+    burst_s: float = 1.0
     throttled: int = 0
     _ops: Bucket = field(init=False)
     _bytes: Bucket = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ops = Bucket(self.ops_per_s)
-        self._bytes = Bucket(self.bytes_per_s)
+        self._ops = Bucket(self.ops_per_s, self.burst_s)
+        self._bytes = Bucket(self.bytes_per_s, self.burst_s)
 
     def admit(self, operations: int, size: int, now_s: float) -> None:
         """Take the request or raise OverloadedError with the delay after which it would pass."""

@@ -115,7 +115,7 @@ class Agent:
         while len(self._waiting) > WAITING_STATISTICS_MAX:
             self._waiting.popleft()
 
-    def status(self, stored_bytes: int, elapsed_s: float) -> DataStoreStatus:
+    def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
         """What the instance carries, as rates since the last call (R1.2)."""
         cpu = self._process.cpu_times()
         io = self._process.io_counters()
@@ -143,6 +143,7 @@ class Agent:
             memory_bytes=self._process.memory_info().rss,
             io_bytes_per_s=io_bytes,
             round_trip_ms=dict(self.round_trip_ms),
+            throttled=throttled,
         )
 
     async def report(self, send: Send, incarnation: int, status: DataStoreStatus) -> None:

@@ -20,6 +20,9 @@ class NodeConfig(BaseSettings):
 
     ops_per_s_max: float | None = Field(default=None, gt=0, description="admitted operations/s")
     bytes_per_s_max: float | None = Field(default=None, gt=0, description="admitted bytes/s")
+    burst_s: float = Field(
+        default=1.0, ge=0.001, le=60, description="seconds of capacity that may be saved up"
+    )
     stored_bytes_max: int | None = Field(default=None, gt=0)
 
     follower_timeout_s: float = Field(default=2.0, ge=0.1, le=60)

@@ -80,7 +80,7 @@ class Instance:
             engine=engine,
             store=store,
             committer=self.committer,
-            admission=Admission(config.ops_per_s_max, config.bytes_per_s_max),
+            admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
             agent=Agent(config, env),
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
             incarnation=incarnation,

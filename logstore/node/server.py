@@ -130,7 +130,8 @@ class NodeServer:
                 if r.exists
             )
             node = self.instance.node
-            status = node.agent.status(stored, max(now_s - last_s, 1e-3))
+            elapsed_s = max(now_s - last_s, 1e-3)
+            status = node.agent.status(stored, elapsed_s, node.admission.throttled)
             last_s = now_s
             await node.agent.report(self._send, node.incarnation, status)
             await asyncio.sleep(self._config.report_interval_s)
