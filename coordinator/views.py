@@ -7,8 +7,11 @@ Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on
 from collections.abc import Mapping, Sequence, Set
 from statistics import fmean
 
+import msgspec
+
 from coordinator.config import CoordinatorConfig
-from coordinator.migration.records import MigrationRecord, State
+from coordinator.migration.records import MigrationRecord, MoveOptions, State
+from coordinator.migration.table import dry_run
 from coordinator.statistics import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import InstanceRecord, ShardRecord
@@ -17,6 +20,8 @@ from sharder.config import PlannerConfig
 from sharder.view import ForecastView, InFlight, InstanceView, MoveHistory, ShardView, View
 
 _RECENT_MOVES = 20
+_STEPS_S = 1.0
+"""For writing the states and asking the instances, all states together."""
 
 
 def make_view(
@@ -38,7 +43,7 @@ def make_view(
     forecasts = intake.forecasts([s.shard for s in live], config.horizon_slots)
     moved = _last_moves(migrations)
     migrating = {m.shard for m in migrations if m.active}
-    history = move_history(migrations)
+    history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
     views = tuple(
         _shard_view(
             s, intake, forecasts.get(s.shard), per_s, sizes.get(s.shard, 0), moved, migrating
@@ -131,8 +136,11 @@ def _last_moves(migrations: Sequence[MigrationRecord]) -> dict[str, tuple[float,
     return found
 
 
-def move_history(migrations: Sequence[MigrationRecord]) -> MoveHistory:
-    """What the last completed moves measured; before the first one, the planner's defaults."""
+def move_history(
+    migrations: Sequence[MigrationRecord], options: MoveOptions | None = None
+) -> MoveHistory:
+    """What the last completed moves measured; before the first one, what `options` take (without
+    them the planner's defaults)."""
     done = [m for m in migrations if m.state is State.COMPLETED][-_RECENT_MOVES:]
     rates = [m.copy_mb_per_s for m in done if m.copy_mb_per_s]
     rate = fmean(rates) if rates else MoveHistory().copy_mb_per_s
@@ -145,7 +153,15 @@ def move_history(migrations: Sequence[MigrationRecord]) -> MoveHistory:
     held = [m.blackout_ms for m in done if m.blackout_ms is not None]
     return MoveHistory(
         copy_mb_per_s=rate,
-        fixed_s=fmean(fixed) if fixed else MoveHistory().fixed_s,
+        fixed_s=fmean(fixed) if fixed else _first_fixed_s(options),
         blackout_ms=fmean(held) if held else MoveHistory().blackout_ms,
         moves=len(done),
     )
+
+
+def _first_fixed_s(options: MoveOptions | None) -> float:
+    """Seconds to the end of the cutover of a move without bytes, as its options say."""
+    if options is None:
+        return MoveHistory().fixed_s
+    steps = dry_run(options, 0, MoveHistory().copy_mb_per_s)
+    return _STEPS_S + sum(step.seconds for step in steps if step.state != State.SOAKING.value)
