@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from coordinator.edge import Context, unary
 from logstore.base.errors import UnavailableError
-from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put, Versioned
+from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put, Versioned, WatchEvent
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MetadataServicer
 from logstore.proto.status import served
@@ -41,18 +41,22 @@ class MetadataService(MetadataServicer):
     ) -> AsyncIterator[pb.MetaWatchResponse]:
         async with served(context):
             yield pb.MetaWatchResponse(created=True)
-            async for event in self._store.watch(request.prefix, request.after_revision):
-                item = pb.MetaItem(key=event.key, revision=event.revision)
-                if event.value is None:
-                    item.deleted = True
-                else:
-                    item.value = event.value
-                yield pb.MetaWatchResponse(events=[item])
+            async for events in self._store.watch(request.prefix, request.after_revision):
+                yield pb.MetaWatchResponse(events=[_event(event) for event in events])
             raise UnavailableError("the metadata store ended the watch")
 
 
 def _item(found: Versioned) -> pb.MetaItem:
     return pb.MetaItem(key=found.key, value=found.value, revision=found.revision)
+
+
+def _event(event: WatchEvent) -> pb.MetaItem:
+    item = pb.MetaItem(key=event.key, revision=event.revision)
+    if event.value is None:
+        item.deleted = True
+    else:
+        item.value = event.value
+    return item
 
 
 def _operation(operation: pb.MetaOperation) -> Operation:

@@ -7,6 +7,8 @@ it the port's asynchronous face. Everything runs in one event loop, so a transac
 import asyncio
 from bisect import bisect_left, insort
 from collections import deque
+from itertools import groupby
+from operator import attrgetter
 from collections.abc import AsyncIterator, Sequence
 
 from logstore.base.errors import (
@@ -151,7 +153,9 @@ class MemoryMetadataStore:
                 watcher.set()
         return TxnResult(True, self._tables.revision)
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncIterator[WatchEvent]:
+    async def watch(
+        self, prefix: str, after_revision: int
+    ) -> AsyncIterator[tuple[WatchEvent, ...]]:
         seen = after_revision
         changed = asyncio.Event()
         self._watchers.add(changed)
@@ -160,8 +164,9 @@ class MemoryMetadataStore:
                 self._check_open()
                 changed.clear()
                 upto = self._tables.revision
-                for event in self._tables.since(prefix, seen):
-                    yield event
+                found = self._tables.since(prefix, seen)
+                for _, events in groupby(found, key=attrgetter("revision")):
+                    yield tuple(events)
                 seen = max(seen, upto)
                 if seen >= self._tables.revision and not self._closed:
                     await changed.wait()

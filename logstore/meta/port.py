@@ -88,8 +88,11 @@ class MetadataStore(Protocol):
         """Apply all operations if all compares hold, else none."""
         ...
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[WatchEvent]:
+    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[tuple[WatchEvent, ...]]:
         """Changes under `prefix` with a revision above `after_revision`, without a gap.
+
+        The changes of one revision come together, whatever breaks: who saw a part of a transaction
+        and went on after its revision would never see the rest.
 
         When history before it was compacted, raises `ConflictError`: range and watch again.
         """

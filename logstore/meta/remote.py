@@ -75,7 +75,9 @@ class RemoteMetadataStore:
         answer = await self._once(lambda stub: stub.Txn(request, timeout=self._timeout_s))
         return TxnResult(answer.succeeded, answer.revision)
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncIterator[WatchEvent]:
+    async def watch(
+        self, prefix: str, after_revision: int
+    ) -> AsyncIterator[tuple[WatchEvent, ...]]:
         """As the port says; ends with UnavailableError when the connection is lost.
 
         The caller goes on with a new watch after the last revision it saw.
@@ -85,9 +87,11 @@ class RemoteMetadataStore:
         try:
             async with called():
                 async for message in call:
-                    for item in message.events:
-                        value = None if item.deleted else item.value
-                        yield WatchEvent(item.key, value, item.revision)
+                    if message.events:
+                        yield tuple(
+                            WatchEvent(i.key, None if i.deleted else i.value, i.revision)
+                            for i in message.events
+                        )
             raise UnavailableError(f"the watch of {prefix!r} was ended by the other side")
         except UnavailableError:
             self._turn(at)

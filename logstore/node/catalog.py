@@ -35,7 +35,6 @@ class Catalog:
 
     def take(self, event: WatchEvent) -> ShardRecord | None:
         """Take one change; returns the shard's record when it is about a shard."""
-        self.revision = max(self.revision, event.revision)
         self._changed.set()
         self._changed = asyncio.Event()
         for prefix, known in ((LOGS, self.logs), (SHARDS, self.shards)):

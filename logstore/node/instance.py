@@ -160,8 +160,10 @@ class Instance:
             try:
                 if not self.catalog.filled:
                     await self._fill()
-                async for event in store.watch("/", self.catalog.revision):
-                    await self._take(event)
+                async for events in store.watch("/", self.catalog.revision):
+                    for event in events:
+                        await self._take(event)
+                    self.catalog.revision = events[-1].revision
             except ConflictError:
                 self.catalog.filled = False
             except LogstoreError as e:

@@ -53,7 +53,8 @@ async def test_a_lost_connection_ends_the_watch() -> None:
     client = RemoteMetadataStore([address])
     watch = client.watch("/", 0)
     await twin.txn([], [Put("/a", b"1")])
-    assert (await anext(watch)).value == b"1"
+    ((event,),) = [await anext(watch)]
+    assert event.value == b"1"
     waiting = asyncio.ensure_future(anext(watch))
     await server.stop(None)
     with pytest.raises(UnavailableError):

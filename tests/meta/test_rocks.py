@@ -32,7 +32,8 @@ async def test_a_watch_from_before_a_restart_must_range_again(tmp_path: Path) ->
     with pytest.raises(ConflictError):
         await anext(store.watch("/", 1))
     await store.txn([], [Put("/a", b"3")])
-    assert (await anext(store.watch("/", 2))).value == b"3"
+    (event,) = await anext(store.watch("/", 2))
+    assert event.value == b"3"
     await store.close()
 
 

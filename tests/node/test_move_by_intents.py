@@ -22,13 +22,14 @@ class Loader:
         self._stop = False
 
     async def run(self) -> None:
-        sequence = 1
-        while not self._stop:
+        sequence, unknown = 1, False
+        while not self._stop or unknown:  # what may be stored is sent until it is known
             keys = [b"key-%d" % (sequence * 10 + j) for j in range(10)]
             (result,) = await append(
                 self.cluster.log_stub(self.via), [batch_of(SHARD, keys, sequence, 42)]
             )
-            if result.HasField("error"):
+            unknown = result.HasField("error")
+            if unknown:
                 assert result.error.retriable, result.error
                 self.via = "i2" if self.via == "i1" else "i1"
                 await asyncio.sleep(0.01)

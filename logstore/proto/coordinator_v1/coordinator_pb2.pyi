@@ -436,6 +436,8 @@ Global___MetaWatchRequest: _TypeAlias = MetaWatchRequest  # noqa: Y015
 
 @_typing.final
 class MetaWatchResponse(_message.Message):
+    """All changes of one revision under the prefix."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CREATED_FIELD_NUMBER: _builtins.int
