@@ -33,15 +33,23 @@ Send = Callable[
 
 
 class Agent:
-    """Records operations and reports them. Owned by the loop."""
+    """Records operations and reports them. Owned by the loop.
+
+    Logs count by the wall clock or by their records' own times. The two run far apart (history is
+    replayed in years that are past), so each has a recorder of its own, whose slots close by its
+    own newest time. All logs of event time in a cluster share one time line.
+    """
 
     def __init__(self, config: NodeConfig, env: Env, slot_s: float = 300.0) -> None:
         self._config = config
         self._env = env
         self.slot_s = slot_s
-        self._recorder = self._new_recorder()
-        self._event_us: dict[str, int] = {}
+        self._wall = self._new_recorder()
+        self._event = self._new_recorder()
+        self._event_us = -1
+        """The newest event time seen here; -1: none."""
         self._newest_slot = -1
+        """The newest slot of event time heard of anywhere; -1: none."""
         self._waiting: deque[ShardStatistics] = deque()
         self._process = psutil.Process()
         self._totals = (0, 0, 0.0, 0.0)
@@ -68,10 +76,11 @@ class Agent:
                 continue
             times = append.event_times() if event_time else None
             if times is not None and append.time_max_us is not None:
-                self._event_us[shard] = max(self._event_us.get(shard, 0), append.time_max_us)
+                self._event_us = max(self._event_us, append.time_max_us)
             self._operations += append.count
             self._bytes += append.size
-            self._recorder.record(
+            recorder = self._wall if times is None else self._event
+            recorder.record(
                 shard,
                 OpType.APPEND,
                 append.count,
@@ -82,36 +91,51 @@ class Agent:
                 append.batch.column("key"),
             )
 
-    def read(self, shard: str, op: OpType, size: int, latency_s: float, key: bytes | None) -> None:
-        """One read of a shard; it counts at the shard's event time where it has one."""
-        at = self._event_us.get(shard, self._env.clock.wall_us())
+    def read(
+        self,
+        shard: str,
+        event_time: bool,
+        op: OpType,
+        size: int,
+        latency_s: float,
+        key: bytes | None,
+    ) -> None:
+        """One read of a shard; in a log of event time it counts at the newest event."""
         self._operations += 1
         self._bytes += size
-        self._recorder.record(
-            shard, op, 1, size, latency_s, at, None, None if key is None else [key]
-        )
+        keys = None if key is None else [key]
+        if not event_time:
+            at_us = self._env.clock.wall_us()
+            self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys)
+        elif (slot := self._event_slot()) >= 0:
+            at_us = slot * round(self.slot_s * 1e6)
+            self._event.record(shard, op, 1, size, latency_s, at_us, None, keys)
 
-    def track(self, shard: str) -> None:
+    def track(self, shard: str, event_time: bool) -> None:
         """The shard's primary is here from now on."""
-        self._recorder.track(shard)
+        (self._event if event_time else self._wall).track(shard)
 
-    def forget(self, shard: str) -> None:
+    def forget(self, shard: str, event_time: bool) -> None:
         """The shard's primary is elsewhere: hand over what was counted."""
-        self._waiting.extend(
-            s for s in self._recorder.drain(self._slot_now()) if s.shard == shard or s.query_count
-        )
-        self._recorder.forget(shard)
+        recorder = self._event if event_time else self._wall
+        newest = self._event_slot() if event_time else self._wall_slot()
+        self._waiting.extend(s for s in recorder.drain(newest) if s.shard == shard or s.query_count)
+        recorder.forget(shard)
 
     # ---- reports ---------------------------------------------------------------------------
 
-    def _slot_now(self) -> int:
-        newest_us = max(self._event_us.values(), default=self._env.clock.wall_us())
-        return int(newest_us // round(self.slot_s * 1e6))
+    def _wall_slot(self) -> int:
+        return self._env.clock.wall_us() // round(self.slot_s * 1e6)
+
+    def _event_slot(self) -> int:
+        """The newest slot of event time, here or elsewhere; -1: there is none."""
+        return max(self._event_us // round(self.slot_s * 1e6), self._newest_slot)
 
     def _close_slots(self) -> None:
-        """Close every slot before the newest one heard of, here or elsewhere."""
-        closed = max(self._slot_now(), self._newest_slot) - 1
-        self._waiting.extend(self._recorder.drain(closed))
+        """Close every slot before the newest one."""
+        self._waiting.extend(self._wall.drain(self._wall_slot() - 1))
+        if (newest := self._event_slot()) > 0:
+            self._waiting.extend(self._event.drain(newest - 1))
         while len(self._waiting) > WAITING_STATISTICS_MAX:
             self._waiting.popleft()
 
@@ -171,5 +195,5 @@ class Agent:
     def _take(self, answer: coordinator_pb2.ReportResponse) -> None:
         if answer.slot_s > 0 and answer.slot_s != self.slot_s:
             self.slot_s = answer.slot_s
-            self._recorder = self._new_recorder()
+            self._wall, self._event = self._new_recorder(), self._new_recorder()
         self._newest_slot = max(self._newest_slot, answer.newest_slot)

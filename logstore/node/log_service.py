@@ -131,14 +131,16 @@ class LogService(LogServiceServicer):
             replica, request.min_high_watermark, self._node.config.session_wait_s
         )
         query = reads.Query.of(request)
-        op = _op_of(query, tail)
+        op, by_event = _op_of(query, tail), replica.options.event_time
+        count_read = self._node.agent.read
         size = 0
         async for answer in reads.read(replica, query, tail):
             size += len(answer.payload)
             if tail:
-                self._node.agent.read(replica.shard, op, len(answer.payload), 0.0, None)
+                count_read(replica.shard, by_event, op, len(answer.payload), 0.0, None)
             yield answer
-        self._node.agent.read(replica.shard, op, size, self._node.now_s() - started_s, query.key)
+        took_s = self._node.now_s() - started_s
+        count_read(replica.shard, by_event, op, size, took_s, query.key)
 
 
 def _op_of(query: reads.Query, tail: bool) -> OpType:

@@ -224,11 +224,11 @@ class Replica:
             self._stop_learning()
         if role is Role.PRIMARY:
             self._stop_forwarding()
-            self.node.agent.track(self.shard)
+            self.node.agent.track(self.shard, self.options.event_time)
             return
         if self._leading:
             self._leading = False
-            self.node.agent.forget(self.shard)
+            self.node.agent.forget(self.shard, self.options.event_time)
             self.writer.stop(UnavailableError(f"shard {self.shard} moved, outcome unknown"))
             self._clear_recent()
         if role is Role.LEARNER and self._learner is None:
@@ -416,5 +416,5 @@ class Replica:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.node.agent.forget(self.shard)
+        self.node.agent.forget(self.shard, self.options.event_time)
         self._notify()
