@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from bench import history
-from bench.figures import Figures, Row, budget_rows, rows_json
+from bench.figures import RULES, Figures, Row, budget_rows, rows_json
 from bench.peers import Peer, PeerError, check_same, limits
 from bench.peers.echo import EchoServer, stream_mb_per_s, unary_per_s
 from bench.peers.kafka_java import KafkaJava
@@ -26,6 +26,7 @@ from bench.peers.ours import Ours, OursCluster, available
 from bench.peers.redis import RedisStreams
 from bench.services import ServiceError
 from bench.workload import RecordSet, make_records
+from logstore.base.errors import LogstoreError
 
 RECORD_BYTES = 100
 WARM_UP_RECORDS = 2_000
@@ -45,6 +46,10 @@ class Mode:
 
 QUICK = Mode("quick", 5, 0.8, 1_500_000, 300_000, 200)
 FULL = Mode("full", 7, 4.0, 4_000_000, 10_000_000, 2_000)
+
+
+# What a system under load may do: it is told in the table, and the other systems go on.
+FAILURES = (PeerError, ServiceError, LogstoreError, OSError, TimeoutError)
 
 
 @dataclass(slots=True)
@@ -74,6 +79,10 @@ async def _count_for(peer: Peer, bench: Bench) -> int:
         if done.seconds > bench.mode.measure_s / 3:
             break
     return count
+
+
+async def _count_into(counts: dict[str, int], peer: Peer, bench: Bench) -> None:
+    counts[peer.name] = await _count_for(peer, bench)
 
 
 async def _measure_peer(peer: Peer, count: int, bench: Bench) -> None:
@@ -121,10 +130,19 @@ async def _rounds(bench: Bench, steps: list[tuple[str, Callable[[], Awaitable[No
             bench.say(f"round {number + 1}/{bench.mode.rounds}: {name}")
             try:
                 await step()
-            except (PeerError, ServiceError, OSError, TimeoutError) as error:
+            except FAILURES as error:
                 failed.add(name)
                 bench.say(f"{name} failed: {error}")
                 bench.figures.cannot(f"append/{name}", f"failed: {error}")
+
+
+async def _attempt(bench: Bench, figure: str, work: Awaitable[None]) -> None:
+    """Do one part of the run; if it fails, its figure is missing for that reason."""
+    try:
+        await work
+    except FAILURES as error:
+        bench.say(f"{figure} failed: {error}")
+        bench.figures.cannot(figure, f"failed: {error}")
 
 
 async def _latency(bench: Bench, kafka: KafkaJava, ours: Ours | None) -> None:
@@ -144,11 +162,13 @@ async def _latency(bench: Bench, kafka: KafkaJava, ours: Ours | None) -> None:
             bench.figures.add("p99/ours", mine.percentile_ms(99), "ms")
 
 
-async def _ours_single(bench: Bench, ours: Ours) -> None:
+async def _measure_single(bench: Bench, ours: Ours) -> None:
+    seconds = bench.mode.measure_s / 2
     for concurrency in (1, 64):
-        for _ in range(bench.mode.rounds):
-            rate = await ours.unary_per_s(concurrency=concurrency, seconds=bench.mode.measure_s / 2)
-            bench.figures.add(f"unary/ours-{concurrency}", rate, "calls/s")
+        rate = await ours.unary_per_s(concurrency=concurrency, seconds=seconds)
+        bench.figures.add(f"unary/ours-{concurrency}", rate, "calls/s")
+        rate = await ours.rpc_per_s(concurrency=concurrency, seconds=seconds)
+        bench.figures.add(f"rpc/ours-{concurrency}", rate, "calls/s")
 
 
 async def _ours_keys(bench: Bench, indexed: Ours) -> None:
@@ -170,13 +190,16 @@ async def _three(bench: Bench, with_ours: bool) -> None:
             peers.append(
                 await stack.enter_async_context(Ours(name="ours-3", options=options, instances=3))
             )
-        counts = {peer.name: await _count_for(peer, bench) for peer in peers}
+        counts: dict[str, int] = {}
+        for peer in peers:
+            await _attempt(bench, f"append/{peer.name}", _count_into(counts, peer, bench))
 
         async def step(peer: Peer) -> None:
             done = await peer.append(bench.part(counts[peer.name]))
             bench.figures.add(f"append/{peer.name}", done.records_per_s, "records/s")
 
-        await _rounds(bench, [(peer.name, _bind(step, peer)) for peer in peers])
+        ready = [peer for peer in peers if peer.name in counts]
+        await _rounds(bench, [(peer.name, _bind(step, peer)) for peer in ready])
 
 
 def _bind(step: Callable[[Peer], Awaitable[None]], peer: Peer) -> Callable[[], Awaitable[None]]:
@@ -208,20 +231,21 @@ async def _single(bench: Bench, why_not_ours: str | None) -> list[Peer]:
         counts: dict[str, int] = {}
         for peer in peers:
             bench.say(f"warming up {peer.name}")
-            counts[peer.name] = await _count_for(peer, bench)
+            await _attempt(bench, f"append/{peer.name}", _count_into(counts, peer, bench))
 
         async def step(peer: Peer) -> None:
             await _measure_peer(peer, counts[peer.name], bench)
 
-        steps = [(peer.name, _bind(step, peer)) for peer in peers]
+        steps = [(peer.name, _bind(step, peer)) for peer in peers if peer.name in counts]
         steps.append(("limits", lambda: _measure_limits(bench, echo.address)))
+        if ours:
+            steps.append(("single appends", lambda: _measure_single(bench, ours[0])))
         await _rounds(bench, steps)
         bench.say("latency at half of Kafka's rate")
-        await _latency(bench, kafka, ours[0] if ours else None)
+        await _attempt(bench, "p99/ours", _latency(bench, kafka, ours[0] if ours else None))
         if ours:
-            bench.say("single appends and reads by key")
-            await _ours_single(bench, ours[0])
-            await _ours_keys(bench, ours[1])
+            bench.say("reads by key")
+            await _attempt(bench, "read-key-p99/ours", _ours_keys(bench, ours[1]))
         return peers
 
 
@@ -233,12 +257,10 @@ async def run_compare(mode: Mode, seed: int, say: Callable[[str], None]) -> dict
     reason = await asyncio.to_thread(available)
     if reason is not None:
         say(f"ours cannot be started: {reason}")
-        for name in ("append/ours", "append/ours-indexed", "append/ours-fsync", "append/ours-3",
-                     "p99/ours", "unary/ours-1", "unary/ours-64", "scan/ours", "consume/ours",
-                     "read-key-p99/ours"):  # fmt: skip
+        for name in {rule.name for rule in RULES}:
             bench.figures.cannot(name, reason.splitlines()[0])
     peers = await _single(bench, reason)
-    await _three(bench, reason is None)
+    await _attempt(bench, "append/ours-3", _three(bench, reason is None))
     rows = budget_rows(bench.figures)
     return {
         "mode": mode.name,

@@ -14,8 +14,9 @@ from bench.peers.base import PeerError
 from bench.services.base import run_to_end
 from bench.services.install import program
 from bench.services.paths import cache_root
+from logstore.base.limits import GROUP_BYTES_MAX
 
-GROUP_BYTES = 256 * 1024  # a group commit of some 2,500 records of 100 B
+GROUP_BYTES = GROUP_BYTES_MAX  # what one group commit of ours writes at most
 
 
 def memcpy_mb_per_s(*, size_mb: int = 64, rounds: int = 8) -> float:

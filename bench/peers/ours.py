@@ -40,16 +40,16 @@ class OursCluster(ProcessService):
     def _build(self, run: Run) -> list[Member]:
         self.source = "this checkout"
         name, folder = self._member_folder(run, 0)
-        port, console = free_ports(2)
+        (port,) = free_ports(1)
         code = (
             f"import sys; sys.path[:0] = {sys.path!r}; sys.argv[0] = 'logstore'; "
-            "from coordinator.cli.main import main; main()"
+            "from coordinator.cli.main import main; sys.exit(main())"
         )
         command = [
             sys.executable, "-u", "-c", code, "up", "--instances", str(self.instances),
-            "--data", str(folder / "data"), "--port", str(port), "--console-port", str(console),
+            "--data", str(folder / "data"), "--port", str(port),
         ]  # fmt: skip
-        return [Member(name, folder, command, [port, console])]
+        return [Member(name, folder, command, [port])]
 
     def _ready(self) -> bool:
         log = self.members[0].log_path.read_text(errors="replace")
@@ -158,7 +158,8 @@ class Ours:
         return Result(table.num_rows, len(joined), seconds, digest=digest)
 
     async def unary_per_s(self, *, concurrency: int, seconds: float) -> float:
-        """Single-record appends, each awaited by its worker before the next."""
+        """Single-record appends, each awaited by its worker before the next; the client puts
+        those that wait together into one batch."""
         log = await self.fresh_log()
         number = itertools.count()
         value = bytes(84)
@@ -168,6 +169,30 @@ class Ours:
 
         await one()
         return await closed_loop(one, concurrency=concurrency, seconds=seconds)
+
+    async def rpc_per_s(self, *, concurrency: int, seconds: float) -> float:
+        """The bare unary Append RPC, one record a call, as other languages' clients send it."""
+        import grpc
+
+        from logstore.proto.v1 import log_pb2, log_pb2_grpc
+
+        log = await self.fresh_log()
+        (shard,) = (await log.shard_map()).open_shards
+        number = itertools.count()
+        value = bytes(84)
+        async with grpc.aio.insecure_channel(shard.address) as channel:
+            stub: Any = log_pb2_grpc.LogServiceStub(channel)
+
+            async def one() -> None:
+                record = log_pb2.Record(key=b"key-%012d" % next(number), value=value)
+                reply = await stub.Append(
+                    log_pb2.AppendRequest(log=self._log_name, shard=shard.id, records=[record])
+                )
+                if reply.count != 1:
+                    raise PeerError(f"{self.name}: an append of one stored {reply.count}")
+
+            await one()
+            return await closed_loop(one, concurrency=concurrency, seconds=seconds)
 
     async def open_loop(
         self, records: RecordSet, *, rate_per_s: float, batch_max: int = 1_024
