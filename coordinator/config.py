@@ -59,7 +59,7 @@ class CoordinatorConfig(BaseSettings):
     margin_periods: float = Field(default=1.0, ge=0, le=1e6, description="slots of safety")
     moves_max: int = Field(default=2, ge=0, le=1000, description="moves at once")
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    move: dict[str, float] = Field(
+    move: dict[str, int | float] = Field(
         default_factory=dict, description="MoveOptions that differ from their defaults, as JSON"
     )
 

@@ -1,5 +1,7 @@
 """The coordinator as a server: embedded metadata, catalog, statistics, plans, migrations."""
 
+import socket
+
 import structlog
 from grpc.aio import Server
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,6 +18,7 @@ from coordinator.migration.service import MigrationsService
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import PlansService, StatisticsService
 from logstore.base.env import Env
+from logstore.base.errors import AddressInUseError
 from logstore.base.tls import TlsOptions
 from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
@@ -66,6 +69,7 @@ class CoordinatorServer:
         """Listen, go on with unfinished migrations, begin to plan; returns the address."""
         server = self._server
         try:
+            _probe(self.config.host, self.config.port)
             port = listen(server, f"{self.config.host}:{self.config.port}", self._tls)
         except BaseException:
             await self.store.close()
@@ -105,3 +109,14 @@ class CoordinatorServer:
         await self._server.stop(STOP_GRACE_S)
         await self.nodes.close()
         await self.store.close()
+
+
+def _probe(host: str, port: int) -> None:
+    """Find a taken port before gRPC does, which would write its own lines about it."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host, port))
+    except OSError as e:
+        raise AddressInUseError(f"cannot listen on {host}:{port}: {e.strerror}") from e

@@ -115,6 +115,10 @@ class MigrationDriver:
             memory.wake.set()
         return record
 
+    def running(self) -> tuple[str, ...]:
+        """Ids of the migrations that this driver works on."""
+        return tuple(self._tasks)
+
     def now_us(self) -> int:
         return self._env.clock.wall_us()
 

@@ -1,0 +1,139 @@
+"""The transition table against protocol.md, options, strategies, the ramp's guard rails."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from coordinator.migration import ramp
+from coordinator.migration.ramp import Figures, Move, RampState
+from coordinator.migration.records import (
+    BOUNDS,
+    MigrationRecord,
+    MoveOptions,
+    State,
+    decode_migration,
+    encode_migration,
+    parse_options,
+)
+from coordinator.migration.table import TABLE, advance, check_strategy, dry_run
+from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
+from logstore.meta.records import Member
+
+PROTOCOL = {
+    "planned": "preparing aborted",
+    "preparing": "snapshot rolling-back",
+    "snapshot": "catching-up rolling-back",
+    "catching-up": "verifying snapshot rolling-back",
+    "verifying": "shadowing catching-up rolling-back",
+    "shadowing": "ramping cutover catching-up soaking rolling-back",
+    "ramping": "cutover catching-up soaking rolling-back",
+    "cutover": "soaking ramping catching-up rolling-back",
+    "soaking": "completed rolling-back",
+    "rolling-back": "rolled-back completed",
+    "completed": "",
+    "rolled-back": "",
+    "aborted": "",
+}
+
+
+def record_in(state: State) -> MigrationRecord:
+    return MigrationRecord("m1", "orders", "orders/0", Member("a", 1, 1), "b", 0, state=state)
+
+
+def test_the_table_is_the_protocols() -> None:
+    assert {s.value: {t.value for t in row.to} for s, row in TABLE.items()} == {
+        state: set(to.split()) for state, to in PROTOCOL.items()
+    }
+
+
+@pytest.mark.parametrize(("state", "to"), list(itertools.product(State, State)))
+def test_any_step_is_on_the_table_or_raises_with_the_story(state: State, to: State) -> None:
+    record = record_in(state)
+    if to.value in PROTOCOL[state.value].split():
+        after = advance(record, to, 5)
+        assert (after.state, after.phases[-1].at_us, after.since_us) == (to, 5, 5)
+        return
+    with pytest.raises(IllegalTransitionError, match=r"orders/0 from a to b"):
+        advance(record, to, 5)
+
+
+def test_every_field_of_the_options_is_bounded_and_named() -> None:
+    assert set(BOUNDS) == set(MoveOptions.__slots__)
+    for name, (low, high, _) in BOUNDS.items():
+        for value in (low - 1, high * 2 + 1):
+            with pytest.raises(InvalidArgumentError, match=f"{name} is .* must be within"):
+                replace(MoveOptions(), **{name: value})  # type: ignore[arg-type]
+
+
+def test_options_come_from_json_over_defaults() -> None:
+    base = MoveOptions(soak_s=3.0)
+    assert parse_options(b"", base) == base
+    assert parse_options(b'{"ramp_step": 0.5}', base) == replace(base, ramp_step=0.5)
+    with pytest.raises(InvalidArgumentError, match=r"options\.speed is not known"):
+        parse_options(b'{"speed": 1}')
+    with pytest.raises(InvalidArgumentError, match="options"):
+        parse_options(b'{"soak_s": "long"}')
+    with pytest.raises(InvalidArgumentError, match="soak_s is -1"):
+        parse_options(b'{"soak_s": -1}')
+
+
+def test_strategies_of_later_versions_are_refused_by_name() -> None:
+    assert check_strategy("") == "shadow"
+    for later in ("switch", "log-shipping", "copy-on-write"):
+        with pytest.raises(InvalidArgumentError, match=f"{later} is not offered yet"):
+            check_strategy(later)
+    with pytest.raises(InvalidArgumentError, match="'teleport'"):
+        check_strategy("teleport")
+
+
+def test_a_record_survives_its_json() -> None:
+    record = replace(advance(record_in(State.PLANNED), State.PREPARING, 7), paused=True)
+    assert decode_migration(encode_migration(record)) == record
+
+
+def test_dry_run_tells_bytes_and_seconds() -> None:
+    steps = {s.state: s for s in dry_run(MoveOptions(throttle_bytes_per_s=1e6), 5_000_000, 20.0)}
+    assert list(steps) == list(PROTOCOL)[:9]
+    assert (steps["snapshot"].bytes, steps["snapshot"].seconds) == (5_000_000, 5.0)
+    assert steps["ramping"].seconds == pytest.approx(10.0)
+
+
+def test_p_rises_step_by_step_to_one() -> None:
+    state, now_us, seen = RampState(), 0, []
+    options = MoveOptions(ramp_step=0.25, ramp_interval_s=0.1)
+    while (step := ramp.step(state, Figures(), options, now_us)).move is not Move.DONE:
+        assert step.move is Move.SET
+        assert ramp.step(step.state, Figures(), options, now_us).move is Move.WAIT
+        state = step.state
+        seen.append((now_us, state.p))
+        now_us += 100_000
+    assert seen == [(0, 0.25), (100_000, 0.5), (200_000, 0.75), (300_000, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "why"),
+    [
+        (Figures(lag_records=20_001), "lag is 20001 records"),
+        (Figures(error_rate=0.02, samples=100, at_us=1), "error rate is 0.0200"),
+        (Figures(source_p99_ms=10, target_p99_ms=31, samples=100, at_us=1), "p99 is 31.00 ms"),
+    ],
+)
+def test_a_breach_steps_back_and_the_second_rolls_back(figures: Figures, why: str) -> None:
+    options = MoveOptions()
+    first = ramp.step(RampState(p=0.5), figures, options, 1_000_000)
+    assert first.move is Move.BACK
+    assert why in first.why
+    assert first.state.p == pytest.approx(0.4)
+    again = replace(figures, at_us=2)
+    assert ramp.step(first.state, again, options, 1_000_000).move is Move.WAIT
+    assert ramp.step(first.state, again, options, 2_000_000).move is Move.ROLL_BACK
+
+
+def test_figures_that_say_too_little_or_were_judged_are_no_breach() -> None:
+    bad = Figures(source_p99_ms=1, target_p99_ms=900, samples=99, at_us=5)
+    assert ramp.step(RampState(), bad, MoveOptions(), 0).move is Move.SET
+    judged = RampState(p=0.5, judged_us=5)
+    assert ramp.step(judged, replace(bad, samples=1_000), MoveOptions(), 0).move is Move.SET
+    quick = replace(bad, samples=1_000, target_p99_ms=19.0)
+    assert ramp.step(RampState(), quick, MoveOptions(), 0).move is Move.SET
