@@ -1,11 +1,10 @@
 """Real instances in this process: real gRPC, real RocksDB, the metadata's memory twin."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import AsyncIterator
 
 import google_crc32c
 import grpc.aio
