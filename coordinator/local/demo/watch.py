@@ -1,0 +1,121 @@
+"""What the demo sees of a cluster from outside: once a second, by the public API."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from coordinator.migration.records import END_STATES
+from logstore.base.errors import LogstoreError
+from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
+from logstore.proto.status import called
+
+TIMEOUT_S = 10.0
+AHEAD_SLOTS = 6
+"""Forecasts so far ahead are kept and held against what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A shard's forecast for one slot, AHEAD_SLOTS before."""
+
+    mean: float
+    lower: float
+    upper: float
+
+
+@dataclass(slots=True)
+class Watch:
+    """The newest answers, and the history that the report needs."""
+
+    address: str
+    log: str
+    statistics: dict[str, Any] = field(default_factory=dict)
+    forecast: dict[str, Any] = field(default_factory=dict)
+    heatmap: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    migrations: list[dict[str, Any]] = field(default_factory=list)
+    plan_reason: str = ""
+    said: dict[tuple[str, int], Said] = field(default_factory=dict)
+    came: dict[tuple[str, int], float] = field(default_factory=dict)
+    missed: int = 0
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no migration is at work."""
+
+    async def run(self, period_s: float = 1.0) -> None:
+        """Until cancelled. An answer that does not come is counted, the next one is asked for."""
+        async with open_channel(self.address) as channel:
+            while True:
+                try:
+                    await self.look(channel)
+                except LogstoreError:
+                    self.missed += 1
+                await asyncio.sleep(period_s)
+
+    async def look(self, channel: Any) -> None:
+        """Ask for everything once."""
+        statistics, plans = rpc.StatisticsStub(channel), rpc.PlansStub(channel)
+        self.statistics = await _ask(statistics.Stats, pb.StatsRequest(log=self.log))
+        self.forecast = await _ask(statistics.Forecast, pb.ForecastRequest(score=True))
+        self.heatmap = await _ask(statistics.Heatmap, pb.HeatmapRequest(log=self.log))
+        self.plan = await _ask(plans.Plan, pb.PlanRequest(explain=True))
+        listed = await _ask(rpc.MigrationsStub(channel).List, pb.ListMigrationsRequest())
+        self.migrations = listed
+        if any(m["state"] not in END_STATES for m in listed):
+            self.quiet.clear()
+        else:
+            self.quiet.set()
+        self._keep()
+
+    async def look_ahead(self, channel: Any) -> None:
+        """Ask for the forecasts only."""
+        request = pb.ForecastRequest(horizon_slots=1)
+        self.forecast = await _ask(rpc.StatisticsStub(channel).Forecast, request)
+
+    async def look_at_instances(self, channel: Any) -> None:
+        """Ask for the statistics only."""
+        self.statistics = await _ask(rpc.StatisticsStub(channel).Stats, pb.StatsRequest())
+
+    def _keep(self) -> None:
+        for shard, told in self.statistics["shards"].items():
+            by_slot: dict[int, float] = {}
+            for one in told:
+                by_slot[one["slot"]] = by_slot.get(one["slot"], 0.0) + one["query_count"]
+            self.came.update({(shard, slot): count for slot, count in by_slot.items()})
+        for shard, told in self.forecast["forecasts"].items():
+            if AHEAD_SLOTS in told["horizon_slots"]:
+                i = told["horizon_slots"].index(AHEAD_SLOTS)
+                self.said[shard, told["made_at_slot"] + AHEAD_SLOTS] = Said(
+                    told["mean"][i], told["lower80"][i], told["upper80"][i]
+                )
+        if self.plan["operators"]:
+            self.plan_reason = self.plan["operators"][0]["reason"]
+
+    @property
+    def learned_slot(self) -> int:
+        """The newest slot that every forecast knows; -1 before there is any."""
+        made = [told["made_at_slot"] for told in self.forecast.get("forecasts", {}).values()]
+        return min(made, default=-1)
+
+    def throttled(self) -> dict[str, int]:
+        """Operations refused by each instance's admission since it started."""
+        found = self.statistics.get("instances", {})
+        return {name: int(status.get("throttled", 0)) for name, status in found.items()}
+
+    def against(self, shards: list[str], slot: int) -> tuple[Said, float] | None:
+        """Sum of what was said and of what came for a slot; None when something is not known."""
+        said = [self.said.get((shard, slot)) for shard in shards]
+        came = [self.came.get((shard, slot)) for shard in shards]
+        known = [s for s in said if s is not None]
+        if len(known) < len(shards) or None in came:
+            return None
+        total = Said(*(sum(getattr(s, name) for s in known) for name in ("mean", "lower", "upper")))
+        return total, float(sum(c for c in came if c is not None))
+
+
+async def _ask(method: Any, request: Any) -> Any:
+    async with called():
+        return msgspec.json.decode((await method(request, timeout=TIMEOUT_S)).json)
