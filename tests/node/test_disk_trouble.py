@@ -52,7 +52,8 @@ async def test_full_disk_is_said_and_survived(small_disk: Path) -> None:
         assert "space" in error.message
         rows = await read_all(stub, log_pb2.ReadRequest(shard=SHARD))  # it serves on
         assert [o for o, _ in rows] == list(range(20 * len(acked)))
-        subprocess.run(["mount", "-o", "remount,size=1g", small_disk], check=True)
+        more = ["mount", "-o", "remount,size=1g", str(small_disk)]
+        await asyncio.to_thread(subprocess.run, more, check=True)
         async with asyncio.timeout(
             30
         ):  # RocksDB looks every five seconds, and wants its buffers' room
