@@ -127,6 +127,7 @@ class PlanningLoop:
         mono_s = self._env.clock.monotonic_s()
         view = make_view(
             now_s=now_s,
+            mono_s=mono_s,
             config=self._config,
             planner=planner_config(self._config, self.mode),
             shards=shards,

@@ -16,6 +16,8 @@ from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, Forecast, OpType, ShardStatistics
 
 SHARDS_MAX = 16_384
+SILENT_SLOTS_MAX = 24
+"""How far a log's time is taken to have gone on without a word of it."""
 PENDING_SLOTS_MAX = 20_000
 """Slots of one log that wait to be learned; the oldest are learned early beyond that."""
 
@@ -41,6 +43,8 @@ class _Log:
     pending: dict[int, _Pending] = field(default_factory=dict)
     learned: int | None = None
     newest: int | None = None
+    newest_s: float = 0.0
+    """When the newest slot was first told."""
     told_up_to: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Instance -> (newest slot it told, when)."""
 
@@ -118,7 +122,8 @@ class StatisticsIntake:
 
     def _add(self, told: ShardStatistics, now_s: float) -> None:
         log = self._log(log_of(told.shard))
-        log.newest = max(told.slot, log.newest if log.newest is not None else told.slot)
+        if log.newest is None or told.slot > log.newest:
+            log.newest, log.newest_s = told.slot, now_s
         before = log.told_up_to.get(told.instance, (told.slot, now_s))[0]
         log.told_up_to[told.instance] = (max(before, told.slot), now_s)
         log.heatmap.add_samples(told.sampled_keys, told.slot)
@@ -213,17 +218,32 @@ class StatisticsIntake:
         found = self._logs.get(log)
         return found.heatmap if found is not None else None
 
-    def forecasts(self, shards: Sequence[str], horizon_slots: int) -> dict[str, Forecast]:
-        """Forecasts in ops per slot, of the shards that something was learned of."""
+    def slot_before_now(self, log: str, now_s: float, wall_s_per_slot: float) -> int | None:
+        """The last slot that is over by now: what was told, and the time since.
+
+        A quiet log tells no slots, but its time goes on. Bounded, because a replay may have ended.
+        """
+        found = self._logs.get(log)
+        if found is None or found.newest is None:
+            return None
+        since = int((now_s - found.newest_s) / wall_s_per_slot)
+        return found.newest + min(max(since, 0), SILENT_SLOTS_MAX)
+
+    def forecasts(
+        self, shards: Sequence[str], horizon_slots: int, now_s: float, wall_s_per_slot: float
+    ) -> dict[str, Forecast]:
+        """Forecasts in ops per slot from the present slot on, of shards that something was learned
+        of. `now_s` is monotonic.
+        """
         by_log: dict[str, list[str]] = {}
         for shard in shards:
             if shard in self._known:
                 by_log.setdefault(log_of(shard), []).append(shard)
         found: dict[str, Forecast] = {}
         for name, group in by_log.items():
-            learned = self._log(name).learned
-            if learned is not None:
-                found.update(self.book.forecast_many(group, horizon_slots, learned))
+            over = self.slot_before_now(name, now_s, wall_s_per_slot)
+            if over is not None and self._log(name).learned is not None:
+                found.update(self.book.forecast_many(group, horizon_slots, over))
         return found
 
     def score(self) -> dict[str, dict[int, Score]]:

@@ -120,12 +120,18 @@ class StatisticsService(StatisticsServicer):
         if request.shard and request.shard not in known:
             raise UnknownShardError(f"shard {request.shard!r} does not exist")
         try:
-            found = self._intake.forecasts([request.shard] if request.shard else known, horizon)
+            found = self._intake.forecasts(
+                [request.shard] if request.shard else known,
+                horizon,
+                self._env.clock.monotonic_s(),
+                self._config.slot_wall_s,
+            )
         except ValueError as e:
             raise InvalidArgumentError(str(e)) from None
         answer: dict[str, Any] = {
             "slot_s": self._intake.slot_s,
             "wall_s_per_slot": self._config.slot_wall_s,
+            "learned_slot": {shard: self._intake.book.last_slot(shard) for shard in found},
             "forecasts": {shard: plain(f) for shard, f in sorted(found.items())},
         }
         if request.score:

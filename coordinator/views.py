@@ -27,6 +27,7 @@ _STEPS_S = 1.0
 def make_view(
     *,
     now_s: float,
+    mono_s: float,
     config: CoordinatorConfig,
     planner: PlannerConfig,
     shards: Sequence[ShardRecord],
@@ -36,11 +37,13 @@ def make_view(
     sizes: Mapping[str, int],
     migrations: Sequence[MigrationRecord],
 ) -> View:
-    """All that one plan is made from. `sizes`: shard -> bytes."""
+    """All that one plan is made from. `mono_s`: the monotonic clock; `sizes`: shard -> bytes."""
     known = {record.instance for record in instances}
     live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
     per_s = 1.0 / config.slot_wall_s
-    forecasts = intake.forecasts([s.shard for s in live], config.horizon_slots)
+    forecasts = intake.forecasts(
+        [s.shard for s in live], config.horizon_slots, mono_s, config.slot_wall_s
+    )
     moved = _last_moves(migrations)
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))

@@ -11,7 +11,7 @@ from coordinator.migration.records import (
     Phase,
     State,
 )
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics import SILENT_SLOTS_MAX, StatisticsIntake
 from coordinator.statistics_service import decode_statistics, decode_status
 from coordinator.views import make_view, move_history
 from logstore.base.types import ShardStatus
@@ -102,8 +102,22 @@ def test_a_deleted_log_is_forgotten() -> None:
     book.forget_log("x")
     assert set(book.history()) == {"y/0"}
     assert book.load("x/0") is None
-    assert book.forecasts(["x/0"], 3) == {}
+    assert book.forecasts(["x/0"], 3, 0.0, 1.0) == {}
     assert book.newest_slot(["x"]) == -1
+
+
+def test_the_time_of_a_silent_log_goes_on() -> None:
+    book = intake()
+    book.take("a", 1, [told("x/0", "a", s, 60) for s in range(100)], status("a"), 50.0, 0)
+    while book.learn(50.0):
+        pass
+
+    def first_slot(now_s: float) -> int:
+        return book.forecasts(["x/0"], 3, now_s, 2.0)["x/0"].made_at_slot + 1
+
+    assert first_slot(50.0) == 100
+    assert first_slot(57.9) == 103
+    assert first_slot(1_000_000.0) == 100 + SILENT_SLOTS_MAX
 
 
 def test_reports_cross_the_wire() -> None:
@@ -150,6 +164,7 @@ def test_the_view_is_in_wall_seconds(tmp_path: Path, active: bool) -> None:
     moves = [migration(State.RAMPING if active else State.COMPLETED)]
     view = make_view(
         now_s=100.0,
+        mono_s=0.0,
         config=config,
         planner=PlannerConfig(),
         shards=[shard(0, "a"), shard(1, "b")],

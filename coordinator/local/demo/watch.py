@@ -96,9 +96,8 @@ class Watch:
 
     @property
     def learned_slot(self) -> int:
-        """The newest slot that every forecast knows; -1 before there is any."""
-        made = [told["made_at_slot"] for told in self.forecast.get("forecasts", {}).values()]
-        return min(made, default=-1)
+        """The newest slot that was learned of every shard; -1 before there is any."""
+        return min(self.forecast.get("learned_slot", {}).values(), default=-1)
 
     def throttled(self) -> dict[str, int]:
         """Operations refused by each instance's admission since it started."""
