@@ -27,6 +27,12 @@ class NodeConfig(BaseSettings):
 
     follower_timeout_s: float = Field(default=2.0, ge=0.1, le=60)
     hand_over_timeout_s: float = Field(default=5.0, ge=0.1, le=60)
+    lease_s: float = Field(
+        default=2.0, ge=0.1, le=60, description="latest reads need an answer this fresh (P7)"
+    )
+    grace_s: float = Field(
+        default=2.6, ge=0.2, le=120, description="a follower in silence takes over after it"
+    )
     heartbeat_interval_s: float = Field(default=0.2, ge=0.01, le=5)
     follower_read_stale_s: float = Field(
         default=1.0, ge=0.1, le=60, description="a follower without heartbeat this long serves none"

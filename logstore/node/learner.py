@@ -72,7 +72,10 @@ class Learner:
         replica = self._replica
         primary = replica.record.primary
         source: FeedSource = DirectFeed(
-            replica.node.channel_to(primary.instance), replica.shard, replica.epoch
+            replica.node.channel_to(primary.instance),
+            replica.shard,
+            replica.epoch,
+            replica.record.copy_bytes_per_s,
         )
         meta = self._meta()
         if meta is None or meta.snapshot_target is not None:

@@ -17,7 +17,7 @@ from logstore.node.replica import Replica
 from logstore.proto.status import detail_of, served
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceServicer
-from logstore.replication.events import Role, Written
+from logstore.replication.events import PrimaryHeard, Role, Written
 
 if TYPE_CHECKING:
     from logstore.node.instance import Instance
@@ -61,11 +61,12 @@ class PeerService(PeerServiceServicer):
         await replica.stop_learning()
         async with replica.apply_lock:
             replica.heartbeat_s = self._node.now_s()
+            replica.handle(PrimaryHeard())
             receiver = replica.receiver
             if request.probe:
                 own = receiver.probe(Position(request.end, request.chain), replica.high_watermark)
                 replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
-                return self._ack(replica, own, probe=True)
+                return self._ack(replica, own, request)
             batches = [stored_batch(b) for b in request.batches]
             matched = receiver.matched
             if batches:
@@ -75,7 +76,7 @@ class PeerService(PeerServiceServicer):
                 replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
             replica.machine.adopt(min(request.high_watermark, matched.end))
             replica.handle(Written(self._node.engine.end(replica.member.replica_id)))
-            return self._ack(replica, matched, probe=False)
+            return self._ack(replica, matched, request)
 
     async def _fence(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
         if request.replica_id != replica.member.replica_id:
@@ -89,10 +90,14 @@ class PeerService(PeerServiceServicer):
             )
         if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
             raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
+        if replica.machine.suspect:
+            raise NotServingError(f"this copy of {request.shard} may have lost records (P6)")
         if not replica.exists:
             raise NotServingError(f"the copy of {request.shard} is not created yet")
 
-    def _ack(self, replica: Replica, end: Position, *, probe: bool) -> node_pb2.ReplicateAck:
+    def _ack(
+        self, replica: Replica, end: Position, request: node_pb2.ReplicateRequest
+    ) -> node_pb2.ReplicateAck:
         mark = replica.high_watermark
         at = self._node.engine.position_at(replica.member.replica_id, mark)
         return node_pb2.ReplicateAck(
@@ -103,8 +108,9 @@ class PeerService(PeerServiceServicer):
             chain=end.chain,
             high_watermark=mark,
             high_watermark_chain=at.chain if at is not None else b"",
-            probe=probe,
+            probe=request.probe,
             incarnation=self._node.incarnation,
+            sent_s=request.sent_s,
         )
 
     # ---- pulls -------------------------------------------------------------------------------

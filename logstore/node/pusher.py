@@ -101,15 +101,21 @@ class Pusher:
             raise UnavailableError(f"{self._member.instance} closed the stream")
         if answer.HasField("error"):
             raise error_of(answer.error)
-        if answer.incarnation != self._member.incarnation:
-            raise UnavailableError(f"{self._member.instance} has another incarnation")
         engine, me = replica.node.engine, replica.member.replica_id
         own = replica.machine.end  # it grew since the probe was sent, and a pulling peer with it
         end = Position(answer.end, answer.chain)
         mark = Position(answer.high_watermark, answer.high_watermark_chain)
         for candidate in (end, mark):
             if candidate.end <= own.end and engine.position_at(me, candidate.end) == candidate:
-                replica.handle(PeerMatched(self._member.replica_id, answer.epoch, candidate))
+                replica.handle(
+                    PeerMatched(
+                        self._member.replica_id,
+                        answer.epoch,
+                        candidate,
+                        answer.sent_s,
+                        answer.incarnation,
+                    )
+                )
                 return candidate.end
         raise DivergedError(
             f"{self._member.instance} differs from us below its high watermark {mark.end}"
@@ -147,6 +153,7 @@ class Pusher:
             epoch=replica.epoch,
             primary=replica.node.instance,
             high_watermark=replica.high_watermark,
+            sent_s=replica.node.now_s(),
         )
 
     async def _read_acks(self, call: "Stream") -> None:
@@ -156,5 +163,6 @@ class Pusher:
                     raise error_of(answer.error)
                 self._in_flight = [(e, s) for e, s in self._in_flight if e > answer.end]
                 end = Position(answer.end, answer.chain)
-                self._replica.handle(PeerAcked(self._member.replica_id, answer.epoch, end))
+                acked = PeerAcked(self._member.replica_id, answer.epoch, end, answer.sent_s)
+                self._replica.handle(acked)
         raise UnavailableError(f"{self._member.instance} closed the stream")

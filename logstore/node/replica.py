@@ -20,7 +20,7 @@ from logstore.base.errors import (
     UnknownShardError,
 )
 from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
-from logstore.base.types import Position
+from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
@@ -90,7 +90,13 @@ class Replica:
             me=member,
             end=end,
             high_watermark=min(known.high_watermark, end.end) if known else 0,
-            timing=Timing(node.config.follower_timeout_s, node.config.hand_over_timeout_s),
+            timing=Timing(
+                follower_timeout_s=node.config.follower_timeout_s,
+                lease_s=node.config.lease_s,
+                grace_s=node.config.grace_s,
+                hand_over_timeout_s=node.config.hand_over_timeout_s,
+            ),
+            loses_on_power=options.durability is Durability.OS,
         )
         self.writer = ShardWriter(
             shard=record.shard,
@@ -128,7 +134,7 @@ class Replica:
 
     def serving(self) -> bool:
         """True when reads below the high watermark may be answered here (P8)."""
-        if self.error is not None:
+        if self.error is not None or self.machine.suspect:
             return False
         if self.role is Role.PRIMARY:
             return self.machine.term_began
@@ -139,6 +145,8 @@ class Replica:
         """Raise NotServingError unless this copy may answer a read."""
         if primary_only and self.role is not Role.PRIMARY:
             raise FencedError(f"shard {self.shard} is not led by {self.node.instance}")
+        if primary_only and not self.machine.lease_valid(self.node.now_s()):
+            raise NotServingError(f"the lease of {self.node.instance} on {self.shard} ran out")
         if not self.serving():
             why = self.error or f"it is {self.role.value} here, in epoch {self.epoch}"
             raise NotServingError(

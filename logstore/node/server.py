@@ -122,6 +122,7 @@ class NodeServer:
     async def _report(self) -> None:
         self._coordinators = [open_channel(a, self._tls) for a in self._config.metadata]
         last_s = self._env.clock.monotonic_s()
+        self.instance.node.agent.status(0, 1.0)  # what the start cost is no load
         while True:
             now_s = self._env.clock.monotonic_s()
             stored = sum(
@@ -130,7 +131,7 @@ class NodeServer:
                 if r.exists
             )
             node = self.instance.node
-            elapsed_s = max(now_s - last_s, 1e-3)
+            elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
             status = node.agent.status(stored, elapsed_s, node.admission.throttled)
             last_s = now_s
             await node.agent.report(self._send, node.incarnation, status)

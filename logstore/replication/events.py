@@ -6,6 +6,9 @@ from enum import StrEnum
 from logstore.base.types import Position
 from logstore.meta.records import Member, ShardRecord
 
+NEVER = float("-inf")
+"""A time before every other."""
+
 
 class Role(StrEnum):
     """What this copy is, by the last configuration read."""
@@ -46,20 +49,29 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class PeerMatched:
-    """A probe was answered: the peer's log equals ours up to `end`; sending starts there."""
+    """A probe was answered: the peer's log equals ours up to `end`; sending starts there.
+
+    `sent_s` is our monotonic time when the probe was sent (P7), `incarnation` the peer's now.
+    """
 
     replica_id: int
     epoch: int
     end: Position
+    sent_s: float = NEVER
+    incarnation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PeerAcked:
-    """The peer holds our log up to `end` durably, matched in `epoch`."""
+    """The peer holds our log up to `end` durably, matched in `epoch`.
+
+    `sent_s` is our monotonic time when the message that it answers was sent (P7).
+    """
 
     replica_id: int
     epoch: int
     end: Position
+    sent_s: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +89,26 @@ class PeerDiverged:
 
 
 @dataclass(frozen=True, slots=True)
+class PrimaryHeard:
+    """A valid message of the primary of our epoch arrived."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Event = ConfigRead | Assigned | Written | PeerMatched | PeerAcked | PeerLost | PeerDiverged | Tick
+Event = (
+    ConfigRead
+    | Assigned
+    | Written
+    | PeerMatched
+    | PeerAcked
+    | PeerLost
+    | PeerDiverged
+    | PrimaryHeard
+    | Tick
+)
 
 
 # ---- effects --------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ Order of effects, which the edge keeps (each number has a test):
  5. `Become` precedes any `Admission(open)` of the new role.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from logstore.base.types import START, Position, ShardStatus
 from logstore.meta.records import Member, ShardRecord
+from logstore.replication import changes
 from logstore.replication.events import (
     Admission,
     Assigned,
@@ -28,6 +28,7 @@ from logstore.replication.events import (
     PeerDiverged,
     PeerLost,
     PeerMatched,
+    PrimaryHeard,
     Push,
     Role,
     StopPush,
@@ -43,8 +44,21 @@ class Timing:
 
     follower_timeout_s: float = 2.0
     """An in-sync peer that acks nothing for this long is removed."""
+    lease_s: float = 2.0
+    """The primary's lease for latest reads, from the sending of what a follower answered (P7)."""
+    grace_s: float = 2.6
+    """A follower that hears nothing for this long takes over: the lease, and a margin of 30 % for
+    drift; clocks only need to run at about the same speed, not to show the same time."""
+    stagger_s: float = 0.3
+    """Each further follower waits this much longer, so that one of them tries first."""
     hand_over_timeout_s: float = 5.0
     """A hand-over that does not drain in this time is given up by a CAS."""
+
+    def __post_init__(self) -> None:
+        if self.grace_s < 1.1 * self.lease_s:
+            raise ValueError(
+                f"grace_s is {self.grace_s} s, the least is 1.1 x lease_s ({self.lease_s} s)"
+            )
 
 
 @dataclass(slots=True)
@@ -55,6 +69,8 @@ class ReplicationMachine:
     end: Position
     high_watermark: int
     timing: Timing = field(default_factory=Timing)
+    loses_on_power: bool = True
+    """With `os` durability a copy of another incarnation may have lost what it acked (P6)."""
 
     role: Role = Role.LOADING
     record: ShardRecord | None = None
@@ -66,6 +82,11 @@ class ReplicationMachine:
     """True once this process leads in an epoch that it raised or was handed."""
     recommit_end: int = 0
     admitting: bool = False
+    heard_s: float | None = None
+    """When a follower last heard its primary."""
+    suspect: bool = False
+    """P6: another incarnation than the stored one, in sync: acks, serves and leads no more until
+    it was removed and learned again."""
     _raise_needed: bool = True
     _raised_epoch: int | None = None
     _stopped_s: float | None = None
@@ -87,12 +108,15 @@ class ReplicationMachine:
             case Written(end):
                 self.end = max(self.end, end)
                 self.assigned = max(self.assigned, end)
-            case PeerMatched(replica_id, epoch, end):
+            case PeerMatched(replica_id, epoch, end, sent_s, incarnation):
+                if self._counts(replica_id, epoch) and self._is_itself(replica_id, incarnation):
+                    self.peers[replica_id].incarnation = incarnation
+                    self.peers[replica_id].matched(end, now_s, sent_s)
+            case PeerAcked(replica_id, epoch, end, sent_s):
                 if self._counts(replica_id, epoch):
-                    self.peers[replica_id].matched(end, now_s)
-            case PeerAcked(replica_id, epoch, end):
-                if self._counts(replica_id, epoch):
-                    self.peers[replica_id].acked(end, now_s)
+                    self.peers[replica_id].acked(end, now_s, sent_s)
+            case PrimaryHeard():
+                self.heard_s = now_s
             case PeerLost(replica_id):
                 if replica_id in self.peers:
                     self.peers[replica_id].lost()
@@ -142,15 +166,20 @@ class ReplicationMachine:
         self.record, self.revision = event.record, event.revision
         self.pending = None  # a newer revision decides any CAS on an older one
         role = self._role_in(event.record)
+        self.suspect = self._is_suspect(event.record)
         new_term = before is None or before.primary_since != event.record.primary_since
         if role is not self.role or before is None or before.primary != event.record.primary:
             self.role = role
             self._emit(Become(role, event.record.primary))
         if role is not Role.PRIMARY:
+            if before is None or before.primary != event.record.primary:
+                self.heard_s = now_s
             self._leave_primary()
             if before is None:
                 self._raise_needed = False
             return
+        if self.suspect:
+            return  # silent, until another in-sync member takes over
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
             self._raise_epoch()
         elif new_term or not self.term_began:
@@ -169,24 +198,25 @@ class ReplicationMachine:
             return Role.LEARNER
         return Role.REMOVED
 
-    def _raise_epoch(self) -> None:
-        """P6: a (re)started primary takes a new epoch, under its present incarnation."""
-        record = self._record()
-        epoch = record.epoch + 1
-        self._raised_epoch = epoch
-        self._cas(
-            replace(
-                record,
-                epoch=epoch,
-                primary_since=epoch,
-                primary=self.me,
-                in_sync=tuple(
-                    self.me if m.replica_id == self.me.replica_id else m for m in record.in_sync
-                ),
-                hand_over=None,
-            ),
-            "raise the epoch",
+    def _is_suspect(self, record: ShardRecord) -> bool:
+        """True when what we acked may be gone from our disk, and another member may have it."""
+        stored = next((m for m in record.in_sync if m.replica_id == self.me.replica_id), None)
+        return (
+            self.loses_on_power
+            and stored is not None
+            and stored.incarnation != self.me.incarnation
+            and len(record.in_sync) > 1
         )
+
+    def _is_itself(self, replica_id: int, incarnation: int | None) -> bool:
+        """P6: an in-sync peer counts under its stored incarnation only; a learner under any."""
+        stored = next((m for m in self._record().in_sync if m.replica_id == replica_id), None)
+        return stored is None or incarnation is None or stored.incarnation == incarnation
+
+    def _raise_epoch(self) -> None:
+        record = changes.raised(self._record(), self.me)
+        self._raised_epoch = record.epoch
+        self._cas(record, "raise the epoch")
 
     def _begin_term(self, now_s: float) -> None:
         self.term_began = True
@@ -256,9 +286,22 @@ class ReplicationMachine:
     def _handing_over(self) -> bool:
         return self.pending is not None and self.pending.record.primary != self.me
 
+    def lease_valid(self, now_s: float) -> bool:
+        """True while no other copy can lead: reads that claim to be the latest need it (P7)."""
+        if self.role is not Role.PRIMARY or not self.term_began or self._handing_over():
+            return False
+        others = [m for m in self._record().in_sync if m.replica_id != self.me.replica_id]
+        return all(
+            m.replica_id in self.peers
+            and now_s < self.peers[m.replica_id].lease_from_s + self.timing.lease_s
+            for m in others
+        )
+
     # ---- what to do next -----------------------------------------------------------------------
 
     def _act(self, now_s: float) -> None:
+        if self.role is Role.FOLLOWER and self.pending is None:
+            self._act_as_follower(now_s)
         if self.role is not Role.PRIMARY or not self.term_began:
             return
         reconciled = self.high_watermark >= self.recommit_end
@@ -279,6 +322,19 @@ class ReplicationMachine:
             and len(record.in_sync) >= record.min_in_sync
         )
 
+    def _act_as_follower(self, now_s: float) -> None:
+        """Leave if suspect (P6); take over when the primary's lease surely ended (P4, P7)."""
+        record = self._record()
+        if self.suspect:
+            self._cas(changes.demoted(record, self.me), "this copy may have lost records")
+            return
+        ranks = sorted(m.replica_id for m in record.in_sync if m != record.primary)
+        rank = ranks.index(self.me.replica_id)
+        silent_s = now_s - (self.heard_s if self.heard_s is not None else now_s)
+        if silent_s <= self.timing.grace_s + rank * self.timing.stagger_s:
+            return
+        self._cas(changes.taken_over(record, self.me), f"take over from {record.primary.instance}")
+
     def _drop_failed(self, now_s: float) -> None:
         """Silent or diverged in-sync peers become learners; a diverged learner is not admitted."""
         record = self._record()
@@ -289,32 +345,12 @@ class ReplicationMachine:
             silent = now_s - progress.heard_s > self.timing.follower_timeout_s
             if silent or progress.diverged:
                 why = "silent" if silent else "diverged"
-                self._cas(
-                    self._without(record, [member.replica_id], learners=(*record.learners, member)),
-                    f"{member.instance} is {why}",
-                )
+                self._cas(changes.demoted(record, member), f"{member.instance} is {why}")
                 return
         bad = [r for r in record.admit if r in self.peers and self.peers[r].diverged]
         if bad:
             kept = tuple(r for r in record.admit if r not in bad)
             self._cas(replace(record, admit=kept), "a learner's copy diverged")
-
-    def _without(
-        self, record: ShardRecord, ids: Iterable[int], learners: tuple[Member, ...]
-    ) -> ShardRecord:
-        """`record` in the next epoch, with `ids` out of the in-sync set and of every intent."""
-        gone = set(ids)
-        instances = {m.instance for m in record.in_sync if m.replica_id in gone}
-        return replace(
-            record,
-            epoch=record.epoch + 1,
-            in_sync=tuple(m for m in record.in_sync if m.replica_id not in gone),
-            learners=learners,
-            admit=tuple(r for r in record.admit if r not in gone),
-            remove=tuple(r for r in record.remove if r not in gone),
-            hand_over=None if record.hand_over in gone else record.hand_over,
-            route={i: p for i, p in record.route.items() if i not in instances},
-        )
 
     def _fulfil_remove(self) -> None:
         record = self._record()
@@ -324,8 +360,7 @@ class ReplicationMachine:
         left = [m for m in record.in_sync if m.replica_id not in ids]
         if len(left) < record.min_in_sync:
             return
-        learners = tuple(m for m in record.learners if m.replica_id not in ids)
-        self._cas(replace(self._without(record, ids, learners), remove=()), "asked to remove")
+        self._cas(changes.removed(record, ids), "asked to remove")
 
     def _fulfil_admit(self) -> None:
         """P3: add a learner that matches up to the high watermark, counting it from now on."""
@@ -339,16 +374,8 @@ class ReplicationMachine:
                 and not progress.diverged
                 and progress.match.end >= self.high_watermark
             ):
-                self._cas(
-                    replace(
-                        record,
-                        epoch=record.epoch + 1,
-                        in_sync=(*record.in_sync, member),
-                        learners=tuple(m for m in record.learners if m != member),
-                        admit=tuple(r for r in record.admit if r != member.replica_id),
-                    ),
-                    f"admit {member.instance}",
-                )
+                record = changes.admitted(record, member, progress.incarnation)
+                self._cas(record, f"admit {member.instance}")
                 return
 
     def _fulfil_hand_over(self, now_s: float) -> None:
@@ -370,11 +397,7 @@ class ReplicationMachine:
             self._held_to(m.replica_id) == self.end for m in record.in_sync
         )
         if drained and self.high_watermark == self.end.end:
-            epoch = record.epoch + 1
-            self._cas(
-                replace(record, epoch=epoch, primary_since=epoch, primary=target, hand_over=None),
-                f"hand over to {target.instance}",
-            )
+            self._cas(changes.handed_over(record, target), f"hand over to {target.instance}")
         elif now_s - self._stopped_s > self.timing.hand_over_timeout_s:
             self._cas(replace(record, hand_over=None), "hand-over did not drain in time")
 

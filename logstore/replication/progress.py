@@ -21,16 +21,19 @@ class Progress:
     mode: Mode = Mode.PROBE
     match: Position = field(default=START)
     diverged: bool = False
+    lease_from_s: float = float("-inf")
+    """When the newest message was sent that the peer has answered (P7)."""
+    incarnation: int | None = None
 
     def lost(self) -> None:
         """Back to probing; what was acked in this term stays acked (P1)."""
         self.mode = Mode.PROBE
 
-    def matched(self, end: Position, now_s: float) -> None:
+    def matched(self, end: Position, now_s: float, sent_s: float) -> None:
         self.mode = Mode.REPLICATE
-        self.match = max(self.match, end)
-        self.heard_s = now_s
+        self.acked(end, now_s, sent_s)
 
-    def acked(self, end: Position, now_s: float) -> None:
+    def acked(self, end: Position, now_s: float, sent_s: float) -> None:
         self.match = max(self.match, end)
         self.heard_s = now_s
+        self.lease_from_s = max(self.lease_from_s, sent_s)

@@ -18,6 +18,7 @@ from logstore.replication.events import (
     PeerAcked,
     PeerDiverged,
     PeerMatched,
+    PrimaryHeard,
     Push,
     Role,
     StopPush,
@@ -39,7 +40,7 @@ class Bench:
     """One machine, the store's revision, and a clock that the test moves."""
 
     def __init__(self, me: Member = S, end: int = 0, high_watermark: int = 0) -> None:
-        self.machine = ReplicationMachine(me, at(end), high_watermark, Timing(2.0, 5.0))
+        self.machine = ReplicationMachine(me, at(end), high_watermark, Timing())
         self.revision = 0
         self.now_s = 0.0
 
@@ -243,3 +244,86 @@ def test_intent_about_a_stranger_is_cleared(intent: str) -> None:
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.hand_over, cas.record.remove) == (None, ())
     assert cas.record.in_sync == (S,)
+
+
+def following(rank_of: Member = T, peers: tuple[Member, ...] = (S, T)) -> Bench:
+    bench = Bench(me=rank_of, end=6, high_watermark=4)
+    bench.config(replace(RECORD, epoch=3, primary_since=2, in_sync=peers))
+    return bench
+
+
+def test_follower_takes_over_only_after_the_grace() -> None:  # P4, P7
+    bench = following()
+    bench.now_s = 2.0
+    bench.feed(PrimaryHeard())
+    bench.now_s = 4.5
+    assert bench.feed(Tick()) == []
+    bench.now_s = 4.7
+    (cas,) = bench.feed(Tick())
+    assert isinstance(cas, Cas)
+    assert (cas.record.primary, cas.record.in_sync, cas.record.learners) == (T, (T,), (S,))
+    assert cas.record.epoch == cas.record.primary_since == 4
+    assert bench.config(cas.record) == [Become(Role.PRIMARY, T), Commit(6), Admission(True)]
+
+
+def test_second_follower_waits_longer() -> None:
+    third = Member("u", 1, 3)
+    bench = following(third, (S, T, third))
+    bench.now_s = 2.7
+    assert bench.feed(Tick()) == []
+    bench.now_s = 3.0
+    assert [type(e) for e in bench.feed(Tick())] == [Cas]
+
+
+def test_lease_counts_from_sending() -> None:  # P7
+    bench = in_sync_pair()
+    epoch = bench.machine.epoch
+    bench.now_s = 10.0
+    bench.feed(PeerAcked(2, epoch, at(0), sent_s=8.5))
+    assert bench.machine.lease_valid(10.4)
+    assert not bench.machine.lease_valid(10.5)
+
+
+def test_lease_is_not_needed_alone() -> None:
+    assert leading().machine.lease_valid(1e9)
+
+
+def test_copy_of_another_incarnation_leaves_and_is_learned_again() -> None:  # P6
+    bench = Bench(me=replace(T, incarnation=2), end=6, high_watermark=4)
+    effects = bench.config(replace(RECORD, epoch=3, primary_since=2, in_sync=(S, T)))
+    assert bench.machine.suspect
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert (cas.record.in_sync, cas.record.learners) == ((S,), (replace(T, incarnation=2),))
+    bench.config(cas.record)
+    assert not bench.machine.suspect
+
+
+def test_primary_of_another_incarnation_does_not_lead() -> None:  # P6
+    bench = Bench(me=replace(S, incarnation=2), end=6, high_watermark=4)
+    effects = bench.config(replace(RECORD, epoch=3, primary_since=2, in_sync=(S, T)))
+    assert [type(e) for e in effects] == [Become]
+    assert not bench.machine.admitting
+    bench.now_s = 100.0
+    assert bench.feed(Tick()) == []
+
+
+def test_in_sync_peer_of_another_incarnation_does_not_count() -> None:  # P6
+    bench = in_sync_pair()
+    bench.feed(Assigned(at(4)))
+    bench.feed(Written(at(4)))
+    assert bench.feed(PeerMatched(2, bench.machine.epoch, at(4), 0.0, incarnation=9)) == []
+
+
+def test_learner_is_admitted_under_its_present_incarnation() -> None:
+    bench = leading((T,))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, admit=(2,)))
+    effects = bench.feed(PeerMatched(2, record.epoch, at(0), 0.0, incarnation=9))
+    (cas,) = [e for e in effects if isinstance(e, Cas)]
+    assert cas.record.in_sync == (S, replace(T, incarnation=9))
+
+
+def test_grace_must_outlast_the_lease() -> None:
+    with pytest.raises(ValueError, match=r"grace_s is 2.0 s, the least is 1.1 x lease_s"):
+        Timing(lease_s=2.0, grace_s=2.0)

@@ -58,6 +58,7 @@ class ReplicateRequest(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
+    SENT_S_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     """of the receiver's copy"""
@@ -69,6 +70,8 @@ class ReplicateRequest(_message.Message):
     """tell where you are; `end` and `chain` are the primary's"""
     end: _builtins.int
     chain: _builtins.bytes
+    sent_s: _builtins.float
+    """the sender's monotonic clock; comes back in the ack (P7)"""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBatchData]:
         """Empty with probe=false: a heartbeat."""
@@ -85,10 +88,11 @@ class ReplicateRequest(_message.Message):
         probe: _builtins.bool = ...,
         end: _builtins.int = ...,
         chain: _builtins.bytes = ...,
+        sent_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "sent_s", b"sent_s", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,6 +112,7 @@ class ReplicateAck(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    SENT_S_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     epoch: _builtins.int
@@ -120,6 +125,7 @@ class ReplicateAck(_message.Message):
     """chain at high_watermark, on probe"""
     probe: _builtins.bool
     incarnation: _builtins.int
+    sent_s: _builtins.float
     @_builtins.property
     def error(self) -> _common_pb2.ErrorDetail: ...
     def __init__(
@@ -135,10 +141,11 @@ class ReplicateAck(_message.Message):
         probe: _builtins.bool = ...,
         error: _common_pb2.ErrorDetail | None = ...,
         incarnation: _builtins.int = ...,
+        sent_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "end", b"end", "epoch", b"epoch", "error", b"error", "high_watermark", b"high_watermark", "high_watermark_chain", b"high_watermark_chain", "incarnation", b"incarnation", "probe", b"probe", "replica_id", b"replica_id", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "end", b"end", "epoch", b"epoch", "error", b"error", "high_watermark", b"high_watermark", "high_watermark_chain", b"high_watermark_chain", "incarnation", b"incarnation", "probe", b"probe", "replica_id", b"replica_id", "sent_s", b"sent_s", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
