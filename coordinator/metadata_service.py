@@ -45,6 +45,23 @@ class MetadataService(MetadataServicer):
                 yield pb.MetaWatchResponse(events=[_event(event) for event in events])
             raise UnavailableError("the metadata store ended the watch")
 
+    @unary
+    async def LeaseGrant(self, request: pb.MetaLeaseGrantRequest, context: Context) -> pb.MetaLease:
+        lease = await self._store.lease_grant(request.ttl_s)
+        return pb.MetaLease(id=lease.id, ttl_s=lease.ttl_s)
+
+    @unary
+    async def LeaseKeepAlive(self, request: pb.MetaLeaseRequest, context: Context) -> pb.MetaLease:
+        lease = await self._store.lease_keep_alive(request.id)
+        return pb.MetaLease(id=lease.id, ttl_s=lease.ttl_s)
+
+    @unary
+    async def LeaseRevoke(
+        self, request: pb.MetaLeaseRequest, context: Context
+    ) -> pb.MetaLeaseRevokeResponse:
+        await self._store.lease_revoke(request.id)
+        return pb.MetaLeaseRevokeResponse()
+
 
 def _item(found: Versioned) -> pb.MetaItem:
     return pb.MetaItem(key=found.key, value=found.value, revision=found.revision)
@@ -61,5 +78,5 @@ def _event(event: WatchEvent) -> pb.MetaItem:
 
 def _operation(operation: pb.MetaOperation) -> Operation:
     if operation.HasField("put"):
-        return Put(operation.key, operation.put)
+        return Put(operation.key, operation.put, operation.lease)
     return Delete(operation.key)

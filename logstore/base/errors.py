@@ -196,6 +196,12 @@ class ConflictError(LogstoreError):
     retriable = True
 
 
+class LeaseLostError(LogstoreError):
+    """The metadata lease has ended; what was held under it belongs to nobody or to another."""
+
+    code = "lease_lost"
+
+
 class IllegalTransitionError(LogstoreError):
     """A state machine was asked for a step its table does not have; carries the story."""
 

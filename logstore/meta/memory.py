@@ -2,26 +2,35 @@
 
 `Tables` is the synchronous heart (keys, revisions, a bounded history); `MemoryMetadataStore` gives
 it the port's asynchronous face. Everything runs in one event loop, so a transaction is atomic.
+Leases end by a timer of the loop, by the clock of the `Env` given.
 """
 
 import asyncio
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from collections.abc import AsyncIterator, Sequence
 
+import structlog
+
+from logstore.base.env import Env
 from logstore.base.errors import (
     ConflictError,
     InvalidArgumentError,
     LimitExceededError,
+    StorageError,
     UnavailableError,
 )
+from logstore.meta.leases import LeaseTable, check_ttl
 from logstore.meta.port import (
+    TXN_BYTES_MAX,
     TXN_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
     Compare,
     Delete,
+    Lease,
     Operation,
     Put,
     RangeResult,
@@ -32,13 +41,19 @@ from logstore.meta.port import (
 
 HISTORY_EVENTS_MAX = 10_000
 """Changes that a watch may be behind before it must range again."""
+LEASE_TIMER_S_MIN = 0.01
+"""The timer never runs more often, even with a clock that somebody holds still."""
+LEASE_RETRY_S = 1.0
+"""Wait before a lease's end is tried again after its write failed."""
+
+_log = structlog.get_logger(__name__)
 
 
 def check_txn(compares: Sequence[Compare], operations: Sequence[Operation]) -> None:
     """Refuse a transaction that etcd would refuse: too large, or one key changed twice."""
-    for field, count in (("txn.compares", len(compares)), ("txn.operations", len(operations))):
+    for name, count in (("txn.compares", len(compares)), ("txn.operations", len(operations))):
         if count > TXN_OPERATIONS_MAX:
-            raise LimitExceededError.of(field, count, TXN_OPERATIONS_MAX, "operations")
+            raise LimitExceededError.of(name, count, TXN_OPERATIONS_MAX, "operations")
     keys = {operation.key for operation in operations}
     if len(keys) != len(operations):
         raise InvalidArgumentError("txn.operations change one key twice, the limit is once")
@@ -47,6 +62,21 @@ def check_txn(compares: Sequence[Compare], operations: Sequence[Operation]) -> N
             raise LimitExceededError.of(
                 f"value of {operation.key}", len(operation.value), VALUE_BYTES_MAX, "bytes"
             )
+    size = sum(
+        len(op.key.encode()) + (len(op.value) if isinstance(op, Put) else 0) for op in operations
+    )
+    if size > TXN_BYTES_MAX:
+        raise LimitExceededError.of("txn.operations", size, TXN_BYTES_MAX, "bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one atomic write changes. `attached`: key -> the lease it hangs on now, 0 for none."""
+
+    changes: Sequence[WatchEvent] = ()
+    attached: Mapping[str, int] = field(default_factory=dict)
+    granted: Lease | None = None
+    ended: int | None = None
 
 
 class Tables:
@@ -126,9 +156,17 @@ class MemoryMetadataStore:
     """The port over `Tables`, without a disk. Forgets everything when it is dropped."""
 
     def __init__(
-        self, tables: Tables | None = None, *, history_events_max: int = HISTORY_EVENTS_MAX
+        self,
+        tables: Tables | None = None,
+        *,
+        history_events_max: int = HISTORY_EVENTS_MAX,
+        env: Env | None = None,
     ) -> None:
+        """`env`: the clock that leases end by, and the dice that draw their ids."""
         self._tables = tables or Tables(history_events_max=history_events_max)
+        self._env = env or Env()
+        self._leases = LeaseTable()
+        self._timer: asyncio.TimerHandle | None = None
         self._watchers: set[asyncio.Event] = set()
         self._closed = False
 
@@ -145,12 +183,12 @@ class MemoryMetadataStore:
         check_txn(compares, operations)
         if not self._tables.holds(compares):
             return TxnResult(False, self._tables.revision)
+        leases = {op.key: op.lease for op in operations if isinstance(op, Put)}
+        for lease in set(leases.values()) - {0}:
+            self._leases.check_alive(lease, self._now_s())
         changes = self._tables.changes(operations)
         if changes:
-            self._persist(changes)
-            self._tables.apply(changes)
-            for watcher in self._watchers:
-                watcher.set()
+            self._write(Write(changes, {c.key: leases.get(c.key, 0) for c in changes}))
         return TxnResult(True, self._tables.revision)
 
     async def watch(
@@ -173,17 +211,88 @@ class MemoryMetadataStore:
         finally:
             self._watchers.discard(changed)
 
+    async def lease_grant(self, ttl_s: float) -> Lease:
+        self._check_open()
+        check_ttl(ttl_s)
+        self._leases.check_room()
+        lease = Lease(self._env.new_id(), ttl_s)
+        self._write(Write(granted=lease))
+        self._disarm()  # it may end before the one that the timer waits for
+        self._arm()
+        return lease
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        self._check_open()
+        return self._leases.keep_alive(lease, self._now_s())
+
+    async def lease_revoke(self, lease: int) -> None:
+        self._check_open()
+        if lease in self._leases:
+            self._end(lease)
+
+    def expire(self) -> None:
+        """End every lease whose time is over; the loop's timer does it too."""
+        for lease in self._leases.due(self._now_s()):
+            self._end(lease)
+
     async def close(self) -> None:
         """Ends watches with UnavailableError; a second close does nothing."""
         if self._closed:
             return
         self._closed = True
+        self._disarm()
         for watcher in self._watchers:
             watcher.set()
         self._release()
 
-    def _persist(self, changes: Sequence[WatchEvent]) -> None:
-        """Make the changes durable before they are seen; nothing to do without a disk."""
+    def _end(self, lease: int) -> None:
+        changes = self._tables.changes([Delete(key) for key in self._leases.keys(lease)])
+        self._write(Write(changes, {c.key: 0 for c in changes}, ended=lease))
+
+    def _write(self, write: Write) -> None:
+        self._persist(write)
+        self._tables.apply(write.changes)
+        for key, lease in write.attached.items():
+            self._leases.attach(key, lease)
+        if write.granted is not None:
+            self._leases.grant(write.granted, self._now_s())
+        if write.ended is not None:
+            self._leases.drop(write.ended)
+        if write.changes:
+            for watcher in self._watchers:
+                watcher.set()
+
+    def _arm(self, wait_s: float | None = None) -> None:
+        """One timer for the earliest end; keep-alives only make it fire for nothing."""
+        if self._timer is not None:
+            return
+        end_s = self._leases.next_end_s()
+        if end_s is None:
+            return
+        if wait_s is None:
+            wait_s = max(LEASE_TIMER_S_MIN, end_s - self._now_s())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._ring)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        try:
+            self.expire()
+        except StorageError as e:
+            _log.error("a lease's end was not written; it is tried again", error=e.message)
+            self._arm(LEASE_RETRY_S)
+        else:
+            self._arm()
+
+    def _now_s(self) -> float:
+        return self._env.clock.monotonic_s()
+
+    def _persist(self, write: Write) -> None:
+        """Make a write durable before it is seen; nothing to do without a disk."""
 
     def _release(self) -> None:
         """Give back what the store holds outside of memory; nothing here."""
@@ -191,3 +300,4 @@ class MemoryMetadataStore:
     def _check_open(self) -> None:
         if self._closed:
             raise UnavailableError("the metadata store is closed")
+        self._arm()  # leases restored from a disk, before there was a loop

@@ -2,6 +2,7 @@
 
 Adapters: `memory` (twin, for tests and simulation), `rocks` (embedded, behind one coordinator),
 `remote` (an instance's view of the coordinator's store), `etcd`. One contract suite runs over all.
+`election` builds leadership on leases; docs/design/0002-metadata.md says what a lease assumes.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,12 @@ from typing import Protocol
 
 VALUE_BYTES_MAX = 1_000_000
 TXN_OPERATIONS_MAX = 128
+TXN_BYTES_MAX = 1_250_000
+"""Keys and values of one transaction together; etcd refuses a request over 1.5 MB."""
+LEASE_TTL_S_MIN = 0.1
+LEASE_TTL_S_MAX = 3600.0
+LEASE_DRIFT = 0.01
+"""How far two monotonic clocks may disagree over one lease, as a share of its length (P7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +46,11 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
+    """`lease`: the key goes when that lease ends; 0 frees it from the lease it was put under."""
+
     key: str
     value: bytes
+    lease: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +78,20 @@ class WatchEvent:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """`ttl_s`: seconds that each keep-alive buys; never less than what was asked for."""
+
+    id: int
+    ttl_s: float
+
+
 class MetadataStore(Protocol):
-    """Linearizable reads; atomic transactions; resumable watches.
+    """Linearizable reads; atomic transactions; resumable watches; leases.
 
     Errors: `UnavailableError` when the store cannot be reached (the outcome of a transaction is
     then unknown and must be resolved by reading); `LimitExceededError` for a value or transaction
-    over the limits above.
+    over the limits above; `LeaseLostError` for a put under a lease that ended (nothing is written).
     """
 
     async def get(self, key: str) -> Versioned | None:
@@ -96,6 +114,23 @@ class MetadataStore(Protocol):
 
         When history before it was compacted, raises `ConflictError`: range and watch again.
         """
+        ...
+
+    async def lease_grant(self, ttl_s: float) -> Lease:
+        """A new lease; `ttl_s` outside of LEASE_TTL_S_MIN..MAX is InvalidArgumentError.
+
+        The store ends it `Lease.ttl_s` after it last *received* the grant or a keep-alive, or
+        later, and then deletes its keys in one revision. Its holder counts from *sending* and
+        with LEASE_DRIFT less, so it stops before the store can have ended it (P7).
+        """
+        ...
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        """Buy another `ttl_s`; `LeaseLostError` when the lease has ended."""
+        ...
+
+    async def lease_revoke(self, lease: int) -> None:
+        """End it now and delete its keys; one that ended already is none of our business."""
         ...
 
     async def close(self) -> None: ...

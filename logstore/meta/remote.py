@@ -15,6 +15,7 @@ from logstore.base.tls import TlsOptions
 from logstore.meta.memory import check_txn
 from logstore.meta.port import (
     Compare,
+    Lease,
     Operation,
     Put,
     RangeResult,
@@ -68,7 +69,9 @@ class RemoteMetadataStore:
         request = pb.MetaTxnRequest(
             compares=[pb.MetaCompare(key=c.key, revision=c.revision) for c in compares],
             operations=[
-                pb.MetaOperation(key=op.key, put=op.value if isinstance(op, Put) else None)
+                pb.MetaOperation(key=op.key, put=op.value, lease=op.lease)
+                if isinstance(op, Put)
+                else pb.MetaOperation(key=op.key)
                 for op in operations
             ],
         )
@@ -98,6 +101,22 @@ class RemoteMetadataStore:
             raise
         finally:
             call.cancel()
+
+    async def lease_grant(self, ttl_s: float) -> Lease:
+        request = pb.MetaLeaseGrantRequest(ttl_s=ttl_s)
+        answer = await self._once(lambda stub: stub.LeaseGrant(request, timeout=self._timeout_s))
+        return Lease(answer.id, answer.ttl_s)
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        request = pb.MetaLeaseRequest(id=lease)
+        answer = await self._once(
+            lambda stub: stub.LeaseKeepAlive(request, timeout=self._timeout_s)
+        )
+        return Lease(answer.id, answer.ttl_s)
+
+    async def lease_revoke(self, lease: int) -> None:
+        request = pb.MetaLeaseRequest(id=lease)
+        await self._once(lambda stub: stub.LeaseRevoke(request, timeout=self._timeout_s))
 
     async def close(self) -> None:
         self._closed = True

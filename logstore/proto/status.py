@@ -35,6 +35,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "corrupt_storage": grpc.StatusCode.DATA_LOSS,
     "diverged": grpc.StatusCode.DATA_LOSS,
     "conflict": grpc.StatusCode.ABORTED,
+    "lease_lost": grpc.StatusCode.FAILED_PRECONDITION,
     "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
 }
 

@@ -344,27 +344,107 @@ Global___MetaCompare: _TypeAlias = MetaCompare  # noqa: Y015
 
 @_typing.final
 class MetaOperation(_message.Message):
+    """put absent: delete; lease 0: the key stays until it is deleted"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     PUT_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     put: _builtins.bytes
+    lease: _builtins.int
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
         put: _builtins.bytes | None = ...,
+        lease: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_put", b"_put", "put", b"put"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_put", b"_put", "key", b"key", "put", b"put"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_put", b"_put", "key", b"key", "lease", b"lease", "put", b"put"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__put: _TypeAlias = _typing.Literal["put"]  # noqa: Y015
     _WhichOneofArgType__put: _TypeAlias = _typing.Literal["_put", b"_put"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__put) -> _WhichOneofReturnType__put | None: ...
 
 Global___MetaOperation: _TypeAlias = MetaOperation  # noqa: Y015
+
+@_typing.final
+class MetaLeaseGrantRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TTL_S_FIELD_NUMBER: _builtins.int
+    ttl_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        ttl_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ttl_s", b"ttl_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetaLeaseGrantRequest: _TypeAlias = MetaLeaseGrantRequest  # noqa: Y015
+
+@_typing.final
+class MetaLeaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetaLeaseRequest: _TypeAlias = MetaLeaseRequest  # noqa: Y015
+
+@_typing.final
+class MetaLease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    ttl_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        ttl_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetaLease: _TypeAlias = MetaLease  # noqa: Y015
+
+@_typing.final
+class MetaLeaseRevokeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetaLeaseRevokeResponse: _TypeAlias = MetaLeaseRevokeResponse  # noqa: Y015
 
 @_typing.final
 class MetaTxnRequest(_message.Message):

@@ -299,6 +299,21 @@ class MetadataStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaWatchRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaWatchResponse.FromString,
                 _registered_method=True)
+        self.LeaseGrant = channel.unary_unary(
+                '/coordinator.v1.Metadata/LeaseGrant',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseGrantRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLease.FromString,
+                _registered_method=True)
+        self.LeaseKeepAlive = channel.unary_unary(
+                '/coordinator.v1.Metadata/LeaseKeepAlive',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLease.FromString,
+                _registered_method=True)
+        self.LeaseRevoke = channel.unary_unary(
+                '/coordinator.v1.Metadata/LeaseRevoke',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRevokeResponse.FromString,
+                _registered_method=True)
 
 
 class MetadataServicer:
@@ -330,6 +345,25 @@ class MetadataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LeaseGrant(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseKeepAlive(self, request, context):
+        """an error `lease_lost`: it has ended
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseRevoke(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -352,6 +386,21 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaWatchRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaWatchResponse.SerializeToString,
+            ),
+            'LeaseGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseGrant,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseGrantRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLease.SerializeToString,
+            ),
+            'LeaseKeepAlive': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseKeepAlive,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLease.SerializeToString,
+            ),
+            'LeaseRevoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseRevoke,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRevokeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -463,6 +512,87 @@ class Metadata:
             '/coordinator.v1.Metadata/Watch',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaWatchRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaWatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Metadata/LeaseGrant',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseGrantRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLease.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseKeepAlive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Metadata/LeaseKeepAlive',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLease.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseRevoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Metadata/LeaseRevoke',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.MetaLeaseRevokeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,6 +96,10 @@ class MetadataStub:
     Txn: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.MetaTxnRequest, _coordinator_pb2.MetaTxnResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.MetaWatchRequest, _coordinator_pb2.MetaWatchResponse]
     """First message: created=true once the watch stands. An error `conflict`: history was compacted."""
+    LeaseGrant: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.MetaLeaseGrantRequest, _coordinator_pb2.MetaLease]
+    LeaseKeepAlive: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.MetaLeaseRequest, _coordinator_pb2.MetaLease]
+    """an error `lease_lost`: it has ended"""
+    LeaseRevoke: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.MetaLeaseRequest, _coordinator_pb2.MetaLeaseRevokeResponse]
 
 @_typing.type_check_only
 class MetadataAsyncStub(MetadataStub):
@@ -107,6 +111,10 @@ class MetadataAsyncStub(MetadataStub):
     Txn: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.MetaTxnRequest, _coordinator_pb2.MetaTxnResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_coordinator_pb2.MetaWatchRequest, _coordinator_pb2.MetaWatchResponse]  # type: ignore[assignment]
     """First message: created=true once the watch stands. An error `conflict`: history was compacted."""
+    LeaseGrant: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.MetaLeaseGrantRequest, _coordinator_pb2.MetaLease]  # type: ignore[assignment]
+    LeaseKeepAlive: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.MetaLeaseRequest, _coordinator_pb2.MetaLease]  # type: ignore[assignment]
+    """an error `lease_lost`: it has ended"""
+    LeaseRevoke: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.MetaLeaseRequest, _coordinator_pb2.MetaLeaseRevokeResponse]  # type: ignore[assignment]
 
 class MetadataServicer(metaclass=_abc_1.ABCMeta):
     """The metadata store, for instances of a cluster whose store is embedded here."""
@@ -139,6 +147,28 @@ class MetadataServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.MetaWatchResponse], _abc.AsyncIterator[_coordinator_pb2.MetaWatchResponse]]:
         """First message: created=true once the watch stands. An error `conflict`: history was compacted."""
+
+    @_abc_1.abstractmethod
+    def LeaseGrant(
+        self,
+        request: _coordinator_pb2.MetaLeaseGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.MetaLease, _abc.Awaitable[_coordinator_pb2.MetaLease]]: ...
+
+    @_abc_1.abstractmethod
+    def LeaseKeepAlive(
+        self,
+        request: _coordinator_pb2.MetaLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.MetaLease, _abc.Awaitable[_coordinator_pb2.MetaLease]]:
+        """an error `lease_lost`: it has ended"""
+
+    @_abc_1.abstractmethod
+    def LeaseRevoke(
+        self,
+        request: _coordinator_pb2.MetaLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.MetaLeaseRevokeResponse, _abc.Awaitable[_coordinator_pb2.MetaLeaseRevokeResponse]]: ...
 
 def add_MetadataServicer_to_server(servicer: MetadataServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
