@@ -11,7 +11,13 @@ import sys
 import typer
 
 GROUPS = {"services": "bench.services.cli"}
-COMMANDS = {"append": "bench.append", "compare": "bench.compare", "report": "bench.report"}
+COMMANDS = {
+    "append": "bench.append",
+    "compare": "bench.compare",
+    "forecast": "bench.forecast",
+    "profiler": "bench.profiler",
+    "report": "bench.report",
+}
 
 
 def build(argv: list[str]) -> typer.Typer:

@@ -20,6 +20,7 @@ from bench.workload.records import RecordSet, digest_bytes
 
 CHUNK_RECORDS = 4_096
 IN_FLIGHT = 16
+LINGER_S = 0.005
 READY = "ready "
 
 
@@ -195,9 +196,9 @@ class Ours:
             return await closed_loop(one, concurrency=concurrency, seconds=seconds)
 
     async def open_loop(
-        self, records: RecordSet, *, rate_per_s: float, batch_max: int = 1_024
+        self, records: RecordSet, *, rate_per_s: float, batch_max: int = CHUNK_RECORDS
     ) -> OpenLoopResult:
-        """All records at a fixed rate; those due in one tick go in one call."""
+        """All records at a fixed rate, with the linger that Kafka's producer has in this test."""
         log = await self.fresh_log()
         keys, values = records.arrow()
 
@@ -207,7 +208,7 @@ class Ours:
             )
 
         schedule = even_schedule(rate_per_s, records.count / rate_per_s)
-        return await open_loop(send, schedule, batch_max=batch_max)
+        return await open_loop(send, schedule, batch_max=batch_max, linger_s=LINGER_S)
 
     async def read_keys_ms(
         self, records: RecordSet, *, reads: int, seed: int

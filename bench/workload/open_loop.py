@@ -53,15 +53,17 @@ async def open_loop(
     schedule_s: Floats,
     *,
     batch_max: int = 1,
+    linger_s: float = 0.0,
     tick_s: float = 0.001,
     in_flight_max: int = IN_FLIGHT_MAX,
 ) -> OpenLoopResult:
     """Call `send(start, stop)` for requests [start, stop) of the schedule when they are due.
 
-    With `batch_max` above 1, requests due in the same tick go in one call, each with its own
-    latency. Past `in_flight_max` calls, sending waits, and what waits grows older: nothing is
-    left out. `longest_gap_s` is the longest time between two answers (a blackout, seen by this
-    client). An exception counts its requests as failed and does not stop the loop.
+    With `batch_max` above 1, requests that are due together go in one call, each with its own
+    latency; the oldest waits up to `linger_s` for others, which its latency then includes. Past
+    `in_flight_max` calls, sending waits, and what waits grows older: nothing is left out.
+    `longest_gap_s` is the longest time between two answers (a blackout, seen by this client). An
+    exception counts its requests as failed and does not stop the loop.
     """
     count = len(schedule_s)
     latency = np.full(count, np.nan)
@@ -86,9 +88,11 @@ async def open_loop(
     while at < count:
         now = time.perf_counter() - begin
         due = int(np.searchsorted(schedule_s, now, side="right"))
-        if due <= at:
-            await asyncio.sleep(min(max(float(schedule_s[at]) - now, 0.0), tick_s))
+        wait_s = float(schedule_s[at]) + linger_s - now
+        if wait_s > 0 and due - at < batch_max:
+            await asyncio.sleep(min(wait_s, tick_s))
             continue
+        due = max(due, at + 1)
         late_s_max = max(late_s_max, now - float(schedule_s[at]))
         while at < due:
             stop = min(at + batch_max, due)

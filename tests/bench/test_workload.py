@@ -226,6 +226,19 @@ async def test_open_loop_batches_fail_without_stopping() -> None:
     assert result.latency.get_total_count() == 500 - result.failed
 
 
+async def test_open_loop_lingers_for_fuller_calls_and_counts_the_wait() -> None:
+    sizes: list[int] = []
+
+    async def send(start: int, stop: int) -> None:
+        sizes.append(stop - start)
+
+    result = await open_loop(send, even_schedule(10_000, 0.2), batch_max=500, linger_s=0.02)
+    assert sum(sizes) == 2_000
+    assert len(sizes) <= 12
+    assert max(sizes) <= 500
+    assert result.percentile_ms(99) >= 15
+
+
 def test_histogram_keeps_counts_and_percentiles() -> None:
     made = histogram(np.linspace(0.001, 0.1, 1_000))
     assert made.get_total_count() == 1_000

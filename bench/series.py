@@ -1,0 +1,114 @@
+"""Series for the forecasters: CSV files (plain or .gz) with a time or slot and one column a series.
+
+All file reading of the profiler's benchmarks is here, because the profiler itself does no I/O.
+"""
+
+import csv
+import gzip
+import io
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+_UNIT_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_TIME_S = re.compile(r"^(time|timestamp|arrival)_?s$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSet:
+    """Series on one grid of slots: `values[name][i]` is of slot `first_slot + i`, NaN = no word.
+
+    Slots are counted from the Unix epoch where the file tells a time, so that hours and weekdays
+    are the real ones; else as the file counts them.
+    """
+
+    name: str
+    slot_s: float
+    first_slot: int
+    values: dict[str, FloatArray]
+
+    @property
+    def slots(self) -> int:
+        return len(next(iter(self.values.values())))
+
+
+def open_text(path: Path) -> io.TextIOBase:
+    """The file as text; a name that ends in .gz is unpacked."""
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path), "utf-8")
+    return path.open(encoding="utf-8")
+
+
+def read_columns(path: Path) -> dict[str, list[str]]:
+    """The columns of a CSV by their heads, in order; ValueError without a head and a row."""
+    with open_text(path) as file:
+        rows = csv.reader(file)
+        head = next(rows, None)
+        columns = list(zip(*rows, strict=True)) if head else []
+    if not head or not columns:
+        raise ValueError(f"{path.name} has no rows, the limit is at least a head and one row")
+    return {name: list(column) for name, column in zip(head, columns, strict=True)}
+
+
+def seconds_of(head: str, column: list[str], slot_s: float | None) -> tuple[FloatArray, float]:
+    """Times in seconds and the length of a slot, as the column tells it.
+
+    ISO timestamps are UTC seconds; a number is seconds where the head says so (`time_s`), else a
+    slot. The slot's length is `slot_s`, or the unit in the head (`slot_30min`), or the median step.
+    """
+    try:
+        numbers = np.array(column, dtype=np.float64)
+    except ValueError:
+        stamps = [datetime.fromisoformat(text).replace(tzinfo=UTC) for text in column]
+        numbers = np.array([stamp.timestamp() for stamp in stamps])
+        return numbers, slot_s or _step(numbers)
+    if _TIME_S.match(head):
+        return numbers, slot_s or _step(numbers)
+    named = re.search(r"_(\d+)(s|min|h|d)$", head)
+    own_s = float(named[1]) * _UNIT_S[named[2]] if named else slot_s or 300.0
+    return numbers * own_s, slot_s or own_s
+
+
+def load_series(path: Path, slot_s: float | None = None, *, events: bool = False) -> SeriesSet:
+    """Every series of the file, in slots of `slot_s` (default: the file's own step).
+
+    Several rows in one slot are averaged (relative scores know no unit). With `events` a row is an
+    arrival: the one series is the count of rows in each slot, and silence is 0.
+    """
+    columns = read_columns(path)
+    head, times = next(iter(columns.items()))
+    at_s, step_s = seconds_of(head, times, slot_s)
+    slots = np.floor(at_s / step_s + 1e-9).astype(np.int64)
+    first, size = int(slots.min()), int(slots.max() - slots.min()) + 1
+    if size > 50_000_000:
+        raise ValueError(f"{path.name} has {size} slots of {step_s} s, the limit is 50,000,000")
+    offset = slots - first
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    if events:
+        # The last slot is cut off by the end of the file: it would read as a fall.
+        count = np.bincount(offset, minlength=size).astype(np.float64)[:-1]
+        return SeriesSet(name, step_s, first, {"arrivals": count})
+    found = {}
+    rows = np.bincount(offset, minlength=size)
+    for series, column in list(columns.items())[1:]:
+        given = np.array([float(text) if text else np.nan for text in column])
+        told = ~np.isnan(given)
+        rows = np.bincount(offset[told], minlength=size)
+        sums = np.bincount(offset[told], weights=given[told], minlength=size)
+        found[series] = np.where(rows > 0, sums / np.maximum(rows, 1), np.nan)
+    if not found:
+        raise ValueError(f"{path.name} has one column, the limit is at least 2 (or --events)")
+    return SeriesSet(name, step_s, first, found)
+
+
+def _step(times_s: FloatArray) -> float:
+    steps = np.diff(np.unique(times_s))
+    if not len(steps):
+        raise ValueError("the time column has one value, the limit is at least 2 to tell a slot")
+    return float(np.median(steps))
