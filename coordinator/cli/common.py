@@ -58,7 +58,7 @@ class Coordinator:
                     return await getattr(stub, method)(request, timeout=timeout_s)
             except LogstoreError as e:
                 failed = e
-                if e.code != "unavailable":
+                if e.code not in ("unavailable", "internal"):  # internal: no coordinator is there
                     raise
         raise failed or CommandError("--address is empty")
 
@@ -105,8 +105,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def text(data: bytes) -> str:
-    """Bytes for people: UTF-8, what is not is shown as \\xNN."""
-    return data.decode("utf-8", "backslashreplace")
+    """Bytes for people: UTF-8; what is not, or cannot be printed, is shown escaped."""
+    found = data.decode("utf-8", "backslashreplace")
+    return found if found.isprintable() else found.encode("unicode_escape").decode()
 
 
 def record_json(record: Record) -> dict[str, object]:

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
         return int(status) if isinstance(status, int) else 0
+    except SystemExit as e:  # the option parsers of `node` and `coordinator`
+        return e.code if isinstance(e.code, int) else 1
     except (ConfigError, InvalidArgumentError) as e:
         return _fail(e.message, 2)
     except LogstoreError as e:

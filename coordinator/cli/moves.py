@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         ("rollback", "Go back to the source, also while the source soaks."),
         ("complete", "End the soaking now and drop the source's copy."),
     ):
-        app.command(action, help=f"{doc}\n\nExample: logstore {action} 7")(_control(action))
+        app.command(action, help=f"{doc}\n\nExample: logstore {action} m1")(_control(action))
 
 
 def move(

@@ -149,7 +149,7 @@ class Instance:
                 )
                 if result.succeeded:
                     return
-            except UnavailableError as e:
+            except LogstoreError as e:
                 _log.warning("not registered yet", error=e.message)
                 await asyncio.sleep(self.node.config.retry_interval_s)
 

@@ -159,7 +159,7 @@ class Driver:
     def percentiles(
         self, reads: bool, since_s: float = 0.0, until_s: float = np.inf
     ) -> dict[str, float | int] | None:
-        """p50, p99, p999 (ms) of operations intended in [since_s, until_s); None: there are none."""
+        """p50, p99, p999 in ms of operations intended in [since_s, until_s); None: of none."""
         at = self.replay.at_s
         chosen = (self.replay.is_read == reads) & (at >= since_s) & (at < until_s)
         found = self.latency_ms[chosen & ~np.isnan(self.latency_ms)]

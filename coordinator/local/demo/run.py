@@ -103,7 +103,7 @@ def cluster_options(data: Path, name: str, seed: int, autopilot: bool) -> Cluste
             "hysteresis": HYSTERESIS,
             "cooldown_s": 48 * WALL_S_PER_SLOT,
             "flip_back_s": 96 * WALL_S_PER_SLOT,
-            "margin_periods": 3,
+            "margin_periods": 5,
             "moves_max": 1,
             "seed": seed,
             "autopilot": "forecast-only" if autopilot else "off",
@@ -116,6 +116,7 @@ def cluster_options(data: Path, name: str, seed: int, autopilot: bool) -> Cluste
 async def run_demo(options: DemoOptions) -> int:
     """0: the checks hold, 1: one does not. Writes the report in any case that gets so far."""
     console = Console(stderr=options.as_json, highlight=False)
+    console.soft_wrap = not console.is_terminal
     with contextlib.ExitStack() as stack:
         data = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory("-logstore")))
         outcome = await _play(options, data, console)
@@ -124,8 +125,8 @@ async def run_demo(options: DemoOptions) -> int:
     if options.as_json:
         print(msgspec.json.encode(report).decode(), flush=True)
     for line in summary(report):
-        console.print(line, soft_wrap=True)
-    console.print(f"report: {options.report}", soft_wrap=True)
+        console.print(line)
+    console.print(f"report: {options.report}")
     return 0 if all(report["checks"].values()) else 1
 
 

@@ -1,0 +1,144 @@
+"""Every command against a real cluster: what it prints as JSON, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.cli.main import main
+from coordinator.local.journal import Journal
+from logstore.base.types import Ack
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of two instances by `logstore up`, stopped by SIGINT."""
+    data = tmp_path_factory.mktemp("cluster")
+    up = subprocess.Popen(
+        [sys.executable, "-m", "coordinator.cli.main", "up", "--instances", "2", "--port", "0",
+         "--planning-period-s", "1", "--data", str(data)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert up.stdout is not None
+    line = up.stdout.readline().split()
+    assert line[:1] == ["ready"]
+    yield line[1]
+    os.kill(up.pid, signal.SIGINT)
+    out, err = up.communicate(timeout=30)
+    assert (up.returncode, out, err) == (0, "", "")
+
+
+class Shell:
+    """Runs commands in this process."""
+
+    def __init__(self, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._address, self._capsys = address, capsys
+
+    def lines(self, *arguments: str, status: int = 0) -> list[Any]:
+        """The JSON lines it printed."""
+        assert main([*arguments, "--json", "--address", self._address]) == status
+        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+
+    def text(self, *arguments: str, status: int = 0) -> str:
+        assert main([*arguments, "--address", self._address]) == status
+        said = self._capsys.readouterr()
+        return said.out if status == 0 else said.err
+
+
+@pytest.fixture
+def shell(address: str, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(address, capsys)
+
+
+def test_logs_and_records(shell: Shell, tmp_path: Path) -> None:
+    (made,) = shell.lines(
+        "log", "create", "orders", "--shards", "2", "--option", "durability=fsync"
+    )
+    assert made["options"]["durability"] == "fsync"
+    assert len(made["shards"]) == 2
+    assert shell.lines("log", "list")[0] == [
+        {"log": "orders", "map_version": made["map_version"], "options": made["options"],
+         "shards": 2}
+    ]  # fmt: skip
+    (ack,) = shell.lines("append", "orders", "k", "v", "--header", "a=b", "--timestamp", "5")
+    assert ack == {"shard": "orders/0", "offset": 0, "timestamp": 5}
+    (ack,) = shell.lines("append", "orders", "k", "w", "--expected-version", "1")
+    assert ack["version"] == 2
+    assert "expected_version is 1" in shell.text(
+        "append", "orders", "k", "w", "--expected-version", "1", status=1
+    )
+    lines = tmp_path / "lines"
+    lines.write_text('{"key": "l", "value": "x"}\n' * 3)
+    assert shell.lines("append", "orders", "--file", str(lines)) == [{"appended": 3}]
+    lines.write_text('{"key": "l", "value": "x"}\n{"key": 7}\n')
+    assert "line 2" in shell.text("append", "orders", "--file", str(lines), status=2)
+    first = shell.lines("read", "orders", "--key", "k")[0]
+    assert first == {"shard": "orders/0", "offset": 0, "timestamp": 5, "key": "k", "value": "v",
+                     "headers": {"a": "b"}}  # fmt: skip
+    assert len(shell.lines("read", "orders")) == 5
+    assert len(shell.lines("tail", "orders", "--from-start", "--limit", "5")) == 5
+    assert "orders/0:1" in shell.text("read", "orders", "--shard", "orders/0", "--offset", "1")
+    assert "'nolog' does not exist" in shell.text("read", "nolog", status=1)
+
+
+def test_a_move_and_what_is_told_of_it(shell: Shell) -> None:
+    shell.lines("log", "create", "m", "--instance", "instance-1")
+    shell.lines("append", "m", "k", "v")
+    (dry,) = shell.lines("move", "m/0", "instance-2", "--dry-run", "--option", "soak_s=1")
+    assert dry["dry_run"] is True
+    assert dry["options"]["soak_s"] == 1
+    assert shell.lines("migrations")[0] == []
+    states = [
+        line["state"]
+        for line in shell.lines(
+            "move", "m/0", "instance-2", "--watch", "--option", "soak_s=0.2",
+            "--option", "shadow_s=0.1", "--option", "ramp_step=0.5",
+        )
+    ]  # fmt: skip
+    assert states[-1] == "completed"
+    (moved,) = shell.lines("migrations")[0]
+    assert moved["hash_equal"] is True
+    assert shell.lines("migrations", moved["id"])[0]["story"][-1].endswith("completed")
+    assert shell.lines("shards", "m")[0][0]["primary"]["instance"] == "instance-2"
+    (verified,) = shell.lines("verify", "m/0", "--deep")
+    assert verified["equal"] is True
+    assert verified["copies"][0]["end"] == 1
+    assert "has ended" in shell.text("rollback", moved["id"], status=2)
+    assert "is not registered" in shell.text("move", "m/0", "nobody", status=1)
+
+
+def test_what_the_cluster_says_of_itself(shell: Shell, tmp_path: Path) -> None:
+    shell.lines("log", "create", "s")
+    shell.lines("append", "s", "k", "v")
+    assert {i["instance"] for i in shell.lines("instances")[0]} == {"instance-1", "instance-2"}
+    assert set(shell.lines("stats")[0]["instances"]) == {"instance-1", "instance-2"}
+    assert "starts_hex" in shell.lines("heatmap", "s")[0]
+    assert "score" in shell.lines("forecast", "--score")[0]
+    assert "explain" in shell.lines("plan", "--explain")[0]
+    assert shell.lines("autopilot", "forecast-only") == [{"autopilot": "forecast-only"}]
+    assert "it must be one of" in shell.text("autopilot", "sideways", status=2)
+    assert "instance-1" in shell.text("instances")
+    assert "below the threshold" in shell.text("plan", "--explain")
+
+
+def test_verify_finds_what_the_journal_was_promised(shell: Shell, tmp_path: Path) -> None:
+    shell.lines("log", "create", "v")
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, "v") as journal:
+        for value in (b"1", b"2"):
+            (ack,) = shell.lines("append", "v", "k", value.decode())
+            told = Ack(ack["shard"], ack["offset"], ack["timestamp"])
+            journal.acked(b"k", value, journal.number(b"k"), told)
+        assert shell.lines("verify", "--journal", str(path))[0]["lost"] == 0
+        journal.acked(b"k", b"never sent", journal.number(b"k"), Ack("v/0", 2, 0))
+    (verdict,) = shell.lines("verify", "--journal", str(path), status=1)
+    assert (verdict["acked"], verdict["lost"]) == (3, 1)
+    assert shell.lines("log", "delete", "v", "--yes") == [{"deleted": "v"}]
