@@ -47,6 +47,7 @@ from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges
 from sharder.ring import place
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
+REPLICAS_MAX = 7
 _CHUNK = TXN_OPERATIONS_MAX - 1
 _TRIES = 20
 
@@ -85,13 +86,14 @@ def parse_log_options(data: bytes) -> LogOptions:
 
 def check_log_options(options: LogOptions) -> LogOptions:
     """Refuse what cannot be kept."""
-    if options.replicas != 1:
+    if not 1 <= options.replicas <= REPLICAS_MAX:
         raise InvalidArgumentError(
-            f"replicas is {options.replicas}; this version keeps 1 replica per log"
+            f"replicas is {options.replicas}, it must be within 1..{REPLICAS_MAX}"
         )
-    if options.min_in_sync != 1:
+    if not 1 <= options.min_in_sync <= options.replicas:
         raise InvalidArgumentError(
-            f"min_in_sync is {options.min_in_sync}, with 1 replica it must be 1"
+            f"min_in_sync is {options.min_in_sync}, with {options.replicas} replicas it must be "
+            f"within 1..{options.replicas}"
         )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)
@@ -154,11 +156,15 @@ class Catalog:
         ranges = ranges_of(options, shards, split_keys)
         known = {record.instance: record for record in await self.instances()}
         ids = [f"{name}/{number}" for number in range(len(ranges))]
+        if options.replicas > len(known):
+            raise InvalidArgumentError(
+                f"replicas is {options.replicas}, {len(known)} instances are registered"
+            )
         homes = _homes(ids, instances, known, alive or {})
         if await self._store.get(log_key(name)) is not None:
             raise AlreadyExistsError(f"log {name} exists already")
         await self._drop_shards(name)  # what a creation that died half-way left
-        first = await self._draw_replica_ids(len(ids))
+        first = await self.draw_replica_ids(len(ids))
         records = []
         for i, (shard, keys) in enumerate(zip(ids, ranges, strict=True)):
             home = known[homes[shard]]
@@ -247,7 +253,7 @@ class Catalog:
         items = (await self._store.range(INSTANCES)).items
         return tuple(decode_instance(item.value) for item in items)
 
-    async def _draw_replica_ids(self, count: int) -> int:
+    async def draw_replica_ids(self, count: int) -> int:
         """The first of `count` ids that nobody else gets."""
         for _ in range(_TRIES):
             found = await self._store.get(REPLICA_COUNTER)

@@ -63,6 +63,10 @@ class CoordinatorConfig(BaseSettings):
         default_factory=dict, description="MoveOptions that differ from their defaults, as JSON"
     )
 
+    lost_after_s: float = Field(
+        default=30.0, ge=1, le=86_400, description="s of silence until copies are made elsewhere"
+    )
+
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -1,6 +1,7 @@
 """The coordinator as a server: embedded metadata, catalog, statistics, plans, migrations."""
 
 import socket
+from collections.abc import Sequence
 
 import structlog
 from grpc.aio import Server
@@ -15,6 +16,7 @@ from coordinator.metadata_service import MetadataService
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.service import MigrationsService
+from coordinator.repair import RepairLoop
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import PlansService, StatisticsService
 from logstore.base.env import Env
@@ -60,10 +62,12 @@ class CoordinatorServer:
         self.catalog = Catalog(self.store, env)
         self.nodes = GrpcNodes(self.store, self._tls)
         self.driver = MigrationDriver(self.store, self.nodes, env, self.intake.figures)
+        self.repair = RepairLoop(self.store, self.catalog, self._silent_s, config.lost_after_s)
         self.loop = PlanningLoop(config, env, self.store, self.intake, self.driver, self.nodes)
         self._server: Server = make_server()
         self._health = health.aio.HealthServicer()
         self.address = ""
+        self._started_s = env.clock.monotonic_s()
 
     async def start(self) -> str:
         """Listen, go on with unfinished migrations, begin to plan; returns the address."""
@@ -95,16 +99,25 @@ class CoordinatorServer:
         await self.catalog.tidy()
         await server.start()
         await self.driver.start()
+        self.repair.start()
         self.loop.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.address = f"{self.config.host}:{port}"
         _log.info("coordinator serves", address=self.address)
         return self.address
 
+    def _silent_s(self, instances: Sequence[str]) -> dict[str, float]:
+        """Who was never heard counts from our start: a restart is no reason to copy anything."""
+        now_s = self._env.clock.monotonic_s()
+        never_s = now_s - self._started_s
+        told = {i: self.intake.silent_s(i, now_s) for i in instances}
+        return {i: max(never_s, 1e-9) if s is None else s for i, s in told.items()}
+
     async def stop(self) -> None:
         """Stop gracefully; migrations go on with the next start."""
         await self._health.enter_graceful_shutdown()
         await self.loop.close()
+        await self.repair.close()
         await self.driver.close()
         await self._server.stop(STOP_GRACE_S)
         await self.nodes.close()

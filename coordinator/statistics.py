@@ -195,6 +195,14 @@ class StatisticsIntake:
         found = self._instances.get(instance)
         return found is not None and now_s - found.heard_s <= self._silence_s
 
+    def silent_s(self, instance: str, now_s: float) -> float | None:
+        """Seconds since the instance was heard, 0 while it counts as alive; None: never heard."""
+        found = self._instances.get(instance)
+        if found is None:
+            return None
+        unheard_s = now_s - found.heard_s
+        return unheard_s if unheard_s > self._silence_s else 0.0
+
     def heard(self, instance: str) -> bool:
         """Has it ever reported to this coordinator?"""
         return instance in self._instances

@@ -29,7 +29,8 @@ class Shard:
     """One range of one log and who serves it. The mappings must not be changed.
 
     `addresses` maps instance to gRPC address. `route` maps instance to the share (0..1) of reads
-    and forwarded appends that go there; what is left goes to the primary.
+    and forwarded appends that go there; what is left goes to the primary. `spread_reads`: reads go
+    to all in-sync instances evenly.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Shard:
     route: Mapping[str, float] = field(default_factory=dict)
     predecessors: tuple[str, ...] = ()
     successors: tuple[str, ...] = ()
+    spread_reads: bool = False
 
     def __post_init__(self) -> None:
         if self.epoch < 0:

@@ -68,6 +68,7 @@ def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
         status=ShardStatus(route.status),
         addresses=dict(route.addresses),
         route=dict(route.shares),
+        spread_reads=route.spread_reads,
         predecessors=tuple(route.predecessors),
         successors=tuple(route.successors),
     )

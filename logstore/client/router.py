@@ -140,8 +140,13 @@ def append_instance(shard: Shard, draw: float) -> str:
 
 
 def read_instance(shard: Shard, dice: Dice, *, primary: bool = False) -> str:
-    """Which replica a read asks: by the route's shares, the rest to the primary."""
-    return shard.primary if primary or not shard.route else append_instance(shard, dice.random())
+    """Which replica a read asks: all in sync evenly, or by the route's shares (a ramp)."""
+    if primary:
+        return shard.primary
+    if shard.spread_reads and not shard.route:
+        reachable = sorted(i for i in shard.in_sync if i in shard.addresses)
+        return reachable[int(dice.random() * len(reachable))] if reachable else shard.primary
+    return append_instance(shard, dice.random()) if shard.route else shard.primary
 
 
 def take(batch: pa.RecordBatch, rows: Rows | None) -> pa.RecordBatch:

@@ -37,6 +37,7 @@ def shard_route(record: ShardRecord, addresses: Mapping[str, str]) -> common_pb2
         shares=record.route,
         predecessors=record.predecessors,
         successors=record.successors,
+        spread_reads=record.migration is None and len(record.in_sync) > 1,
     )
 
 

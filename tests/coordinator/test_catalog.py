@@ -128,9 +128,9 @@ async def test_refusals(catalog: Catalog) -> None:
 
 
 def test_options_this_version_does_not_keep_are_refused() -> None:
-    text = "replicas is 3; this version keeps 1 replica per log"
+    text = "replicas is 9, it must be within 1..7"
     with pytest.raises(InvalidArgumentError, match=text):
-        parse_log_options(b'{"replicas": 3}')
+        parse_log_options(b'{"replicas": 9}')
     with pytest.raises(InvalidArgumentError, match=r"options\.colour"):
         parse_log_options(b'{"colour": "red"}')
     with pytest.raises(InvalidArgumentError, match="options"):

@@ -136,12 +136,15 @@ class ShardRoute(_message.Message):
     SHARES_FIELD_NUMBER: _builtins.int
     PREDECESSORS_FIELD_NUMBER: _builtins.int
     SUCCESSORS_FIELD_NUMBER: _builtins.int
+    SPREAD_READS_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     status: _builtins.str
     """open | sealing | sealed"""
     epoch: _builtins.int
     primary: _builtins.str
     """instance id"""
+    spread_reads: _builtins.bool
+    """reads may go to every in-sync replica, evenly"""
     @_builtins.property
     def range(self) -> Global___KeyRange: ...
     @_builtins.property
@@ -168,10 +171,11 @@ class ShardRoute(_message.Message):
         shares: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         predecessors: _abc.Iterable[_builtins.str] | None = ...,
         successors: _abc.Iterable[_builtins.str] | None = ...,
+        spread_reads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "epoch", b"epoch", "predecessors", b"predecessors", "primary", b"primary", "range", b"range", "shard", b"shard", "shares", b"shares", "status", b"status", "successors", b"successors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "epoch", b"epoch", "predecessors", b"predecessors", "primary", b"primary", "range", b"range", "shard", b"shard", "shares", b"shares", "spread_reads", b"spread_reads", "status", b"status", "successors", b"successors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

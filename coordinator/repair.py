@@ -1,0 +1,169 @@
+"""Keeping every shard at its log's number of replicas (R2.4): decide is pure, the loop is the edge.
+
+It writes intents only (design note 0001): new learners, leave to admit them, members to remove. A
+shard in a migration is left alone. One step at a time per shard; the next round sees the outcome.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from coordinator.catalog import Catalog
+from logstore.base.errors import LogstoreError
+from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.records import (
+    SHARDS,
+    InstanceRecord,
+    LogOptions,
+    Member,
+    ShardRecord,
+    decode_shard,
+    encode,
+)
+
+_log = structlog.get_logger(__name__)
+
+ROUND_S = 0.5
+
+SilentTimes = Callable[[Sequence[str]], Mapping[str, float]]
+"""Instance ids -> seconds since each was heard, 0 for those that count as alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a round knows: instances, which are heard, for how long the others are not, copies."""
+
+    instances: Mapping[str, InstanceRecord]
+    silent_s: Mapping[str, float]
+    copies: Mapping[str, int]
+    lost_after_s: float
+
+    def is_lost(self, instance: str) -> bool:
+        return self.silent_s.get(instance, 0.0) > self.lost_after_s
+
+    def is_alive(self, instance: str) -> bool:
+        return instance in self.instances and self.silent_s.get(instance, 0.0) == 0.0
+
+
+def choose_home(taken: Sequence[str], cluster: Cluster) -> InstanceRecord | None:
+    """Where the next copy goes: alive, not in `taken`, a zone of its own if any, fewest copies."""
+    zones = Counter(cluster.instances[i].zone for i in taken if i in cluster.instances)
+    free = [
+        record
+        for name, record in cluster.instances.items()
+        if name not in taken and cluster.is_alive(name)
+    ]
+    return min(
+        free,
+        key=lambda r: (zones[r.zone], cluster.copies.get(r.instance, 0), r.instance),
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The record to write, why, and whether the new learner needs a fresh replica id."""
+
+    record: ShardRecord
+    why: str
+    add: InstanceRecord | None = None
+
+
+def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | None:
+    """The next step towards `options.replicas` healthy copies, or None."""
+    if shard.migration is not None or shard.remove:
+        return None
+    lost = next((m for m in shard.learners if cluster.is_lost(m.instance)), None)
+    if lost is not None and len(shard.in_sync) >= 1:
+        learners = tuple(m for m in shard.learners if m != lost)
+        admit = tuple(r for r in shard.admit if r != lost.replica_id)
+        gone = replace(shard, learners=learners, admit=admit)
+        return Step(gone, f"{lost.instance} is lost")
+    waiting = next(
+        (
+            m
+            for m in shard.learners
+            if m.replica_id not in shard.admit and cluster.is_alive(m.instance)
+        ),
+        None,
+    )
+    if waiting is not None and len(shard.in_sync) < options.replicas:
+        admitted = replace(shard, admit=(*shard.admit, waiting.replica_id))
+        return Step(admitted, f"{waiting.instance} may join")
+    members = shard.members()
+    if len(members) < options.replicas:
+        home = choose_home([m.instance for m in members], cluster)
+        if home is not None:
+            return Step(shard, f"a copy on {home.instance}", add=home)
+    if len(shard.in_sync) > options.replicas and not shard.learners:
+        extra = next(m for m in reversed(shard.in_sync) if m != shard.primary)
+        return Step(replace(shard, remove=(extra.replica_id,)), f"{extra.instance} is one too many")
+    return None
+
+
+def with_copy(shard: ShardRecord, home: InstanceRecord, replica_id: int) -> ShardRecord:
+    """The shard with one more learner, which the primary may admit when it caught up."""
+    member = Member(home.instance, home.incarnation, replica_id)
+    return replace(
+        shard, learners=(*shard.learners, member), admit=(*shard.admit, member.replica_id)
+    )
+
+
+class RepairLoop:
+    """Runs `decide` over all shards each round. `silent_s` tells how long instances are unheard."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        catalog: Catalog,
+        silent_s: SilentTimes,
+        lost_after_s: float,
+    ) -> None:
+        self._store, self._catalog = store, catalog
+        self._silent_s = silent_s
+        self._lost_after_s = lost_after_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.round()
+            except LogstoreError as e:
+                _log.warning("repair round failed", error=e.message)
+            await asyncio.sleep(ROUND_S)
+
+    async def round(self) -> int:
+        """One look at every shard of every replicated log; returns how many steps were written."""
+        logs = [d for d in await self._catalog.list() if d.log.options.replicas > 1]
+        if not logs:
+            return 0
+        instances = {r.instance: r for r in await self._catalog.instances()}
+        copies = Counter(m.instance for d in logs for s in d.shards for m in s.members())
+        cluster = Cluster(instances, self._silent_s(list(instances)), copies, self._lost_after_s)
+        steps = 0
+        for described in logs:
+            for item in (await self._store.range(f"{SHARDS}{described.log.name}/")).items:
+                step = decide(decode_shard(item.value), described.log.options, cluster)
+                if step is not None and await self._write(item.key, item.revision, step):
+                    steps += 1
+        return steps
+
+    async def _write(self, key: str, revision: int, step: Step) -> bool:
+        record = step.record
+        if step.add is not None:
+            record = with_copy(record, step.add, await self._catalog.draw_replica_ids(1))
+        result = await self._store.txn([Compare(key, revision)], [Put(key, encode(record))])
+        if result.succeeded:
+            _log.info("repair", shard=record.shard, why=step.why)
+        return result.succeeded
