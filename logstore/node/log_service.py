@@ -126,7 +126,7 @@ class LogService(LogServiceServicer):
         started_s = self._node.now_s()
         self._node.admission.admit(1, 0, started_s)
         await replica.await_epoch(request.epoch)
-        replica.check_serving(request.primary_only)
+        replica.check_serving(primary_only=request.primary_only)
         await reads.wait_for_mark(
             replica, request.min_high_watermark, self._node.config.session_wait_s
         )

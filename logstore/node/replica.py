@@ -141,7 +141,7 @@ class Replica:
         stale = self.node.now_s() - self.heartbeat_s > self.node.config.follower_read_stale_s
         return self.role is Role.FOLLOWER and not stale
 
-    def check_serving(self, min_epoch: int = 0, primary_only: bool = False) -> None:
+    def check_serving(self, *, primary_only: bool = False) -> None:
         """Raise NotServingError unless this copy may answer a read."""
         if primary_only and self.role is not Role.PRIMARY:
             raise FencedError(f"shard {self.shard} is not led by {self.node.instance}")
