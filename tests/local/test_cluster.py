@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from coordinator.local.cluster import ClusterOptions, local_cluster
-from logstore.base.errors import AddressInUseError, ConfigError, DirectoryInUseError
+from coordinator.local.process import FIRST_STARTS_MAX, Supervised, listen_flag
+from logstore.base.errors import (
+    AddressInUseError,
+    ConfigError,
+    DirectoryInUseError,
+    UnavailableError,
+)
 from logstore.client.client import Client, connect
 from logstore.meta.records import CapacityRecord
 
@@ -132,3 +138,13 @@ def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
     for watch in watches:  # readable when the process has ended
         assert select.select([watch], [], [], 10.0)[0]
         os.close(watch)
+
+
+async def test_a_process_that_never_serves_is_given_up(tmp_path: Path) -> None:
+    process = Supervised("broken", "no.such.module", "h:1", listen_flag, {}, tmp_path / "log")
+    try:
+        with pytest.raises(UnavailableError, match="broken does not start: .*no.such|No module"):
+            await process.start(30.0)
+    finally:
+        await process.stop()
+    assert process.restarts == FIRST_STARTS_MAX - 1
