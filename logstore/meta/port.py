@@ -87,7 +87,7 @@ class Lease:
 
 
 class MetadataStore(Protocol):
-    """Linearizable reads; atomic transactions; resumable watches; leases.
+    """Linearizable reads; atomic transactions; resumable watches; leases. Keys start with "/".
 
     Errors: `UnavailableError` when the store cannot be reached (the outcome of a transaction is
     then unknown and must be resolved by reading); `LimitExceededError` for a value or transaction

@@ -17,6 +17,7 @@ LOGS = "/logs/"
 SHARDS = "/shards/"
 INSTANCES = "/instances/"
 MIGRATIONS = "/migrations/"
+CELLS = "/cells/"
 REPLICA_COUNTER = "/ids/replica"
 
 
@@ -40,6 +41,20 @@ def instance_key(instance: str) -> str:
 
 def migration_key(migration: str) -> str:
     return f"{MIGRATIONS}{migration}"
+
+
+def cell_leader_key(cell: str) -> str:
+    """The election key of a cell; its value is a `LeaderRecord`."""
+    return f"{CELLS}{cell}/leader"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderRecord:
+    """Who leads. `attempt` is drawn anew each time, so a candidate knows its own write again."""
+
+    candidate: str
+    address: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +168,7 @@ def decode_shard(value: bytes) -> ShardRecord:
 
 def decode_instance(value: bytes) -> InstanceRecord:
     return msgspec.json.decode(value, type=InstanceRecord)
+
+
+def decode_leader(value: bytes) -> LeaderRecord:
+    return msgspec.json.decode(value, type=LeaderRecord)
