@@ -22,6 +22,7 @@ CHUNK_RECORDS = 4_096
 IN_FLIGHT = 16
 LINGER_S = 0.005
 READY = "ready "
+READY_DEADLINE_S = 30.0
 
 
 class OursCluster(ProcessService):
@@ -51,6 +52,9 @@ class OursCluster(ProcessService):
             "--data", str(folder / "data"), "--port", str(port),
         ]  # fmt: skip
         return [Member(name, folder, command, [port])]
+
+    def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
+        super().wait_ready(deadline_s)
 
     def _ready(self) -> bool:
         log = self.members[0].log_path.read_text(errors="replace")

@@ -85,11 +85,18 @@ class Member:
         except (OSError, ValueError):
             return None
 
+    def logs(self) -> list[Path]:
+        """Its output, and the logs that its own children write under its data folder."""
+        return [self.log_path, *sorted(self.folder.glob("data/logs/*.log"))]
+
     def log_tail(self) -> str:
-        try:
-            return self.log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
-        except OSError:
-            return ""
+        tails = []
+        for path in self.logs():
+            try:
+                tails.append(path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace"))
+            except OSError:
+                continue
+        return "\n".join(tails)
 
     def spawn(self, run: Run) -> None:
         (self.folder / "pid").unlink(missing_ok=True)
@@ -237,7 +244,7 @@ class ProcessService(ABC):
 
     def _keep_logs(self, label: str) -> None:
         for member in self.members:
-            keep_logs(member.folder, f"{label}-{member.name}")
+            keep_logs(member.logs(), f"{label}-{member.name}")
 
     def _member_folder(self, run: Run, index: int) -> tuple[str, Path]:
         """A name and folder that no other service of this run has."""

@@ -10,6 +10,7 @@ its data, its log and its `pid`. Nothing that is needed for cleaning is only in 
 """
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,12 +185,13 @@ def _age_reference(folder: Path) -> float:
         return time.time()
 
 
-def keep_logs(folder: Path, label: str) -> Path:
-    """Copy a member's log out of reach of the wipe; the oldest beyond the limit go."""
+def keep_logs(logs: Iterable[Path], label: str) -> Path:
+    """Copy a member's logs out of reach of the wipe; the oldest beyond the limit go."""
     target = failed_root() / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{uuid.uuid4().hex[:4]}"
     target.mkdir(parents=True, exist_ok=True)
-    for log in folder.glob("*.log"):
-        shutil.copy2(log, target / log.name)
+    for log in logs:
+        with contextlib.suppress(OSError):  # it may never have been written
+            shutil.copy2(log, target / log.name)
     kept = sorted(p for p in failed_root().iterdir() if p.is_dir())
     for old in kept[:-FAILED_LOGS_MAX]:
         shutil.rmtree(old, ignore_errors=True)
