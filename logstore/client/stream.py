@@ -38,7 +38,7 @@ class AppendStream:
         self._outbox: deque[log_pb2.AppendBatch] = deque()
         self._wake = asyncio.Event()
         self._sent: dict[int, tuple[Owner, Entry]] = {}
-        self._owners: set[Owner] = set()
+        self._owners: dict[Owner, None] = {}
         self._next_id = 1
         self._task = asyncio.create_task(self._run())
 
@@ -47,7 +47,7 @@ class AppendStream:
         message.id = self._next_id
         self._next_id += 1
         self._sent[message.id] = (owner, entry)
-        self._owners.add(owner)
+        self._owners[owner] = None
         self._outbox.append(message)
         self._wake.set()
 
