@@ -1,10 +1,13 @@
 """The stores under test: each fixture value opens one real implementation."""
 
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from bench.services.etcd import etcd
 from coordinator.metadata_service import MetadataService
+from logstore.meta.etcd import EtcdMetadataStore, EtcdTarget
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import MetadataStore
 from logstore.meta.remote import RemoteMetadataStore
@@ -13,13 +16,33 @@ from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import add_MetadataServicer_to_server
 
 HISTORY = 20
+_namespaces = itertools.count()
 
 
-@pytest.fixture(params=["memory", "rocks", "remote"])
+@pytest.fixture(scope="session")
+def etcd_address() -> Iterator[str]:
+    """A real etcd of one member, for all tests of this session."""
+    with etcd() as service:
+        yield service.address
+
+
+def etcd_store(address: str) -> EtcdMetadataStore:
+    """A client with a namespace that no other test uses."""
+    return EtcdMetadataStore(EtcdTarget.of(f"etcd://{address}/test-{next(_namespaces)}"))
+
+
+@pytest.fixture(
+    params=["memory", "rocks", "remote", pytest.param("etcd", marks=pytest.mark.process)]
+)
 async def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[MetadataStore]:
-    """An empty store whose history keeps 20 changes."""
+    """An empty store. All but etcd forget their history beyond 20 changes by themselves."""
+    if request.param == "etcd":
+        client_of_etcd = etcd_store(request.getfixturevalue("etcd_address"))
+        yield client_of_etcd
+        await client_of_etcd.close()
+        return
     if request.param == "memory":
         twin = MemoryMetadataStore(history_events_max=HISTORY)
         yield twin

@@ -1,11 +1,13 @@
-"""One contract suite over every MetadataStore: memory, rocks, remote over real gRPC."""
+"""One contract suite over every MetadataStore: memory, rocks, remote over real gRPC, real etcd."""
 
 import asyncio
 
 import pytest
 
 from logstore.base.errors import ConflictError, InvalidArgumentError, LimitExceededError
+from logstore.meta.etcd import EtcdMetadataStore
 from logstore.meta.port import (
+    TXN_BYTES_MAX,
     TXN_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
     Compare,
@@ -45,11 +47,12 @@ async def test_an_empty_value_is_not_a_deletion(store: MetadataStore) -> None:
 
 
 async def test_range_is_in_key_order_at_one_revision(store: MetadataStore) -> None:
+    last = 0
     for key in ("/s/b", "/s/a", "/t/a", "/s", "/s/c"):
-        await put(store, key, key.encode())
+        last = await put(store, key, key.encode())
     result = await store.range("/s/")
     assert [item.key for item in result.items] == ["/s/a", "/s/b", "/s/c"]
-    assert result.revision == 5
+    assert result.revision == last
 
 
 async def test_txn_applies_all_or_nothing(store: MetadataStore) -> None:
@@ -103,6 +106,9 @@ async def test_limits_are_named(store: MetadataStore) -> None:
         await store.txn([], [Put(f"/{i}", b"") for i in range(TXN_OPERATIONS_MAX + 1)])
     with pytest.raises(LimitExceededError, match=r"value of /a is 1000001 bytes"):
         await store.txn([], [Put("/a", bytes(VALUE_BYTES_MAX + 1))])
+    half = bytes(TXN_BYTES_MAX // 2)
+    with pytest.raises(LimitExceededError, match=r"txn\.operations is 1250004 bytes"):
+        await store.txn([], [Put("/a", half), Put("/b", half)])
     with pytest.raises(InvalidArgumentError, match="one key twice"):
         await store.txn([], [Put("/a", b""), Delete("/a")])
     assert (await store.range("/")).items == ()
@@ -132,15 +138,16 @@ async def test_a_waiting_watch_sees_a_later_change(store: MetadataStore) -> None
 
 
 async def test_watch_with_a_bursty_writer_has_no_gap(store: MetadataStore) -> None:
+    start = (await store.range("/")).revision
     seen: list[int] = []
     progress = asyncio.Condition()
 
     async def follow() -> None:
-        async for (event,) in store.watch("/k", 0):
+        async for (event,) in store.watch("/k", start):
             async with progress:
                 seen.append(event.revision)
                 progress.notify_all()
-            if event.revision >= 60:
+            if event.revision >= start + 60:
                 return
 
     task = asyncio.ensure_future(follow())
@@ -151,13 +158,21 @@ async def test_watch_with_a_bursty_writer_has_no_gap(store: MetadataStore) -> No
             while len(seen) < behind_max:
                 await progress.wait()
     await asyncio.wait_for(task, 5)
-    assert seen == list(range(1, 61))
+    assert seen == list(range(start + 1, start + 61))
 
 
 async def test_compacted_history_is_a_conflict(store: MetadataStore) -> None:
-    for i in range(HISTORY + 5):
-        await put(store, "/a", b"%d" % i)
+    revisions = [await put(store, "/a", b"%d" % i) for i in range(HISTORY + 5)]
+    if isinstance(store, EtcdMetadataStore):
+        await store.compact(revisions[5])
     with pytest.raises(ConflictError, match="compacted"):
-        await anext(store.watch("/a", 1))
-    (event,) = await anext(store.watch("/a", HISTORY + 4))
-    assert event.revision == HISTORY + 5
+        await anext(store.watch("/a", revisions[0]))
+    (event,) = await anext(store.watch("/a", revisions[-2]))
+    assert event.revision == revisions[-1]
+
+
+async def test_a_txn_without_operations_only_compares(store: MetadataStore) -> None:
+    revision = await put(store, "/a", b"1")
+    assert (await store.txn([Compare("/a", revision)], [])).succeeded
+    assert not (await store.txn([Compare("/a", revision + 1)], [])).succeeded
+    assert not (await store.txn([Compare("/a", 0)], [])).succeeded
