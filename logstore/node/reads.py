@@ -1,7 +1,7 @@
 """Reading a copy below its high watermark: by offset, key, key range and time; and tailing.
 
-Answers are Arrow batches. A stored batch that qualifies as a whole goes out as it lies on the
-disk; a filtered one, or several small ones joined, carries an `offset` column.
+Answers are Arrow batches of about a MiB. A large stored batch that qualifies as a whole goes out
+as it lies on the disk; others are joined. Where filtering left gaps there is an `offset` column.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from logstore.proto.v1 import log_pb2
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
 
-SMALL_BATCH_BYTES = 32 * 1024
-"""Stored batches below this are joined with their neighbours in an answer."""
-JOINED_RECORDS_MAX = 4_096
+SMALL_BATCH_BYTES = 512 * 1024
+"""Stored batches below this are joined with their neighbours: a message's cost is per message."""
+JOINED_RECORDS_MAX = 65_536
 TAIL_IDLE_S = 1.0
 """A tail looks at least this often whether its replica still serves."""
 
@@ -238,16 +238,19 @@ def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> log_pb2.ReadR
     if len(parts) > 1:
         rows = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
     offsets = rows.column("offset")
-    flags = FLAG_OFFSETS | FLAG_TIMES
-    if rows.num_columns > 4:
-        flags |= FLAG_HEADERS
+    first, last = offsets[0].as_py(), offsets[-1].as_py()
+    flags = FLAG_TIMES | (FLAG_HEADERS if rows.num_columns > 4 else 0)
+    if last - first + 1 == rows.num_rows:
+        rows = rows.drop_columns(["offset"])
+    else:
+        flags |= FLAG_OFFSETS
     return log_pb2.ReadResponse(
         shard=shard,
-        base_offset=offsets[0].as_py(),
+        base_offset=first,
         count=rows.num_rows,
         append_time_us=0,
         flags=flags,
         payload=encode_payload(rows),
         high_watermark=mark,
-        next_offset=offsets[-1].as_py() + 1,
+        next_offset=last + 1,
     )
