@@ -15,6 +15,8 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
 STEADY_S = 10.0
 """After running so long, the next restart is quick again."""
+FIRST_STARTS_MAX = 5
+"""A process that died so often without ever having served is given up."""
 STOP_TIMEOUT_S = 10.0
 """Between SIGTERM and SIGKILL."""
 
@@ -34,7 +36,8 @@ class Supervised:
     """A module run as `MODULE --name value…` that prints `ready ADDRESS`.
 
     Its standard error goes to `log`. After the first start it keeps its address. A first start that
-    ends with status 2 (bad settings) is not repeated: `start` raises its error line.
+    ends with status 2 (bad settings) is not repeated: `start` raises its error line. One that dies
+    otherwise is repeated up to FIRST_STARTS_MAX times.
     """
 
     def __init__(
@@ -117,8 +120,8 @@ class Supervised:
             self._ready.clear()
             if self._stopping.is_set():
                 return
-            if status == 2 and not self._was_ready:
-                self._failure = self._error()
+            if not self._was_ready and (status == 2 or self.restarts + 1 >= FIRST_STARTS_MAX):
+                self._failure = self._error(status)
                 self._ready.set()
                 return
             if loop.time() - began_s > STEADY_S:
@@ -172,9 +175,12 @@ class Supervised:
                 self._was_ready = True
                 self._ready.set()
 
-    def _error(self) -> LogstoreError:
-        """The `error: …` line that the process left in its log."""
+    def _error(self, status: int) -> LogstoreError:
+        """The `error: …` line, or the last line, that the process left in its log."""
         lines = self.log.read_text(errors="replace").splitlines()
+        if status != 2:
+            last = lines[-1] if lines else "it said nothing"
+            return UnavailableError(f"{self.name} does not start: {last} (see {self.log})")
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         text = said[-1] if said else f"{self.name} refused its settings, see {self.log}"
         kind = AddressInUseError if "port is in use" in text else ConfigError

@@ -5,6 +5,7 @@ latency runs from that *intended* time, so a stall counts for everything that wa
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,9 @@ BULK_ROWS = 16_384
 READ_BACK_US = 48 * HOUR_US
 """A read asks for the key's records of the last two days."""
 PERCENTILES = (50.0, 99.0, 99.9)
+
+Spans = Sequence[tuple[float, float]]
+"""Half-open spans of the replay, in seconds."""
 
 
 @dataclass(slots=True)
@@ -156,12 +160,11 @@ class Driver:
     def _done(self, i: int) -> None:
         self.latency_ms[i] = (self.now_s() - self.replay.at_s[i]) * 1e3
 
-    def percentiles(
-        self, reads: bool, since_s: float = 0.0, until_s: float = np.inf
-    ) -> dict[str, float | int] | None:
-        """p50, p99, p999 in ms of operations intended in [since_s, until_s); None: of none."""
+    def percentiles(self, reads: bool, spans: Spans) -> dict[str, float | int] | None:
+        """p50, p99, p999 in ms of operations intended in the spans; None: there are none."""
         at = self.replay.at_s
-        chosen = (self.replay.is_read == reads) & (at >= since_s) & (at < until_s)
+        inside = np.logical_or.reduce([(at >= since) & (at < until) for since, until in spans])
+        chosen = (self.replay.is_read == reads) & inside
         found = self.latency_ms[chosen & ~np.isnan(self.latency_ms)]
         if not len(found):
             return None

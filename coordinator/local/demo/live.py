@@ -70,8 +70,8 @@ class View:
     def _rates(self, now_s: float) -> str:
         since = max(0.0, now_s - 5.0)
         span = max(now_s - since, 1.0)
-        appends = self.driver.percentiles(False, since, now_s)
-        reads = self.driver.percentiles(True, since, now_s)
+        appends = self.driver.percentiles(False, [(since, now_s)])
+        reads = self.driver.percentiles(True, [(since, now_s)])
         told = [
             f"{found['count'] / span:5.1f} {name}/s p99 {found['p99']:5.1f} ms"
             for name, found in (("appends", appends), ("reads", reads))

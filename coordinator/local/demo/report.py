@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.local.demo.drive import Driver
+from coordinator.local.demo.drive import Driver, Spans
 from coordinator.local.demo.scene import SLOT_S, WALL_S_PER_SLOT, Scene
 from coordinator.local.demo.watch import Watch
 
@@ -110,24 +110,30 @@ def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
     return found
 
 
-def spans(migrations: Sequence[dict[str, Any]], end_s: float) -> dict[str, tuple[float, float]]:
-    """Before, during and after the moves, in seconds of the replay."""
+def spans(migrations: Sequence[dict[str, Any]]) -> dict[str, Spans]:
+    """Before the first move, during any of them, and after the first while none is at work; in
+    seconds of the replay.
+    """
     if not migrations:
-        return {"before": (0.0, end_s)}
-    begin = min(m["begin_s"] for m in migrations)
-    end = max(m["phases"][-1]["at_s"] for m in migrations)
-    return {"before": (0.0, begin), "during": (begin, end), "after": (end, np.inf)}
+        return {"before": [(0.0, np.inf)]}
+    during = sorted((m["begin_s"], m["phases"][-1]["at_s"]) for m in migrations)
+    after, at = [], during[0][1]
+    for begin, end in during[1:]:
+        if begin > at:
+            after.append((at, begin))
+        at = max(at, end)
+    return {"before": [(0.0, during[0][0])], "during": during, "after": [*after, (at, np.inf)]}
 
 
-def latencies(driver: Driver, reads: bool, when: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    return {name: driver.percentiles(reads, *span) for name, span in when.items()}
+def latencies(driver: Driver, reads: bool, when: dict[str, Spans]) -> dict[str, Any]:
+    return {name: driver.percentiles(reads, span) for name, span in when.items()}
 
 
 def build(outcome: Outcome) -> dict[str, Any]:
     """The report as JSON types."""
     driver, verdict = outcome.driver, outcome.verdict
     moves = migrations_of(outcome)
-    when = spans(moves, float(outcome.driver.replay.hours) * WALL_S_PER_SLOT)
+    when = spans(moves)
     report: dict[str, Any] = {
         "seed": outcome.seed,
         "autopilot": outcome.autopilot,
@@ -171,7 +177,7 @@ def build(outcome: Outcome) -> dict[str, Any]:
     return report
 
 
-def throttled_of(outcome: Outcome, when: dict[str, tuple[float, float]]) -> dict[str, Any]:
+def throttled_of(outcome: Outcome, when: dict[str, Spans]) -> dict[str, Any]:
     """Operations that admission refused (clients waited and sent again), with and without."""
     ran = {
         "with_autopilot": outcome.throttle if outcome.autopilot else None,
@@ -182,7 +188,7 @@ def throttled_of(outcome: Outcome, when: dict[str, tuple[float, float]]) -> dict
         **{name: None if t is None else t.between() for name, t in ran.items()},
         "after_the_move": None
         if after is None
-        else {name: None if t is None else t.between(after[0]) for name, t in ran.items()},
+        else {name: None if t is None else t.between(after[0][0]) for name, t in ran.items()},
     }
 
 
