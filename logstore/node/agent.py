@@ -71,25 +71,27 @@ class Agent:
     def appended(self, shard: str, event_time: bool, appends: Iterable[PendingAppend]) -> None:
         """Appends of a shard were acked; by event time if the log says so."""
         now_us, now_s = self._env.clock.wall_us(), self._env.clock.monotonic_s()
+        small: list[PendingAppend] = []
         for append in appends:
             if append.duplicate:
                 continue
-            times = append.event_times() if event_time else None
-            if times is not None and append.time_max_us is not None:
-                self._event_us = max(self._event_us, append.time_max_us)
             self._operations += append.count
             self._bytes += append.size
+            times = append.event_times() if event_time else None
+            if times is None and append.count == 1:
+                small.append(append)
+                continue
+            if times is not None and append.time_max_us is not None:
+                self._event_us = max(self._event_us, append.time_max_us)
             recorder = self._wall if times is None else self._event
-            recorder.record(
-                shard,
-                OpType.APPEND,
-                append.count,
-                append.size,
-                now_s - append.received_s,
-                now_us,
-                times,
-                append.batch.column("key"),
-            )
+            latency_s = now_s - append.received_s
+            recorder.record(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
+                            times, append.record_keys())  # fmt: skip
+        if small:  # one commit's single records arrived within one gathering: told as one batch
+            mean_s = now_s - sum(a.received_s for a in small) / len(small)
+            size = sum(a.size for a in small)
+            keys = [key for a in small for key in a.record_keys()]
+            self._wall.record(shard, OpType.APPEND, len(small), size, mean_s, now_us, None, keys)
 
     def read(
         self,

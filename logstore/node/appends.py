@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -29,7 +30,10 @@ from sharder.keys import KeyRange, Partitioner, routing_key
 
 @dataclass(slots=True)
 class PendingAppend:
-    """One admitted append: a payload with its facts, and the future its sender waits on."""
+    """One admitted append: its records with their facts, and the future its sender waits on.
+
+    Records came as an Arrow payload, or one by one (`rows`) and become Arrow with their neighbours.
+    """
 
     payload: bytes
     count: int
@@ -40,7 +44,6 @@ class PendingAppend:
     producer_id: int
     sequence: int
     expected_version: int | None
-    batch: pa.RecordBatch
     done: asyncio.Future[Ack]
     received_s: float
     duplicate: bool = False
@@ -49,38 +52,52 @@ class PendingAppend:
     offset: int = -1
     timestamp: int = 0
     request: log_pb2.AppendBatch | None = field(default=None, repr=False)
+    rows: Sequence[log_pb2.Record] = ()
+    arrow: pa.RecordBatch | None = None
 
     @classmethod
     def of_records(
         cls,
+        rows: Sequence[log_pb2.Record],
         message: log_pb2.AppendBatch,
-        batch: pa.RecordBatch,
         done: asyncio.Future[Ack],
         now_s: float,
     ) -> "PendingAppend":
-        """An append that came as protobuf records: limits are checked here, bytes made later."""
-        if batch.num_rows > limits.BATCH_RECORDS_MAX:
-            raise LimitExceededError.of(
-                "records", batch.num_rows, limits.BATCH_RECORDS_MAX, "records"
-            )
-        if batch.nbytes > limits.BATCH_BYTES_MAX:
-            raise LimitExceededError.of("batch", batch.nbytes, limits.BATCH_BYTES_MAX, "bytes")
-        low, high = _check_columns(batch, message.flags)
+        """An append that came as protobuf records: checked here, made Arrow with its neighbours."""
+        flags = check_rows(rows)
+        size = sum(len(row.key) + len(row.value) for row in rows)
+        if size > limits.BATCH_BYTES_MAX:
+            raise LimitExceededError.of("batch", size, limits.BATCH_BYTES_MAX, "bytes")
+        times = [row.timestamp_us for row in rows] if flags & FLAG_TIMES else None
         expected = message.expected_version if message.HasField("expected_version") else None
         return cls(
             payload=b"",
-            count=batch.num_rows,
-            flags=message.flags,
-            size=batch.nbytes,
-            time_min_us=low,
-            time_max_us=high,
+            count=len(rows),
+            flags=flags,
+            size=size,
+            time_min_us=min(times) if times else None,
+            time_max_us=max(times) if times else None,
             producer_id=message.producer_id,
             sequence=message.sequence,
             expected_version=expected,
-            batch=batch,
             done=done,
             received_s=now_s,
+            rows=rows,
         )
+
+    @property
+    def batch(self) -> pa.RecordBatch:
+        """The records in Arrow; made from `rows` at the first call."""
+        if self.arrow is None:
+            self.arrow = rows_to_batch(self.rows, self.flags)
+        return self.arrow
+
+    def record_keys(self) -> Sequence[Any]:
+        """One key a record, as bytes or Arrow scalars."""
+        if self.arrow is None:
+            return [row.key for row in self.rows]
+        keys: Sequence[Any] = self.arrow.column("key")
+        return keys
 
     def event_times(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
         """The records' own timestamps (µs), or None when the primary stamps them."""
@@ -135,10 +152,10 @@ def check_batch(
         producer_id=message.producer_id,
         sequence=message.sequence,
         expected_version=message.expected_version if message.HasField("expected_version") else None,
-        batch=batch,
         done=done,
         received_s=now_s,
         request=message,
+        arrow=batch,
     )
 
 
@@ -188,25 +205,53 @@ def check_routing(keys: pa.Array, key_range: KeyRange, partitioner: Partitioner)
             raise WrongShardError(f"routing key {key!r} is outside the shard's range {key_range}")
 
 
-def records_to_batch(records: Sequence[log_pb2.Record]) -> tuple[pa.RecordBatch, int]:
-    """Protobuf records as an Arrow batch and its flags. A record without a time gets none stamped
-    unless others have one: then the field is required on all."""
-    with_time = sum(r.HasField("timestamp_us") for r in records)
-    if with_time not in (0, len(records)):
+def check_rows(rows: Sequence[log_pb2.Record]) -> int:
+    """Check protobuf records against every limit; returns the columns they need as flags."""
+    if len(rows) > limits.BATCH_RECORDS_MAX:
+        raise LimitExceededError.of("records", len(rows), limits.BATCH_RECORDS_MAX, "records")
+    with_time = with_headers = 0
+    for row in rows:
+        if len(row.key) > limits.KEY_BYTES_MAX:
+            raise LimitExceededError.of("key", len(row.key), limits.KEY_BYTES_MAX, "bytes")
+        size = len(row.key) + len(row.value)
+        if size > limits.RECORD_BYTES_MAX:
+            raise LimitExceededError.of("record", size, limits.RECORD_BYTES_MAX, "bytes")
+        with_time += row.HasField("timestamp_us")
+        if row.headers:
+            with_headers += 1
+            if len(row.headers) > limits.HEADERS_MAX:
+                raise LimitExceededError.of(
+                    "headers", len(row.headers), limits.HEADERS_MAX, "headers"
+                )
+    if with_time not in (0, len(rows)):
         raise InvalidArgumentError(
-            f"timestamp_us is set on {with_time} of {len(records)} records: set it on all or none"
+            f"timestamp_us is set on {with_time} of {len(rows)} records: set it on all or none"
         )
-    flags = (FLAG_TIMES if with_time else 0) | (
-        FLAG_HEADERS if any(r.headers for r in records) else 0
-    )
+    return (FLAG_TIMES if with_time else 0) | (FLAG_HEADERS if with_headers else 0)
+
+
+def rows_to_batch(rows: Sequence[log_pb2.Record], flags: int) -> pa.RecordBatch:
+    """Protobuf records as one Arrow batch with the columns that `flags` names."""
     schema = schema_of(flags)
     columns = [
-        pa.array([r.key for r in records], pa.binary()),
-        pa.array([r.value for r in records], pa.binary()),
+        pa.array([row.key for row in rows], pa.binary()),
+        pa.array([row.value for row in rows], pa.binary()),
     ]
     if flags & FLAG_TIMES:
-        columns.append(pa.array([r.timestamp_us for r in records], pa.int64()))
+        columns.append(pa.array([row.timestamp_us for row in rows], pa.int64()))
     if flags & FLAG_HEADERS:
-        headers = [[{"name": k, "value": v} for k, v in r.headers.items()] for r in records]
+        headers = [[{"name": k, "value": v} for k, v in row.headers.items()] for row in rows]
         columns.append(pa.array(headers, schema.field("headers").type))
-    return pa.RecordBatch.from_arrays(columns, schema=schema), flags
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def check_row_routing(
+    rows: Sequence[log_pb2.Record], key_range: KeyRange, partitioner: Partitioner
+) -> None:
+    """As `check_routing`, for protobuf records."""
+    if key_range.start == b"" and key_range.end is None:
+        return
+    for row in rows:
+        key = routing_key(partitioner, row.key)
+        if key not in key_range:
+            raise WrongShardError(f"routing key {key!r} is outside the shard's range {key_range}")

@@ -10,7 +10,7 @@ from logstore.base.errors import InvalidArgumentError, LogstoreError
 from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
 from logstore.base.types import Ack
 from logstore.node import reads
-from logstore.node.appends import PendingAppend, check_batch, check_routing, records_to_batch
+from logstore.node.appends import PendingAppend, check_batch, check_row_routing
 from logstore.node.replica import Replica
 from logstore.node.writer import new_future
 from logstore.proto.status import detail_of, served
@@ -88,19 +88,14 @@ class LogService(LogServiceServicer):
             replica = self._instance.replica(request.shard)
         else:
             replica = self._instance.replica_of_key(request.log, request.records[0].key)
-        batch, flags = records_to_batch(request.records)
         message = log_pb2.AppendBatch(
-            shard=replica.shard,
-            producer_id=request.producer_id,
-            sequence=request.sequence,
-            flags=flags,
-            count=len(request.records),
-            caller=request.caller,
+            producer_id=request.producer_id, sequence=request.sequence, caller=request.caller
         )
         if request.HasField("expected_version"):
             message.expected_version = request.expected_version
-        append = PendingAppend.of_records(message, batch, new_future(), self._node.now_s())
-        check_routing(batch.column("key"), replica.record.range, replica.partitioner)
+        rows = request.records
+        append = PendingAppend.of_records(rows, message, new_future(), self._node.now_s())
+        check_row_routing(rows, replica.record.range, replica.partitioner)
         return replica, append
 
     # ---- reads -----------------------------------------------------------------------------

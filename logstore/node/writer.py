@@ -24,7 +24,7 @@ from logstore.base.types import Ack, Durability, Position, ProducerSpan
 from logstore.engine.batch import FLAG_TIMES, StoredBatch, build, encode_payload
 from logstore.engine.port import Engine, ProducerEntry, ReplicaWrite
 from logstore.meta.records import LogOptions
-from logstore.node.appends import PendingAppend
+from logstore.node.appends import PendingAppend, rows_to_batch
 
 MERGE_BYTES_MAX = 64 * 1024
 """Consecutive appends are merged into one stored batch up to this size."""
@@ -166,7 +166,7 @@ class ShardWriter:
                 return True
         if append.expected_version is None:
             return False
-        key = append.batch.column("key")[0].as_py()
+        key = _only_key(append)
         version = conditional.get(key)
         if version is None:
             version = self._version_of(key)
@@ -226,6 +226,9 @@ class ShardWriter:
         return batches
 
     def _merge(self, run: list[PendingAppend]) -> bytes:
+        if not any(a.payload for a in run):
+            rows = [row for append in run for row in append.rows]
+            return encode_payload(rows_to_batch(rows, run[0].flags), self.options.compression.value)
         table = pa.Table.from_batches([a.batch for a in run]).combine_chunks()
         return encode_payload(table.to_batches()[0], self.options.compression.value)
 
@@ -242,7 +245,7 @@ class ShardWriter:
         else:
             if len(self._versions) >= VERSION_CACHE_KEYS:
                 self._versions.pop(next(iter(self._versions)))
-            self._versions[append.batch.column("key")[0].as_py()] = (append.version, end)
+            self._versions[_only_key(append)] = (append.version, end)
 
     # ---- outcome ---------------------------------------------------------------------------
 
@@ -286,6 +289,14 @@ class ShardWriter:
             for append in waiting.appends:
                 _fail(append, error)
         self._waiting.clear()
+
+
+def _only_key(append: PendingAppend) -> bytes:
+    """The key of a conditional append, which has one record."""
+    if append.rows:
+        return append.rows[0].key
+    key: bytes = append.batch.column("key")[0].as_py()
+    return key
 
 
 def _spans(run: list[PendingAppend]) -> list[ProducerSpan]:

@@ -69,7 +69,8 @@ async def test_full_disk_is_said_and_survived(small_disk: Path) -> None:
 def alter_one_batch(engine: object) -> None:
     """Flip a byte of one stored batch of the target's copy, as a rotten disk would."""
     assert isinstance(engine, RocksEngine)
-    key = data_key(TARGET, 1700)
+    (batch_there,) = engine.read(TARGET, 1700, 1701, 1)
+    key = data_key(TARGET, batch_there.base_offset)
     value = bytearray(engine._store.get(DATA, key) or b"")
     value[-1] ^= 1
     batch = engine._store.batch()
