@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from logstore.base.errors import CorruptBatchError
-from logstore.base.types import Record
+from logstore.base.types import NO_HEADERS, Record
 from logstore.engine.batch import (
     FLAG_HEADERS,
     FLAG_OFFSETS,
@@ -93,10 +93,10 @@ class Page:
         )
         shard = self.shard
         if not self.flags & FLAG_HEADERS:
-            return [
-                Record(k, v, t, shard, o, {})
-                for k, v, t, o in zip(keys, values, times, offsets, strict=False)
-            ]
+            rows = zip(
+                keys, values, times, repeat(shard), offsets, repeat(NO_HEADERS), strict=False
+            )
+            return list(map(Record._make, rows))
         headers = self.batch.column("headers").to_pylist()
         return [
             Record(k, v, t, shard, o, {pair["name"]: pair["value"] for pair in h or ()})
