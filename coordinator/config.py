@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from logstore.meta.settings import MetadataSettings
 
 
 class Autopilot(StrEnum):
@@ -16,12 +18,15 @@ class Autopilot(StrEnum):
     OFF = "off"
 
 
-class CoordinatorConfig(BaseSettings):
+class CoordinatorConfig(MetadataSettings):
     """Every field with its unit and bound; a value outside is refused with the field's name."""
 
     model_config = SettingsConfigDict(env_prefix="LOGSTORE_COORDINATOR_", extra="forbid")
 
-    data: Path = Field(description="folder of the embedded metadata store")
+    data: Path = Field(description="folder of this coordinator and its embedded metadata store")
+    metadata: str | None = Field(
+        default=None, pattern="^etcds?://", description="etcd://HOST:PORT,… instead of embedded"
+    )
     host: str = Field(default="127.0.0.1", max_length=255, description="address to listen on")
     port: int = Field(default=7400, ge=0, le=65_535, description="port; 0 takes a free one")
 

@@ -1,4 +1,4 @@
-"""The coordinator as a server: embedded metadata, catalog, statistics, plans, migrations."""
+"""The coordinator as a server: metadata, catalog, statistics, plans, migrations."""
 
 import socket
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from coordinator.statistics_service import PlansService, StatisticsService
 from logstore.base.env import Env
 from logstore.base.errors import AddressInUseError
 from logstore.base.tls import TlsOptions
+from logstore.meta.port import MetadataStore
 from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1 import coordinator_pb2
@@ -45,12 +46,15 @@ class CoordinatorServer:
     `CorruptStorageError`, `ConfigError`.
     """
 
-    def __init__(self, config: CoordinatorConfig, env: Env) -> None:
+    def __init__(
+        self, config: CoordinatorConfig, env: Env, *, store: MetadataStore | None = None
+    ) -> None:
+        """`store`: what a leader may write to; by default one embedded in `config.data`."""
         self.config, self._env = config, env
         self._tls = (
             TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
         )
-        self.store = RocksMetadataStore(config.data)
+        self.store = store or RocksMetadataStore(config.data, env=env)
         self.intake = StatisticsIntake(
             config.event_slot_s,
             settle_s=3 * config.report_interval_s,

@@ -36,9 +36,10 @@ from logstore.meta.port import (
 )
 from logstore.meta.records import LeaderRecord, decode_leader, encode
 
-TTL_S = 2.0
+TTL_S = 3.0
+"""Of a leader: short enough to be followed within 5 s, long enough for a busy machine."""
 KEEP_ALIVES_PER_TTL = 4
-RETRY_S = 0.1
+RETRY_S = 0.2
 """Wait of a candidate before it asks again a store that did not answer."""
 
 _log = structlog.get_logger(__name__)
@@ -107,6 +108,7 @@ class Election:
     async def campaign(self) -> Leadership:
         """Wait until this candidate leads. Rides out a store that does not answer."""
         await self.resign()
+        said = ""
         while True:
             try:
                 found, revision = await self._exact()
@@ -119,7 +121,9 @@ class Election:
             except ConflictError:
                 continue  # the watch's history was compacted: look again
             except (UnavailableError, LeaseLostError) as e:
-                _log.warning("campaign goes on", key=self._key, error=e.message)
+                if e.message != said:  # not one line for each try
+                    said = e.message
+                    _log.warning("campaign goes on", key=self._key, error=said)
                 await asyncio.sleep(RETRY_S)
 
     async def leader(self) -> LeaderRecord | None:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from logstore.meta.open import is_etcd
+from logstore.meta.settings import MetadataSettings
 
 
-class NodeConfig(BaseSettings):
+class NodeConfig(MetadataSettings):
     """Every field with its unit and bound; a value outside is refused with the field's name."""
 
     model_config = SettingsConfigDict(env_prefix="LOGSTORE_NODE_", extra="forbid")
@@ -14,7 +17,13 @@ class NodeConfig(BaseSettings):
     instance: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,64}$", description="instance id")
     data: Path = Field(description="folder of this instance's RocksDB")
     listen: str = Field(default="127.0.0.1:0", description="host:port; port 0 takes a free one")
-    metadata: list[str] = Field(min_length=1, description="host:port of the coordinators")
+    metadata: list[str] = Field(
+        min_length=1, description="host:port of the coordinators, or etcd://HOST:PORT,…"
+    )
+    coordinators: list[str] = Field(
+        default=[], validate_default=True,
+        description="host:port of the coordinators, for reports; default: metadata",
+    )  # fmt: skip
     tier: str = Field(default="standard", max_length=64)
     zone: str = Field(default="zone-a", max_length=64)
 
@@ -49,3 +58,11 @@ class NodeConfig(BaseSettings):
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+
+    @field_validator("coordinators")
+    @classmethod
+    def _coordinators(cls, given: list[str], info: ValidationInfo) -> list[str]:
+        metadata: list[str] = info.data.get("metadata", [])
+        if not given and any(is_etcd(address) for address in metadata):
+            raise ValueError("at least one address is needed when metadata is etcd")
+        return given or metadata

@@ -15,13 +15,15 @@ from logstore.base.logs import configure_logs
 from logstore.node.config import NodeConfig
 from logstore.node.server import NodeServer
 
+LISTS = ("metadata", "coordinators")
+
 
 def _config(arguments: list[str]) -> NodeConfig:
     """Settings from flags (one per field of NodeConfig) over the environment."""
     parser = argparse.ArgumentParser(prog="logstore node", description=__doc__)
     for name, field in NodeConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, help=field.description, nargs="+" if name == "metadata" else None)
+        parser.add_argument(flag, help=field.description, nargs="+" if name in LISTS else None)
     given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
     return NodeConfig(**given)
 

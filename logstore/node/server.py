@@ -13,7 +13,6 @@ from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
 from logstore.engine.rocks import RocksEngine
 from logstore.meta.port import MetadataStore
-from logstore.meta.remote import RemoteMetadataStore
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.boot import incarnation
 from logstore.node.config import NodeConfig
@@ -61,7 +60,7 @@ class NodeServer:
         self._engine = engine or RocksEngine.open(config.data)
         self._owned_store: MetadataStore | None = None
         if store is None:
-            store = self._owned_store = RemoteMetadataStore(config.metadata, self._tls)
+            store = self._owned_store = config.open_metadata(config.metadata, self._tls)
         self.instance = Instance(
             config,
             env,
@@ -120,7 +119,7 @@ class NodeServer:
     # ---- reports -----------------------------------------------------------------------------
 
     async def _report(self) -> None:
-        self._coordinators = [open_channel(a, self._tls) for a in self._config.metadata]
+        self._coordinators = [open_channel(a, self._tls) for a in self._config.coordinators]
         last_s = self._env.clock.monotonic_s()
         self.instance.node.agent.status(0, 1.0)  # what the start cost is no load
         while True:
