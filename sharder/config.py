@@ -88,6 +88,21 @@ class PlannerConfig:
     """Shards of one hot instance for which a target is looked for, per planned move."""
     headroom_step: float = 0.05
     """Targets whose headroom differs by less than this share of capacity count as equal."""
+    policies: tuple[str, ...] = ("move_hot", "split", "ease")
+    """Which policies speak, in this order; `sharder.plan.POLICIES` names all."""
+    executable: tuple[str, ...] = ("move",)
+    """Kinds of operators that the coordinator carries out; others are planned as advice only."""
+    trough_gain: float | None = 0.25
+    """A move starts earlier than it must if source and target are then used less by this share of
+    their limit; None: always at the latest safe time."""
+    split_part_min: float = 0.05
+    """A split leaves each side at least this share of the shard's load."""
+    split_cuts_max: int = 8
+    """Cuts of one shard for which a target is looked for, per plan."""
+    trough_lead_periods: int = 4
+    """A move starts at most this many periods earlier than it must."""
+    ease_options_max: int = 8
+    """Shards, or parts of them, that are priced for an instance that nothing cures, per move."""
     strategy: str = "shadow"
     virtual_nodes: int = 64
 
@@ -107,6 +122,11 @@ class PlannerConfig:
                 "target_searches_max": (1, 100_000, "shards"),
                 "headroom_step": (1e-6, 1.0, "of capacity"),
                 "virtual_nodes": (1, 4096, "points"),
+                "trough_gain": (0.0, 10.0, "of the limit"),
+                "split_part_min": (0.0, 0.5, "of the shard's load"),
+                "split_cuts_max": (1, 10_000, "cuts"),
+                "trough_lead_periods": (0, 10_000, "periods"),
+                "ease_options_max": (0, 10_000, "shards"),
             },
         )
         if self.hysteresis >= self.risk.threshold:

@@ -53,7 +53,9 @@ class Draft:
     at_work: int = field(init=False)
     """Operators in flight and due."""
     stored: Floats = field(init=False)
-    _alive: NDArray[np.bool_] = field(init=False)
+    in_flight: frozenset[str] = field(init=False)
+    """Shards that operators are at work on."""
+    alive: NDArray[np.bool_] = field(init=False)
     _stored_max: Floats = field(init=False)
     _target_limit: Floats = field(init=False)
     _spare: Floats = field(init=False)
@@ -68,13 +70,14 @@ class Draft:
         self._target_limit = table.capacity * share
         self.upper = upper_bound(table.sum_mean, table.sum_squares, table.sum_sigma, config.risk)
         self._spare = self._target_limit[:, :, None] - self.upper
-        self._alive = np.array([i.alive for i in table.instances], dtype=np.bool_)
+        self.alive = np.array([i.alive for i in table.instances], dtype=np.bool_)
         self.stored = np.array([i.stored_bytes for i in table.instances], dtype=np.float64)
         self._stored_max = share * np.array(
             [i.capacity_stored_bytes or np.inf for i in table.instances], dtype=np.float64
         )
         self.busy = np.zeros(len(table.instances), dtype=np.int64)
         self.at_work = len(self.view.in_flight)
+        self.in_flight = frozenset(op.shard for op in self.view.in_flight)
         for op in self.view.in_flight:
             for name in (op.source, op.target):
                 if name in table.index:
@@ -148,7 +151,7 @@ class Draft:
 
         A cheap necessary test, so that a full cluster does not cost a search per shard.
         """
-        others = self._alive.copy()
+        others = self.alive.copy()
         others[source] = False
         if not others.any():
             return np.ones(len(rows), dtype=np.bool_)
@@ -160,16 +163,17 @@ class Draft:
         )
         return np.asarray(too_much, dtype=np.bool_)
 
-    def find_target(self, row: int, source: int) -> Target:
+    def find_target(self, row: int, source: int, part: float = 1.0) -> Target:
         """The instance with most headroom over the whole horizon with the shard added.
 
-        Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring.
+        Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring. `part`:
+        for that share of the shard only, as after a split.
         """
         t, config, shard = self.table, self.config, self.table.shards[row]
-        mean, sigma = t.shard_load(row)
+        mean, sigma = (values * part for values in t.shard_load(row))
         # Cheap first: the upper bound grows by at least the mean, whatever the spread adds.
-        fits = self._alive & (self._spare >= mean * (1 - TOLERANCE)).all(axis=(1, 2))
-        fits &= self.stored + shard.bytes <= self._stored_max
+        fits = self.alive & (self._spare >= mean * (1 - TOLERANCE)).all(axis=(1, 2))
+        fits &= self.stored + shard.bytes * part <= self._stored_max
         some = np.flatnonzero(fits)
         after = upper_bound(
             t.sum_mean[some] + mean,
@@ -201,6 +205,29 @@ class Draft:
             self._ring = Ring(names, virtual_nodes=config.virtual_nodes, seed=config.seed)
         return Target(self._ring.first(shard.id, fits))
 
+    def least_bad_target(self, row: int, source: int, part: float = 1.0) -> int | None:
+        """The instance whose worst period is used least with the shard (or `part` of it) added.
+
+        It may go over its limit, but must stay better than the source is now.
+        """
+        t, config, shard = self.table, self.config, self.table.shards[row]
+        mean, sigma = (values * part for values in t.shard_load(row))
+        after = upper_bound(
+            t.sum_mean + mean, t.sum_squares + sigma**2, t.sum_sigma + sigma, config.risk
+        )
+        share = (after / t.capacity[:, :, None]).max(axis=(1, 2))
+        fits = self.alive & (self.busy < config.operators_per_instance_max)
+        fits &= self.stored + shard.bytes * part <= self._stored_max
+        fits[source] = False
+        back = t.index.get(shard.last_moved_from or "")
+        if back is not None and shard.last_moved_s is not None:
+            fits[back] &= self.view.now_s - shard.last_moved_s >= config.flip_back_s
+        worst = float((self.upper[source] / t.capacity[source][:, None]).max())
+        fits &= share < worst - config.hysteresis
+        if not fits.any():
+            return None
+        return int(np.argmin(np.where(fits, share, np.inf)))
+
     def _no_target(self, reason: Reason, row: int, source: int, ago: float = 0.0) -> Refusal:
         shard, config = self.table.shards[row], self.config
         name = self.table.instances[source].id
@@ -212,10 +239,12 @@ class Draft:
             return Refusal(reason, name, shard.id, float(most), float(most))
         return Refusal(reason, name, shard.id, 0.0, config.risk.threshold - config.hysteresis)
 
-    def accept(self, row: int, source: int, target: int, operator: Operator) -> None:
-        """Take a move into the end state."""
+    def accept(
+        self, row: int, source: int, target: int, operator: Operator, part: float = 1.0
+    ) -> None:
+        """Take a move (of the `part` that a split makes) into the end state."""
         end_s = operator.start_s + operator.expected_duration_s
-        self.table.shift(row, source, target, end_s)
+        self.table.shift(row, source, target, end_s, part)
         t = self.table
         for i in (source, target):
             self.upper[i] = upper_bound(
@@ -223,7 +252,7 @@ class Draft:
             )
             self._spare[i] = self._target_limit[i][:, None] - self.upper[i]
             self.busy[i] += 1
-        self.stored[target] += t.size[row]
+        self.stored[target] += t.size[row] * part
         self.at_work += operator.due
         self.moved.add(row)
         self.operators.append(operator)

@@ -11,6 +11,9 @@ import xxhash
 
 TOKEN_BYTES = 8
 
+RoutingKey = bytes
+"""The bytes that ranges are cut over."""
+
 
 class Partitioner(StrEnum):
     """How a key becomes a routing key (design.md, section 2)."""

@@ -23,11 +23,16 @@ class LoadTable:
     Raises ValueError that names the shard whose forecast holds a value that is not finite.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, forecasts: tuple[Floats, Floats] | None = None) -> None:
+        """`forecasts`: mean and sigma [S, H], ops/s, in the order of view.shards; they stand in
+        for those in the view (for callers that hold arrays)."""
         self.view = view
         self.instances: list[InstanceView] = sorted(view.instances, key=lambda i: i.id)
         self.index = {instance.id: i for i, instance in enumerate(self.instances)}
-        self.shards: list[ShardView] = sorted(view.shards, key=lambda s: (s.instance, s.id))
+        order = sorted(
+            range(len(view.shards)), key=lambda n: (view.shards[n].instance, view.shards[n].id)
+        )
+        self.shards: list[ShardView] = [view.shards[n] for n in order]
         self.row_of = {s.id: r for r, s in enumerate(self.shards)} if view.in_flight else {}
         """Only filled while operators are in flight."""
         self.home = np.array([self.index[s.instance] for s in self.shards], dtype=np.int64)
@@ -36,10 +41,15 @@ class LoadTable:
         self.horizon = view.config.horizon_periods or max(
             (len(s.forecast.mean) for s in view.shards if s.forecast is not None), default=1
         )
+        if forecasts is not None:
+            self.horizon = min(view.config.horizon_periods or 10_000, forecasts[0].shape[1])
         self.period_start_s: Floats = view.now_s + view.period_s * np.arange(
             self.horizon, dtype=np.float64
         )
-        self.mean, self.sigma = self._forecasts()
+        if forecasts is None:
+            self.mean, self.sigma = self._forecasts()
+        else:
+            self.mean, self.sigma = (np.asarray(f[order, : self.horizon]) for f in forecasts)
         self.ratio: Floats = np.array([_bytes_per_op(s) for s in self.shards], dtype=np.float64)
         self.size: Floats = np.array([s.bytes for s in self.shards], dtype=np.float64)
         self.weight: Floats = np.array([s.migration_weight for s in self.shards], dtype=np.float64)
@@ -134,17 +144,21 @@ class LoadTable:
                 continue  # past its cutover: statistics show it at the target already
             self.shift(row, source, target, op.expected_end_s)
 
-    def shift(self, row: int, source: int, target: int, end_s: float) -> None:
-        """Move a shard's load in the sums: to the target at once, off the source from `end_s`."""
+    def shift(self, row: int, source: int, target: int, end_s: float, share: float = 1.0) -> None:
+        """Move a shard's load in the sums: to the target at once, off the source from `end_s`.
+
+        With `share` only that part of it, as after a split.
+        """
         mean, sigma = self.shard_load(row)
         gone = self.starts_after(end_s)
-        for total, part in (
-            (self.sum_mean, mean),
-            (self.sum_squares, sigma**2),
-            (self.sum_sigma, sigma),
+        left = (1.0 - share) ** 2
+        for total, part, at_target, off_source in (
+            (self.sum_mean, mean, share, share),
+            (self.sum_squares, sigma**2, share**2, 1.0 - left),
+            (self.sum_sigma, sigma, share, share),
         ):
-            total[target] += part
-            total[source] = np.maximum(total[source] - part * gone, 0.0)
+            total[target] += part * at_target
+            total[source] = np.maximum(total[source] - part * off_source * gone, 0.0)
 
 
 def _matrix(rows: Sequence[Sequence[float]], n: int, h: int) -> Floats:

@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from sharder.config import Mode
+from sharder.keys import RoutingKey
 from sharder.reasons import TEMPLATES, Reason
 
 
@@ -57,7 +58,9 @@ class Operator:
 
     `start_s` is the latest safe time, or the plan's time if that is past; `due`: it starts before
     the next plan is made. `deadline_s` is when it must be finished to be in time.
-    `expected_gain` and `risk` are in overloaded instance-seconds.
+    `expected_gain` and `risk` are in overloaded instance-seconds. `key`: where a split cuts; its
+    `target` is where one of the parts is to go next. `partner`: the upper shard of a merge.
+    `executable`: the coordinator carries out this kind (`planner.executable`); else it is advice.
     """
 
     kind: str
@@ -75,6 +78,9 @@ class Operator:
     forecast: ForecastSummary
     trigger: Trigger
     reason: str
+    key: RoutingKey | None = None
+    partner: str | None = None
+    executable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +123,13 @@ class Plan:
     refused: tuple[Refusal, ...]
 
     def startable(self) -> tuple[Operator, ...]:
-        """The operators to start before the next plan; none unless the mode is `active`."""
+        """The operators to start before the next plan; none unless the mode is `active`.
+
+        Never one of a kind that `planner.executable` does not name.
+        """
         if self.mode is not Mode.ACTIVE:
             return ()
-        return tuple(op for op in self.operators if op.due)
+        return tuple(op for op in self.operators if op.due and op.executable)
 
 
 def dump_plan(plan: Plan) -> bytes:

@@ -4,27 +4,42 @@ Pure: the same view gives the same plan, to the byte. It plans the end state (al
 in-flight operators count) before it orders the operators.
 """
 
+from collections.abc import Callable, Sequence
+
 from sharder.config import Mode
 from sharder.draft import TOLERANCE, Draft
 from sharder.load import LoadTable
 from sharder.operators import Crossing, Operator, Plan, Refusal, dump_plan, load_plan
-from sharder.policies import move_hot
+from sharder.policies import ease, move_hot, split
 from sharder.reasons import Reason
+from sharder.risk import Floats
 from sharder.view import View
 
 __all__ = ["Crossing", "Operator", "Plan", "Refusal", "dump_plan", "explain", "load_plan", "plan"]
 
-POLICIES = (move_hot.propose,)
-"""In the order in which they get their say."""
+Policy = Callable[[Draft, Sequence[tuple[int, Crossing]]], None]
+
+POLICIES: dict[str, Policy] = {
+    "move_hot": move_hot.propose,
+    "split": split.propose,
+    "ease": ease.propose,
+}
+"""By the names that `planner.policies` uses."""
 
 
-def plan(view: View) -> Plan:
-    """The plan for `view`. Raises ValueError when a shard's figures are not finite."""
-    draft = Draft(view, LoadTable(view))
+def plan(view: View, forecasts: tuple[Floats, Floats] | None = None) -> Plan:
+    """The plan for `view`. Raises ValueError when a shard's figures are not finite.
+
+    `forecasts`: see LoadTable; the view's own are the usual way.
+    """
+    for name in view.config.policies:
+        if name not in POLICIES:
+            raise ValueError(f"planner.policies names {name!r}, known are {sorted(POLICIES)}")
+    draft = Draft(view, LoadTable(view, forecasts))
     hot = _hot(draft)
     if view.config.mode is not Mode.FORECAST_ONLY:
-        for policy in POLICIES:
-            policy(draft, hot)
+        for name in view.config.policies:
+            POLICIES[name](draft, hot)
     else:
         for instance, crossing in hot:
             share = crossing.forecast.upper / crossing.forecast.capacity

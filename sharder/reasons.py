@@ -21,6 +21,7 @@ class Reason(IntEnum):
     PASSES_BY_ITSELF = 13
     FORECAST_ONLY = 14
     SEARCH_LIMIT = 15
+    NO_PART = 16
 
 
 TEMPLATES: dict[Reason, str] = {
@@ -69,5 +70,9 @@ TEMPLATES: dict[Reason, str] = {
     ),
     Reason.SEARCH_LIMIT: (
         "{shard} stays on {instance}: {limit:.0f} better candidates were tried for a target first"
+    ),
+    Reason.NO_PART: (
+        "{shard} on {instance} is not split: none of its {value:.0f} learned keys cuts off a part"
+        " that helps and that another instance has room for"
     ),
 }

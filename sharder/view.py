@@ -12,6 +12,7 @@ import numpy as np
 
 from profiler.types import Forecast
 from sharder.config import PlannerConfig
+from sharder.keys import RoutingKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,26 @@ def forecast_view(forecast: Forecast, slot: int, periods: int, period_s: float) 
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A routing key at which a shard could be split, and the share of its load below that key.
+
+    Learned from key accesses. A hot key k shows as two cuts, k and k + 0x00, with a jump between.
+    """
+
+    key: RoutingKey
+    below: float
+
+
+@dataclass(frozen=True, slots=True)
 class ShardView:
     """A shard as statistics show it now.
 
     `bytes` is what a move must copy. `forecast=None`: nothing is learned yet, the present ops/s
     stand for the future. `bytes_per_op` (default bytes_per_s / ops_per_s) turns forecast ops into
     bytes. `migration_weight` 1.0 is usual, higher is likelier to be moved, 0 is never moved.
+    `cuts`: where it could be split, by rising key; none: not learned. `start` and `end` bound its
+    routing keys (`start` None: not told, so it is not merged). `in_sync`: the other instances that
+    hold it in sync. `related`: shard -> correlation of access with shards used together with it.
     """
 
     id: str
@@ -84,11 +99,19 @@ class ShardView:
     last_moved_s: float | None = None
     last_moved_from: str | None = None
     bytes_per_op: float | None = None
+    cuts: tuple[Cut, ...] = ()
+    start: RoutingKey | None = None
+    end: RoutingKey | None = None
+    in_sync: tuple[str, ...] = ()
+    related: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance: what it can do (None: unlimited) and what it does now."""
+    """An instance: what it can do (None: unlimited) and what it does now.
+
+    `failures_per_day` is observed; `draining`: it is to be emptied.
+    """
 
     id: str
     capacity_ops_per_s: float | None = None
@@ -101,6 +124,8 @@ class InstanceView:
     tier: str = "standard"
     zone: str = "zone-a"
     round_trip_ms: float = 0.0
+    failures_per_day: float = 0.0
+    draining: bool = False
 
     def __post_init__(self) -> None:
         for name in ("capacity_ops_per_s", "capacity_bytes_per_s", "capacity_stored_bytes"):
@@ -120,6 +145,8 @@ class MoveHistory:
     blackout_ms: float = 50.0
     moves: int = 0
     """How many moves these figures come from; 0: they are the defaults."""
+    load_share: float = 0.0
+    """Share of the shard's load that a move adds to its source and its target while it works."""
 
     def __post_init__(self) -> None:
         if not 0 < self.copy_mb_per_s < math.inf:
@@ -127,6 +154,8 @@ class MoveHistory:
         for name in ("fixed_s", "blackout_ms"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"moves.{name} is {getattr(self, name)}, it must be at least 0")
+        if not 0 <= self.load_share <= 1:
+            raise ValueError(f"moves.load_share is {self.load_share}, it must be within 0..1")
 
     def duration_s(self, size_bytes: float) -> float:
         """Expected seconds from the start of a move of `size_bytes` to the end of its cutover."""

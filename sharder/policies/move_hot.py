@@ -2,7 +2,7 @@
 
 If a single shard cures the crossing, the one with the least disturbance per migration weight goes;
 otherwise those that relieve most, until it is cured or nothing more fits. A move starts at the
-latest safe time: crossing - measured move time - margin.
+latest safe time (crossing - measured move time - margin), or in a trough before it.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,9 @@ from numpy.typing import NDArray
 
 from sharder.draft import TOLERANCE, Draft, relative_excess
 from sharder.operators import Crossing, Operator, Refusal
+from sharder.policies.common import eligible, gain, latest_start_s, over_limits, start_s
 from sharder.reasons import Reason
-from sharder.risk import (
-    Floats,
-    deviation,
-    move_cost,
-    overload_cost,
-    overload_probability,
-    upper_bound,
-)
+from sharder.risk import Floats, move_cost, upper_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +59,10 @@ def _relieve(draft: Draft, instance: int) -> None:
 def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
     """Plan the next move, if there is one; returns why the other shards stay."""
     name = crossing.instance
-    eligible, refused = _eligible(draft, instance)
-    if not len(eligible):
+    rows, refused = eligible(draft, instance)
+    if not len(rows):
         return refused
-    candidates = _candidates(draft, instance, eligible)
+    candidates = _candidates(draft, instance, rows)
     relieving = candidates.relief > TOLERANCE
     if not relieving.any() and not (candidates.excess_after > TOLERANCE).any():
         return [*refused, Refusal(Reason.PASSES_BY_ITSELF, name)]
@@ -115,29 +109,6 @@ def _not_chosen(name: str, shard: str, candidates: _Candidates, c: int, chosen: 
     return Refusal(Reason.NOT_BEST, name, shard, other=chosen)
 
 
-def _eligible(draft: Draft, instance: int) -> tuple[NDArray[np.int64], list[Refusal]]:
-    """Rows of the shards that may move at all, and the refusals of the others."""
-    now, config = draft.view.now_s, draft.config
-    in_flight = {op.shard for op in draft.view.in_flight}
-    name = draft.table.instances[instance].id
-    rows, refused = [], []
-    place = draft.table.rows_of(instance)
-    for row in range(place.start, place.stop):
-        shard = draft.table.shards[row]
-        ago = None if shard.last_moved_s is None else now - shard.last_moved_s
-        if row in draft.moved:
-            continue
-        if shard.migrating or shard.id in in_flight:
-            refused.append(Refusal(Reason.ALREADY_MIGRATING, name, shard.id))
-        elif shard.migration_weight == 0.0:
-            refused.append(Refusal(Reason.PINNED, name, shard.id))
-        elif ago is not None and ago < config.cooldown_s:
-            refused.append(Refusal(Reason.COOLDOWN, name, shard.id, float(ago), config.cooldown_s))
-        else:
-            rows.append(row)
-    return np.array(rows, dtype=np.int64), refused
-
-
 def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candidates:
     t, view, config = draft.table, draft.view, draft.config
     duration = view.moves.fixed_s + t.size[rows] / (view.moves.copy_mb_per_s * 1e6)
@@ -180,75 +151,43 @@ def _try(
     view, config = draft.view, draft.config
     row, duration_s = int(candidates.rows[c]), float(candidates.duration_s[c])
     shard = draft.table.shards[row]
-    busy = int(draft.busy[instance])
-    if busy >= config.operators_per_instance_max:
-        most = float(config.operators_per_instance_max)
-        return Refusal(Reason.TOO_MANY_OPERATORS, crossing.instance, shard.id, float(busy), most)
-    margin_s = config.margin_periods * view.period_s
-    start_s = max(crossing.crossing_s - duration_s - margin_s, float(view.now_s))
-    due = start_s < view.now_s + view.period_s
-    if due and draft.at_work >= config.operators_in_flight_max:
-        return Refusal(
-            Reason.TOO_MANY_OPERATORS,
-            crossing.instance,
-            shard.id,
-            float(draft.at_work),
-            float(config.operators_in_flight_max),
-        )
+    latest_s = latest_start_s(draft, crossing, duration_s)
+    soon = latest_s < view.now_s + view.period_s
+    if (why := over_limits(draft, instance, shard.id, soon)) is not None:
+        return why
     target = draft.find_target(row, instance)
     if target.index is None:
         return target.refusal
+    begin_s = start_s(draft, instance, target.index, latest_s, duration_s)
+    due = begin_s < view.now_s + view.period_s
+    if due and not soon and over_limits(draft, instance, shard.id, due) is not None:
+        begin_s, due = latest_s, False
     cost = move_cost(shard.bytes, duration_s, view.moves.blackout_ms, config.risk)
     cures = candidates.excess_after[c] <= TOLERANCE
     share = 0.0 if cures else float(candidates.relief[c] / candidates.excess_before[c])
-    gain = _gain(draft, instance, target.index, row, start_s + duration_s, share)
-    if gain <= cost:
-        return Refusal(Reason.NOT_WORTH_IT, crossing.instance, shard.id, gain, cost)
+    gained = gain(draft, instance, target.index, row, begin_s + duration_s, share)
+    if gained <= cost:
+        return Refusal(Reason.NOT_WORTH_IT, crossing.instance, shard.id, gained, cost)
     operator = Operator(
         kind="move",
         shard=shard.id,
         source=crossing.instance,
         target=draft.table.instances[target.index].id,
         strategy=config.strategy,
-        start_s=start_s,
-        deadline_s=max(crossing.crossing_s, start_s + duration_s),
+        start_s=begin_s,
+        deadline_s=max(crossing.crossing_s, begin_s + duration_s),
         due=due,
         bytes=shard.bytes,
         expected_duration_s=duration_s,
-        expected_gain=gain,
+        expected_gain=gained,
         risk=crossing.overload_cost - cost,
         forecast=crossing.forecast,
         trigger=crossing.trigger,
         reason="",
+        executable="move" in config.executable,
     )
     draft.accept(row, instance, target.index, _with_reason(operator, crossing, view.now_s))
     return None
-
-
-def _gain(draft: Draft, source: int, target: int, row: int, end_s: float, share: float) -> float:
-    """Expected overload cost that the move avoids at the source, less what the target gets.
-
-    One of several moves that only together cure may leave the probability where it is; it counts
-    for at least its `share` of the excess.
-    """
-    t, config = draft.table, draft.config.risk
-    mean, sigma = t.shard_load(row)
-    gone = t.starts_after(end_s)
-
-    def cost(instance: int, sign: float, when: NDArray[np.bool_]) -> float:
-        part = sign * when
-        total = np.maximum(t.sum_mean[instance] + mean * part, 0.0)
-        squares = np.maximum(t.sum_squares[instance] + sigma**2 * part, 0.0)
-        sd = deviation(squares, np.maximum(t.sum_sigma[instance] + sigma * part, 0.0), config)
-        p = overload_probability(total, sd, draft.limit[instance])
-        return overload_cost(p, draft.view.period_s, config)
-
-    always = np.ones(t.horizon, dtype=np.bool_)
-    avoided = cost(source, 0.0, gone) - cost(source, -1.0, gone)
-    helped = draft.probability(source) * gone
-    avoided = max(avoided, share * overload_cost(helped, draft.view.period_s, config))
-    added = cost(target, 1.0, always) - cost(target, 0.0, always)
-    return avoided - added
 
 
 def _with_reason(operator: Operator, crossing: Crossing, now_s: float) -> Operator:

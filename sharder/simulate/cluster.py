@@ -1,0 +1,254 @@
+"""The state of a simulated cluster: shards on instances, moves at work, and what they cost.
+
+A shard is a run of sub-ranges of one column. A decision of slot t acts from slot t + 1: a split or
+merge of shards is then done; a move adds `copy_share` of the shard's load to both sides for
+`move_slots` slots and then the load is at the target.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharder.risk import Floats
+from sharder.simulate.series import PARTS
+
+Uid = tuple[int, int, int]
+"""A shard: column, first sub-range, one past the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a simulated cluster is like. `capacity` is operations per slot of one instance."""
+
+    instances: int
+    capacity: float
+    slot_s: float
+    move_slots: int = 2
+    copy_share: float = 0.15
+    """Share of the shard's load that a move adds to its source and its target while it works."""
+    operators_max: int = 16
+    operators_per_instance_max: int = 4
+    slo_ms: float = 20.0
+    service_ms: float = 0.5
+    """Time to serve one append on an idle instance, group commit included."""
+    queue_s_max: float = 30.0
+    """Work an instance holds back before admission refuses more."""
+    record_bytes: int = 1_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("instances", 1, 1_000), ("capacity", 1e-9, 1e15), ("slot_s", 1e-3, 7 * 86_400.0),
+            ("move_slots", 0, 1_000), ("copy_share", 0.0, 1.0), ("operators_max", 1, 10_000),
+            ("operators_per_instance_max", 1, 10_000), ("slo_ms", 1e-3, 1e6),
+            ("service_ms", 1e-6, 1e6), ("queue_s_max", 0.0, 1e6), ("record_bytes", 0, 10**9),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, it must be within {low}..{high}")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Bring a shard to instance `target`."""
+
+    shard: Uid
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Cut a shard at sub-range `at`, which becomes the first of the upper shard."""
+
+    shard: Uid
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Join a shard with its upper neighbour, where both are on one instance."""
+
+    shard: Uid
+    upper: Uid
+
+
+Action = Move | Split | Merge
+
+
+@dataclass(frozen=True, slots=True)
+class MoveDone:
+    """A move that was made: slots [start, end) it worked, the load is at the target from `end`."""
+
+    shard: Uid
+    source: int
+    target: int
+    start: int
+    end: int
+    share: float
+    bytes: float
+    flip: bool
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Arrays along the shards, in the order of `uids`."""
+
+    settings: Settings
+    weights: Floats
+    """[C, PARTS]"""
+    stored: Floats
+    """Bytes of each column, [C]."""
+    uids: list[Uid]
+    home: NDArray[np.int64]
+    moves: list[MoveDone] = field(default_factory=list)
+    refused: int = 0
+    column: NDArray[np.int64] = field(init=False)
+    share: Floats = field(init=False)
+    """Share of the column's load."""
+    target: NDArray[np.int64] = field(init=False)
+    """Where a shard is going; -1: it stays."""
+    ends: NDArray[np.int64] = field(init=False)
+    moved_at: NDArray[np.int64] = field(init=False)
+    """Slot in which the last move ended; -1: never moved."""
+    moved_from: NDArray[np.int64] = field(init=False)
+    born: NDArray[np.int64] = field(init=False)
+    """Slot of the split or merge that made it."""
+    version: int = 0
+    """Grows with every change of shards or homes, so that policies may keep what they derived."""
+    _below: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        zero = np.zeros((len(self.weights), 1))
+        self._below = np.concatenate([zero, self.weights.cumsum(axis=1)], axis=1)
+        n = len(self.uids)
+        self.target = np.full(n, -1)
+        self.ends = np.zeros(n, dtype=np.int64)
+        self.moved_at, self.moved_from = np.full(n, -1), np.full(n, -1)
+        self.born = np.full(n, -1)
+        self._derive()
+
+    @classmethod
+    def of_columns(
+        cls, settings: Settings, weights: Floats, stored: Floats, home: Sequence[int]
+    ) -> "Cluster":
+        """One shard per column, on the instances `home`."""
+        uids = [(c, 0, PARTS) for c in range(len(weights))]
+        return cls(settings, weights, stored, uids, np.array(home, dtype=np.int64))
+
+    def below(self, column: int, part: int) -> float:
+        """Share of a column's load in the sub-ranges before `part`."""
+        return float(self._below[column, part])
+
+    def row(self, uid: Uid) -> int:
+        """Where a shard stands in the arrays; -1 if it is no more."""
+        try:
+            return self.uids.index(uid)
+        except ValueError:
+            return -1
+
+    @property
+    def moving(self) -> NDArray[np.bool_]:
+        return self.target >= 0
+
+    def busy(self) -> NDArray[np.int64]:
+        """Moves at work that touch each instance."""
+        at = np.flatnonzero(self.target >= 0)
+        k = self.settings.instances
+        both = np.concatenate([self.home[at], self.target[at]])
+        return np.bincount(both, minlength=k).astype(np.int64)
+
+    def load(self, per_column: Floats) -> Floats:
+        """Operations of each instance in a slot in which the columns have these, [K]."""
+        k = self.settings.instances
+        mine = per_column[self.column] * self.share
+        total: Floats = np.bincount(self.home, weights=mine, minlength=k).astype(np.float64)
+        at = np.flatnonzero(self.target >= 0)
+        if at.size:
+            copy = mine[at] * self.settings.copy_share
+            total += np.bincount(self.home[at], weights=copy, minlength=k)
+            total += np.bincount(self.target[at], weights=copy, minlength=k)
+        return total
+
+    def advance(self, slot: int) -> None:
+        """Finish the moves whose load is at the target from `slot` on."""
+        done = np.flatnonzero((self.target >= 0) & (self.ends <= slot))
+        for i in done:
+            self.moved_from[i] = self.home[i]
+            self.home[i] = self.target[i]
+            self.moved_at[i] = slot
+        if done.size:
+            self.target[done] = -1
+            self.version += 1
+
+    def act(self, slot: int, actions: Sequence[Action]) -> None:
+        """Start what fits the limits from `slot` on; what does not is counted in `refused`."""
+        for action in actions:
+            row = self.row(action.shard)
+            if row < 0 or self.target[row] >= 0 or not self._take(slot, row, action):
+                self.refused += 1
+
+    def _take(self, slot: int, row: int, action: Action) -> bool:
+        if isinstance(action, Move):
+            return self._move(slot, row, action.target)
+        column, first, last = action.shard
+        if isinstance(action, Split):
+            if not first < action.at < last:
+                return False
+            parts = [(column, first, action.at), (column, action.at, last)]
+            self._replace(slot, [row], parts)
+            return True
+        other = self.row(action.upper)
+        if other < 0 or self.target[other] >= 0 or self.home[other] != self.home[row]:
+            return False
+        if action.upper[0] != column or action.upper[1] != last:
+            return False
+        self._replace(slot, [row, other], [(column, first, action.upper[2])])
+        return True
+
+    def _move(self, slot: int, row: int, target: int) -> bool:
+        s, source = self.settings, int(self.home[row])
+        busy = self.busy()
+        if target == source or int((self.target >= 0).sum()) >= s.operators_max:
+            return False
+        if max(busy[source], busy[target]) >= s.operators_per_instance_max:
+            return False
+        day = round(86_400.0 / s.slot_s)
+        back = self.moved_from[row] == target and slot - self.moved_at[row] <= day
+        self.target[row], self.ends[row] = target, slot + s.move_slots
+        size = self.stored[self.column[row]] * self.share[row]
+        self.moves.append(
+            MoveDone(
+                self.uids[row],
+                source,
+                target,
+                slot,
+                slot + s.move_slots,
+                float(self.share[row]),
+                float(size),
+                bool(back),
+            )
+        )
+        if s.move_slots == 0:
+            self.advance(slot)
+        return True
+
+    def _replace(self, slot: int, rows: list[int], uids: list[Uid]) -> None:
+        """Put `uids` in place of `rows`; they keep the history of the first of them."""
+        keep = np.ones(len(self.uids), dtype=np.bool_)
+        keep[rows] = False
+        kept = np.flatnonzero(keep)
+        source = np.concatenate([kept, np.full(len(uids), rows[0])]).astype(np.int64)
+        self.uids = [self.uids[i] for i in kept] + uids
+        for name in ("home", "target", "ends", "moved_at", "moved_from", "born"):
+            setattr(self, name, getattr(self, name)[source].copy())
+        self.born[len(kept) :] = slot
+        self._derive()
+
+    def _derive(self) -> None:
+        self.column = np.array([u[0] for u in self.uids], dtype=np.int64)
+        first = np.array([u[1] for u in self.uids], dtype=np.int64)
+        last = np.array([u[2] for u in self.uids], dtype=np.int64)
+        self.share = self._below[self.column, last] - self._below[self.column, first]
+        self.version += 1

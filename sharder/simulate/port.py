@@ -1,0 +1,37 @@
+"""What a simulated policy is, and the placement that all of them start from."""
+
+from typing import Protocol
+
+import numpy as np
+
+from sharder.risk import Floats
+from sharder.simulate.cluster import Action, Cluster
+
+
+class Policy(Protocol):
+    """Decides after each slot. Only the oracle looks at slots that are still to come."""
+
+    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+        """What to start in slot + 1; slots up to `slot` have been seen."""
+        ...
+
+
+class Static:
+    """Leaves everything where it is."""
+
+    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+        return []
+
+
+def greedy_homes(profile: Floats, instances: int) -> list[int]:
+    """Initial placement from history: `profile` [C, H] of loads to be reckoned with.
+
+    The largest first, each to the instance whose highest load stays lowest with it (LPT).
+    """
+    total = np.zeros((instances, profile.shape[1]))
+    homes = [0] * len(profile)
+    for column in sorted(range(len(profile)), key=lambda c: (-float(profile[c].max()), c)):
+        peak = (total + profile[column]).max(axis=1)
+        homes[column] = int(peak.argmin())
+        total[homes[column]] += profile[column]
+    return homes
