@@ -306,6 +306,8 @@ class Replica:
                 if self.recent[0].end > self.machine.end.end:
                     break
                 self._recent_bytes -= len(self.recent.popleft().data)
+        elif self.recent:
+            self._clear_recent()  # what follows would leave a gap in it
         last = batches[-1]
         self.handle(Assigned(Position(last.end, last.chain_after)))
 
