@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: demo test check format lint type imports proto bench clean install lock
+.PHONY: demo test check format lint type imports proto bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -47,8 +47,10 @@ proto: $(READY)
 bench: $(READY)           ## ours beside Kafka, NATS, Redis and the machine's own limits
 	$(BIN)/python -m bench compare $(ARGS)
 
-bench-micro: $(READY)
-	$(BIN)/python -m pytest bench/micro --benchmark-only $(ARGS)
+bench-micro: $(READY)     ## the hot paths beside the saved baseline (ratios; machines differ)
+	$(BIN)/python -m pytest bench/micro --benchmark-only -q -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning \
+	  --benchmark-storage=file://bench/micro/baseline \
+	  --benchmark-compare=0001 --benchmark-columns=median,iqr,ops $(ARGS)
 
 lock: $(READY)            ## pin every dependency again, with hashes, without any index address
 	$(BIN)/pip install pip-tools
