@@ -26,9 +26,13 @@ def etcd_address() -> Iterator[str]:
         yield service.address
 
 
+def etcd_target(address: str) -> EtcdTarget:
+    """With a namespace that no other test uses."""
+    return EtcdTarget.of(f"etcd://{address}/test-{next(_namespaces)}")
+
+
 def etcd_store(address: str) -> EtcdMetadataStore:
-    """A client with a namespace that no other test uses."""
-    return EtcdMetadataStore(EtcdTarget.of(f"etcd://{address}/test-{next(_namespaces)}"))
+    return EtcdMetadataStore(etcd_target(address))
 
 
 @pytest.fixture(
