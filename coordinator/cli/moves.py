@@ -181,6 +181,10 @@ async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> An
                 )  # fmt: skip
         except grpc.aio.AioRpcError as e:
             raise from_rpc(e) from None
+    if found is not None and found["state"] == "rolled-back" and found["cause"] == "asked for":
+        if not as_json:
+            typer.echo(f"migration {migration} went back to {found['source']}, as asked")
+        return found
     if found is None or found["state"] != "completed":
         state = found["state"] if found else "unknown"
         cause = f": {found['cause']}" if found and found["cause"] else ""
