@@ -21,6 +21,12 @@ Setting = Annotated[
 ]
 
 
+Metadata = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="etcd://HOST:PORT,… instead of the embedded metadata store."),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command("up")(up)
     app.command("demo")(demo)
@@ -36,6 +42,7 @@ def up(
     bytes_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
     autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
     planning_period_s: Annotated[float, typer.Option(help="Seconds between plans.")] = 300.0,
+    metadata: Metadata = None,
     setting: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,6 +62,7 @@ def up(
         capacities=[CapacityRecord(ops_per_s, bytes_per_s)] * instances,
         coordinator_settings={"planning_period_s": planning_period_s, **given},
         autopilot=autopilot,
+        metadata=metadata,
     )
 
     async def work() -> None:
@@ -103,6 +111,7 @@ def demo(
         Path | None, typer.Option(help="Keep the data here; default: a temporary directory.")
     ] = None,
     days: Annotated[int, typer.Option(min=2, max=60, help="Days to replay.")] = 6,
+    metadata: Metadata = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay real flights; see a hot shard foreseen, moved live, and every record accounted for.
@@ -112,7 +121,13 @@ def demo(
     from coordinator.local.demo.run import DemoOptions, run_demo
 
     options = DemoOptions(
-        seed=seed, autopilot=not no_autopilot, report=report, data=data, days=days, as_json=as_json
+        seed=seed,
+        autopilot=not no_autopilot,
+        report=report,
+        data=data,
+        days=days,
+        as_json=as_json,
+        metadata=metadata,
     )
     raise typer.Exit(run(run_demo(options)))
 

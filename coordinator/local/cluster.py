@@ -44,7 +44,7 @@ class ClusterOptions:
     """What to run. `port` 0 takes free ports; else the coordinator's, instances take those after it
     that are free. `capacities`: one for each instance, fewer or none: unlimited. Settings are
     passed on as they are (CoordinatorConfig, NodeConfig). `autopilot`: on, forecast-only or off;
-    None leaves it as it is.
+    None leaves it as it is. `metadata`: an etcd URL, instead of a store in the coordinator.
     """
 
     data: Path
@@ -56,6 +56,7 @@ class ClusterOptions:
     node_settings: Mapping[str, object] = field(default_factory=dict)
     autopilot: str | None = None
     start_timeout_s: float = 60.0
+    metadata: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= INSTANCES_MAX:
@@ -75,7 +76,11 @@ class Cluster:
             "coordinator.main",
             f"{options.host}:{options.port}",
             host_and_port,
-            {"data": options.data / COORDINATOR, **options.coordinator_settings},
+            {
+                "data": options.data / COORDINATOR,
+                "metadata": options.metadata,
+                **options.coordinator_settings,
+            },
             self._log(COORDINATOR),
         )
         self._instances: dict[str, Supervised] = {}
@@ -167,7 +172,8 @@ class Cluster:
             settings = {
                 "instance": name,
                 "data": self.data / name,
-                "metadata": self.address,
+                "metadata": options.metadata or self.address,
+                "coordinators": self.address,
                 **options.node_settings,
                 **_capacity_settings(capacity),
             }

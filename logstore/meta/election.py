@@ -41,6 +41,8 @@ TTL_S = 3.0
 KEEP_ALIVES_PER_TTL = 4
 RETRY_S = 0.2
 """Wait of a candidate before it asks again a store that did not answer."""
+LAST_CHANCE_S = 1.0
+"""A leader that woke up after its time asks once more: nobody followed while its key is there."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ class Leadership:
         """Holds as long as nobody else can lead: part of every transaction of this leader."""
         self.lease = lease
         self.lost = asyncio.Event()
-        """Set once this leadership is over; it never comes back, campaign again."""
+        """Set once this leadership is over for good; campaign again."""
         self._env = env
         self.until_s = 0.0
         self.extend(lease, sent_s)
@@ -67,6 +69,7 @@ class Leadership:
         return 0.0 if self.lost.is_set() else self.until_s - self._env.clock.monotonic_s()
 
     def held(self) -> bool:
+        """False from the end of what was bought; true again if the lease turns out to live on."""
         return self.left_s() > 0
 
     def check(self) -> None:
@@ -200,7 +203,7 @@ class Election:
                 await asyncio.sleep(min(left_s, lease.ttl_s / KEEP_ALIVES_PER_TTL))
                 sent_s = self._env.clock.monotonic_s()
                 try:
-                    async with asyncio.timeout(max(0.0, leadership.left_s())):
+                    async with asyncio.timeout(max(LAST_CHANCE_S, leadership.left_s())):
                         leadership.extend(await self._store.lease_keep_alive(lease.id), sent_s)
                 except (TimeoutError, UnavailableError):
                     continue  # what was bought before still counts
@@ -223,12 +226,12 @@ class Election:
 class FencedStore:
     """The store as a leader may use it: each transaction compares the election key's revision.
 
-    `FencedError` when one was refused because of that. A transaction may hold one compare less
-    than the port allows.
+    `fence` may be set anew by who was elected again. `FencedError` when a transaction was refused
+    because of it. A transaction may hold one compare less than the port allows.
     """
 
     def __init__(self, store: MetadataStore, fence: Compare) -> None:
-        self._store, self._fence = store, fence
+        self._store, self.fence = store, fence
 
     async def get(self, key: str) -> Versioned | None:
         return await self._store.get(key)
@@ -237,11 +240,12 @@ class FencedStore:
         return await self._store.range(prefix)
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
-        result = await self._store.txn([*compares, self._fence], operations)
+        fence = self.fence
+        result = await self._store.txn([*compares, fence], operations)
         if not result.succeeded:
-            found = await self._store.get(self._fence.key)
-            if found is None or found.revision != self._fence.revision:
-                raise FencedError(f"no longer the leader by {self._fence.key}; nothing was written")
+            found = await self._store.get(fence.key)
+            if found is None or found.revision != fence.revision:
+                raise FencedError(f"no longer the leader by {fence.key}; nothing was written")
         return result
 
     def watch(self, prefix: str, after_revision: int) -> AsyncIterator[tuple[WatchEvent, ...]]:

@@ -5,7 +5,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class DemoOptions:
     data: Path | None = None
     days: int = 6
     as_json: bool = False
+    metadata: str | None = None
+    """An etcd URL; each run keeps its metadata below a namespace of its own."""
 
 
 @dataclass(slots=True)
@@ -163,6 +165,9 @@ async def _play(options: DemoOptions, data: Path, console: Console) -> Outcome:
 @contextlib.asynccontextmanager
 async def _side(options: DemoOptions, data: Path, name: str, scene: Scene) -> AsyncIterator[Side]:
     settings = cluster_options(data, name, options.seed, name == "autopilot")
+    if options.metadata is not None:
+        url = f"{options.metadata.rstrip('/')}/demo-{Env().new_id():x}/{name}"
+        settings = replace(settings, metadata=url)
     async with running(settings) as cluster, connect(cluster.addresses, client_group=name) as db:
         log = await db.create_log(
             LOG,
