@@ -1,6 +1,7 @@
-"""`--metadata etcd://…`: two coordinators and an instance, real processes; the leader dies."""
+"""`--metadata etcd://…`: two coordinators and an instance; the leader dies, or freezes."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,10 @@ import pytest
 
 import logstore
 from bench.services.paths import free_ports
+from coordinator.leading import LOST
 from logstore.base.errors import LogstoreError
 from logstore.meta.etcd import EtcdMetadataStore
+from logstore.meta.port import WatchEvent
 from logstore.meta.records import cell_leader_key, decode_leader
 from tests.meta.conftest import etcd_target
 
@@ -88,6 +91,53 @@ async def test_a_standby_follows_a_killed_leader(etcd_address: str, tmp_path: Pa
             assert await asyncio.wait_for(second.wait(), READY_S) == 0
     assert await store.get(cell_leader_key("0")) is None  # it resigned
     await store.close()
+
+
+async def test_a_frozen_leader_goes_on_unless_it_was_followed(
+    etcd_address: str, tmp_path: Path
+) -> None:
+    target = etcd_target(etcd_address)
+    url = f"etcd://{etcd_address}{target.namespace}"
+    store = EtcdMetadataStore(target)
+    key = cell_leader_key("0")
+
+    def coordinator(name: str) -> tuple[str, ...]:
+        return (
+            "coordinator.main",
+            "--data",
+            str(tmp_path / name),
+            "--port",
+            "0",
+            "--metadata",
+            url,
+        )
+
+    async with process(*coordinator("first")) as first:
+        await ready(first)
+        led = await changed(store, key, 0)
+        first.send_signal(signal.SIGSTOP)
+        gone = await changed(store, key, led.revision)
+        assert gone.value is None  # its lease ended
+        first.send_signal(signal.SIGCONT)
+        again = await changed(store, key, gone.revision)
+        assert again.value is not None
+        assert decode_leader(again.value).candidate == decode_leader(led.value or b"").candidate
+        async with process(*coordinator("second")) as second:
+            first.send_signal(signal.SIGSTOP)
+            await ready(second, FOLLOWED_S_MAX)
+            first.send_signal(signal.SIGCONT)
+            assert await asyncio.wait_for(first.wait(), READY_S) == LOST
+            found = await store.get(key)
+            assert found is not None
+            assert decode_leader(found.value).candidate != decode_leader(led.value or b"").candidate
+    await store.close()
+
+
+async def changed(store: EtcdMetadataStore, key: str, after_revision: int) -> WatchEvent:
+    """The first change of `key` above a revision, now or soon."""
+    watch = store.watch(key, after_revision)
+    (event,) = await asyncio.wait_for(anext(watch), READY_S)
+    return event
 
 
 async def created(db: "logstore.Client", name: str) -> "logstore.Log":
