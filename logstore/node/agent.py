@@ -26,6 +26,10 @@ _log = structlog.get_logger(__name__)
 REPORT_STATISTICS_MAX = 2_000
 """Statistics in one report; more wait for the next call."""
 WAITING_STATISTICS_MAX = 500_000
+LATENESS_S = 2.0
+LIVE_SLOTS_MAX = 8
+"""While event time runs faster than this many slots in LATENESS_S, history is being fed: shards are
+then apart in event time, and a slot stays open LATENESS_S longer."""
 
 Send = Callable[
     [coordinator_pb2.ReportRequest], Coroutine[Any, Any, coordinator_pb2.ReportResponse]
@@ -50,6 +54,8 @@ class Agent:
         """The newest event time seen here; -1: none."""
         self._newest_slot = -1
         """The newest slot of event time heard of anywhere; -1: none."""
+        self._passed: deque[tuple[float, int]] = deque()
+        """When event time was where: the oldest is from LATENESS_S ago, or the first."""
         self._waiting: deque[ShardStatistics] = deque()
         self._process = psutil.Process()
         self._totals = (0, 0, 0.0, 0.0)
@@ -133,11 +139,24 @@ class Agent:
         """The newest slot of event time, here or elsewhere; -1: there is none."""
         return max(self._event_us // round(self.slot_s * 1e6), self._newest_slot)
 
+    def _open_event_slot(self) -> int:
+        """The first slot of event time that still takes operations; -1: no event was seen."""
+        newest, now_s = self._event_slot(), self._env.clock.monotonic_s()
+        if newest < 0:
+            return -1
+        self._passed.append((now_s, newest))
+        while len(self._passed) > 1 and self._passed[1][0] <= now_s - LATENESS_S:
+            self._passed.popleft()
+        since_s, before = self._passed[0]
+        if now_s - since_s < LATENESS_S:
+            return -1
+        return newest if newest - before <= LIVE_SLOTS_MAX else before
+
     def _close_slots(self) -> None:
         """Close every slot before the newest one."""
         self._waiting.extend(self._wall.drain(self._wall_slot() - 1))
-        if (newest := self._event_slot()) > 0:
-            self._waiting.extend(self._event.drain(newest - 1))
+        if (open_slot := self._open_event_slot()) > 0:
+            self._waiting.extend(self._event.drain(open_slot - 1))
         while len(self._waiting) > WAITING_STATISTICS_MAX:
             self._waiting.popleft()
 

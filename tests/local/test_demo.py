@@ -145,7 +145,10 @@ def test_throttles_are_counted_from_what_was_seen() -> None:
         ({"lost": 1}, {"none_lost"}),
         ({"errors_seen_by_clients": 2}, {"no_client_error"}),
         ({"records_acked": 10, "records_in_log": 10}, {"records_acked"}),
-        ({"throttled": {"with_autopilot": 9, "without_autopilot": 9}}, {"less_throttled"}),
+        (
+            {"throttled": {"after_the_move": {"with_autopilot": 9, "without_autopilot": 9}}},
+            {"less_throttled_after_the_move"},
+        ),
         ({"migrations": []}, {"moved_before_its_peak", "chains_equal", "went_on_past_the_peak"}),
     ],
 )
@@ -156,7 +159,7 @@ def test_each_check_can_fail(change: dict[str, object], failed: set[str]) -> Non
         "autopilot": True, "records_acked": 250_000, "records_in_log": 250_000, "lost": 0,
         "duplicated": 0, "out_of_order": 0, "changed": 0, "errors_seen_by_clients": 0,
         "replay": {"hours": 144}, "migrations": [move],
-        "throttled": {"with_autopilot": 1, "without_autopilot": 9},
+        "throttled": {"after_the_move": {"with_autopilot": 1, "without_autopilot": 9}},
     }  # fmt: skip
     found = report.checks({**told, **change})
     assert {name for name, holds in found.items() if not holds} == failed

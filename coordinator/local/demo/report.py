@@ -226,13 +226,13 @@ def checks(report: dict[str, Any]) -> dict[str, bool]:
         if m["trigger"] == "forecast" and m["state"] == "completed" and (m["lead_s"] or 0.0) > 0
     ]
     hours = report["replay"]["hours"] * WALL_S_PER_SLOT
-    throttled = report["throttled"]
+    throttled = report["throttled"]["after_the_move"] or {}
     return found | {
         "moved_before_its_peak": bool(ahead),
         "chains_equal": bool(moves) and all(m["hash_equal"] for m in moves),
         "went_on_past_the_peak": any(m["crossing_s"] + 12 < hours for m in ahead),
-        "less_throttled": throttled["without_autopilot"] is None
-        or throttled["with_autopilot"] < throttled["without_autopilot"],
+        "less_throttled_after_the_move": bool(throttled)
+        and throttled["with_autopilot"] < throttled["without_autopilot"],
     }
 
 
@@ -266,7 +266,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     throttled = report["throttled"]
     lines.append(
         f"throttled: {throttled['with_autopilot']} with autopilot, "
-        f"{throttled['without_autopilot']} without (same stream, same time)"
+        f"{throttled['without_autopilot']} without (same stream, same time); after the move "
+        f"{_counts(throttled['after_the_move'])}"
     )
     lines.append(
         f"{report['records_acked']:,} records acked: {report['lost']} lost, "
@@ -276,3 +277,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     failed = [name for name, holds in report["checks"].items() if not holds]
     lines.append(f"FAILED: {', '.join(failed)}" if failed else "all checks hold")
     return lines
+
+
+def _counts(after: dict[str, int] | None) -> str:
+    return "none" if after is None else f"{after['with_autopilot']}, {after['without_autopilot']}"

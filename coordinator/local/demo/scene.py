@@ -25,9 +25,9 @@ PROFILE_DAYS = 28
 READ_SHARE = 0.25
 """Reads per append."""
 THRESHOLD, HYSTERESIS = 0.8, 0.05
-PEAK_OVER_CAPACITY = 1.25
+PEAK_OVER_CAPACITY = 1.3
 """The hot instance's daily peak over its stated capacity."""
-UPPER_OVER_MEAN = 1.15
+UPPER_OVER_MEAN = 1.1
 """Room that a forecast's upper bound needs over the mean."""
 BYTES_PER_OP_MAX = 4_096
 JITTER_US = HOUR_US // 6

@@ -1,0 +1,87 @@
+"""The agent's time lines: event time beside the wall clock, and history that is fed fast."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import msgspec
+
+from logstore.base.env import Env, ManualClock
+from logstore.base.types import Ack
+from logstore.node.agent import LATENESS_S, Agent
+from logstore.node.appends import PendingAppend
+from logstore.node.config import NodeConfig
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.v1 import log_pb2
+from profiler.types import OpType, ShardStatistics
+
+SLOT_US = 3_600_000_000
+
+
+class Bench:
+    """An agent with a clock that is moved by hand, and what it reported."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.clock = ManualClock()
+        config = NodeConfig(instance="a", data=tmp_path, metadata=["h:1"])
+        self.agent = Agent(config, Env(self.clock, random.Random(1)), slot_s=3600.0)
+        self.told: dict[tuple[str, int], int] = {}
+        self.newest_slot = -1
+
+    def append(self, shard: str, slots: range) -> None:
+        """One record in each slot."""
+        rows = [log_pb2.Record(key=b"k", timestamp_us=slot * SLOT_US) for slot in slots]
+        done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        message = log_pb2.AppendBatch(shard=shard)
+        append = PendingAppend.of_records(rows, message, done, self.clock.monotonic_s())
+        self.agent.appended(shard, True, [append])
+
+    async def report(self, after_s: float = 1.0) -> None:
+        self.clock.advance(after_s)
+        await self.agent.report(self._take, 1, self.agent.status(0, 1.0))
+
+    async def _take(self, request: coordinator_pb2.ReportRequest) -> coordinator_pb2.ReportResponse:
+        told = msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
+        self.told.update({(s.shard, s.slot): s.query_count for s in told if s.query_count})
+        return coordinator_pb2.ReportResponse(slot_s=3600.0, newest_slot=self.newest_slot)
+
+
+async def test_shards_that_are_apart_in_event_time_keep_their_slots(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.report()  # nothing yet: the wall clock closes none of the event time's slots
+    bench.append("l/0", range(500))
+    bench.newest_slot = 900  # another instance is further on
+    await bench.report()
+    bench.append("l/1", range(500))  # the other shard of the same call comes a second later
+    for _ in range(4):
+        await bench.report()
+    expected = {(shard, slot): 1 for shard in ("l/0", "l/1") for slot in range(500)}
+    assert bench.told == expected
+
+
+async def test_live_events_are_told_at_the_next_report(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append("l/0", range(1))
+    await bench.report()
+    await bench.report(LATENESS_S)
+    for slot in range(1, 6):
+        bench.append("l/0", range(slot, slot + 1))
+        await bench.report()
+        assert ("l/0", slot - 1) in bench.told
+        assert ("l/0", slot) not in bench.told
+
+
+async def test_reads_count_by_event_time_in_such_a_log_and_by_the_wall_in_others(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    bench.agent.read("l/0", True, OpType.KEY_READ, 10, 0.001, b"k")  # no event yet: no slot for it
+    bench.append("l/0", range(7, 8))
+    bench.agent.read("l/0", True, OpType.KEY_READ, 10, 0.001, b"k")
+    bench.agent.read("m/0", False, OpType.KEY_READ, 10, 0.001, b"k")
+    wall = bench.clock.wall_us() // SLOT_US
+    bench.newest_slot = 8
+    await bench.report()
+    for _ in range(3):
+        await bench.report(3600.0)
+    assert bench.told == {("l/0", 7): 2, ("m/0", wall): 1}
