@@ -1,0 +1,118 @@
+"""What a run records, as plain data. Times are seconds of one clock that all entries share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that did not hold."""
+
+    invariant: str
+    text: str
+    at_s: float = 0.0
+
+
+class Outcome(StrEnum):
+    ACKED = "acked"
+    REFUSED = "refused"
+    """Surely not stored."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True)
+class AppendCall:
+    """One append of one record; `value` is unique in the run."""
+
+    client: str
+    key: bytes
+    value: bytes
+    called_s: float
+    expected_version: int | None = None
+    returned_s: float | None = None
+    outcome: Outcome = Outcome.UNKNOWN
+    shard: str = ""
+    offset: int = -1
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as it is stored or was read."""
+
+    shard: str
+    offset: int
+    key: bytes
+    value: bytes
+    timestamp_us: int
+
+
+@dataclass(slots=True)
+class ReadCall:
+    """One read that ended without an error, or a tail so far. `key=None`: all keys."""
+
+    client: str
+    key: bytes | None
+    called_s: float
+    returned_s: float
+    rows: list[Row]
+    tail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAck:
+    """An instance answered an append, as its primary, with success (no duplicate, not forwarded).
+
+    `epoch` is the one stamped on the stored batch.
+    """
+
+    at_s: float
+    instance: str
+    shard: str
+    epoch: int
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataTxn:
+    """A transaction that changed something. `compared`: key -> revision; `written`: None deletes."""
+
+    at_s: float
+    author: str
+    compared: Mapping[str, int]
+    written: Mapping[str, bytes | None]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A stored batch: its offsets [base, end), the epoch that stamped it, the chain after it."""
+
+    base: int
+    end: int
+    epoch: int
+    chain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CopyState:
+    """One copy on one disk, at one moment."""
+
+    instance: str
+    replica_id: int
+    shard: str
+    base: int
+    high_watermark: int
+    links: tuple[Link, ...]
+
+
+@dataclass(slots=True)
+class History:
+    """All that a run recorded."""
+
+    appends: list[AppendCall] = field(default_factory=list)
+    reads: list[ReadCall] = field(default_factory=list)
+    acks: list[ServerAck] = field(default_factory=list)
+    metadata: list[MetadataTxn] = field(default_factory=list)

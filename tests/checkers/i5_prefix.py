@@ -1,0 +1,92 @@
+"""I5: per key, every reader sees a gap-free, duplicate-free prefix of one order."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from tests.checkers.history import AppendCall, Outcome, ReadCall, Row, Violation
+
+
+def by_key(rows: Iterable[Row]) -> dict[bytes, list[Row]]:
+    """Each key's records in their order."""
+    found: dict[bytes, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.key].append(row)
+    return dict(found)
+
+
+def check_read(call: ReadCall, order: dict[bytes, list[Row]]) -> list[Violation]:
+    """What one call saw of each key is the first part of the key's order.
+
+    A tail may begin anywhere, so there it is a part without a gap.
+    """
+    found = []
+    for key, rows in by_key(call.rows).items():
+        whole = order.get(key, [])
+        first = 0
+        if call.tail and rows[0] in whole:
+            first = whole.index(rows[0])
+        if whole[first : first + len(rows)] != rows:
+            found.append(Violation("I5", f"{call.client} saw of key {key!r} {_places(rows)}, "
+                                   f"the order is {_places(whole)}", call.returned_s))  # fmt: skip
+    return found
+
+
+def check_sessions(
+    reads: Sequence[ReadCall], appends: Sequence[AppendCall], order: dict[bytes, list[Row]]
+) -> list[Violation]:
+    """P8: a read shows at least what was acked to the same client before the read began."""
+    acked: dict[tuple[str, bytes], list[AppendCall]] = defaultdict(list)
+    for append in appends:
+        if append.outcome is Outcome.ACKED:
+            acked[append.client, append.key].append(append)
+    found = []
+    for call in reads:
+        if call.tail or call.key is None:
+            continue
+        seen = {row.value for row in call.rows}
+        for append in acked.get((call.client, call.key), ()):
+            if (append.returned_s or 0.0) <= call.called_s and append.value not in seen:
+                found.append(Violation("I5", f"{call.client} read key {call.key!r} without "
+                                       f"{append.value!r}, acked to it before: {_places(call.rows)}",
+                                       call.called_s))  # fmt: skip
+    return found
+
+
+def check_real_time(
+    appends: Sequence[AppendCall], order: dict[bytes, list[Row]]
+) -> list[Violation]:
+    """An append that was acked before another one of its key was called comes before it."""
+    calls = {call.value: call for call in appends if call.outcome is Outcome.ACKED}
+    found = []
+    for key, rows in order.items():
+        later = float("inf")  # the earliest return of what stands behind
+        for row in reversed(rows):
+            call = calls.get(row.value)
+            if call is None or call.returned_s is None:
+                continue
+            if call.called_s > later:
+                found.append(Violation("I5", f"{call.value!r} of key {key!r} stands before a record"
+                                       " that was acked before it was sent",
+                                       call.called_s))  # fmt: skip
+            later = min(later, call.returned_s)
+    return found
+
+
+def check(
+    reads: Sequence[ReadCall],
+    appends: Sequence[AppendCall],
+    final: Iterable[Row],
+    excused: frozenset[str] = frozenset(),
+) -> list[Violation]:
+    """`final`: every record at the end, in reading order; `excused` as in I3."""
+    order = by_key(final)
+    kept = [r for r in reads if not any(row.shard in excused for row in r.rows)]
+    found = [violation for call in kept for violation in check_read(call, order)]
+    if not excused:
+        found += check_sessions(kept, appends, order) + check_real_time(appends, order)
+    return found
+
+
+def _places(rows: Sequence[Row]) -> str:
+    shown = " ".join(f"{row.shard}:{row.offset}" for row in rows[:40])
+    return f"[{shown}{' ...' if len(rows) > 40 else ''}]"

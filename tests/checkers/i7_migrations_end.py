@@ -1,0 +1,47 @@
+"""I7: kill -9 of any party at any step of a migration ends in an end state without a person."""
+
+from collections.abc import Sequence
+
+from coordinator.migration.records import State, decode_migration
+from coordinator.migration.table import TABLE
+from logstore.meta.records import MIGRATIONS, SHARDS, decode_shard
+from tests.checkers.history import MetadataTxn, Violation
+
+
+def check_table(txns: Sequence[MetadataTxn]) -> list[Violation]:
+    """Every step of every migration is in protocol.md's table."""
+    states: dict[str, State] = {}
+    found = []
+    for txn in txns:
+        for key, value in txn.written.items():
+            if not key.startswith(MIGRATIONS) or value is None:
+                continue
+            record = decode_migration(value)
+            before = states.get(key, State.PLANNED)
+            if record.state is not before and record.state not in TABLE[before].to:
+                found.append(Violation("I7", f"{record.id} went from {before} to {record.state}",
+                                       txn.at_s))  # fmt: skip
+            states[key] = record.state
+    return found
+
+
+def check_ended(txns: Sequence[MetadataTxn]) -> list[Violation]:
+    """After the run has healed: all migrations have ended, and own no shard."""
+    last: dict[str, bytes | None] = {}
+    for txn in txns:
+        last.update(txn.written)
+    found = []
+    for key, value in last.items():
+        if value is None:
+            continue
+        if key.startswith(MIGRATIONS) and decode_migration(value).active:
+            record = decode_migration(value)
+            found.append(Violation("I7", f"{record.id} is still in {record.state}"))
+        elif key.startswith(SHARDS) and decode_shard(value).migration is not None:
+            shard = decode_shard(value)
+            found.append(Violation("I7", f"{shard.shard} still belongs to {shard.migration}"))
+    return found
+
+
+def check(txns: Sequence[MetadataTxn]) -> list[Violation]:
+    return check_table(txns) + check_ended(txns)

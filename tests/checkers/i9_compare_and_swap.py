@@ -1,0 +1,39 @@
+"""I9: metadata is only changed by compare-and-swap, by who may."""
+
+from collections.abc import Sequence
+
+from logstore.meta.records import SHARDS, ShardRecord, decode_shard
+from tests.checkers.history import MetadataTxn, Violation
+
+
+def check(txns: Sequence[MetadataTxn], instances: frozenset[str]) -> list[Violation]:
+    """Each written key was compared, and each change of a configuration made by a copy's instance.
+
+    `instances`: names of the authors that are instances; all others are coordinators.
+    """
+    found = []
+    shards: dict[str, ShardRecord] = {}
+    for txn in txns:
+        for key, value in txn.written.items():
+            if key not in txn.compared:
+                found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote {key} "
+                                       "without a compare", txn.at_s))  # fmt: skip
+            if not key.startswith(SHARDS) or value is None:
+                continue
+            record, before = decode_shard(value), shards.get(key)
+            shards[key] = record
+            if before is not None and _reconfigured(before, record):
+                members = {m.instance for m in before.in_sync}
+                if txn.author not in instances or txn.author not in members:
+                    found.append(Violation("I9", f"revision {txn.revision}: {txn.author} changed "
+                                           f"the configuration of {record.shard} (P3)",
+                                           txn.at_s))  # fmt: skip
+    return found
+
+
+def _reconfigured(before: ShardRecord, after: ShardRecord) -> bool:
+    return (before.epoch, before.primary, before.in_sync) != (
+        after.epoch,
+        after.primary,
+        after.in_sync,
+    )

@@ -1,0 +1,197 @@
+"""Clients as processes: the real client library, and what each caller did and saw."""
+
+import asyncio
+import contextlib
+from random import Random
+from typing import Any
+
+from logstore.base.errors import (
+    AppendManyError,
+    LogstoreError,
+    OutcomeUnknownError,
+    VersionConflictError,
+)
+from logstore.client.client import Client, Log, connect
+from tests.checkers.history import AppendCall, Outcome, ReadCall, Row
+from tests.simulation.loop import Process
+from tests.simulation.world import World
+
+TIMEOUT_S = 12.0
+THINK_S = 0.09
+IN_FLIGHT_MAX = 6
+LOG = "log"
+
+
+class SimClient:
+    """Makes `operations` calls on the log and writes them into the history."""
+
+    def __init__(
+        self, world: World, number: int, addresses: list[str], keys: list[bytes], operations: int
+    ) -> None:
+        self.world = world
+        self.name = f"client-{number}"
+        self.process = Process(self.name)
+        self.left = operations
+        self.done = False
+        self.rows: list[Row] = []
+        self._keys = keys
+        self._addresses = addresses
+        self._number = 0
+        self._rng = Random(world.rng.getrandbits(64))
+        self._calls: dict[asyncio.Task[None], None] = {}
+        self._versions: dict[bytes, int] = {}
+
+    def start(self) -> None:
+        self.world.loop.spawn_in(self.process, self._run(), self.name)
+
+    def _connect(self) -> Client:
+        return connect(self._addresses, timeout_s=TIMEOUT_S, env=self.world.env())
+
+    async def _open(self, db: Client) -> Log:
+        while True:
+            try:
+                return await db.log(LOG)
+            except LogstoreError:
+                await asyncio.sleep(0.1)
+
+    async def _run(self) -> None:
+        async with self._connect() as db:
+            log = await self._open(db)
+            tail = asyncio.create_task(self._tail(log))
+            while self.left > 0:
+                await asyncio.sleep(self._rng.expovariate(1 / THINK_S))
+                while len(self._calls) >= IN_FLIGHT_MAX:
+                    await asyncio.wait(list(self._calls), return_when=asyncio.FIRST_COMPLETED)
+                self.left -= 1
+                call = asyncio.create_task(self._call(log))
+                self._calls[call] = None
+                call.add_done_callback(lambda task: self._calls.pop(task, None))
+            while self._calls:
+                await asyncio.wait(list(self._calls))
+            await asyncio.sleep(0.5)  # the tail comes after
+            tail.cancel()
+            await asyncio.gather(tail, return_exceptions=True)
+        self.done = True
+
+    async def _call(self, log: Log) -> None:
+        dice, key = self._rng.random(), self._rng.choice(self._keys)
+        if dice < 0.55:
+            await self._append(log, key)
+        elif dice < 0.65:
+            await self._append_many(log)
+        elif dice < 0.77:
+            await self._append_if(log)
+        elif dice < 0.95:
+            await self._read(log, key)
+        else:
+            await self._read(log, None)
+
+    def _new(self, key: bytes, expected_version: int | None = None) -> AppendCall:
+        self._number += 1
+        value = f"{self.name}-{self._number}".encode()
+        call = AppendCall(self.name, key, value, self.world.now_s, expected_version)
+        self.world.history.appends.append(call)
+        return call
+
+    def _ended(self, call: AppendCall, outcome: Outcome) -> None:
+        call.returned_s, call.outcome = self.world.now_s, outcome
+        self.world.trace(f"{call.value!r} {outcome} {call.shard}:{call.offset}")
+
+    async def _append(self, log: Log, key: bytes, expected: int | None = None) -> None:
+        call = self._new(key, expected)
+        try:
+            ack = await log.append(key, call.value, expected_version=expected)
+        except OutcomeUnknownError:
+            self._versions.pop(key, None)
+            self._ended(call, Outcome.UNKNOWN)
+        except VersionConflictError:
+            self._versions.pop(key, None)
+            self._ended(call, Outcome.REFUSED)
+        except LogstoreError:
+            self._ended(call, Outcome.REFUSED)
+        else:
+            call.shard, call.offset, call.version = ack.shard, ack.offset, ack.version
+            self._ended(call, Outcome.ACKED)
+            if ack.version is not None:
+                self._versions[key] = ack.version
+
+    async def _append_many(self, log: Log) -> None:
+        keys = [self._rng.choice(self._keys) for _ in range(self._rng.randint(2, 6))]
+        calls = [self._new(key) for key in keys]
+        by_value = {call.value: call for call in calls}
+        try:
+            await log.append_many(keys, [call.value for call in calls])
+            stored, unknown = set(range(len(calls))), set[int]()
+        except AppendManyError as e:
+            stored, unknown = _rows(e.stored), _rows(e.unknown)
+        for number, call in enumerate(by_value.values()):
+            outcome = Outcome.REFUSED
+            if number in stored:
+                call.shard = ""
+                outcome = Outcome.ACKED
+            elif number in unknown:
+                outcome = Outcome.UNKNOWN
+            self._ended(call, outcome)
+
+    async def _append_if(self, log: Log) -> None:
+        """A conditional append on a key that clients share, at the version it last had."""
+        key = b"shared-%d" % self._rng.randint(0, 1)
+        version = self._versions.get(key)
+        if version is None or self._rng.random() < 0.3:
+            rows = await self._read(log, key)
+            if rows is None:
+                return
+            version = len(rows)
+        await self._append(log, key, version)
+
+    async def _read(self, log: Log, key: bytes | None) -> list[Row] | None:
+        call = ReadCall(self.name, key, self.world.now_s, 0.0, [])
+        try:
+            async for record in log.read(key=key):
+                call.rows.append(_row(record))
+        except LogstoreError as e:
+            self.world.trace(f"read failed: {e.code}")
+            return None
+        call.returned_s = self.world.now_s
+        self.world.history.reads.append(call)
+        self.world.trace(f"read {key!r}: {len(call.rows)}")
+        return call.rows
+
+    async def _tail(self, log: Log) -> None:
+        call = ReadCall(self.name, None, self.world.now_s, 0.0, [], tail=True)
+        self.world.history.reads.append(call)
+        with contextlib.suppress(LogstoreError):
+            async for record in log.tail(from_start=True):
+                call.rows.append(_row(record))
+                call.returned_s = self.world.now_s
+
+
+class FinalReader:
+    """Reads the whole log once all is healed."""
+
+    def __init__(self, world: World, addresses: list[str]) -> None:
+        self._world = world
+        self._addresses = addresses
+        self.process = Process("final-reader")
+        self.rows: list[Row] | None = None
+        self.error = ""
+
+    def start(self) -> None:
+        self._world.loop.spawn_in(self.process, self._run(), "final reader")
+
+    async def _run(self) -> None:
+        async with connect(self._addresses, timeout_s=TIMEOUT_S, env=self._world.env()) as db:
+            try:
+                log = await db.log(LOG)
+                self.rows = [_row(record) async for record in log.read()]
+            except LogstoreError as e:
+                self.error = e.message
+
+
+def _row(record: Any) -> Row:
+    return Row(record.shard, record.offset, record.key, record.value, record.timestamp)
+
+
+def _rows(ranges: Any) -> set[int]:
+    """Row numbers of half-open ranges."""
+    return {row for low, high in ranges for row in range(low, high)}

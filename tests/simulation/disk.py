@@ -1,0 +1,151 @@
+"""A disk under the Engine port: the memory twin, and what a power loss leaves of it.
+
+Every change goes into a journal. A sync (a write with `fsync`, a durable change of a copy, or the
+kernel's write-back) carries the journal over to what is surely on the disk. kill -9 keeps all that
+was written; a power loss keeps what was synced and some first part of the journal, and tears the
+change at the cut: RocksDB drops a torn record of its log whole.
+"""
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from logstore.base.errors import StorageFullError
+from logstore.base.types import Durability, Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.memory import MemoryEngine, MemorySnapshot
+from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta, ReplicaWrite
+
+JOURNAL_MAX = 200
+"""Changes after which the kernel writes back by itself."""
+
+
+class SimEngine:
+    """See `logstore.engine.port.Engine`."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._live = MemoryEngine()
+        self._synced = MemoryEngine()
+        self._journal: list[tuple[str, tuple[Any, ...]]] = []
+        self.full = False
+        self.on_write: Callable[[], None] = lambda: None
+        """Called at each write, before it: a slow disk holds its process there."""
+
+    # ---- faults ----------------------------------------------------------------------------------
+
+    def unsynced(self) -> int:
+        """Changes that a power loss may take."""
+        return len(self._journal)
+
+    def lose_power(self, torn: bool) -> int:
+        """Back to what the disk surely has and some of the rest; returns how many changes went.
+
+        `torn`: the cut goes through a change, which is lost whole; else it may keep everything.
+        """
+        kept = self._rng.randint(0, len(self._journal) - 1 if torn else len(self._journal))
+        lost = len(self._journal) - kept
+        del self._journal[kept:]
+        self._sync()
+        live = MemoryEngine()
+        for replica_id, copy in self._synced._copies.items():
+            live._copies[replica_id] = type(copy)(
+                copy.meta, copy.anchor, copy.indexed, list(copy.batches)
+            )
+        self._live = live
+        return lost
+
+    def _sync(self) -> None:
+        for method, arguments in self._journal:
+            getattr(self._synced, method)(*arguments)
+        self._journal.clear()
+
+    def _change(self, method: str, *arguments: Any, durable: bool) -> Any:
+        result = getattr(self._live, method)(*arguments)
+        self._journal.append((method, arguments))
+        if durable or len(self._journal) > JOURNAL_MAX:
+            self._sync()
+        return result
+
+    # ---- the port --------------------------------------------------------------------------------
+
+    def write(self, writes: Sequence[ReplicaWrite], durability: Durability) -> None:
+        self.on_write()
+        if self.full and any(part.batches for part in writes):
+            raise StorageFullError("no space left on device")
+        self._change("write", list(writes), durability, durable=durability is Durability.FSYNC)
+
+    def create_replica(
+        self, meta: ReplicaMeta, anchor: Anchor | None = None, key_index: bool = True
+    ) -> None:
+        if self.full:
+            raise StorageFullError("no space left on device")
+        self._change("create_replica", meta, anchor, key_index, durable=True)
+
+    def set_meta(self, meta: ReplicaMeta) -> None:
+        self._change("set_meta", meta, durable=True)
+
+    def drop_replica(self, replica_id: int) -> None:
+        self._change("drop_replica", replica_id, durable=True)
+
+    def truncate(self, replica_id: int, offset: int) -> None:
+        self._change("truncate", replica_id, offset, durable=False)
+
+    def trim(self, replica_id: int, offset: int) -> Position:
+        base: Position = self._change("trim", replica_id, offset, durable=True)
+        return base
+
+    def replicas(self) -> list[ReplicaMeta]:
+        return self._live.replicas()
+
+    def end(self, replica_id: int) -> Position:
+        return self._live.end(replica_id)
+
+    def position_at(self, replica_id: int, offset: int) -> Position | None:
+        return self._live.position_at(replica_id, offset)
+
+    def read(self, replica_id: int, start: int, stop: int, max_bytes: int) -> list[StoredBatch]:
+        return self._live.read(replica_id, start, stop, max_bytes)
+
+    def read_key(
+        self, replica_id: int, key: bytes, start: int, stop: int, max_bytes: int | None = None
+    ) -> list[StoredBatch]:
+        return self._live.read_key(replica_id, key, start, stop, max_bytes)
+
+    def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
+        return self._live.count_key(replica_id, key, stop)
+
+    def offset_at_time(self, replica_id: int, timestamp_us: int) -> int:
+        return self._live.offset_at_time(replica_id, timestamp_us)
+
+    def producers(self, replica_id: int) -> dict[int, tuple[ProducerEntry, ...]]:
+        return self._live.producers(replica_id)
+
+    def snapshot(self, replica_id: int, stop: int) -> MemorySnapshot:
+        return self._live.snapshot(replica_id, stop)
+
+    def verify_chain(self, replica_id: int, start: Position, stop: int) -> Position:
+        return self._live.verify_chain(replica_id, start, stop)
+
+    def index_backlog(self, replica_id: int) -> int:
+        return self._live.index_backlog(replica_id)
+
+    def index_step(self, max_records: int) -> int:
+        return self._live.index_step(max_records)
+
+    def bytes_stored(self, replica_id: int) -> int:
+        return self._live.bytes_stored(replica_id)
+
+    def close(self) -> None:
+        return None
+
+    # ---- for the checkers ------------------------------------------------------------------------
+
+    def batches(self, replica_id: int) -> Sequence[StoredBatch]:
+        """Every stored batch of a copy, without reading it through the port."""
+        copy = self._live._copies.get(replica_id)
+        return copy.batches if copy is not None else ()
+
+    def meta(self, replica_id: int) -> ReplicaMeta | None:
+        copy = self._live._copies.get(replica_id)
+        return copy.meta if copy is not None else None

@@ -1,0 +1,293 @@
+"""What is done to a run: which faults there are, on whom, when, and how each is undone.
+
+Every fault is counted with the role of the copy it hit, or with the state of the migration that was
+under way. `POSSIBLE` lists every such pair; a long run must have met each.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from coordinator.migration.records import MigrationRecord, State
+from logstore.replication.events import Role
+from tests.simulation.coordinator import SimCoordinator
+from tests.simulation.metadata import STORE, Cluster
+from tests.simulation.node import SimNode
+from tests.simulation.observer import Observer
+from tests.simulation.world import World
+
+ROLES = (Role.PRIMARY, Role.FOLLOWER, Role.LEARNER)
+NODE_FAULTS = (
+    "kill", "power loss", "torn write", "pause", "slow disk", "disk full", "clock jump",
+    "clock drift", "isolate", "partition", "one way out", "one way in", "store unreachable",
+    "store reply lost", "store request late", "watch broken", "watch compacted", "packet loss",
+    "delay", "repeat",
+)  # fmt: skip
+COORDINATOR_FAULTS = (
+    "coordinator killed", "coordinator paused", "coordinator isolated",
+    "coordinator's store reply lost", "coordinator's store request late",
+)  # fmt: skip
+MOVE_FAULTS = ("source killed", "target killed")
+STATES = tuple(s for s in State if s not in (State.COMPLETED, State.ROLLED_BACK, State.ABORTED))
+POSSIBLE = frozenset(
+    {(fault, role.value) for fault in NODE_FAULTS for role in ROLES}
+    | {(fault, state.value) for fault in COORDINATOR_FAULTS + MOVE_FAULTS for state in STATES}
+)
+
+FAULT_GAP_S = 0.6
+FAULTS_MIN = 5
+MOVE_GAP_S = 2.5
+STATE_FAULT_CHANCE = 0.14
+FAULT_S = (0.1, 2.5)
+
+
+@dataclass(slots=True)
+class Faults:
+    """Injects until `heal`; each fault registers how it is undone."""
+
+    world: World
+    cluster: Cluster
+    nodes: list[SimNode]
+    coordinator: SimCoordinator
+    observer: Observer
+    on: bool = False
+    _undo: dict[int, tuple[str, Callable[[], None]]] = field(default_factory=dict)
+    _numbers: int = 0
+
+    def begin(self) -> None:
+        self.on = True
+        self.observer.on_migration = self._migration_moved
+        self._again(self._inject, FAULT_GAP_S)
+        self._again(self._move, MOVE_GAP_S)
+
+    def heal(self) -> None:
+        """Undo everything; what is down starts again."""
+        self.on = False
+        self.world.tell("---- heal")
+        for number in list(self._undo):
+            self._end(number)
+        for node in self.nodes:
+            node.start()
+        self.coordinator.start()
+
+    # ---- when ------------------------------------------------------------------------------------
+
+    def _again(self, work: Callable[[], None], gap_s: float) -> None:
+        def run() -> None:
+            if self.on:
+                work()
+                self._again(work, gap_s)
+
+        self.world.after(self.world.rng.expovariate(1 / gap_s), run)
+
+    def _inject(self) -> None:
+        rng = self.world.rng
+        role = rng.choices(ROLES, (5, 4, 4))[0]
+        shards = list(self.observer.shards)
+        shard = rng.choice(shards)
+        found = [n for n in self.nodes if n.role(shard) is role]
+        if found:
+            self._on_node(rng.choice(NODE_FAULTS), rng.choice(found), role)
+        elif role is Role.LEARNER:
+            self._drop_to_learner(shard)
+
+    def _drop_to_learner(self, shard: str) -> None:
+        """No learner is there to be hit: kill a follower for longer than it may be silent."""
+        found = [n for n in self.nodes if n.role(shard) is Role.FOLLOWER]
+        if found:
+            node = self.world.rng.choice(found)
+            self._on_node("kill", node, Role.FOLLOWER)
+
+    def _move(self) -> None:
+        rng = self.world.rng
+        running = [m for m in self.observer.migrations.values() if m.active]
+        if running and rng.random() < 0.3:
+            move = rng.choice(running)
+            action = "resume" if move.paused else rng.choice(("rollback", "abort", "pause"))
+            self.coordinator.order(move.id, action)
+            if action == "pause":
+                self._for("pause of a move", lambda: self.coordinator.order(move.id, "resume"))
+            return
+        shard = rng.choice(list(self.observer.shards))
+        record = self.observer.shards[shard].record
+        homes = {m.instance for m in record.members()}
+        free = [n.name for n in self.nodes if n.name not in homes]
+        if free and record.migration is None:
+            self.coordinator.propose(shard, rng.choice(free))
+
+    def _migration_moved(self, record: MigrationRecord) -> None:
+        """A migration entered a state: now and then somebody dies just then, or soon after."""
+        rng = self.world.rng
+        if self.on and record.active and rng.random() < STATE_FAULT_CHANCE:
+            delay_s = rng.choice((0.0, rng.uniform(0.0, 0.02), rng.uniform(0.0, 0.3)))
+            self.world.after(delay_s, self._on_move, record.id)
+
+    def _on_move(self, migration: str) -> None:
+        record = self.observer.migrations[migration]
+        if not self.on or not record.active:
+            return
+        rng = self.world.rng
+        fault = rng.choice(COORDINATOR_FAULTS + MOVE_FAULTS)
+        if fault in MOVE_FAULTS:
+            name = record.source.instance if fault == "source killed" else record.target_instance
+            node = self._node(name)
+            if not node.process.alive:
+                return
+            self._note(fault, record.state.value, name)
+            self._down(node, node.kill)
+        elif self.coordinator.process.alive:
+            self._note(fault, record.state.value, "coordinator")
+            self._on_coordinator(fault)
+
+    def _note(self, fault: str, where: str, who: str) -> None:
+        self.world.faults += 1
+        self.world.cover(fault, where)
+        self.world.tell(f"FAULT {fault} on {who} ({where})")
+
+    # ---- undoing ---------------------------------------------------------------------------------
+
+    def _for(self, name: str, undo: Callable[[], None], seconds: float | None = None) -> None:
+        """The fault lasts a while."""
+        self._numbers += 1
+        self._undo[self._numbers] = (name, undo)
+        lasts_s = self.world.rng.uniform(*FAULT_S) if seconds is None else seconds
+        self.world.after(lasts_s, self._end, self._numbers)
+
+    def _end(self, number: int) -> None:
+        found = self._undo.pop(number, None)
+        if found is not None:
+            self.world.tell(f"over: {found[0]}")
+            found[1]()
+
+    def _node(self, name: str) -> SimNode:
+        return next(n for n in self.nodes if n.name == name)
+
+    # ---- what ------------------------------------------------------------------------------------
+
+    def _down(self, node: SimNode, how: Callable[[], object]) -> None:
+        how()
+        self._for(f"{node.name} is down", node.start, self.world.rng.choice((0.05, 0.5, 2.0, 4.0)))
+
+    def _may_lose_power(self, node: SimNode) -> bool:
+        """With `os` durability only while another in-sync copy surely has everything."""
+        if node.synced:
+            return True
+        for known in self.observer.shards.values():
+            members = known.record.in_sync
+            if all(m.instance != node.name for m in members):
+                continue
+            others = [m for m in members if m.instance != node.name]
+            if not others or any(m.replica_id in self._node(m.instance).tainted for m in others):
+                return False
+        return True
+
+    def _on_node(self, fault: str, node: SimNode, role: Role) -> None:
+        if fault in ("power loss", "torn write"):
+            if not self._may_lose_power(node):
+                return
+            torn = node.engine.unsynced() > 0
+            if fault == "torn write" and not torn:
+                return
+            self._note(fault, role.value, node.name)
+            self._down(node, lambda: node.lose_power(torn=fault == "torn write"))
+            return
+        self._note(fault, role.value, node.name)
+        self._node_fault(fault, node)
+
+    def _node_fault(self, fault: str, node: SimNode) -> None:
+        rng, name, network = self.world.rng, node.name, self.cluster.network
+        match fault:
+            case "kill":
+                self._down(node, node.kill)
+            case "pause":
+                node.freeze(rng.choice((0.1, 0.6, 1.2, 2.5)))
+            case "slow disk":
+                self._set(fault, node, "slow_disk")
+            case "disk full":
+                node.engine.full = True
+                self._for(f"disk of {name} is full", lambda: setattr(node.engine, "full", False))
+            case "clock jump":
+                node.clock.jump(rng.uniform(-30.0, 30.0))
+            case "clock drift":
+                node.clock.drift(rng.uniform(0.95, 1.05))
+            case "packet loss":
+                self._chance(fault, network.lossy, name, 0.03)
+            case "delay":
+                self._chance(fault, network.slow, name, rng.choice((0.05, 0.3)))
+            case "repeat":
+                network.repeating[name] = 0.7
+                for call in list(network.calls.values()):
+                    if name in (call.up.sender, call.up.receiver) and rng.random() < 0.7:
+                        call.lose("reset, to be repeated")
+                self._for(f"repeat at {name}", lambda: _drop(network.repeating, name))
+            case "store reply lost":
+                self._chance(fault, self.cluster.lost_replies, name, 0.6)
+            case "store request late":
+                self._chance(fault, self.cluster.late_requests, name, 0.6)
+            case "watch broken":
+                self.cluster.break_watches(name)
+            case "watch compacted":
+                self.cluster.break_watches(name)
+                self.world.after(0.05, self.cluster.compact)
+            case _:
+                self._cut(fault, node)
+
+    def _cut(self, fault: str, node: SimNode) -> None:
+        name = node.name
+        others = [n.name for n in self.nodes if n is not node]
+        everyone = [*others, STORE, "coordinator", *(f"client-{i}" for i in range(3))]
+        match fault:
+            case "isolate":
+                pairs = [(name, o) for o in everyone] + [(o, name) for o in everyone]
+            case "partition":
+                other = self.world.rng.choice(others)
+                pairs = [(name, other), (other, name)]
+            case "one way out":
+                pairs = [(name, o) for o in others]
+            case "one way in":
+                pairs = [(o, name) for o in others]
+            case "store unreachable":
+                pairs = [(name, STORE), (STORE, name)]
+            case _:
+                raise AssertionError(fault)
+        self._block(f"{fault} at {name}", pairs)
+
+    def _block(self, what: str, pairs: list[tuple[str, str]]) -> None:
+        network = self.cluster.network
+        ours = [pair for pair in pairs if pair not in network.blocked]
+        for pair in ours:
+            network.block(*pair)
+
+        def undo() -> None:
+            for pair in ours:
+                network.unblock(*pair)
+
+        self._for(what, undo)
+
+    def _set(self, what: str, node: SimNode, field_name: str) -> None:
+        setattr(node, field_name, True)
+        self._for(f"{what} at {node.name}", lambda: setattr(node, field_name, False))
+
+    def _chance(self, what: str, where: dict[str, float], name: str, value: float) -> None:
+        where[name] = value
+        self._for(f"{what} at {name}", lambda: _drop(where, name))
+
+    def _on_coordinator(self, fault: str) -> None:
+        rng, coordinator = self.world.rng, self.coordinator
+        name = coordinator.name
+        match fault:
+            case "coordinator killed":
+                coordinator.kill()
+                self._for("no coordinator", coordinator.start, rng.choice((0.05, 0.3, 1.5)))
+            case "coordinator paused":
+                self.world.loop.freeze(coordinator.process, rng.choice((0.3, 1.0, 3.0)))
+            case "coordinator isolated":
+                names = [*(n.name for n in self.nodes), STORE]
+                self._block(fault, [(name, o) for o in names] + [(o, name) for o in names])
+            case "coordinator's store reply lost":
+                self._chance(fault, self.cluster.lost_replies, name, 0.6)
+            case "coordinator's store request late":
+                self._chance(fault, self.cluster.late_requests, name, 0.6)
+
+
+def _drop(where: dict[str, float], name: str) -> None:
+    where.pop(name, None)

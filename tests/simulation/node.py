@@ -1,0 +1,120 @@
+"""A machine with one instance on it: the real `Instance` and services over simulated ports."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from logstore.base.env import Env
+from logstore.node.admin_service import NodeAdmin
+from logstore.node.config import NodeConfig
+from logstore.node.instance import Instance
+from logstore.node.log_service import LogService, RouteService
+from logstore.node.peer_service import PeerService
+from logstore.replication.events import Role
+from tests.simulation.disk import SimEngine
+from tests.simulation.loop import PROCESS, Process, die
+from tests.simulation.metadata import Cluster, SimStore
+from tests.simulation.world import SimClock, World
+
+SLOW_WRITE_S = 0.3
+TIMING = {
+    "follower_timeout_s": 0.7,
+    "hand_over_timeout_s": 1.5,
+    "lease_s": 0.7,
+    "grace_s": 0.95,
+    "heartbeat_interval_s": 0.1,
+    "follower_read_stale_s": 0.5,
+    "session_wait_s": 0.3,
+}
+"""Shorter than in a real cluster by about three, so that a run holds more."""
+
+
+class SimNode:
+    """Survives its processes: the disk, the clock and the incarnation are the machine's."""
+
+    def __init__(self, world: World, cluster: Cluster, number: int) -> None:
+        self.world = world
+        self.name = f"n{number}"
+        self.address = f"10.0.0.{number}:7400"
+        self.incarnation = number * 1_000
+        self.tainted: set[int] = set()
+        """Copies (replica ids) that lost power without fsync and have not learned again yet."""
+        self.synced = False
+        """True when every ack is on the disk: then a power loss takes nothing that was acked."""
+        self._cluster = cluster
+        self._env: Env = world.env()
+        self.engine = SimEngine(world.rng)
+        self.engine.on_write = self._on_write
+        self.slow_disk = False
+        self.process = Process(self.name, alive=False)
+        self.instance: Instance | None = None
+        self._config = NodeConfig.model_construct(
+            **{
+                **{n: f.default for n, f in NodeConfig.model_fields.items()},
+                "instance": self.name,
+                "data": Path(),
+                "metadata": ["store:1"],
+                "sample_keys_per_batch": 1,
+                **TIMING,
+            }
+        )
+
+    @property
+    def clock(self) -> SimClock:
+        clock = self._env.clock
+        assert isinstance(clock, SimClock)
+        return clock
+
+    def start(self) -> None:
+        """A new process on this machine."""
+        if self.process.alive:
+            return
+        self.process = Process(self.name)
+        self.world.tell(f"{self.name} starts, incarnation {self.incarnation}")
+        self.world.loop.spawn_in(self.process, self._boot(), f"boot {self.name}")
+
+    async def _boot(self) -> None:
+        store = SimStore(self._cluster)
+        instance = Instance(self._config, self._env, self.engine, store, self.incarnation)
+        services: dict[str, Any] = {
+            "logstore.v1.LogService": LogService(instance),
+            "logstore.v1.RouteService": RouteService(instance),
+            "logstore.v1.PeerService": PeerService(instance),
+            "logstore.v1.NodeAdmin": NodeAdmin(instance),
+        }
+        self.instance = instance
+        self._cluster.network.serve(self.address, self.process, services)
+        instance.start()
+        self._registering = asyncio.create_task(instance.register(self.address))
+
+    def kill(self) -> None:
+        """kill -9: what was written stays."""
+        if self.process.alive:
+            die(self.process)
+            self.instance = None
+            self._cluster.network.died(self.process)
+
+    def lose_power(self, *, torn: bool) -> int:
+        """The machine goes down; the next boot is another incarnation. Returns changes lost."""
+        die(self.process)
+        self.instance = None
+        self._cluster.network.died(self.process, silent=True)
+        self.incarnation += 1
+        if not self.synced:
+            self.tainted |= {m.replica_id for m in self.engine.replicas()}
+        return self.engine.lose_power(torn)
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        self.world.loop.freeze(self.process, seconds)
+
+    def role(self, shard: str) -> Role | None:
+        """The role of its copy, as the instance itself sees it."""
+        if self.instance is None or not self.process.alive:
+            return None
+        replica = self.instance.replicas.get(shard)
+        return replica.role if replica is not None else None
+
+    def _on_write(self) -> None:
+        if self.slow_disk and PROCESS.get() is self.process and self.world.rng.random() < 0.3:
+            self.freeze(self.world.rng.random() * SLOW_WRITE_S)

@@ -1,0 +1,170 @@
+"""Looks at every disk and at the metadata from outside, whenever something was promised."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coordinator.migration.records import MigrationRecord, decode_migration
+from logstore.base.types import Position
+from logstore.engine.batch import StoredBatch
+from logstore.engine.port import ReplicaMeta
+from logstore.meta.port import WatchEvent
+from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard
+from logstore.proto.v1 import log_pb2
+from tests.checkers import i3_acked, i8_equal_chains
+from tests.checkers.history import CopyState, Link, ServerAck
+from tests.simulation import network as network_module
+from tests.simulation.metadata import Cluster
+from tests.simulation.network import Call
+from tests.simulation.node import SimNode
+from tests.simulation.world import World
+
+
+@dataclass(slots=True)
+class _Shard:
+    record: ShardRecord
+    acked: Position = Position()
+    """The newest acked batch: its end, and the chain there."""
+    excused: bool = False
+
+
+class Observer:
+    """Checks I3 and I8 at once, records what the other checkers need."""
+
+    def __init__(self, world: World, cluster: Cluster, nodes: list[SimNode]) -> None:
+        self.world = world
+        self.nodes = {node.name: node for node in nodes}
+        self.shards: dict[str, _Shard] = {}
+        self.migrations: dict[str, MigrationRecord] = {}
+        self.on_migration: Callable[[MigrationRecord], None] = lambda record: None
+        cluster.on_change = self._changed
+        network_module.on_answer = self._answered
+
+    # ---- metadata --------------------------------------------------------------------------------
+
+    def _changed(self, events: tuple[WatchEvent, ...]) -> None:
+        for event in events:
+            if event.value is None:
+                continue
+            if event.key.startswith(SHARDS):
+                self._reconfigured(decode_shard(event.value))
+            elif event.key.startswith(MIGRATIONS):
+                record = decode_migration(event.value)
+                before = self.migrations.get(record.id)
+                self.migrations[record.id] = record
+                if before is None or before.state is not record.state:
+                    self.world.tell(f"{record.id} is {record.state.value}: {record.cause or ''}")
+                    self.on_migration(record)
+
+    def _reconfigured(self, record: ShardRecord) -> None:
+        known = self.shards.get(record.shard)
+        if known is None:
+            self.shards[record.shard] = _Shard(record)
+            return
+        before, known.record = known.record, record
+        if (before.epoch, before.in_sync) == (record.epoch, record.in_sync):
+            return
+        members = " ".join(f"{m.instance}/{m.replica_id}" for m in record.in_sync)
+        learners = " ".join(f"{m.instance}/{m.replica_id}" for m in record.learners)
+        self.world.tell(
+            f"{record.shard} epoch {record.epoch}: {record.primary.instance} leads [{members}] "
+            f"learners [{learners}]"
+        )
+        ids = {m.replica_id for m in before.in_sync}
+        for member in record.in_sync:
+            if member.replica_id in ids:
+                continue
+            node = self.nodes[member.instance]
+            node.tainted.discard(member.replica_id)
+            copy = self._copy(node, member.replica_id, record.shard, known.acked.end)
+            if copy is not None and not known.excused:
+                end, chain = known.acked.end, known.acked.chain
+                for violation in i8_equal_chains.check_joined(record, copy, end, chain):
+                    self.world.violate(violation.invariant, violation.text)
+        self._check_in_sync(known)
+
+    # ---- acks ------------------------------------------------------------------------------------
+
+    def _answered(self, call: Call, message: object) -> None:
+        """An instance acks: from now on every in-sync disk must have the batch."""
+        if not isinstance(message, log_pb2.AppendResult) or message.HasField("error"):
+            return
+        assert call.server is not None
+        node, known = self.nodes[call.server.name], self.shards[message.shard]
+        record = known.record
+        member = record.member_on(node.name)
+        if member is None:
+            return
+        offset = message.base_offset
+        batch = next(
+            (
+                b
+                for b in reversed(node.engine.batches(member.replica_id))
+                if b.base_offset <= offset
+            ),
+            None,
+        )
+        if batch is None or batch.end <= offset:
+            return
+        if not message.duplicate and not message.refresh_route:
+            self.world.history.acks.append(
+                ServerAck(self.world.now_s, node.name, message.shard, batch.epoch, offset,
+                          message.count))  # fmt: skip
+        self.world.trace(f"{node.name} acks {message.shard}:{offset}")
+        if batch.end > known.acked.end:
+            known.acked = Position(batch.end, batch.chain_after)
+            self._check_in_sync(known)
+
+    def _check_in_sync(self, known: _Shard) -> None:
+        """I3, at every moment: whoever is in sync has all that was acked."""
+        record = known.record
+        copies = {}
+        for member in record.in_sync:
+            node = self.nodes[member.instance]
+            if member.replica_id in node.tainted:
+                continue
+            copy = self._copy(node, member.replica_id, record.shard, known.acked.end)
+            if copy is not None:
+                copies[member.replica_id] = copy
+        if not copies and not known.excused:
+            self.world.tell(f"{record.shard}: all in-sync copies lost power, loss is possible")
+            known.excused = True
+        if known.excused:
+            return
+        end, chain = known.acked.end, known.acked.chain
+        for violation in i3_acked.check_in_sync(record, copies, end, chain):
+            self.world.violate(violation.invariant, violation.text)
+
+    # ---- disks -----------------------------------------------------------------------------------
+
+    def _copy(self, node: SimNode, replica_id: int, shard: str, since: int) -> CopyState | None:
+        """The part of a copy from the batch that ends at `since` on."""
+        meta = node.engine.meta(replica_id)
+        if meta is None:
+            return None
+        links: list[Link] = []
+        for batch in reversed(node.engine.batches(replica_id)):
+            links.append(_link(batch))
+            if batch.end <= since:
+                break
+        return _state(node, meta, links[::-1])
+
+    def copies(self) -> list[CopyState]:
+        """Every copy on every disk."""
+        return [
+            _state(node, meta, [_link(b) for b in node.engine.batches(meta.replica_id)])
+            for node in self.nodes.values()
+            for meta in node.engine.replicas()
+        ]
+
+    def excused(self) -> frozenset[str]:
+        return frozenset(shard for shard, known in self.shards.items() if known.excused)
+
+
+def _link(batch: StoredBatch) -> Link:
+    return Link(batch.base_offset, batch.end, batch.epoch, batch.chain_after)
+
+
+def _state(node: SimNode, meta: ReplicaMeta, links: Sequence[Link]) -> CopyState:
+    return CopyState(
+        node.name, meta.replica_id, meta.shard, meta.base.end, meta.high_watermark, tuple(links)
+    )

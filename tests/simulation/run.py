@@ -1,0 +1,322 @@
+"""One seed from start to verdict: setup, safety phase under faults, heal, liveness phase, checks."""
+
+import asyncio
+import contextlib
+import gc
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+import coordinator.migration.nodes
+import logstore.client.directory
+import logstore.node.instance
+from logstore.base.errors import LogstoreError
+from logstore.base.types import Durability
+from logstore.meta.records import LogOptions
+from sharder.keys import Partitioner
+from tests.checkers import (
+    i1_cover,
+    i2_one_writer,
+    i3_acked,
+    i4_same_bytes,
+    i5_prefix,
+    i6_once,
+    i7_migrations_end,
+    i8_equal_chains,
+    i9_compare_and_swap,
+)
+from tests.checkers.history import Outcome, Violation
+from tests.simulation.client import LOG, FinalReader, SimClient
+from tests.simulation.coordinator import SimCoordinator, create_log
+from tests.simulation.faults import FAULTS_MIN, Faults
+from tests.simulation.loop import DeadlockError
+from tests.simulation.metadata import Cluster
+from tests.simulation.network import Network
+from tests.simulation.node import SimNode
+from tests.simulation.observer import Observer
+from tests.simulation.world import World
+
+CLIENTS = 3
+SETUP_S = 30.0
+SAFETY_S = 300.0
+LIVENESS_S = 90.0
+LOOK_S = 0.05
+
+
+@dataclass(slots=True)
+class Result:
+    """What one seed showed."""
+
+    seed: int
+    violations: list[Violation]
+    coverage: Counter[tuple[str, str]]
+    trace: str
+    operations: int
+    faults: int
+    acked: int
+    unknown: int
+    moves: Counter[str]
+    virtual_s: float
+    steps: int
+    story: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+
+class Simulation:
+    """A cluster drawn from the seed."""
+
+    def __init__(self, seed: int, operations: int) -> None:
+        world = self.world = World(seed)
+        rng = world.rng
+        self.cluster = Cluster(world, Network(world))
+        replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
+        shards = rng.choice((1, 1, 2))
+        self.options = LogOptions(
+            partitioner=rng.choice((Partitioner.RANGE, Partitioner.HASH)),
+            replicas=replicas,
+            min_in_sync=rng.randint(1, min(2, replicas)),
+            durability=rng.choice((Durability.OS, Durability.OS, Durability.FSYNC)),
+            key_index=False,
+        )
+        self.nodes = [SimNode(world, self.cluster, i + 1) for i in range(replicas + 1)]
+        for node in self.nodes:
+            node.synced = self.options.durability is Durability.FSYNC
+        self.observer = Observer(world, self.cluster, self.nodes)
+        self.coordinator = SimCoordinator(world, self.cluster, self.nodes)
+        self.faults = Faults(world, self.cluster, self.nodes, self.coordinator, self.observer)
+        homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
+        cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
+        create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
+        addresses = [node.address for node in self.nodes]
+        self.clients = []
+        for i in range(CLIENTS):
+            keys = [f"{first}-{i}-{k}".encode() for k in range(3) for first in "az"]
+            share = operations // CLIENTS + (1 if i < operations % CLIENTS else 0)
+            self.clients.append(SimClient(world, i, addresses, keys, share))
+        self.final = FinalReader(world, addresses)
+
+    def run(self) -> None:
+        world, clients = self.world, self.clients
+        world.tell(f"seed {world.seed}: {self.options}")
+        for node in self.nodes:
+            node.start()
+        self.coordinator.start()
+        if not self._until(self._formed, SETUP_S):
+            world.violate("liveness", f"the replicas did not form: {self._unfinished()}")
+            return
+        for client in clients:
+            client.start()
+        self.faults.begin()
+        self._until(
+            lambda: all(c.left == 0 for c in clients) and world.faults >= FAULTS_MIN, SAFETY_S
+        )
+        if world.violations:
+            return  # the story ends where it went wrong
+        self.faults.heal()
+        if not self._until(self._settled, LIVENESS_S):
+            world.violate("liveness", f"{LIVENESS_S:g} s after the heal: {self._unfinished()}")
+        if world.violations:
+            return
+        self.final.start()
+        if not self._until(lambda: self.final.rows is not None or bool(self.final.error), 30.0):
+            world.violate("liveness", "the log cannot be read")
+        if self.final.error:
+            world.violate("liveness", f"the log cannot be read: {self.final.error}")
+        self._check()
+
+    def _check(self) -> None:
+        world, history = self.world, self.world.history
+        rows = self.final.rows or []
+        copies, excused = self.observer.copies(), self.observer.excused()
+        names = frozenset(node.name for node in self.nodes)
+        found = [
+            *i1_cover.check(history.metadata),
+            *i2_one_writer.check(history.acks, history.metadata, copies),
+            *i3_acked.check(history.appends, rows, excused),
+            *i5_prefix.check(history.reads, history.appends, rows, excused),
+            *i6_once.check(history.appends, rows, excused),
+            *i7_migrations_end.check(history.metadata),
+            *i8_equal_chains.check(history.metadata),
+            *i9_compare_and_swap.check(history.metadata, names),
+        ]
+        if not excused:
+            found += i4_same_bytes.check(copies, history.reads, rows)
+        for violation in found:
+            world.violate(violation.invariant, f"(at {violation.at_s:.3f} s) {violation.text}")
+
+    # ---- waiting ---------------------------------------------------------------------------------
+
+    def _until(self, done: Callable[[], bool], limit_s: float) -> bool:
+        """Run until `done`, or until so much virtual time has gone."""
+        world, loop = self.world, self.world.loop
+        end_s = world.now_s + limit_s
+
+        def look() -> None:
+            if done() or world.now_s >= end_s or world.violations:
+                loop.stop()
+            else:
+                world.after(LOOK_S, look)
+
+        world.after(LOOK_S, look)
+        loop.run_forever()
+        return done() or bool(world.violations)
+
+    def _formed(self) -> bool:
+        return all(
+            len(known.record.in_sync) == self.options.replicas and known.record.epoch > 1
+            for known in self.observer.shards.values()
+        )
+
+    def _settled(self) -> bool:
+        return not self._unfinished()
+
+    def _unfinished(self) -> list[str]:
+        """What has not ended yet, in words."""
+        found = [f"{c.name} has {c.left} calls left" for c in self.clients if not c.done]
+        found += [f"{m.id} is {m.state}" for m in self.observer.migrations.values() if m.active]
+        for known in self.observer.shards.values():
+            record = known.record
+            if len(record.in_sync) != self.options.replicas or record.learners:
+                found.append(f"{record.shard} has {record.in_sync} and learners {record.learners}")
+                continue
+            ends = {m.instance: self._place(m.instance, record.shard) for m in record.in_sync}
+            if len(set(ends.values())) != 1 or None in ends.values():
+                found.append(f"{record.shard} ends differ: {ends}")
+        return found
+
+    def _place(self, name: str, shard: str) -> tuple[int, int] | None:
+        """(log end, high watermark) of a serving copy, equal when all is committed."""
+        node = next(n for n in self.nodes if n.name == name)
+        replica = node.instance.replicas.get(shard) if node.instance is not None else None
+        if replica is None or not replica.exists or not replica.serving():
+            return None
+        end = node.engine.end(replica.member.replica_id).end
+        return (end, replica.high_watermark) if end == replica.high_watermark else None
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Cancel every task, also of killed processes; what cannot run any more is dropped."""
+        loop = self.world.loop
+        loop.over = True
+        loop.set_exception_handler(lambda *_: None)
+        left = [task for task in loop.tasks if not task.done()]
+        for task in left:
+            task.cancel()
+        with contextlib.suppress(DeadlockError):
+            for _ in range(50):
+                loop.steps = 0
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+        loop.tasks.clear()
+        loop.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Coroutines of killed processes end without having run to their ends: that is their fate."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
+def simulate(seed: int, operations: int = 500) -> Result:
+    """Run one seed; every violation is in the result."""
+    with _quiet():
+        gc.collect()
+        gc.disable()
+        try:
+            return _simulate(seed, operations)
+        finally:
+            gc.enable()
+
+
+def _simulate(seed: int, operations: int) -> Result:
+    simulation = Simulation(seed, operations)
+    world = simulation.world
+    with _ports(world, simulation.cluster.network):
+        try:
+            simulation.run()
+        except DeadlockError as e:
+            world.violate("liveness", str(e))
+        finally:
+            story, trace = list(world.story), world.trace_hash()
+            violations, virtual_s = list(world.violations), world.now_s
+            simulation.close()
+    appends = world.history.appends
+    return Result(
+        seed=seed,
+        violations=violations,
+        coverage=world.coverage,
+        trace=trace,
+        operations=len(appends) + len(world.history.reads),
+        faults=world.faults,
+        acked=sum(c.outcome is Outcome.ACKED for c in appends),
+        unknown=sum(c.outcome is Outcome.UNKNOWN for c in appends),
+        moves=Counter(m.state.value for m in simulation.observer.migrations.values()),
+        virtual_s=virtual_s,
+        steps=world.loop.steps_all,
+        story=story,
+    )
+
+
+_CHANNEL_MAKERS: tuple[Any, ...] = (
+    logstore.node.instance,
+    logstore.client.directory,
+    coordinator.migration.nodes,
+)
+
+
+@contextmanager
+def _ports(world: World, network: Network) -> Iterator[None]:
+    """Channels go over the simulated network, log lines into the story, while a seed runs."""
+    real = [module.open_channel for module in _CHANNEL_MAKERS]
+    configured = structlog.get_config()
+
+    def capture(logger: Any, method: str, event: dict[str, Any]) -> str:
+        error = event.pop("exc_info", None)
+        if error is True:
+            error = sys.exc_info()[1]
+        if isinstance(error, BaseException) and not isinstance(error, LogstoreError):
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            at = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
+            world.violate("exception", f"{event}: {type(error).__name__} at {at}: {error}")
+        text = " ".join(f"{k}={v}" for k, v in event.items() if k != "event")
+        world.tell(f"{event.get('event')} {text}")
+        raise structlog.DropEvent
+
+    def failed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not world.loop.over and not isinstance(error, LogstoreError):
+            world.violate("exception", f"{context.get('message')}: {error!r}")
+
+    for module in _CHANNEL_MAKERS:
+        module.open_channel = network.open_channel
+    structlog.configure(
+        processors=[capture],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        cache_logger_on_first_use=False,
+    )
+    world.loop.set_exception_handler(failed)
+    try:
+        yield
+    finally:
+        for module, maker in zip(_CHANNEL_MAKERS, real, strict=True):
+            module.open_channel = maker
+        structlog.configure(**configured)

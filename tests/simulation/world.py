@@ -1,0 +1,94 @@
+"""What one seed's run shares: time, the one generator, the story, and what went wrong."""
+
+import asyncio
+import hashlib
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from logstore.base.env import Env
+from tests.checkers.history import History, Violation
+from tests.simulation.loop import PROCESS, SimLoop
+
+STORY_LINES_MAX = 50_000
+
+
+class SimClock:
+    """A process's clocks: the monotonic one drifts, the wall clock drifts and jumps."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self._rate = 1.0
+        self._base_s = self._read_s = 0.0
+        self._jump_us = 0
+
+    def monotonic_s(self) -> float:
+        return self._base_s + (self._loop.now_s - self._read_s) * self._rate
+
+    def wall_us(self) -> int:
+        return 1_700_000_000_000_000 + round(self.monotonic_s() * 1e6) + self._jump_us
+
+    def drift(self, rate: float) -> None:
+        """From now on this clock runs at `rate` seconds a second."""
+        self._base_s, self._read_s = self.monotonic_s(), self._loop.now_s
+        self._rate = rate
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set."""
+        self._jump_us += round(seconds * 1e6)
+
+
+class World:
+    """One seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.loop = SimLoop(lambda: self.rng.uniform(0.0001, 0.002))
+        self.history = History()
+        self.violations: list[Violation] = []
+        self.coverage: Counter[tuple[str, str]] = Counter()
+        self.story: deque[str] = deque(maxlen=STORY_LINES_MAX)
+        self.faults = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._root = Context()
+
+    @property
+    def now_s(self) -> float:
+        return self.loop.now_s
+
+    def env(self) -> Env:
+        """Clock and dice of a new process."""
+        return Env(SimClock(self.loop), random.Random(self.rng.getrandbits(64)))
+
+    def at(self, when_s: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        """Call at a time, outside of every process."""
+        return self.loop.call_at(when_s, call, *args, context=self._root)
+
+    def after(self, seconds: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        return self.at(self.loop.now_s + seconds, call, *args)
+
+    def tell(self, text: str) -> None:
+        """A line of the story; it is part of the trace."""
+        process = PROCESS.get()
+        who = process.name if process is not None else "-"
+        line = f"{self.loop.now_s:10.6f} {who:<12} {text}"
+        self._digest.update(line.encode())
+        self.story.append(line)
+
+    def trace(self, text: str) -> None:
+        """Goes into the trace only."""
+        self._digest.update(f"{self.loop.now_s:.9f} {text}".encode())
+
+    def trace_hash(self) -> str:
+        return self._digest.hexdigest()
+
+    def violate(self, invariant: str, text: str) -> None:
+        """An invariant does not hold; the run goes on, so that the story shows what follows."""
+        self.tell(f"VIOLATION {invariant}: {text}")
+        self.violations.append(Violation(invariant, text, self.loop.now_s))
+
+    def cover(self, fault: str, where: str) -> None:
+        self.coverage[fault, where] += 1
