@@ -15,6 +15,7 @@ COMMANDS = {
     "append": "bench.append",
     "compare": "bench.compare",
     "forecast": "bench.forecast",
+    "metadata": "bench.metadata",
     "profiler": "bench.profiler",
     "report": "bench.report",
 }

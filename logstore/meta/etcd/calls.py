@@ -28,7 +28,8 @@ from logstore.base.errors import (
 from logstore.base.tls import TlsOptions
 from logstore.meta.etcd.target import EtcdTarget
 
-CALL_TIMEOUT_S = 3.0
+CALL_TIMEOUT_S = 2.0
+"""Of one try: a change sent while the members elect is lost, and nobody answers it."""
 CONNECT_TIMEOUT_S = 1.0
 MESSAGE_BYTES_MAX = 512 << 20
 OVERLOADED_RETRY_MS = 100
