@@ -309,7 +309,7 @@ class ReplicationMachine:
             self._drop_failed(now_s)
         if self.pending is None and reconciled:
             self._fulfil_remove()
-        if self.pending is None and reconciled:
+        if self.pending is None:
             self._fulfil_admit()
         if reconciled:
             self._fulfil_hand_over(now_s)
@@ -363,7 +363,11 @@ class ReplicationMachine:
         self._cas(changes.removed(record, ids), "asked to remove")
 
     def _fulfil_admit(self) -> None:
-        """P3: add a learner that matches up to the high watermark, counting it from now on."""
+        """P3: add a learner that matches up to the high watermark, counting it from now on.
+
+        Also before the log end at take-over is committed again (P4), but then only one that has all
+        of it: with fewer than `min_in_sync` members nothing commits until one is added.
+        """
         record = self._record()
         for member in record.learners:
             progress = self.peers.get(member.replica_id)
@@ -372,7 +376,7 @@ class ReplicationMachine:
                 and progress is not None
                 and progress.mode is Mode.REPLICATE
                 and not progress.diverged
-                and progress.match.end >= self.high_watermark
+                and progress.match.end >= max(self.high_watermark, self.recommit_end)
             ):
                 record = changes.admitted(record, member, progress.incarnation)
                 self._cas(record, f"admit {member.instance}")
