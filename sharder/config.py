@@ -97,7 +97,7 @@ class PlannerConfig:
     their limit; None: always at the latest safe time."""
     split_part_min: float = 0.05
     """A split leaves each side at least this share of the shard's load."""
-    split_cuts_max: int = 8
+    split_cuts_max: int = 32
     """Cuts of one shard for which a target is looked for, per plan."""
     trough_lead_periods: int = 4
     """A move starts at most this many periods earlier than it must."""

@@ -257,6 +257,12 @@ class Draft:
         self.moved.add(row)
         self.operators.append(operator)
 
+    def note(self, row: int, operator: Operator) -> None:
+        """Take an operator that leaves the load where it is into the plan."""
+        self.at_work += operator.due
+        self.moved.add(row)
+        self.operators.append(operator)
+
 
 def relative_excess(upper: Floats, limit: Floats) -> Floats:
     """Excess of the worse resource over its limit: `upper` [..., R, H], `limit` [R] -> [..., H]."""

@@ -5,10 +5,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sharder.draft import Draft
+from sharder.draft import TOLERANCE, Draft, relative_excess
 from sharder.operators import Crossing, Refusal
 from sharder.reasons import Reason
-from sharder.risk import deviation, overload_cost, overload_probability
+from sharder.risk import deviation, overload_cost, overload_probability, upper_bound
 
 
 def eligible(draft: Draft, instance: int) -> tuple[NDArray[np.int64], list[Refusal]]:
@@ -110,3 +110,19 @@ def gain(
     avoided = max(avoided, share * overload_cost(helped, draft.view.period_s, config))
     added = cost(target, 1.0, always) - cost(target, 0.0, always)
     return avoided - added
+
+
+def relief(draft: Draft, instance: int, row: int, part: float, duration_s: float) -> float:
+    """Share of the excess that goes with that part of the shard; 1: it cures."""
+    t = draft.table
+    helped = t.starts_after(draft.view.now_s + duration_s)
+    mean, sigma = t.shard_load(row)
+    after = upper_bound(
+        np.maximum(t.sum_mean[instance] - mean * part, 0.0),
+        np.maximum(t.sum_squares[instance] - sigma**2 * (1.0 - (1.0 - part) ** 2), 0.0),
+        np.maximum(t.sum_sigma[instance] - sigma * part, 0.0),
+        draft.config.risk,
+    )
+    before = float((draft.excess(instance) * helped).sum())
+    still = float((relative_excess(after, draft.limit[instance]) * helped).sum())
+    return 1.0 - still / before if before > TOLERANCE else 0.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharder.draft import Draft
 from sharder.operators import Crossing, Operator
-from sharder.policies.common import eligible, gain, latest_start_s, over_limits
+from sharder.policies.common import eligible, gain, latest_start_s, over_limits, relief
 from sharder.reasons import Reason
 from sharder.risk import move_cost
 from sharder.view import Cut
@@ -103,7 +103,9 @@ def _priced(draft: Draft, instance: int, crossing: Crossing, option: _Option) ->
     cost = move_cost(
         shard.bytes * option.part, option.duration_s, view.moves.blackout_ms, draft.config.risk
     )
-    avoided = gain(draft, instance, target, option.row, start + option.duration_s, 0.0, option.part)
+    share = relief(draft, instance, option.row, option.part, option.duration_s)
+    end_s = start + option.duration_s
+    avoided = gain(draft, instance, target, option.row, end_s, share, option.part)
     if avoided <= cost:
         return None
     return _Option(option.row, option.part, option.cut, option.duration_s, target, avoided, cost)

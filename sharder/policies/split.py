@@ -7,15 +7,16 @@ this plan reserves its room, so that nothing else takes it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
-from sharder.draft import TOLERANCE, Draft, relative_excess
+from sharder.draft import TOLERANCE, Draft
 from sharder.operators import Crossing, Operator, Refusal
-from sharder.policies.common import eligible, gain, latest_start_s, over_limits
+from sharder.policies.common import eligible, gain, latest_start_s, over_limits, relief
 from sharder.reasons import Reason
-from sharder.risk import move_cost, upper_bound
+from sharder.risk import move_cost
 from sharder.view import Cut
 
 HOT_KEY_SHARE = 0.5
@@ -56,37 +57,64 @@ def _try(draft: Draft, instance: int, crossing: Crossing, row: int) -> Refusal |
     due = start < view.now_s + view.period_s
     if (why := over_limits(draft, instance, shard.id, due)) is not None:
         return why
+    dear: Refusal | None = None
     for cut, part in _parts(draft, instance, row, duration_s):
         target = draft.find_target(row, instance, part)
         if target.index is None:
             continue
         cost = move_cost(shard.bytes * part, duration_s, view.moves.blackout_ms, config.risk)
-        share = _relief(draft, instance, row, part, duration_s)
+        share = relief(draft, instance, row, part, duration_s)
         avoided = gain(draft, instance, target.index, row, start + duration_s, share, part)
         if avoided <= cost:
-            return Refusal(Reason.NOT_WORTH_IT, crossing.instance, shard.id, avoided, cost)
-        operator = Operator(
-            kind="split",
-            shard=shard.id,
-            source=crossing.instance,
-            target=draft.table.instances[target.index].id,
-            strategy="split",
-            start_s=start,
-            deadline_s=max(crossing.crossing_s, start + duration_s),
-            due=due,
-            bytes=0,
-            expected_duration_s=duration_s,
-            expected_gain=avoided,
-            risk=crossing.overload_cost - cost,
-            forecast=crossing.forecast,
-            trigger=crossing.trigger,
-            reason=_reason(draft, crossing, row, cut, part, target.index),
-            key=cut.key,
-            executable="split" in config.executable,
-        )
+            dear = dear or Refusal(Reason.NOT_WORTH_IT, crossing.instance, shard.id, avoided, cost)
+            continue
+        operator = _operator(draft, crossing, row, cut, part, target.index, start)
+        operator = replace(operator, expected_gain=avoided, risk=crossing.overload_cost - cost)
         draft.accept(row, instance, target.index, operator, part)
         return None
-    return Refusal(Reason.NO_PART, crossing.instance, shard.id, float(len(shard.cuts)))
+    if dear is None and (halves := _too_big(draft, instance, row)) is not None:
+        draft.note(row, _operator(draft, crossing, row, halves, halves.below, instance, start))
+        return None
+    return dear or Refusal(Reason.NO_PART, crossing.instance, shard.id, float(len(shard.cuts)))
+
+
+def _too_big(draft: Draft, instance: int, row: int) -> Cut | None:
+    """The halving key of a shard that alone is too much for its instance; else None.
+
+    Halves that fit nowhere yet can be cut again by the next plans.
+    """
+    t, least = draft.table, draft.config.split_part_min
+    mean, _ = t.shard_load(row)
+    if not (mean > draft.limit[instance][:, None]).any():
+        return None
+    cuts = [c for c in t.shards[row].cuts if least <= c.below <= 1.0 - least]
+    return min(cuts, key=lambda c: (abs(c.below - 0.5), c.key), default=None)
+
+
+def _operator(
+    draft: Draft, crossing: Crossing, row: int, cut: Cut, part: float, target: int, start: float
+) -> Operator:
+    view, shard = draft.view, draft.table.shards[row]
+    duration_s = view.moves.duration_s(shard.bytes) + view.period_s
+    return Operator(
+        kind="split",
+        shard=shard.id,
+        source=crossing.instance,
+        target=draft.table.instances[target].id,
+        strategy="split",
+        start_s=start,
+        deadline_s=max(crossing.crossing_s, start + duration_s),
+        due=start < view.now_s + view.period_s,
+        bytes=0,
+        expected_duration_s=duration_s,
+        expected_gain=0.0,
+        risk=crossing.overload_cost,
+        forecast=crossing.forecast,
+        trigger=crossing.trigger,
+        reason=_reason(draft, crossing, row, cut, part, target),
+        key=cut.key,
+        executable="split" in draft.config.executable,
+    )
 
 
 def _parts(draft: Draft, instance: int, row: int, duration_s: float) -> list[tuple[Cut, float]]:
@@ -98,7 +126,7 @@ def _parts(draft: Draft, instance: int, row: int, duration_s: float) -> list[tup
         for part in (cut.below, 1.0 - cut.below)
         if least <= part <= 1.0 - least
     ]
-    left = [_relief(draft, instance, row, part, duration_s) for _, part in options]
+    left = [relief(draft, instance, row, part, duration_s) for _, part in options]
     order = sorted(
         range(len(options)),
         key=lambda n: (left[n] < 1.0 - 1e-9, abs(options[n][1] - 0.5), options[n][0].key),
@@ -106,29 +134,18 @@ def _parts(draft: Draft, instance: int, row: int, duration_s: float) -> list[tup
     return [options[n] for n in order[: draft.config.split_cuts_max] if left[n] > 0]
 
 
-def _relief(draft: Draft, instance: int, row: int, part: float, duration_s: float) -> float:
-    """Share of the excess that goes with that part of the shard; 1: it cures."""
-    t = draft.table
-    helped = t.starts_after(draft.view.now_s + duration_s)
-    mean, sigma = t.shard_load(row)
-    after = upper_bound(
-        np.maximum(t.sum_mean[instance] - mean * part, 0.0),
-        np.maximum(t.sum_squares[instance] - sigma**2 * (1.0 - (1.0 - part) ** 2), 0.0),
-        np.maximum(t.sum_sigma[instance] - sigma * part, 0.0),
-        draft.config.risk,
-    )
-    before = float((draft.excess(instance) * helped).sum())
-    still = float((relative_excess(after, draft.limit[instance]) * helped).sum())
-    return 1.0 - still / before if before > TOLERANCE else 0.0
-
-
 def _reason(draft: Draft, crossing: Crossing, row: int, cut: Cut, part: float, target: int) -> str:
     shard, f = draft.table.shards[row], crossing.forecast
     below = [0.0, *(c.below for c in shard.cuts), 1.0]
     hottest = max(b - a for a, b in pairwise(below))
     why = "cuts off a hot key" if hottest >= HOT_KEY_SHARE else "is the learned key"
+    there = draft.table.instances[target].id
+    then = (
+        f"a part with {part:.0%} of its load can go to {there}"
+        if there != crossing.instance
+        else "alone it is too much for any instance, its halves can be cut and moved next"
+    )
     return (
         f"{crossing.instance} is going to need {f.upper:.1f} {f.unit} of {f.limit:.1f} and no move"
-        f" of whole shards cures it. Splitting {shard.id} at {cut.key!r} {why}: a part with"
-        f" {part:.0%} of its load can go to {draft.table.instances[target].id}."
+        f" of whole shards cures it. Splitting {shard.id} at {cut.key!r} {why}: {then}."
     )

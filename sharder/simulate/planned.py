@@ -35,8 +35,8 @@ def planner_config(settings: Settings, **changes: object) -> PlannerConfig:
 class Planned:
     """Carries out what the planner says is due.
 
-    A slot is planned only if some instance's upper bound is over its limit so soon that a move could
-    be due: otherwise nothing would be started anyway, and a year becomes cheap.
+    A slot is planned only if some instance's upper bound is over its limit so soon that a move
+    could be due: otherwise nothing would be started anyway, and a year becomes cheap.
     """
 
     def __init__(self, series: Series, forecasts: Forecasts, config: PlannerConfig) -> None:

@@ -1,0 +1,210 @@
+"""`logstore simulate`: the planner and other rules over a recorded load, on paper."""
+
+import csv
+import gzip
+import hashlib
+import os
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+import profiler.forecast
+from coordinator.cli.common import AsJson, out, print_json, print_table
+from logstore.base.errors import InvalidArgumentError
+from sharder.simulate.cluster import Settings
+from sharder.simulate.forecasts import Forecasts, Learned, horizon_of, learn
+from sharder.simulate.run import POLICIES, Scenario, auto_capacity, simulate
+from sharder.simulate.series import Series, daily_autocorrelation, from_events
+
+ROOM = 1.3
+"""`auto` capacity: this many times the 99.9 % load, shared out over the instances."""
+_COLUMNS = (
+    "policy", "overloaded", "share", "slo slots", "moves", "splits", "flips", "worst", "lead s",
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    app.command("simulate")(simulate_command)
+
+
+def simulate_command(
+    series: Annotated[
+        Path | None,
+        typer.Option(help="Wide CSV (.gz too): time or slot, then one column per key range."),
+    ] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="CSV of time_s,key,op,size instead of a series.")
+    ] = None,
+    slot_s: Annotated[float | None, typer.Option(help="Seconds of a slot.")] = None,
+    instances: Annotated[int, typer.Option(help="Instances, all alike.")] = 6,
+    capacity: Annotated[
+        str, typer.Option(help="Operations per slot of an instance; auto, or auto:X for X x.")
+    ] = "auto",
+    move_slots: Annotated[int, typer.Option(help="Slots that a move takes.")] = 2,
+    warm_up: Annotated[
+        int | None, typer.Option(help="First slots, history only; default 3 tenths.")
+    ] = None,
+    policies: Annotated[str, typer.Option(help="all, or names with commas.")] = "all",
+    seed: Annotated[int, typer.Option(help="For the weights of the sub-ranges.")] = 0,
+    cache: Annotated[
+        Path | None,
+        typer.Option(envvar="LOGSTORE_FORECAST_CACHE", help="Folder for learned forecasts."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare planners over a recorded load: overloaded slots, moves, bytes, lead time.
+
+    Each column has 16 sub-ranges of zipf weights. A move takes --move-slots and adds 15 % of the
+    shard's load to both sides. Forecasts are learned once and kept in --cache.
+
+    Example: logstore simulate --series flights.csv --slot-s 900 --instances 6 --seed 1 --json
+    """
+    if (series is None) == (events is None):
+        raise InvalidArgumentError("give either --series or --events")
+    try:
+        load = read_series(series, slot_s) if series else read_events(_path(events), slot_s or 60.0)
+        first = warm_up if warm_up is not None else max(1, len(load.loads) * 3 // 10)
+        settings = Settings(
+            instances=instances,
+            capacity=_capacity(load, instances, capacity),
+            slot_s=load.slot_s,
+            move_slots=move_slots,
+            seed=seed,
+        )
+        names = POLICIES if policies == "all" else tuple(policies.split(","))
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), console=out, transient=True,
+            disable=as_json or not out.is_terminal,
+        ) as shown:  # fmt: skip
+            task = shown.add_task("learning forecasts")
+            horizon = horizon_of(load)
+            said: Forecasts = cached_forecasts(load, first, horizon, cache or _cache_folder())
+            scenario = Scenario(load, settings, first, said, horizon)
+            found = simulate(
+                scenario, names, lambda name: shown.update(task, description=f"policy {name}")
+            )
+    except ValueError as e:
+        raise InvalidArgumentError(str(e)) from e
+    results = {name: asdict(metrics) for name, metrics in found.items()}
+    if as_json:
+        given = {
+            "series": str(series or events), "slots": len(load.loads), "warm_up_slots": first,
+            "columns": len(load.names), "horizon_slots": horizon, "policies": list(names),
+            "capacity_given": capacity, "daily_autocorrelation": daily_autocorrelation(load),
+            **asdict(settings),
+        }  # fmt: skip
+        print_json({"inputs": given, "policies": results})
+        return
+    print_table(f"{len(load.loads) - first} slots of {load.slot_s:g} s", _COLUMNS, _rows(results))
+
+
+def _rows(results: dict[str, dict[str, Any]]) -> list[list[object]]:
+    keys = (
+        "overloaded_instance_slots", "overloaded_share", "slo_slots", "moves", "splits",
+        "flip_flops", "worst_slot", "lead_s",
+    )  # fmt: skip
+    return [[name, *(m[key] for key in keys)] for name, m in results.items()]
+
+
+def read_series(path: Path, slot_s: float | None) -> Series:
+    """A wide CSV. Without `slot_s` it is taken from the first column's times (ISO or seconds).
+
+    ValueError that names the line and the column of what is not a number.
+    """
+    with _open(path) as file:
+        rows = csv.reader(file)
+        head = next(rows, [])
+        if len(head) < 2:
+            raise ValueError(f"{path}: the first line must name a time or slot and key ranges")
+        times: list[str] = []
+        loads: list[list[float]] = []
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(head):
+                raise ValueError(f"{path}, line {number}: {len(row)} fields, not {len(head)}")
+            times.append(row[0])
+            cells = zip(head[1:], row[1:], strict=True)
+            loads.append([_number(path, number, name, value) for name, value in cells])
+    if not loads:
+        raise ValueError(f"{path} holds no slots")
+    step = slot_s or _step_s(path, times)
+    return Series(tuple(head[1:]), np.array(loads, dtype=np.float64), step)
+
+
+def read_events(path: Path, slot_s: float) -> Series:
+    """Single events `time_s,key,…` as 64 key ranges of equally many keys."""
+    with _open(path) as file:
+        rows = csv.DictReader(file)
+        if not {"time_s", "key"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path}: the first line must name time_s and key")
+        found = [(_number(path, n, "time_s", r["time_s"]), r["key"]) for n, r in enumerate(rows, 2)]
+    _, rank = np.unique(np.array([key for _, key in found]), return_inverse=True)
+    return from_events(np.array([at for at, _ in found]), rank.astype(np.int64), slot_s)
+
+
+def cached_forecasts(load: Series, first: int, horizon: int, folder: Path) -> Learned:
+    """What `learn` says, kept under a name made of the load, the slots and the profiler's code."""
+    digest = hashlib.blake2b(load.loads.tobytes(), digest_size=12)
+    digest.update(repr((load.names, load.slot_s, first, horizon)).encode())
+    for source in sorted(Path(profiler.forecast.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    path = folder / f"{digest.hexdigest()}.npz"
+    if path.is_file():
+        with np.load(path) as held:
+            return Learned(first, held["mean"], held["sigma"])
+    learned = learn(load, first, horizon)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(part, mean=learned.mean, sigma=learned.sigma)
+    part.replace(path)
+    return learned
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logstore-forecasts"
+
+
+def _capacity(load: Series, instances: int, given: str) -> float:
+    name, _, room = given.partition(":")
+    try:
+        if name == "auto":
+            return auto_capacity(load, instances, float(room) if room else ROOM)
+        return float(given)
+    except ValueError:
+        raise ValueError(f"capacity is {given!r}, it must be auto, auto:X or a number") from None
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
+
+
+def _path(path: Path | None) -> Path:
+    assert path is not None
+    return path
+
+
+def _number(path: Path, line: int, column: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{path}, line {line}, {column}: {value!r} is not a number") from None
+
+
+def _step_s(path: Path, times: list[str]) -> float:
+    def seconds(value: str) -> float:
+        try:
+            return float(value)
+        except ValueError:
+            return datetime.fromisoformat(value).timestamp()
+
+    try:
+        step = seconds(times[1]) - seconds(times[0])
+    except (ValueError, IndexError):
+        raise ValueError(f"{path}: give --slot-s, the first column holds no times") from None
+    if step <= 1:
+        raise ValueError(f"{path}: give --slot-s, the first column counts slots")
+    return step
