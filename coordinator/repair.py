@@ -74,8 +74,10 @@ class Step:
 
 def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | None:
     """The next step towards `options.replicas` healthy copies, or None."""
-    if shard.migration is not None or shard.remove:
-        return None
+    left = len(shard.in_sync) - len(shard.remove)
+    blocked = bool(shard.remove) and left < shard.min_in_sync
+    if (shard.migration is not None or shard.remove) and not blocked:
+        return None  # a removal that `min_in_sync` forbids waits for another copy, also in a move
     lost = next((m for m in shard.learners if cluster.is_lost(m.instance)), None)
     if lost is not None and len(shard.in_sync) >= 1:
         learners = tuple(m for m in shard.learners if m != lost)
