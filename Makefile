@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: demo test check format lint type imports proto bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -43,6 +43,14 @@ imports: $(READY)
 
 proto: $(READY)
 	$(BIN)/python -m logstore.proto.generate
+
+SEEDS ?= 1000
+
+sim: $(READY)             ## the real machines under simulated faults; make sim SEEDS=20000
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+sim-mutants: $(READY)     ## does the simulator see deliberate faults?
+	$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 bench: $(READY)           ## ours beside Kafka, NATS, Redis and the machine's own limits
 	$(BIN)/python -m bench compare $(ARGS)
