@@ -66,6 +66,7 @@ def handed_over(record: ShardRecord, target: Member) -> ShardRecord:
 
 
 def taken_over(record: ShardRecord, me: Member) -> ShardRecord:
-    """P4: a follower leads; the silent primary becomes a learner."""
+    """P4: a follower leads, under its present incarnation; the silent primary becomes a learner."""
     without_old = demoted(record, record.primary)
-    return replace(without_old, primary=me, primary_since=without_old.epoch)
+    in_sync = tuple(me if m.replica_id == me.replica_id else m for m in without_old.in_sync)
+    return replace(without_old, primary=me, primary_since=without_old.epoch, in_sync=in_sync)
