@@ -78,6 +78,7 @@ def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | 
     blocked = bool(shard.remove) and left < shard.min_in_sync
     if (shard.migration is not None or shard.remove) and not blocked:
         return None  # a removal that `min_in_sync` forbids waits for another copy, also in a move
+    wanted = options.replicas + (len(shard.remove) if blocked else 0)
     lost = next((m for m in shard.learners if cluster.is_lost(m.instance)), None)
     if lost is not None and len(shard.in_sync) >= 1:
         learners = tuple(m for m in shard.learners if m != lost)
@@ -92,15 +93,15 @@ def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | 
         ),
         None,
     )
-    if waiting is not None and len(shard.in_sync) < options.replicas:
+    if waiting is not None and len(shard.in_sync) < wanted:
         admitted = replace(shard, admit=(*shard.admit, waiting.replica_id))
         return Step(admitted, f"{waiting.instance} may join")
     members = shard.members()
-    if len(members) < options.replicas:
+    if len(members) < wanted:
         home = choose_home([m.instance for m in members], cluster)
         if home is not None:
             return Step(shard, f"a copy on {home.instance}", add=home)
-    if len(shard.in_sync) > options.replicas and not shard.learners:
+    if len(shard.in_sync) > wanted and not shard.learners:
         extra = next(m for m in reversed(shard.in_sync) if m != shard.primary)
         return Step(replace(shard, remove=(extra.replica_id,)), f"{extra.instance} is one too many")
     return None
