@@ -16,7 +16,6 @@ COMMANDS = {
     "compare": "bench.compare",
     "forecast": "bench.forecast",
     "metadata": "bench.metadata",
-    "profiler": "bench.profiler",
     "report": "bench.report",
 }
 

@@ -4,6 +4,7 @@ The door is `ForecastBook`; models implement the port in `port`.
 """
 
 from profiler.forecast.book import ForecastBook, seasons_of
+from profiler.forecast.groups import GroupBook, UsageProfile
 from profiler.forecast.port import Forecaster
 
-__all__ = ["ForecastBook", "Forecaster", "seasons_of"]
+__all__ = ["ForecastBook", "Forecaster", "GroupBook", "UsageProfile", "seasons_of"]

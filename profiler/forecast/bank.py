@@ -6,20 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from profiler.forecast.history import History
-from profiler.forecast.holt_winters import HoltWinters
 from profiler.forecast.interpolate import between
 from profiler.forecast.intervals import I80, I95, LEVELS, Intervals
 from profiler.forecast.lag_regression import LagRegression
 from profiler.forecast.port import FloatArray, Forecaster, IntArray, RowKeeper
 from profiler.forecast.seasonal_profile import SeasonalProfile
+from profiler.forecast.seasonal_range import SeasonalRange
 from profiler.forecast.selector import Selector
+from profiler.forecast.short_regression import ShortRegression
 from profiler.forecast.simple import LastValue, MovingAverage, SeasonalNaive
+from profiler.forecast.smoothing import HoltWinters, Level
 from profiler.scoreboard import Scoreboard
 
 SPOKEN = "spoken"
-HOLT_WINTERS_SEASON_MAX = 512
-"""River's season update is linear in the season: longer ones cost more than they bring."""
 BOUNDS = [I80[0], I80[1], I95[0], I95[1]]
+TRIED = 2 * len(BOUNDS)
 NEVER = np.iinfo(np.int64).min
 
 ModelFactory = Callable[[History, tuple[int, ...], IntArray], Sequence[Forecaster]]
@@ -30,28 +31,28 @@ def default_models(
 ) -> list[Forecaster]:
     """Last value first (it is the bar), then what the seasons allow."""
     models: list[Forecaster] = [LastValue(history), MovingAverage(history)]
-    models += [SeasonalNaive(history, season) for season in season_slots]
-    if season_slots:
-        longest, shortest = season_slots[-1], season_slots[0]
-        models += [
-            HoltWinters(history, season)
-            for season in season_slots[-1:]
-            if season <= HOLT_WINTERS_SEASON_MAX
-        ]
-        models.append(SeasonalProfile(history, longest, fade=0.4))
-        models.append(LagRegression(history, longest, shortest, horizons))
+    models += [Level(history, alpha) for alpha in (0.5, 0.15, 0.03)]
+    models.append(ShortRegression(history, horizons))
+    for season in season_slots:
+        models.append(SeasonalNaive(history, season))
+        models.append(HoltWinters(history, season))
+        models.append(SeasonalProfile(history, season, fade=0.4))
+        models.append(LagRegression(history, season, season_slots[0], horizons))
     return models
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Forecasts of rows x steps: every model's and the blend's means, who speaks, what it says."""
+    """Forecasts of rows x steps: the means of every model, the blend, the moved blend and the
+    ensemble; which of `Selector.names` speaks, and what it says."""
 
     means: FloatArray
     speaker: IntArray
     mean: FloatArray
     scale: FloatArray
     quantiles: FloatArray
+    tried: FloatArray
+    """What each shape of interval alone would have said, at BOUNDS."""
 
 
 class Bank:
@@ -70,11 +71,14 @@ class Bank:
         names = tuple(model.name for model in self._models)
         self.selector = Selector(names, self.horizons)
         self.intervals = Intervals(self.horizons, season_slots[0] if season_slots else 1)
+        self._range = SeasonalRange(self.history, season_slots[0]) if season_slots else None
         self._parts: tuple[RowKeeper, ...] = (self.selector, self.intervals, *self._models)
         self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
+        # Of the means, those with a score of their own: models, ensemble, spoken.
+        self._shown = [*range(len(names)), self.selector.columns - 1, self.selector.columns]
         self._ring = horizons[-1] + 1
-        # What was said and waits for its slot: means, blend, spoken mean, scale, quantiles.
-        width = len(names) + 3 + len(LEVELS)
+        # What was said and waits for its slot: means, spoken mean, scale, quantiles.
+        width = self.selector.columns + 2 + len(LEVELS) + TRIED
         self._said = np.zeros((0, self._ring, len(horizons), width), dtype=np.float32)
         self._made: IntArray = np.zeros((0, self._ring), dtype=np.int64)
 
@@ -108,7 +112,8 @@ class Bank:
         said = self.say(rows, self.horizons)
         slot = self.history.last[rows]
         self._said[rows, slot % self._ring] = np.concatenate(
-            [said.means, said.mean[:, :, None], said.scale[:, :, None], said.quantiles], axis=2
+            [said.means, said.mean[:, :, None], said.scale[:, :, None], said.quantiles, said.tried],
+            axis=2,
         )
         self._made[rows, slot % self._ring] = slot
 
@@ -125,16 +130,36 @@ class Bank:
         """Forecasts `steps` slots after each row's newest (ascending, >= 1)."""
         at = np.minimum(np.searchsorted(self.horizons, steps), len(self.horizons) - 1)
         each = np.stack([model.forecast(rows, steps) for model in self._models], axis=2)
-        means = self.selector.blend(rows, each, at)
-        speaker = self.selector.speaker(rows)[:, at]
-        mean = np.take_along_axis(means, speaker[:, :, None], axis=2)[:, :, 0]
+        below = np.maximum(at - (steps != self.horizons[at]), 0)
+        means = self.selector.combine(rows, each, at, below)
+        speaker = self.selector.speaker(rows)
+        speaker = np.maximum(speaker[:, at], speaker[:, below])
+        mean = np.where(speaker == 0, means[:, :, 0], means[:, :, -1])
         slots = self.history.last[rows][:, None] + steps
-        scale = self.intervals.scale(rows, slots, mean)
-        units = self.intervals.quantiles(rows)
+        scale = self.intervals.scale(rows, slots, mean, at)
+        units = self.intervals.units(rows)
         if len(steps) != len(self.horizons) or (steps != self.horizons).any():
             units = between(units, self.horizons, steps)
-        quantiles = np.maximum(mean[:, :, None] + scale[:, :, None] * units, 0.0)
-        return Said(means, speaker, mean, scale, quantiles)
+        own = scale[:, :, None] * units
+        seasonal = self._range.distances(rows, steps, mean) if self._range else own
+        shapes = self.intervals.shapes(rows, slots, at, own, seasonal)
+        one, other, mixed = (np.maximum(mean[:, :, None] + shape, 0.0) for shape in shapes)
+        tried = np.concatenate([one[:, :, BOUNDS], other[:, :, BOUNDS]], axis=2)
+        return Said(means, speaker, mean, scale, np.sort(mixed, axis=2), tried)
+
+    def said(self, rows: IntArray) -> Said:
+        """What `step` said last of each row, at the scored horizons."""
+        held = self._said[rows, self.history.last[rows] % self._ring].astype(np.float64)
+        n = self.selector.columns
+        speaker = self.selector.speaker(rows)
+        return Said(
+            held[:, :, :n],
+            speaker,
+            held[:, :, n],
+            held[:, :, n + 1],
+            held[:, :, n + 2 : -TRIED],
+            held[:, :, -TRIED:],
+        )
 
     def _score(self, rows: IntArray, values: FloatArray) -> None:
         slot = self.history.last[rows] + 1
@@ -144,14 +169,14 @@ class Bank:
             return
         held = self._said[rows[:, None], made % self._ring, np.arange(len(self.horizons))]
         said = np.where(due[:, :, None], held.astype(np.float64), np.nan)
-        blended = len(self.selector.names)
+        blended = self.selector.columns
         mean, scale, quantiles = (
             said[:, :, blended],
             said[:, :, blended + 1],
-            said[:, :, blended + 2 :],
+            said[:, :, blended + 2 : -TRIED],
         )
         bounds = quantiles[:, :, BOUNDS]
-        errors = np.abs(values[:, None, None] - said[:, :, : blended + 1])
+        errors = values[:, None, None] - said[:, :, : blended + 1]
         self.selector.learn(rows, errors[:, :, :blended])
-        self.intervals.learn(rows, slot, values, mean, scale, bounds)
-        self.scores.add(values, errors, LEVELS, quantiles, bounds)
+        self.intervals.learn(rows, slot, values, mean, scale, bounds, said[:, :, -TRIED:])
+        self.scores.add(values, np.abs(errors[:, :, self._shown]), LEVELS, quantiles, bounds)

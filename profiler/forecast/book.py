@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from profiler.forecast.bank import BOUNDS, Bank, ModelFactory, default_models
+from profiler.calendar import Calendar
+from profiler.forecast.bank import BOUNDS, Bank, ModelFactory, Said, default_models
 from profiler.forecast.intervals import LEVELS
-from profiler.forecast.port import FloatArray
+from profiler.forecast.port import FloatArray, IntArray
 from profiler.scoreboard import Score
 from profiler.types import Forecast
 
@@ -44,6 +45,11 @@ class ForecastBook:
     was forecast for it, and neither it nor a forecast made meanwhile is scored; after a longer gap
     the shard starts anew. Silence that is known to be silence must be learned as 0.
 
+    With a `calendar` (slots are then `period_s` seconds from the Unix epoch) announced events are
+    taken out of what is learned and put into what is forecast: the models know the usual load only,
+    so no event becomes next week's season, and none has to be seen to be expected. Scores are of
+    the usual load too.
+
     Bounded: `shards_max` shards of `history_slots_max` slots; over it ValueError.
     """
 
@@ -55,6 +61,8 @@ class ForecastBook:
         shards_max: int = SHARDS_MAX,
         history_slots_max: int = HISTORY_SLOTS_MAX,
         models: ModelFactory = default_models,
+        calendar: Calendar | None = None,
+        period_s: float = 0.0,
     ) -> None:
         seasons, steps = tuple(season_slots), tuple(horizons)
         if list(seasons) != sorted(set(seasons)) or any(season < 2 for season in seasons):
@@ -70,6 +78,9 @@ class ForecastBook:
         # Four seasons for the profile, one more for the level of the last days.
         depth = min(history_slots_max, max(64, 5 * longest + 2 * steps[-1]))
         self._bank = Bank(seasons, steps, depth, models)
+        if calendar is not None and not period_s > 0:
+            raise ValueError(f"period_s is {period_s}, the limit with a calendar is more than 0")
+        self.calendar, self._period_s = calendar, period_s
         self._shards_max = shards_max
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
@@ -112,7 +123,7 @@ class ForecastBook:
             if gap > 0:
                 self._fill(row, slot, gap)
             rows.append(row)
-            taken.append(float(value))
+            taken.append(self._usual(shard, row, slot, float(value)))
         if rows:
             self._bank.step(np.array(rows, dtype=np.int64), np.array(taken))
 
@@ -141,6 +152,15 @@ class ForecastBook:
         for lag, group in by_lag.items():
             found.update(self._forecast_group(group, horizon_slots, lag, now_slot))
         return found
+
+    def said(self, shards: Sequence[str]) -> Said:
+        """What was said at the scored horizons when the newest slot of each shard was learned.
+
+        Of every model and of the ensemble, in the order of `model_names`, rows as `shards`; for
+        benchmarks that score models apart. Held in single precision.
+        """
+        rows = np.array([self._known(shard) for shard in shards], dtype=np.int64)
+        return self._bank.said(rows)
 
     def score(self) -> dict[str, dict[int, Score]]:
         """By model, `ensemble` (the blend) and `spoken` (what was really said), and by horizon."""
@@ -228,6 +248,36 @@ class ForecastBook:
             said = self._bank.say(at, np.array([1]))
             self._bank.absorb(at, said.mean[:, 0])
 
+    def _usual(self, shard: str, row: int, slot: int, value: float) -> float:
+        """The value without the events of its slot; their kinds learn from it."""
+        if self.calendar is None:
+            return value
+        start_s, end_s = slot * self._period_s, (slot + 1) * self._period_s
+        if not self.calendar.active(start_s, end_s):
+            return value
+        factor = self.calendar.factor(shard, start_s, end_s)
+        if not self._bank.history.count[row]:
+            return value / factor
+        expected = float(self._bank.say(np.array([row]), np.array([1])).mean[0, 0])
+        # Of an event of an unknown kind only its size is learned; the models take what is usual.
+        usual = expected if self.calendar.unknown(shard, start_s, end_s) else value / factor
+        self.calendar.learn(shard, start_s, end_s, expected, value)
+        return usual
+
+    def _with_events(self, shards: Sequence[str], slots: IntArray) -> FloatArray | None:
+        """Factors (shards, steps) where an event is announced for any of the slots (per shard)."""
+        if self.calendar is None:
+            return None
+        period_s, calendar = self._period_s, self.calendar
+        if not calendar.active(int(slots.min()) * period_s, (int(slots.max()) + 1) * period_s):
+            return None
+        return np.array(
+            [
+                [calendar.factor(shard, s * period_s, (s + 1) * period_s) for s in row.tolist()]
+                for shard, row in zip(shards, slots, strict=True)
+            ]
+        )
+
     def _forecast_group(
         self, shards: list[str], horizon_slots: int, lag: int, now_slot: int
     ) -> dict[str, Forecast]:
@@ -236,8 +286,13 @@ class ForecastBook:
         said = bank.say(rows, np.arange(lag + 1, lag + horizon_slots + 1))
         steps = tuple(range(1, horizon_slots + 1))
         names, count = bank.selector.names, bank.history.count
-        bounds = said.quantiles[:, :, BOUNDS].transpose(0, 2, 1).tolist()
-        quantiles, means = said.quantiles.tolist(), said.mean.tolist()
+        ahead = np.arange(lag + 1, lag + horizon_slots + 1)
+        factors = self._with_events(shards, bank.history.last[rows][:, None] + ahead)
+        levels, mean = said.quantiles, said.mean
+        if factors is not None:
+            levels, mean = levels * factors[:, :, None], mean * factors
+        bounds = levels[:, :, BOUNDS].transpose(0, 2, 1).tolist()
+        quantiles, means = levels.tolist(), mean.tolist()
         speakers = said.speaker.tolist()
         found = {}
         for i, shard in enumerate(shards):

@@ -1,10 +1,10 @@
-"""Conformal intervals: the recent errors of what was spoken say how wrong the next may be."""
+"""Quantiles around a forecast from its own recent errors, with coverage that holds under drift."""
 
 from typing import Any
 
 import numpy as np
 
-from profiler.forecast.port import FloatArray, IntArray
+from profiler.forecast.port import BoolArray, FloatArray, IntArray
 
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 """Quantiles of the predictive distribution."""
@@ -13,34 +13,72 @@ I95, I80 = (1, 13), (3, 11)
 _NORMAL = (-2.33, -1.96, -1.64, -1.28, -0.84, -0.52, -0.25, 0.0,
            0.25, 0.52, 0.84, 1.28, 1.64, 1.96, 2.33)  # fmt: skip
 _COVERED = np.array([0.8, 0.95])
+_TAIL = np.abs(2.0 * np.array(LEVELS) - 1.0)
+_OUTER = np.clip((_TAIL - 0.8) / 0.15, 0.0, 1.0)
+"""How much of the 95 % factor (against that of 80 %) each level takes."""
 UNIT_MAX = 100.0
+BUCKETS_MAX = 48
+"""Parts of the season (the day) with a scale of their own."""
+FACTOR_MAX = 6.0
+LOSS_POWER = 4.0
+"""How sharply the shape of the interval that scored better of late is preferred."""
 
 
 class Intervals:
     """Split conformal prediction on the signed errors of each row and horizon, made adaptive.
 
-    An error is divided by a scale first: the running mean error of the target's phase in the
-    season, so that nights are narrower than mornings. The last `window` scaled errors of each
-    horizon give the quantiles. The tail asked for moves by `rate` x (misses − nominal), so coverage
-    holds under drift (adaptive conformal inference: Gibbs and Candès, 2021). A new row starts with
-    wide normal errors, which real ones replace.
+    An error is divided by a scale first: the running mean error at the target's time of day, times
+    how stormy the last slots were. The last `window` scaled errors of each horizon give the
+    quantiles. The bounds are then stretched by a factor that rises with each miss and falls with
+    each hit, so coverage holds under drift (adaptive conformal inference: Gibbs and Candès, 2021,
+    on the size of the interval instead of its level, so that it cannot run out of errors). One such
+    factor is kept for each horizon and one for each time of day, so that nights and mornings are
+    covered alike. A new row starts with wide normal errors, which real ones replace.
     """
 
     def __init__(
-        self, horizons: IntArray, phases: int, *, window: int = 256, rate: float = 0.01
+        self,
+        horizons: IntArray,
+        phases: int,
+        *,
+        window: int = 256,
+        rate: float = 0.02,
+        bucket_rate: float = 0.06,
+        storm: float = 0.5,
+        storm_slots: float = 12.0,
+        scale_days: float = 28.0,
+        floor: float = 0.1,
     ) -> None:
-        self._horizons, self._phases, self._window, self._rate = horizons, phases, window, rate
+        self._horizons, self._phases, self._window = horizons, phases, window
+        self._rate, self._bucket_rate = rate, bucket_rate
+        self._storm_power, self._storm_rate = storm, 1.0 / storm_slots
+        self._buckets = min(phases, BUCKETS_MAX)
+        self._scale_rate = 1.0 / (scale_days * max(1.0, phases / self._buckets))
+        self._floor = floor
         size = len(horizons)
         self._units = np.zeros((0, size, window), dtype=np.float32)
         self._held: IntArray = np.zeros((0, size), dtype=np.int64)
-        self._miss: FloatArray = np.zeros((0, size, 2))
-        self._scale: FloatArray = np.zeros((0, phases))
-        self._seen: FloatArray = np.zeros((0, phases))
-        self._overall: FloatArray = np.zeros(0)
+        self._stretch: FloatArray = np.zeros((0, size, 2))
+        self._by_bucket: FloatArray = np.zeros((0, size, self._buckets, 2))
+        self._scale: FloatArray = np.zeros((0, size, self._buckets))
+        self._seen: FloatArray = np.zeros((0, size, self._buckets))
+        # Running Winkler scores of both shapes, for 80 and 95 %.
+        self._loss: FloatArray = np.zeros((0, size, 2, 2))
+        # The mean error of all times of day, and the mean scaled error of late.
+        self._overall: FloatArray = np.zeros((0, size, 2))
 
     def grow(self, rows: int) -> None:
         old = len(self._units)
-        for name in ("_units", "_held", "_miss", "_scale", "_seen", "_overall"):
+        for name in (
+            "_units",
+            "_held",
+            "_stretch",
+            "_by_bucket",
+            "_scale",
+            "_seen",
+            "_overall",
+            "_loss",
+        ):
             held = getattr(self, name)
             more = np.zeros((rows - old, *held.shape[1:]), dtype=held.dtype)
             setattr(self, name, np.concatenate([held, more]))
@@ -51,26 +89,31 @@ class Intervals:
         self._units[row] = np.nan
         self._units[row, :, : len(_NORMAL)] = np.array(_NORMAL) * 2.0
         self._held[row] = len(_NORMAL)
-        self._miss[row] = 1.0 - _COVERED
-        self._scale[row] = self._seen[row] = self._overall[row] = 0.0
+        self._stretch[row] = self._by_bucket[row] = 0.0
+        self._scale[row] = self._seen[row] = self._loss[row] = 0.0
+        self._overall[row] = 0.0, 1.0
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        self._units[child] = self._units[parent]
-        self._held[child], self._miss[child] = self._held[parent], self._miss[parent]
-        self._seen[child] = self._seen[parent]
+        for held in (self._units, self._held, self._stretch, self._by_bucket, self._seen):
+            held[child] = held[parent]
         # Errors of parts add up like independent ones: they shrink with the root of the share.
-        self._scale[child] = self._scale[parent] * share**0.5
-        self._overall[child] = self._overall[parent] * share**0.5
+        self._scale[child] = self._scale[parent] * share  # squares
+        self._overall[child] = self._overall[parent] * (share**0.5, 1.0)
+        self._loss[child] = self._loss[parent] * share**0.5
 
-    def scale(self, rows: IntArray, slots: IntArray, mean: FloatArray) -> FloatArray:
-        """The unit of an error for each target, shape (rows, steps); never 0."""
-        phase = slots % self._phases
-        of_phase = self._scale[rows[:, None], phase]
-        seen = self._seen[rows[:, None], phase]
-        overall = self._overall[rows][:, None]
+    def scale(self, rows: IntArray, slots: IntArray, mean: FloatArray, at: IntArray) -> FloatArray:
+        """The unit of an error for each target, shape (rows, steps); never 0.
+
+        `slots` and `mean` are (rows, steps), `at` the horizon that stands for each step.
+        """
+        where = (rows[:, None], at, self._bucket(slots))
+        of_bucket, seen = np.sqrt(self._scale[where]), self._seen[where]
+        overall, storm = np.moveaxis(self._overall[rows[:, None], at], 2, 0)
         blind = np.where(overall > 0, overall, 0.3 * mean + np.sqrt(mean) + 1e-6)
-        part = 0.85 * seen / (seen + 2.0)
-        return np.maximum(part * of_phase + (1.0 - part) * blind, 1e-6 + 1e-3 * mean)
+        part = (1.0 - self._floor) * seen / (seen + 2.0)
+        calm = part * of_bucket + (1.0 - part) * blind
+        found = calm * np.clip(storm, 0.1, 10.0) ** self._storm_power
+        return np.asarray(np.maximum(found, 1e-6 + 1e-3 * mean))
 
     def learn(
         self,
@@ -80,11 +123,13 @@ class Intervals:
         mean: FloatArray,
         scale: FloatArray,
         bounds: FloatArray,
+        tried: FloatArray,
     ) -> None:
         """What came of predictions due now, NaN in `mean` where none was.
 
         `slots` and `actual` are (rows,), `mean` and `scale` (rows, horizons), `bounds` the two
-        intervals that were said, (rows, horizons, 4) as lower80, upper80, lower95, upper95.
+        intervals that were said, (rows, horizons, 4) as lower80, upper80, lower95, upper95; `tried`
+        what each of the two shapes alone would have said, (rows, horizons, 2 x 4).
         """
         due = ~np.isnan(mean)
         error = np.where(due, actual[:, None] - mean, 0.0)
@@ -95,61 +140,107 @@ class Intervals:
         self._held[rows[row], horizon] = at + 1
         y = actual[:, None]
         miss = np.stack([(y < bounds[:, :, i]) | (y > bounds[:, :, i + 1]) for i in (0, 2)], axis=2)
-        step = self._rate * np.array([1.0, 0.5]) * ((1.0 - _COVERED) - miss)
-        moved = np.clip(self._miss[rows] + step, [0.02, 0.004], [0.5, 0.2])
-        self._miss[rows] = np.where(due[:, :, None], moved, self._miss[rows])
-        self._learn_scale(rows, slots % self._phases, error, np.sum(due, axis=1))
+        over = np.where(due[:, :, None], miss - (1.0 - _COVERED), 0.0)
+        limit = np.log(FACTOR_MAX)
+        moved = self._stretch[rows] + self._rate * over
+        self._stretch[rows] = np.clip(moved, -limit, limit)
+        bucket = self._bucket(slots)
+        moved = self._by_bucket[rows, :, bucket] + self._bucket_rate * over
+        self._by_bucket[rows, :, bucket] = np.clip(moved, -limit, limit)
+        self._learn_scale(rows, bucket, error, due)
+        self._learn_loss(rows, actual, tried, due)
 
-    def quantiles(self, rows: IntArray) -> FloatArray:
+    def units(self, rows: IntArray) -> FloatArray:
         """Scaled errors at LEVELS for each horizon, shape (rows, horizons, levels), ascending."""
         ordered = np.sort(self._units[rows], axis=2)  # NaN goes last
         n = np.minimum(self._held[rows], self._window)[:, :, None]
-        levels = np.broadcast_to(LEVELS, (*n.shape[:2], len(LEVELS))).copy()
-        for k, (lo, hi) in enumerate((I80, I95)):
-            levels[:, :, lo] = self._miss[rows][:, :, k] / 2.0
-            levels[:, :, hi] = 1.0 - levels[:, :, lo]
         # (n + 1) q - 1: the finite-sample rank of conformal prediction, between ranks linear.
-        rank = np.clip((n + 1) * levels - 1.0, 0.0, n - 1.0)
+        rank = np.clip((n + 1) * np.array(LEVELS) - 1.0, 0.0, n - 1.0)
         low = rank.astype(np.int64)
         high = np.minimum(low + 1, n - 1)
         a = np.take_along_axis(ordered, low, axis=2)
         b = np.take_along_axis(ordered, high, axis=2)
         found: FloatArray = a + (rank - low) * (b - a)
-        return np.sort(found, axis=2)  # a moved bound may have passed a neighbour
+        return found
+
+    def shapes(
+        self,
+        rows: IntArray,
+        slots: IntArray,
+        at: IntArray,
+        own: FloatArray,
+        seasonal: FloatArray,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Distances from the mean at LEVELS: of both shapes and of their mix, all stretched.
+
+        `own` comes from the errors, `seasonal` from the values at this time of past days (NaN where
+        too few are known); all are (rows, steps, levels).
+        """
+        log = self._by_bucket[rows[:, None], at, self._bucket(slots)] + self._stretch[rows][:, at]
+        factor = np.exp(log[:, :, :1] + (log[:, :, 1:] - log[:, :, :1]) * _OUTER)
+        own = own * factor
+        seasonal = np.where(np.isnan(seasonal), own, seasonal * factor)
+        loss = self._loss[rows][:, at] + 1e-12
+        share = 1.0 / (1.0 + (loss[:, :, 0] / loss[:, :, 1]) ** LOSS_POWER)
+        part = share[:, :, :1] + (share[:, :, 1:] - share[:, :, :1]) * _OUTER
+        return own, seasonal, part * own + (1.0 - part) * seasonal
 
     def state(self, row: int) -> dict[str, Any]:
         n = np.minimum(self._held[row], self._window)
         return {
             "units": [self._units[row, i, :k].tolist() for i, k in enumerate(n.tolist())],
-            "miss": self._miss[row].tolist(),
+            "stretch": self._stretch[row].tolist(),
+            "by_bucket": self._by_bucket[row].tolist(),
             "scale": self._scale[row].tolist(),
             "seen": self._seen[row].tolist(),
-            "overall": float(self._overall[row]),
+            "loss": self._loss[row].tolist(),
+            "overall": self._overall[row].tolist(),
         }
 
     def restore(self, row: int, state: dict[str, Any]) -> None:
-        if len(state["units"]) != len(self._horizons) or len(state["scale"]) != self._phases:
+        if np.shape(state["scale"]) != self._scale.shape[1:]:
             return  # made with other horizons or seasons: start anew
         for i, units in enumerate(state["units"]):
             self._units[row, i] = np.nan
             self._units[row, i, : len(units)] = units[: self._window]
             self._held[row, i] = min(len(units), self._window)
-        self._miss[row], self._scale[row] = state["miss"], state["scale"]
-        self._seen[row], self._overall[row] = state["seen"], state["overall"]
+        self._stretch[row], self._by_bucket[row] = state["stretch"], state["by_bucket"]
+        self._scale[row], self._seen[row] = state["scale"], state["seen"]
+        self._overall[row], self._loss[row] = state["overall"], state["loss"]
+
+    def _bucket(self, slots: IntArray) -> IntArray:
+        found: IntArray = slots % self._phases * self._buckets // self._phases
+        return found
 
     def _learn_scale(
-        self, rows: IntArray, phase: IntArray, error: FloatArray, due: IntArray
+        self, rows: IntArray, bucket: IntArray, error: FloatArray, due: BoolArray
     ) -> None:
-        any_due = due > 0
-        size = np.abs(error).sum(axis=1) / np.maximum(due, 1)
-        seen = self._seen[rows, phase]
-        held = self._scale[rows, phase]
+        size = np.abs(error)
+        seen, held = self._seen[rows, :, bucket], self._scale[rows, :, bucket]
+        held_unit = np.sqrt(held)
+        overall, storm = np.moveaxis(self._overall[rows], 2, 0)
         # Errors over 8 x the mean are clipped: an outage must not widen its hour for weeks.
-        overall = self._overall[rows]
-        size = np.where(overall > 0, np.minimum(size, 8.0 * np.maximum(overall, held)), size)
-        rate = np.maximum(1.0 / (seen + 1.0), 0.1)
-        self._scale[rows, phase] = np.where(any_due, held + rate * (size - held), held)
-        self._seen[rows, phase] = seen + any_due
-        total = self._seen[rows].sum(axis=1)
+        size = np.where(overall > 0, np.minimum(size, 8.0 * np.maximum(overall, held_unit)), size)
+        usual = np.where(seen > 0, np.maximum(held_unit, self._floor * overall), overall)
+        now = np.where(usual > 0, np.minimum(size / np.where(usual > 0, usual, 1.0), 10.0), 1.0)
+        rate = np.maximum(1.0 / (seen + 1.0), self._scale_rate)
+        self._scale[rows, :, bucket] = np.where(due, held + rate * (size * size - held), held)
+        self._seen[rows, :, bucket] = seen + due
+        total = self._seen[rows].sum(axis=2)
         rate = np.maximum(1.0 / np.maximum(total, 1.0), 1.0 / (4.0 * max(self._phases, 24)))
-        self._overall[rows] = np.where(any_due, overall + rate * (size - overall), overall)
+        self._overall[rows, :, 0] = np.where(due, overall + rate * (size - overall), overall)
+        self._overall[rows, :, 1] = np.where(due, storm + self._storm_rate * (now - storm), storm)
+
+    def _learn_loss(
+        self, rows: IntArray, actual: FloatArray, tried: FloatArray, due: BoolArray
+    ) -> None:
+        """The interval score of each shape (Winkler, 1972), faded like the errors' window."""
+        pairs = tried.reshape(*tried.shape[:2], 2, 2, 2)  # shape, interval, (lower, upper)
+        lower, upper = pairs[..., 0], pairs[..., 1]
+        y = actual[:, None, None, None]
+        outside = np.maximum(lower - y, 0.0) + np.maximum(y - upper, 0.0)
+        loss = upper - lower + 2.0 / (1.0 - _COVERED) * outside
+        held = self._loss[rows]
+        rate = np.where(held > 0, 1.0 / self._window, 1.0)
+        known = due[:, :, None, None]
+        self._loss[rows] = np.where(known, held + rate * (loss - held), held)

@@ -1,18 +1,26 @@
-"""Who speaks: each model's recent error per row and horizon, the blend, and the choice."""
+"""Who speaks: each model's recent error per row and horizon, the ensemble, and the choice."""
 
 import numpy as np
 
 from profiler.forecast.port import FloatArray, IntArray
 
 BLEND = "ensemble"
+BIAS_MAX = 2.0
+"""The ensemble is moved by at most so many of its mean errors towards the median."""
 
 
 class Selector:
-    """Keeps the recent error of `models` named models and of their blend, which is one more.
+    """Keeps the recent errors of `models` named models and makes the ensemble, which is one more.
 
-    Model 0 must be last value: another speaks only while its recent error is lower than that of
-    model 0 by `beat_by`, so a forecast that does not beat last value is not used. The blend weighs
-    models by error ** -`sharpness` over those that beat model 0. Errors fade over `memory_slots`.
+    Errors fade over a short and a long memory: the short one follows changes, the long one does not
+    chase noise. The ensemble's weights are (short x long error) ** -`sharpness`/2, so it is nearly
+    the best model where one is clearly best and an average of the good ones elsewhere (the average
+    is then better than each; Timmermann, Forecast Combinations, 2006). Loads are skewed and a mean
+    is no median: the blend is moved towards the median by a running count of its signs, by as much
+    as that has lately been paying.
+
+    Model 0 must be last value: the ensemble speaks only while its long error is lower than that of
+    model 0 by `beat_by`, so a forecast that does not beat last value is not used.
     """
 
     def __init__(
@@ -20,62 +28,102 @@ class Selector:
         models: tuple[str, ...],
         horizons: IntArray,
         *,
-        memory_slots: float = 168.0,
-        sharpness: float = 6.0,
-        beat_by: float = 0.02,
+        short_slots: float = 40.0,
+        long_slots: float = 300.0,
+        sharpness: float = 12.0,
+        beat_by: float = 0.005,
         min_scored: int = 12,
     ) -> None:
         self.names = (*models, BLEND)
         self._horizons = horizons
-        self._rate = 1.0 / memory_slots
+        self._rates = np.array([1.0 / short_slots, 1.0 / long_slots])
         self._sharpness, self._beat_by, self._min_scored = sharpness, beat_by, min_scored
-        self._error: FloatArray = np.zeros((0, len(horizons), len(models) + 1))
+        # Columns: the models, the blend, the blend moved to the median, the ensemble of both.
+        self._error: FloatArray = np.zeros((0, 2, len(horizons), len(models) + 3))
+        self._bias: FloatArray = np.zeros((0, len(horizons)))
         self._scored: IntArray = np.zeros((0, len(horizons)), dtype=np.int64)
 
+    @property
+    def columns(self) -> int:
+        """How many means `combine` says: the models, the blend, the moved blend, the ensemble."""
+        return int(self._error.shape[3])
+
     def grow(self, rows: int) -> None:
-        more = rows - len(self._error)
-        self._error = np.concatenate([self._error, np.zeros((more, *self._error.shape[1:]))])
-        self._scored = np.concatenate([self._scored, np.zeros((more, len(self._horizons)), int)])
+        for name in ("_error", "_bias", "_scored"):
+            held = getattr(self, name)
+            more = np.zeros((rows - len(held), *held.shape[1:]), dtype=held.dtype)
+            setattr(self, name, np.concatenate([held, more]))
 
     def clear(self, row: int) -> None:
-        self._error[row] = 0.0
+        self._error[row] = self._bias[row] = 0.0
         self._scored[row] = 0
 
     def copy(self, parent: int, child: int, share: float) -> None:
         self._error[child] = self._error[parent] * share
+        self._bias[child] = self._bias[parent]
         self._scored[child] = self._scored[parent]
 
     def learn(self, rows: IntArray, errors: FloatArray) -> None:
-        """Absolute errors, shape (rows, horizons, models + 1); NaN where nothing was due."""
+        """Actual minus said, shape (rows, horizons, columns); NaN where nothing was due."""
         due = ~np.isnan(errors[:, :, 0])
         scored = self._scored[rows] + due
-        rate = np.maximum(self._rate, 1.0 / np.maximum(scored, 1))[:, :, None]
+        rate = np.maximum(self._rates[:, None], 1.0 / np.maximum(scored, 1)[:, None, :])
         held = self._error[rows]
-        self._error[rows] = np.where(due[:, :, None], held + rate * (errors - held), held)
+        size = np.where(due[:, :, None], np.abs(errors), 0.0)[:, None]
+        rate = np.where(due[:, None], rate, 0.0)[:, :, :, None]
+        self._error[rows] = held + rate * (size - held)
         self._scored[rows] = scored
+        step = np.maximum(0.01, 0.5 / np.maximum(scored, 1)) * np.sign(errors[:, :, -2])
+        moved = np.clip(self._bias[rows] + step, -BIAS_MAX, BIAS_MAX)
+        self._bias[rows] = np.where(due, moved, self._bias[rows])
 
-    def blend(self, rows: IntArray, said: FloatArray, at: IntArray) -> FloatArray:
-        """`said` (rows, steps, models) and the blend; `at` is the horizon of each step."""
-        error = self._error[rows][:, at, :-1]
-        floor = 1e-3 * error[:, :, :1] + 1e-12
-        weight = (np.maximum(error, floor) / np.maximum(error[:, :, :1], 1e-12)) ** -self._sharpness
-        weight = np.where(error > error[:, :, :1], 0.0, weight)
-        blend = (weight * said).sum(axis=2) / weight.sum(axis=2)
-        return np.concatenate([said, blend[:, :, None]], axis=2)
+    def combine(
+        self, rows: IntArray, said: FloatArray, at: IntArray, below: IntArray
+    ) -> FloatArray:
+        """`said` (rows, steps, models) with three columns more; `at` is the horizon of each step,
+        `below` the one before it where the step is between two (else the same).
+
+        The columns: the blend, the blend moved to the median, and the ensemble of these two. A
+        model that is good at one of the two horizons only is not trusted between them: last value
+        is perfect a whole season ahead, and nowhere before.
+        """
+        error = self._error[rows]
+        if not np.array_equal(at, np.arange(len(self._horizons))):
+            error = np.maximum(error[:, :, at], error[:, :, below])
+        bias = self._bias[rows][:, at]
+        models = said.shape[2]
+        blend = (self._weights(error[:, :, :, :models]) * said).sum(axis=2)
+        moved = np.maximum(blend + bias * error[:, 1, :, models], 0.0)
+        two = self._weights(error[:, :, :, models : models + 2])
+        ensemble = two[:, :, 0] * blend + two[:, :, 1] * moved
+        return np.concatenate([said, np.stack([blend, moved, ensemble], axis=2)], axis=2)
 
     def speaker(self, rows: IntArray) -> IntArray:
         """The index into `names` that speaks at each horizon, shape (rows, horizons)."""
-        error = self._error[rows]
-        best = np.argmin(error, axis=2)
-        lowest = np.take_along_axis(error, best[:, :, None], axis=2)[:, :, 0]
-        beaten = lowest < (1.0 - self._beat_by) * error[:, :, 0]
-        return np.where(beaten & (self._scored[rows] >= self._min_scored), best, 0)
+        error = self._error[rows, 1]
+        beaten = error[:, :, -1] < (1.0 - self._beat_by) * error[:, :, 0]
+        speaks = beaten & (self._scored[rows] >= self._min_scored)
+        return np.where(speaks, len(self.names) - 1, 0)
 
     def state(self, row: int) -> dict[str, object]:
-        return {"error": self._error[row].tolist(), "scored": self._scored[row].tolist()}
+        return {
+            "error": self._error[row].tolist(),
+            "bias": self._bias[row].tolist(),
+            "scored": self._scored[row].tolist(),
+        }
 
     def restore(self, row: int, state: dict[str, object]) -> None:
         error = np.array(state["error"], dtype=np.float64)
         if error.shape == self._error.shape[1:]:  # else the models are others now: start anew
             self._error[row] = error
+            self._bias[row] = np.array(state["bias"], dtype=np.float64)
             self._scored[row] = np.array(state["scored"], dtype=np.int64)
+
+    def _weights(self, error: FloatArray) -> FloatArray:
+        """Weights that sum to 1 along the last axis, from errors (rows, 2, steps, models)."""
+        product = error[:, 0] * error[:, 1]
+        best = product.min(axis=2, keepdims=True)
+        floor = 1e-6 * product.max(axis=2, keepdims=True) + 1e-24
+        weight = ((best + floor) / (product + floor)) ** (self._sharpness / 2.0)
+        found: FloatArray = weight / weight.sum(axis=2, keepdims=True)
+        return found

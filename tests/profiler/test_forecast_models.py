@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from profiler.forecast.history import History
-from profiler.forecast.holt_winters import HoltWinters
 from profiler.forecast.lag_regression import LagRegression
 from profiler.forecast.port import FloatArray, Forecaster
 from profiler.forecast.seasonal_profile import SeasonalProfile
+from profiler.forecast.short_regression import ShortRegression
 from profiler.forecast.simple import LastValue, MovingAverage, SeasonalNaive
+from profiler.forecast.smoothing import HoltWinters, Level
 
 HORIZONS = np.array([1, 2, 3, 6, 12, 24])
 MODELS: dict[str, Callable[[History], Forecaster]] = {
@@ -18,6 +19,8 @@ MODELS: dict[str, Callable[[History], Forecaster]] = {
     "moving_average": MovingAverage,
     "seasonal_naive": lambda history: SeasonalNaive(history, 24),
     "holt_winters": lambda history: HoltWinters(history, 24),
+    "level": lambda history: Level(history, 0.2),
+    "short_regression": lambda history: ShortRegression(history, HORIZONS),
     "seasonal_profile": lambda history: SeasonalProfile(history, 24),
     "lag_regression": lambda history: LagRegression(history, 24, 24, HORIZONS),
 }
