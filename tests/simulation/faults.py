@@ -68,6 +68,14 @@ class Faults:
         for node in self.nodes:
             node.start()
         self.coordinator.start()
+        self._resume_paused()
+
+    def _resume_paused(self) -> None:
+        """The person who paused a move goes on until it is resumed."""
+        for move in self.observer.migrations.values():
+            if move.active and move.paused:
+                self.coordinator.order(move.id, "resume")
+        self.world.after(2.0, self._resume_paused)
 
     # ---- when ------------------------------------------------------------------------------------
 
