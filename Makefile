@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
+WORKERS ?= 2
 
 .PHONY: demo test check format lint type imports proto sim sim-mutants bench bench-micro clean install lock
 
@@ -19,7 +20,7 @@ demo: $(READY)            ## the main job on real flights: forecast, move before
 	@$(BIN)/logstore demo $(ARGS)
 
 test: check               ## format, lint, types, imports, generated code; then every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -158,9 +158,9 @@ def test_ten_thousand_shards_are_planned_in_time() -> None:
     view = scene(shards, {f"i{n:02}": 300.0 for n in range(100)})
     took_s = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         result = plan(view)
-        took_s.append(time.perf_counter() - started)
+        took_s.append(time.process_time() - started)
     assert result.operators
     assert Reason.BELOW_THRESHOLD in {r.reason for r in result.refused}
     assert min(took_s) < 0.5
