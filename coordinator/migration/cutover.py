@@ -119,7 +119,8 @@ def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> 
         return Wait(POLL_S, "the source catches up")
     found = facts.verified
     if found is None or found.replica_id != member.replica_id:
-        return Verify(member, shard.primary, copy.end)
+        # Above the leader's high watermark the copy may hold what was never committed.
+        return Verify(member, shard.primary, min(copy.end, leader.high_watermark))
     if found.error is not None or found.chain != found.expected:
         return Commit(noted(record, differs(found)), without_learner(shard, member), "unequal")
     return Commit(record, replace(shard, admit=(member.replica_id,)), "the source may join")
