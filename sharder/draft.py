@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharder.config import PlannerConfig
-from sharder.load import RESOURCE_NAMES, LoadTable
+from sharder.load import BYTES, RESOURCE_NAMES, LoadTable
 from sharder.operators import Crossing, ForecastSummary, Operator, Refusal, Trigger
 from sharder.reasons import Reason
 from sharder.ring import Ring
@@ -53,6 +53,7 @@ class Draft:
     at_work: int = field(init=False)
     """Operators in flight and due."""
     stored: Floats = field(init=False)
+    trips_ms: NDArray[np.int64] = field(init=False)
     in_flight: frozenset[str] = field(init=False)
     """Shards that operators are at work on."""
     alive: NDArray[np.bool_] = field(init=False)
@@ -75,6 +76,7 @@ class Draft:
         self._stored_max = share * np.array(
             [i.capacity_stored_bytes or np.inf for i in table.instances], dtype=np.float64
         )
+        self.trips_ms = np.array([round(i.round_trip_ms) for i in table.instances])
         self.busy = np.zeros(len(table.instances), dtype=np.int64)
         self.at_work = len(self.view.in_flight)
         self.in_flight = frozenset(op.shard for op in self.view.in_flight)
@@ -163,6 +165,28 @@ class Draft:
         )
         return np.asarray(too_much, dtype=np.bool_)
 
+    def fits_nowhere_then(self, rows: NDArray[np.int64], source: int) -> NDArray[np.bool_]:
+        """Shards that no other instance has room for in the period in which room is scarcest.
+
+        Exact for that one period, so another necessary test; dearer than `fits_nowhere`.
+        """
+        t = self.table
+        others = self.alive.copy()
+        others[source] = False
+        at = np.flatnonzero(others)
+        used = (self.upper[at] / self._target_limit[at][:, :, None]).min(axis=0)
+        resource, period = divmod(int(np.argmax(used)), t.horizon)
+        scale = t.ratio[rows] if resource == BYTES else np.ones(len(rows))
+        mean, sigma = t.mean[rows, period] * scale, t.sigma[rows, period] * scale
+        after = upper_bound(
+            t.sum_mean[at, resource, period] + mean[:, None],
+            t.sum_squares[at, resource, period] + sigma[:, None] ** 2,
+            t.sum_sigma[at, resource, period] + sigma[:, None],
+            self.config.risk,
+        )
+        room = self._target_limit[at, resource] * (1 + TOLERANCE)
+        return np.asarray((after > room).all(axis=1), dtype=np.bool_)
+
     def find_target(self, row: int, source: int, part: float = 1.0) -> Target:
         """The instance with most headroom over the whole horizon with the shard added.
 
@@ -198,8 +222,7 @@ class Draft:
             return Target(None, self._no_target(Reason.TOO_MANY_OPERATORS, row, source))
         steps = np.floor((1.0 - share) / config.headroom_step)
         fits &= steps == steps[fits].max()
-        trips = np.array([round(i.round_trip_ms) for i in t.instances])
-        fits &= trips == trips[fits].min()
+        fits &= self.trips_ms == self.trips_ms[fits].min()
         if self._ring is None:
             names = {i.id: 1.0 for i in t.instances}
             self._ring = Ring(names, virtual_nodes=config.virtual_nodes, seed=config.seed)

@@ -69,7 +69,7 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
     order = _order(candidates, relieving, draft.table.weight[candidates.rows])
     nowhere = draft.fits_nowhere(candidates.rows, instance)
     share = draft.config.risk.threshold - draft.config.hysteresis
-    chosen, searches = "", 0
+    chosen, searches, full = "", 0, False
     for c in order:
         row = int(candidates.rows[c])
         shard = draft.table.shards[row].id
@@ -85,6 +85,9 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
                 chosen = shard
             else:
                 searches += why.reason is not Reason.TOO_MANY_OPERATORS
+                if why.reason is Reason.NO_TARGET and not full:  # there may be no room at all
+                    full = True
+                    nowhere |= draft.fits_nowhere_then(candidates.rows, instance)
                 refused.append(why)
     useless = [int(c) for c in np.flatnonzero(~relieving)]
     names = [draft.table.shards[candidates.rows[c]].id for c in useless]

@@ -12,7 +12,6 @@ from sharder.risk import Z80, Floats
 from sharder.simulate.series import Series
 
 Singles = NDArray[np.float32]
-HORIZON_MAX = 96
 _SCORED = (1, 2, 3, 6, 12, 24, 48, 96)
 
 
@@ -61,11 +60,6 @@ class WithoutIntervals:
     def at(self, slot: int) -> tuple[Floats, Floats]:
         mean, sigma = self.source.at(slot)
         return mean, np.zeros_like(sigma)
-
-
-def horizon_of(series: Series) -> int:
-    """Slots that a planner looks ahead: a day at most, and no more than a tenth of the series."""
-    return max(4, min(series.season or HORIZON_MAX, HORIZON_MAX, len(series.loads) // 10))
 
 
 def learn(

@@ -12,13 +12,16 @@ from sharder.simulate.series import Series
 from sharder.view import Cut, InFlight, InstanceView, MoveHistory, ShardView, View
 
 DAY_S = 86_400.0
+HORIZON = 12
+"""Slots that the planner looks ahead."""
 
 
 def planner_config(settings: Settings, **changes: object) -> PlannerConfig:
     """The one set of parameters that all traces are planned with."""
     values: dict[str, object] = {
-        "risk": RiskConfig(threshold=0.95, upper_quantile=0.9),
+        "risk": RiskConfig(threshold=0.88, upper_quantile=0.6),
         "seed": settings.seed,
+        "horizon_periods": HORIZON,
         "hysteresis": 0.02,
         "cooldown_s": 2 * settings.slot_s,
         "flip_back_s": DAY_S,

@@ -9,7 +9,7 @@ from sharder.risk import Floats
 from sharder.simulate.cluster import Action, Cluster, Settings, Split
 from sharder.simulate.forecasts import Forecasts, Truth, WithoutIntervals
 from sharder.simulate.measure import Metrics, measure
-from sharder.simulate.planned import Planned, planner_config
+from sharder.simulate.planned import HORIZON, Planned, planner_config
 from sharder.simulate.port import Policy, Static, greedy_homes
 from sharder.simulate.rules import HoltWinters, Memory, Pip483, Pravega, SeasonalQuantile
 from sharder.simulate.series import Series, part_weights
@@ -30,7 +30,6 @@ class Scenario:
     settings: Settings
     first: int
     forecasts: Forecasts
-    horizon: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.first < len(self.series.loads):
@@ -127,13 +126,12 @@ def _oracle(scenario: Scenario, others: Mapping[str, Metrics]) -> Metrics:
 
     Best: fewest overloaded instance-slots, then fewest moves.
     """
-    truth = Truth(scenario.series, scenario.horizon)
     homes = _homes(scenario.series.loads[: scenario.first], scenario, "mean")
     tried = []
-    for threshold, margin in ((0.999, 1.0), (0.999, 0.0), (0.95, 1.0)):
-        config = planner_config(scenario.settings, margin_periods=margin)
+    for threshold, horizon in ((0.999, HORIZON), (0.999, 4 * HORIZON), (0.95, 4 * HORIZON)):
+        config = planner_config(scenario.settings, horizon_periods=horizon)
         config = replace(config, risk=replace(config.risk, threshold=threshold), hysteresis=0.005)
-        policy = Planned(scenario.series, truth, config)
+        policy = Planned(scenario.series, Truth(scenario.series, horizon), config)
         tried.append(run_policy(scenario, policy, homes))
     best = min(tried, key=_rank)
     for name, metrics in others.items():

@@ -36,7 +36,7 @@ def rush_hour(config: PlannerConfig | None = None) -> View:
 
 
 def test_peak_of_tomorrow_is_met_by_a_move_before_it() -> None:
-    view = rush_hour()
+    view = rush_hour(PlannerConfig(trough_gain=None))
     result = plan(view)
     assert [op.shard for op in result.operators] == ["log/1"]  # cures, with the fewest bytes
     op = result.operators[0]
@@ -93,6 +93,16 @@ def test_the_move_becomes_due_in_the_period_in_which_it_must_start() -> None:
             assert plan(now).startable() == (op,)
             return
     pytest.fail("the move never became due")
+
+
+def test_a_trough_before_the_latest_safe_time_is_taken_but_not_hours_ahead() -> None:
+    latest_s = plan(rush_hour(PlannerConfig(trough_gain=None))).operators[0].start_s
+    for lead in (0, 2, 4):
+        config = PlannerConfig(trough_gain=0.1, trough_lead_periods=lead)
+        start_s = plan(rush_hour(config)).operators[0].start_s
+        assert start_s <= latest_s
+        assert latest_s - start_s < (lead + 1) * HOUR_S
+        assert (start_s < latest_s) == (lead > 0)  # the load rises until 17:00
 
 
 def test_constant_load_below_the_threshold_moves_nothing() -> None:
