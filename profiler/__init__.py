@@ -7,19 +7,26 @@ because river takes most of a second to import.
 
 from profiler.access_log import AccessLog
 from profiler.agent import Agent
+from profiler.calendar import Calendar, Event
 from profiler.correlation import CoAccess, CorrelationMatrix
 from profiler.heatmap import AccessHeatmap
+from profiler.heatmap_layers import LayeredHeatmap
+from profiler.heavy_hitters import HeavyHitters
 from profiler.types import Capacity, DataStoreStatus, Forecast, OpType, ShardStatistics
 
 __all__ = [
     "AccessHeatmap",
     "AccessLog",
     "Agent",
+    "Calendar",
     "Capacity",
     "CoAccess",
     "CorrelationMatrix",
     "DataStoreStatus",
+    "Event",
     "Forecast",
+    "HeavyHitters",
+    "LayeredHeatmap",
     "OpType",
     "ShardStatistics",
 ]

@@ -64,6 +64,27 @@ class AccessLog:
         self._ring[at] = rows
         self._written += len(rows)
 
+    def replay(
+        self,
+        time_s: npt.NDArray[np.float64],
+        key_hash: npt.NDArray[np.uint64],
+        op: npt.NDArray[np.str_],
+        size_bytes: npt.NDArray[np.int64],
+    ) -> None:
+        """A recorded stream, columns of one length, in the order that it happened.
+
+        `op` holds OpType values, any case; ValueError names one that is none.
+        """
+        named = np.char.lower(op.astype(np.str_))
+        unknown = set(np.unique(named).tolist()) - {str(kind) for kind in OPS}
+        if unknown:
+            raise ValueError(f"op is {min(unknown)!r}, the limit is {[str(o) for o in OPS]}")
+        for kind in OPS:
+            at = named == str(kind)
+            if at.any():
+                time_us = np.round(time_s[at] * 1e6).astype(np.int64)
+                self.record_batch(kind, time_us, key_hash[at], size_bytes[at], 0.0)
+
     def rows(self, since_us: int | None = None) -> npt.NDArray[np.void]:
         """A copy of what is held, oldest first, of dtype ACCESS; from `since_us` on where given."""
         capacity = len(self._ring)

@@ -187,6 +187,16 @@ class Agent:
     ) -> None:
         if keys is None:
             return
+        if isinstance(each, int) and count > self._keys_per_batch:
+            # Draw only as many as the full sample would keep: the busier the slot, the cheaper.
+            held = self._at(slots, each).keys
+            wanted = self._keys_per_batch * held.rate
+            n = int(wanted + self._generator.random())
+            if n:
+                drawn = self._generator.integers(0, count, n)
+                weight = count / self._keys_per_batch
+                held.add_kept(_taken(keys, drawn), weight, self._generator)
+            return
         if count <= self._keys_per_batch:
             picked = list(range(count))
         else:
@@ -218,3 +228,11 @@ class Agent:
             late_count=at.late,
             sampled_keys=at.keys.counts(),
         )
+
+
+def _taken(keys: Sequence[Any], at: npt.NDArray[np.int64]) -> list[bytes]:
+    """The keys at these places: by one call where the sequence (an Arrow array) has one."""
+    take = getattr(keys, "take", None)
+    if take is None:
+        return [as_key(keys[i]) for i in at.tolist()]
+    return [as_key(key) for key in take(at).to_pylist()]

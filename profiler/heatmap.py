@@ -73,6 +73,34 @@ class AccessHeatmap:
         pairs = list(samples)
         self.add([key for key, _ in pairs], [weight for _, weight in pairs], slot)
 
+    def merge(self, other: "AccessHeatmap") -> None:
+        """Add what another instance saw; slots must mean the same and the windows be as long.
+
+        Both are cut at the boundaries of either, then the coldest neighbours are joined: totals of
+        a slot stay exact, shares within a cut bucket are those of the keys remembered in it.
+        """
+        if other._slots_max != self._slots_max:
+            raise ValueError(f"slots_max is {other._slots_max}, the limit is {self._slots_max}")
+        if other._newest is None:
+            return
+        self._advance(other._newest)
+        newest = self._newest or 0
+        fade = self._fade ** (newest - other._newest)
+        for start in other._starts:
+            self._cut_at(start)
+        theirs = other._copy()
+        for start in self._starts:
+            theirs._cut_at(start)
+        self._recent += theirs._recent * fade
+        for held, more in zip(self._keys, theirs._keys, strict=True):
+            for key, weight in more.items():
+                _remember(held, key, weight * fade)
+        oldest = newest - self._slots_max + 1
+        for slot in range(max(oldest, other._newest - self._slots_max + 1), other._newest + 1):
+            self._grid[slot % self._slots_max] += theirs._grid[slot % self._slots_max]
+        self.dropped_weight += other.dropped_weight
+        self._fit()
+
     def grid(self) -> tuple[list[bytes], list[int], FloatArray]:
         """Bucket starts (the first is b""), slots oldest first, and weights (slots, buckets)."""
         if self._newest is None:
@@ -170,13 +198,30 @@ class AccessHeatmap:
         while len(self._starts) > self._buckets_max:
             self._join(int(np.argmin(self._recent[:-1] + self._recent[1:])))
 
+    def _copy(self) -> "AccessHeatmap":
+        found = AccessHeatmap(self._buckets_max, self._slots_max)
+        found._fade, found._newest = self._fade, self._newest
+        found._starts, found._keys = list(self._starts), [dict(held) for held in self._keys]
+        found._recent, found._grid = self._recent.copy(), self._grid.copy()
+        return found
+
     def _cut(self, at: int) -> None:
         ordered = sorted(self._keys[at].items())
         weights = np.cumsum([weight for _, weight in ordered])
         cut = int(np.argmin(np.abs(weights[:-1] - weights[-1] / 2.0)))
-        share = float(weights[cut] / weights[-1]) if weights[-1] > 0 else 0.5
-        self._starts.insert(at + 1, separator(ordered[cut][0], ordered[cut + 1][0]))
-        self._keys[at : at + 1] = [dict(ordered[: cut + 1]), dict(ordered[cut + 1 :])]
+        self._cut_at(separator(ordered[cut][0], ordered[cut + 1][0]))
+
+    def _cut_at(self, start: bytes) -> None:
+        """Make `start` a boundary; the weight is shared out by the keys that are remembered."""
+        at = bisect_right(self._starts, start) - 1
+        if self._starts[at] == start:
+            return
+        left = {key: weight for key, weight in self._keys[at].items() if key < start}
+        right = {key: weight for key, weight in self._keys[at].items() if key >= start}
+        total = sum(left.values()) + sum(right.values())
+        share = sum(left.values()) / total if total > 0 else 0.5
+        self._starts.insert(at + 1, start)
+        self._keys[at : at + 1] = [left, right]
         self._recent = np.insert(self._recent, at + 1, self._recent[at] * (1.0 - share))
         self._recent[at] *= share
         self._grid = np.insert(self._grid, at + 1, self._grid[:, at] * (1.0 - share), axis=1)

@@ -30,12 +30,23 @@ class KeySample:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def rate(self) -> float:
+        """The probability with which a drawn key is kept now."""
+        return self._rate
+
     def add(self, keys: Sequence[bytes], weight: float, generator: np.random.Generator) -> None:
         """Each of `keys`, drawn by the caller, stands for `weight` operations."""
         if self._rate < 1.0:
             kept = generator.random(len(keys)) < self._rate
             keys = [key for key, keep in zip(keys, kept.tolist(), strict=True) if keep]
-            weight /= self._rate
+        self.add_kept(keys, weight, generator)
+
+    def add_kept(
+        self, keys: Sequence[bytes], weight: float, generator: np.random.Generator
+    ) -> None:
+        """As `add`, where the caller has drawn each of `keys` with `rate` already."""
+        weight /= self._rate
         self._keys.extend(keys)
         self._weights.extend([weight] * len(keys))
         while len(self._keys) > self._size_max:

@@ -67,3 +67,20 @@ def test_anomalies_are_named() -> None:
     slot, kind = found[2]
     assert kind is AnomalyKind.LEVEL_SHIFT
     assert 450 <= slot < 600
+
+
+def test_planted_groups_among_2000_are_found_in_ten_minutes_of_stream() -> None:
+    generator = np.random.default_rng(6)
+    planted = generator.permutation(2000)[:60].reshape(20, 3)
+    true = {(min(a, b), max(a, b)) for group in planted.tolist() for a in group for b in group}
+    true = {pair for pair in true if pair[0] != pair[1]}
+    seen = CoAccess(window_us=50_000)
+    for request in range(12_000):  # 20 requests/s, skewed noise, one in ten touches a planted group
+        noise = (2000 * generator.random(3) ** 2).astype(int).tolist()
+        touched = noise
+        if request % 10 == 0:
+            touched = [*noise, *planted[int(generator.integers(0, 20))].tolist()]
+        seen.learn(f"client-{request % 50}", touched, request * 50_000)
+    found = {(i, j) for i, j, count in seen.top(200) if count >= 20}
+    assert len(found & true) / len(found) >= 0.95
+    assert len(found & true) / len(true) >= 0.95
