@@ -93,6 +93,11 @@ def medians(scores: Scores, model: str, horizon: int, key: str) -> float:
 def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
     """The targets, over all series, and by name where they are missed."""
     lines = ["## Against the targets", "", "| | 1 | 6 | 12 slots |", "|---|---|---|---|"]
+    lines.append(
+        "| median WAPE over all series: ensemble, best single model | "
+        + " | ".join(_overall(found, h) for h in HORIZONS)
+        + " |"
+    )
     rows: dict[str, list[str]] = {}
     losers: list[str] = []
     for h in HORIZONS:
@@ -173,6 +178,33 @@ def intervals(found: dict[str, dict[str, Any]]) -> list[str]:
             ]
             lines.append(f"| {name} | {h} | " + " | ".join(cells) + f" | {' '.join(beside)} |")
     return lines
+
+
+def _overall(found: dict[str, dict[str, Any]], horizon: int) -> str:
+    """Medians over the series on which a model ran; a model must have run on 4 of 5 to be named."""
+    by_model: dict[str, list[float]] = {}
+    for kept in found.values():
+        for models in kept["scores"].values():
+            for model, scores in models.items():
+                if "wape" in scores[str(horizon)] and (model == "ensemble" or _single(model)):
+                    name = _named(model, kept["slot_s"])
+                    by_model.setdefault(name, []).append(scores[str(horizon)]["wape"])
+    enough = 0.8 * len(by_model["ensemble"])
+    median = {m: float(np.median(v)) for m, v in by_model.items() if len(v) >= enough}
+    ours = median.pop("ensemble")
+    best = min(median, key=lambda m: median[m])
+    return f"{_percent(ours)}, {_percent(median[best])} ({best})"
+
+
+def _named(model: str, slot_s: float) -> str:
+    """The season in the name as day or week, so that sets of other slots compare."""
+    head, _, last = model.rpartition("_")
+    season = (
+        {86_400: "day", 604_800: "week"}.get(round(float(last) * slot_s))
+        if (last.isdigit() and head.startswith(("seasonal", "holt", "lag")))
+        else None
+    )
+    return f"{head}_{season}" if season else model
 
 
 def _single(model: str) -> bool:

@@ -124,7 +124,7 @@ def picture(path: Path) -> dict[str, float]:
     blocks = [b"%012d" % int(text) for text in columns["lbn"]]
     at_us = np.array(columns["time"], dtype=np.int64)
     slots = ((at_us - at_us.min()) // 60_000_000).tolist()
-    heatmap, heavy = AccessHeatmap(256, 168, 1e9), HeavyHitters(1024)
+    heatmap, heavy = AccessHeatmap(512, 168, 1e9), HeavyHitters(1024)
     start = time.perf_counter()
     for first in range(0, len(blocks), 512):
         part = blocks[first : first + 512]
