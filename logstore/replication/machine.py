@@ -110,8 +110,7 @@ class ReplicationMachine:
                 self.assigned = max(self.assigned, end)
             case PeerMatched(replica_id, epoch, end, sent_s, incarnation):
                 if self._counts(replica_id, epoch) and self._is_itself(replica_id, incarnation):
-                    self.peers[replica_id].incarnation = incarnation
-                    self.peers[replica_id].matched(end, now_s, sent_s)
+                    self.peers[replica_id].matched(end, now_s, sent_s, incarnation)
             case PeerAcked(replica_id, epoch, end, sent_s):
                 if self._counts(replica_id, epoch):
                     self.peers[replica_id].acked(end, now_s, sent_s)
@@ -186,7 +185,15 @@ class ReplicationMachine:
             self._raise_needed = False
             self._begin_term(now_s)
         if self.term_began:
+            self._forget_who_left(before)
             self._follow_members(now_s)
+
+    def _forget_who_left(self, before: ShardRecord | None) -> None:
+        """P6: a peer that left the in-sync set may have lost what it acked; it is probed anew."""
+        left = {m.replica_id for m in before.in_sync} if before is not None else set()
+        for replica_id in left - {m.replica_id for m in self._record().in_sync}:
+            if self.peers.pop(replica_id, None) is not None:
+                self._emit(StopPush(replica_id))
 
     def _role_in(self, record: ShardRecord) -> Role:
         ids = {m.replica_id for m in record.in_sync}

@@ -29,7 +29,10 @@ class Progress:
         """Back to probing; what was acked in this term stays acked (P1)."""
         self.mode = Mode.PROBE
 
-    def matched(self, end: Position, now_s: float, sent_s: float) -> None:
+    def matched(self, end: Position, now_s: float, sent_s: float, incarnation: int | None) -> None:
+        """Of another incarnation than before only what it holds now counts (P6)."""
+        if incarnation != self.incarnation:
+            self.match, self.incarnation = START, incarnation
         self.mode = Mode.REPLICATE
         self.acked(end, now_s, sent_s)
 
