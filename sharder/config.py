@@ -84,7 +84,7 @@ class PlannerConfig:
     """Operators at work at once: those in flight and those that start before the next plan."""
     operators_per_instance_max: int = 4
     """Operators in flight and planned that touch one instance."""
-    target_searches_max: int = 64
+    target_searches_max: int = 8
     """Shards of one hot instance for which a target is looked for, per planned move."""
     headroom_step: float = 0.05
     """Targets whose headroom differs by less than this share of capacity count as equal."""
@@ -101,7 +101,7 @@ class PlannerConfig:
     """Cuts of one shard for which a target is looked for, per plan."""
     trough_lead_periods: int = 4
     """A move starts at most this many periods earlier than it must."""
-    ease_options_max: int = 8
+    ease_options_max: int = 2
     """Shards, or parts of them, that are priced for an instance that nothing cures, per move."""
     strategy: str = "shadow"
     virtual_nodes: int = 64

@@ -53,6 +53,8 @@ class Draft:
     at_work: int = field(init=False)
     """Operators in flight and due."""
     stored: Floats = field(init=False)
+    searches: int = field(init=False, default=0)
+    """How many times a target was looked for."""
     trips_ms: NDArray[np.int64] = field(init=False)
     in_flight: frozenset[str] = field(init=False)
     """Shards that operators are at work on."""
@@ -193,6 +195,7 @@ class Draft:
         Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring. `part`:
         for that share of the shard only, as after a split.
         """
+        self.searches += 1
         t, config, shard = self.table, self.config, self.table.shards[row]
         mean, sigma = (values * part for values in t.shard_load(row))
         # Cheap first: the upper bound grows by at least the mean, whatever the spread adds.

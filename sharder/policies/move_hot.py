@@ -69,7 +69,7 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
     order = _order(candidates, relieving, draft.table.weight[candidates.rows])
     nowhere = draft.fits_nowhere(candidates.rows, instance)
     share = draft.config.risk.threshold - draft.config.hysteresis
-    chosen, searches, full = "", 0, False
+    chosen, before, full = "", draft.searches, False
     for c in order:
         row = int(candidates.rows[c])
         shard = draft.table.shards[row].id
@@ -77,14 +77,13 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
             refused.append(_not_chosen(name, shard, candidates, c, chosen))
         elif nowhere[c]:
             refused.append(Refusal(Reason.NO_TARGET, name, shard, 0.0, share))
-        elif searches >= draft.config.target_searches_max:
-            refused.append(Refusal(Reason.SEARCH_LIMIT, name, shard, 0.0, float(searches)))
+        elif (tried := draft.searches - before) >= draft.config.target_searches_max:
+            refused.append(Refusal(Reason.SEARCH_LIMIT, name, shard, 0.0, float(tried)))
         else:
             why = _try(draft, instance, crossing, candidates, c)
             if why is None:
                 chosen = shard
             else:
-                searches += why.reason is not Reason.TOO_MANY_OPERATORS
                 if why.reason is Reason.NO_TARGET and not full:  # there may be no room at all
                     full = True
                     nowhere |= draft.fits_nowhere_then(candidates.rows, instance)
