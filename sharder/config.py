@@ -101,6 +101,8 @@ class PlannerConfig:
     """Cuts of one shard for which a target is looked for, per plan."""
     trough_lead_periods: int = 4
     """A move starts at most this many periods earlier than it must."""
+    ease_instances_max: int = 64
+    """Instances that nothing cures that are eased in one plan, the dearest first."""
     ease_options_max: int = 2
     """Shards, or parts of them, that are priced for an instance that nothing cures, per move."""
     strategy: str = "shadow"
@@ -126,6 +128,7 @@ class PlannerConfig:
                 "split_part_min": (0.0, 0.5, "of the shard's load"),
                 "split_cuts_max": (1, 10_000, "cuts"),
                 "trough_lead_periods": (0, 10_000, "periods"),
+                "ease_instances_max": (0, 100_000, "instances"),
                 "ease_options_max": (0, 10_000, "shards"),
             },
         )

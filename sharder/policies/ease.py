@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sharder.draft import Draft
+from sharder.draft import TOLERANCE, Draft
 from sharder.operators import Crossing, Operator
 from sharder.policies.common import eligible, gain, latest_start_s, over_limits, relief
 from sharder.reasons import Reason
@@ -33,7 +33,8 @@ class _Option:
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
     """Ease `hot` instances that are still over their limit, the worst first."""
-    for instance, _ in hot:
+    still = [i for i, _ in hot if draft.excess(i).max(initial=0.0) > TOLERANCE]
+    for instance in still[: draft.config.ease_instances_max]:
         while (crossing := draft.crossing(instance)) is not None:
             if not _ease(draft, instance, crossing):
                 break
