@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from tests.simulation.faults import POSSIBLE
@@ -24,12 +25,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     parser.add_argument("--ops", type=int, default=500, help="client operations a seed")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--verbose", action="store_true", help="print the whole story")
     given = parser.parse_args()
     _fix_hashes()
     coverage: Counter[tuple[str, str]] = Counter()
     totals: Counter[str] = Counter()
+    failed: list[int] = []
     for result in _results(given.seed, given.seeds, given.ops, given.processes):
         coverage.update(result.coverage)
         totals.update(
@@ -37,6 +40,11 @@ def main() -> int:
             unknown=result.unknown, virtual_s=round(result.virtual_s),
             **{f"moves {state}": count for state, count in result.moves.items()},
         )  # fmt: skip
+        if not result.ok and given.all:
+            failed.append(result.seed)
+            found = result.violations[0]
+            print(f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text}"[:400])
+            continue
         if given.verbose or not result.ok:
             _tell(result, given.ops, whole=given.verbose)
         if not result.ok:
@@ -50,7 +58,9 @@ def main() -> int:
     if given.seeds >= ALL_PAIRS_FROM_SEEDS and missing:
         print(f"never met: {missing}")
         return 1
-    return 0
+    if failed:
+        print(f"{len(failed)} seeds failed: {failed}")
+    return 1 if failed else 0
 
 
 def _fix_hashes() -> None:
@@ -64,7 +74,7 @@ def _results(seed: int, seeds: int, operations: int, processes: int) -> Iterator
     if seeds == 1 or processes == 1:
         yield from (simulate(s, operations) for s in range(seed, seed + seeds))
         return
-    with ProcessPoolExecutor(processes, max_tasks_per_child=200) as pool:
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
         numbers = range(seed, seed + seeds)
         try:
             yield from pool.map(_one, numbers, [operations] * seeds, chunksize=5)

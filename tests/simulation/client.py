@@ -81,7 +81,7 @@ class SimClient:
             await self._append_many(log)
         elif dice < 0.77:
             await self._append_if(log)
-        elif dice < 0.95:
+        elif dice < 0.98:
             await self._read(log, key)
         else:
             await self._read(log, None)

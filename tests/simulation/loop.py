@@ -60,7 +60,6 @@ class SimLoop(asyncio.BaseEventLoop):
     """Time jumps to the next timer; no thread, no socket, no real clock."""
 
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
     _stopping: bool
 
     def __init__(self, executor_delay_s: Callable[[], float]) -> None:
@@ -70,6 +69,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self.over = False
         """After the end even what was killed may run, to be cancelled in order."""
         self.tasks: list[asyncio.Task[Any]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._sequence = 0
+        """Orders timers of one moment as they were set."""
         self._executor_delay_s = executor_delay_s
         _Task.numbers = itertools.count()
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
@@ -139,7 +141,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """A process's timers are no finer than a real loop's, so that waiting makes progress."""
         if context is None and 0.0 < when - self.now_s < RESOLUTION_S:
             when = self.now_s + RESOLUTION_S
-        return super().call_at(when, callback, *args, context=context)
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._sequence += 1
+        heapq.heappush(self._timers, (when, self._sequence, timer))
+        return timer
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -147,18 +152,16 @@ class SimLoop(asyncio.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
+        ready, timers = self._ready, self._timers
         if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
-            if scheduled:
-                self.now_s = max(self.now_s, scheduled[0]._when)  # type: ignore[attr-defined]
+            while timers and timers[0][2]._cancelled:
+                heapq.heappop(timers)
+            if timers:
+                self.now_s = max(self.now_s, timers[0][0])
             elif not self._stopping:
                 raise DeadlockError(f"nothing left to run at {self.now_s:.3f} s")
-        while scheduled and scheduled[0]._when <= self.now_s:  # type: ignore[attr-defined]
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False  # type: ignore[attr-defined]
-            ready.append(handle)
+        while timers and timers[0][0] <= self.now_s:
+            ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle_ = ready.popleft()
             if handle_._cancelled:
