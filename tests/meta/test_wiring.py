@@ -100,6 +100,7 @@ async def test_a_frozen_leader_goes_on_unless_it_was_followed(
     url = f"etcd://{etcd_address}{target.namespace}"
     store = EtcdMetadataStore(target)
     key = cell_leader_key("0")
+    before = (await store.range(key)).revision
 
     def coordinator(name: str) -> tuple[str, ...]:
         return (
@@ -114,7 +115,7 @@ async def test_a_frozen_leader_goes_on_unless_it_was_followed(
 
     async with process(*coordinator("first")) as first:
         await ready(first)
-        led = await changed(store, key, 0)
+        led = await changed(store, key, before)
         first.send_signal(signal.SIGSTOP)
         gone = await changed(store, key, led.revision)
         assert gone.value is None  # its lease ended
