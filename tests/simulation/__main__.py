@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
+
+import msgspec
 
 from tests.simulation.faults import POSSIBLE
 from tests.simulation.run import Result, simulate
@@ -16,10 +16,48 @@ from tests.simulation.run import Result, simulate
 ALL_PAIRS_FROM_SEEDS = 1_000
 """A run of so many seeds fails when a pair that can occur was never met."""
 STORY_LINES = 120
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
     """0: every seed held; 1: a violation, or a pair of fault and place that was not met."""
+    given = _arguments()
+    _fix_hashes()
+    if given.worker:
+        return _work(given)
+    coverage: Counter[tuple[str, str]] = Counter()
+    totals: Counter[str] = Counter()
+    failed: list[int] = []
+    for result in _results(given):
+        coverage.update({(fault, where): n for fault, where, n in result.coverage})
+        totals.update(_figures(result))
+        if not result.ok:
+            failed.append(result.seed)
+        if given.verbose or (not result.ok and not given.all):
+            _tell(result, given.ops, whole=given.verbose)
+        elif not result.ok:
+            found = result.violations[0]
+            print(
+                f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text[:300]}"
+            )
+        if failed and not given.all:
+            return 1
+        if given.seeds == 1:
+            print(f"seed {result.seed}: trace {result.trace}")
+    print(", ".join(f"{name} {count}" for name, count in totals.items()))
+    if given.coverage:
+        for fault, where in sorted(POSSIBLE):
+            print(f"{fault:<34} {where:<14} {coverage[fault, where]:>7}")
+    if failed:
+        print(f"{len(failed)} seeds failed: {failed}")
+    missing = sorted(POSSIBLE - coverage.keys())
+    if given.seeds >= ALL_PAIRS_FROM_SEEDS and missing:
+        print(f"never met: {missing}")
+        return 1
+    return 1 if failed else 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
@@ -28,39 +66,8 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--verbose", action="store_true", help="print the whole story")
-    given = parser.parse_args()
-    _fix_hashes()
-    coverage: Counter[tuple[str, str]] = Counter()
-    totals: Counter[str] = Counter()
-    failed: list[int] = []
-    for result in _results(given.seed, given.seeds, given.ops, given.processes):
-        coverage.update(result.coverage)
-        totals.update(
-            seeds=1, operations=result.operations, faults=result.faults, acked=result.acked,
-            unknown=result.unknown, virtual_s=round(result.virtual_s),
-            **{f"moves {state}": count for state, count in result.moves.items()},
-        )  # fmt: skip
-        if not result.ok and given.all:
-            failed.append(result.seed)
-            found = result.violations[0]
-            print(f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text}"[:400])
-            continue
-        if given.verbose or not result.ok:
-            _tell(result, given.ops, whole=given.verbose)
-        if not result.ok:
-            return 1
-        if given.seeds == 1:
-            print(f"seed {result.seed}: trace {result.trace}")
-    print(", ".join(f"{name} {count}" for name, count in totals.items()))
-    missing = sorted(POSSIBLE - coverage.keys())
-    if given.coverage:
-        _table(coverage)
-    if given.seeds >= ALL_PAIRS_FROM_SEEDS and missing:
-        print(f"never met: {missing}")
-        return 1
-    if failed:
-        print(f"{len(failed)} seeds failed: {failed}")
-    return 1 if failed else 0
+    parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def _fix_hashes() -> None:
@@ -70,23 +77,55 @@ def _fix_hashes() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
 
-def _results(seed: int, seeds: int, operations: int, processes: int) -> Iterator[Result]:
-    if seeds == 1 or processes == 1:
-        yield from (simulate(s, operations) for s in range(seed, seed + seeds))
+def _figures(result: Result) -> dict[str, int]:
+    return {
+        "seeds": 1,
+        "operations": result.operations,
+        "faults": result.faults,
+        "acked": result.acked,
+        "unknown": result.unknown,
+        "virtual_s": round(result.virtual_s),
+        **{f"moves {state}": count for state, count in sorted(result.moves.items())},
+    }
+
+
+def _results(given: argparse.Namespace) -> Iterator[Result]:
+    """In the order of the seeds; worker i of n runs every n-th one, from the i-th on."""
+    seeds = range(given.seed, given.seed + given.seeds)
+    if given.seeds == 1 or given.processes == 1:
+        yield from (simulate(seed, given.ops) for seed in seeds)
         return
-    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-        numbers = range(seed, seed + seeds)
-        try:
-            yield from pool.map(_one, numbers, [operations] * seeds, chunksize=5)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    workers = []
+    for i in range(given.processes):
+        command = [sys.executable, "-m", "tests.simulation", "--worker", str(given.processes),
+                   "--seed", str(given.seed + i), "--seeds", str(given.seeds - i),
+                   "--ops", str(given.ops)]  # fmt: skip
+        workers.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
+    try:
+        for i in range(given.seeds):
+            out = workers[i % given.processes].stdout
+            assert out is not None
+            line = out.readline()
+            if not line:
+                raise RuntimeError(f"the worker of seed {seeds[i]} died")
+            yield msgspec.json.decode(line, type=Result)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
 
 
-def _one(seed: int, operations: int) -> Result:
-    result = simulate(seed, operations)
-    if result.ok:
-        result.story = []
-    return result
+def _work(given: argparse.Namespace) -> int:
+    """Write each seed's result as a line of JSON."""
+    for seed in range(given.seed, given.seed + given.seeds, given.worker):
+        result = simulate(seed, given.ops)
+        if result.ok:
+            result.story = []
+        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+        sys.stdout.buffer.flush()
+    return 0
 
 
 def _tell(result: Result, operations: int, *, whole: bool) -> None:
@@ -100,16 +139,14 @@ def _tell(result: Result, operations: int, *, whole: bool) -> None:
 
 
 def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
     asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return asked.stdout.strip() or "unknown"
-
-
-def _table(coverage: Counter[tuple[str, str]]) -> None:
-    for fault, where in sorted(POSSIBLE):
-        print(f"{fault:<34} {where:<14} {coverage[fault, where]:>7}")
 
 
 if __name__ == "__main__":

@@ -56,13 +56,13 @@ class Result:
 
     seed: int
     violations: list[Violation]
-    coverage: Counter[tuple[str, str]]
+    coverage: list[tuple[str, str, int]]
     trace: str
     operations: int
     faults: int
     acked: int
     unknown: int
-    moves: Counter[str]
+    moves: dict[str, int]
     virtual_s: float
     steps: int
     story: list[str]
@@ -239,7 +239,8 @@ def _quiet() -> Iterator[None]:
 def simulate(seed: int, operations: int = 500) -> Result:
     """Run one seed; every violation is in the result."""
     with _quiet():
-        gc.freeze()  # what was imported is no work for the collector
+        if not gc.get_freeze_count():
+            gc.freeze()  # what was imported is no work for the collector
         gc.disable()
         try:
             return _simulate(seed, operations)
@@ -263,7 +264,7 @@ def _simulate(seed: int, operations: int) -> Result:
     return Result(
         seed=seed,
         violations=violations,
-        coverage=world.coverage,
+        coverage=[(fault, where, n) for (fault, where), n in world.coverage.items()],
         trace=trace,
         operations=len(appends) + len(world.history.reads),
         faults=world.faults,
