@@ -18,6 +18,7 @@ COMMANDS = {
     "forecast-table": "bench.forecast_table",
     "profiler": "bench.profiler",
     "metadata": "bench.metadata",
+    "picture": "bench.picture",
     "report": "bench.report",
 }
 
