@@ -77,7 +77,7 @@ class ServerAck:
 
 @dataclass(frozen=True, slots=True)
 class MetadataTxn:
-    """A transaction that changed something. `compared`: key -> revision; `written`: None deletes."""
+    """One that changed something. `compared`: key -> revision; `written`: None deletes."""
 
     at_s: float
     author: str

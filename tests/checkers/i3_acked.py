@@ -30,7 +30,7 @@ def check_in_sync(
             "I3",
             f"{m.instance} (copy {m.replica_id}) is in sync for {record.shard} in epoch"
             f" {record.epoch} and lacks acked records below {end}",
-        )  # fmt: skip
+        )
         for m in record.in_sync
         if m.replica_id in copies and not holds(copies[m.replica_id], end, chain)
     ]

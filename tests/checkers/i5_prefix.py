@@ -46,9 +46,8 @@ def check_sessions(
         seen = {row.value for row in call.rows}
         for append in acked.get((call.client, call.key), ()):
             if (append.returned_s or 0.0) <= call.called_s and append.value not in seen:
-                found.append(Violation("I5", f"{call.client} read key {call.key!r} without "
-                                       f"{append.value!r}, acked to it before: {_places(call.rows)}",
-                                       call.called_s))  # fmt: skip
+                text = f"{call.client} read key {call.key!r} without {append.value!r}, acked before"
+                found.append(Violation("I5", f"{text}: {_places(call.rows)}", call.called_s))
     return found
 
 

@@ -45,7 +45,7 @@ def _unproven(
             "I8",
             f"copy {m.target.replica_id} of {m.id} is in sync, its chain was not compared",
             txn.at_s,
-        )  # fmt: skip
+        )
         for m in migrations.values()
         if m.target is not None and m.target.replica_id in ids and m.hash is None
     ]

@@ -2,18 +2,27 @@
 
 from collections.abc import Sequence
 
-from logstore.meta.records import SHARDS, ShardRecord, decode_shard
+from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard
 from tests.checkers.history import MetadataTxn, Violation
 
 
-def check(txns: Sequence[MetadataTxn], instances: frozenset[str]) -> list[Violation]:
+def check(
+    txns: Sequence[MetadataTxn], instances: frozenset[str], leader_key: str = ""
+) -> list[Violation]:
     """Each written key was compared, and each change of a configuration made by a copy's instance.
 
-    `instances`: names of the authors that are instances; all others are coordinators.
+    `instances`: names of the authors that are instances; all others are coordinators, whose moves
+    and intents also compare `leader_key` once one was elected.
     """
     found = []
     shards: dict[str, ShardRecord] = {}
+    elected = False
     for txn in txns:
+        elected |= leader_key in txn.written
+        plans = any(key.startswith((SHARDS, MIGRATIONS)) for key in txn.written)
+        if elected and plans and txn.author not in instances and leader_key not in txn.compared:
+            found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote without "
+                                   "being the leader", txn.at_s))  # fmt: skip
         for key, value in txn.written.items():
             if key not in txn.compared:
                 found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote {key} "

@@ -1,6 +1,5 @@
-"""The coordinator as a process: the real migration driver and the real repair loop."""
+"""Coordinators as processes: the real election, migration driver and repair loop."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from coordinator.catalog import Catalog
@@ -12,6 +11,7 @@ from coordinator.repair import RepairLoop
 from logstore.base.errors import LogstoreError
 from logstore.base.types import START, ShardStatus
 from logstore.engine.port import ReplicaMeta
+from logstore.meta.election import Election, FencedStore
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
     REPLICA_COUNTER,
@@ -19,6 +19,7 @@ from logstore.meta.records import (
     LogRecord,
     Member,
     ShardRecord,
+    cell_leader_key,
     encode,
     log_key,
     shard_key,
@@ -31,6 +32,7 @@ from tests.simulation.world import World
 
 ALIVE_S = 1.0
 """Who was heard so recently counts as alive."""
+LEADER_TTL_S = 1.0
 LOST_AFTER_S = 8.0
 """A learner whose instance is unheard for so long is replaced."""
 MOVE = MoveOptions(
@@ -51,23 +53,25 @@ MOVE = MoveOptions(
 
 
 class SimCoordinator:
-    """One leader at a time; a new one goes on from the metadata alone."""
+    """One candidate: stands by, leads through a fenced store, starts over when it lost the lead."""
 
-    name = "coordinator"
-
-    def __init__(self, world: World, cluster: Cluster, nodes: Sequence[SimNode]) -> None:
+    def __init__(
+        self, world: World, cluster: Cluster, nodes: Sequence[SimNode], number: int
+    ) -> None:
         self.world = world
+        self.name = f"coordinator-{number}"
         self._cluster = cluster
+        self._nodes = nodes
         self.process = Process(self.name, alive=False)
         self.driver: MigrationDriver | None = None
-        self._nodes = nodes
+        """While it leads, as far as it knows."""
         self._heard_s: dict[str, float] = {}
 
     def start(self) -> None:
         if not self.process.alive:
             self.process = Process(self.name)
-            self.world.tell("a coordinator starts")
-            self.world.loop.spawn_in(self.process, self._lead(), self.name)
+            self.world.tell(f"{self.name} starts")
+            self.world.loop.spawn_in(self.process, self._run(), self.name)
 
     def kill(self) -> None:
         if self.process.alive:
@@ -75,19 +79,24 @@ class SimCoordinator:
             self.driver = None
             self._cluster.network.died(self.process)
 
-    async def _lead(self) -> None:
-        store = SimStore(self._cluster)
-        env = self.world.env()
-        nodes = GrpcNodes(store)
-        driver = MigrationDriver(store, nodes, env)
+    async def _run(self) -> None:
+        store, env = SimStore(self._cluster), self.world.env()
+        election = Election(store, cell_leader_key("0"), self.name, env, ttl_s=LEADER_TTL_S)
         while True:
+            leadership = await election.campaign()
+            fenced = FencedStore(store, leadership.fence)
+            driver = MigrationDriver(fenced, GrpcNodes(fenced), env)
+            repair = RepairLoop(fenced, Catalog(fenced, env), self._silent_s, LOST_AFTER_S)
             try:
                 await driver.start()
-                break
-            except LogstoreError:
-                await asyncio.sleep(0.1)
-        self.driver = driver
-        RepairLoop(store, Catalog(store, env), self._silent_s, LOST_AFTER_S).start()
+                repair.start()
+                self.driver = driver
+                await leadership.lost.wait()
+            except LogstoreError as e:
+                self.world.tell(f"{self.name} cannot lead: {e.message}")
+            self.driver = None
+            await driver.close()
+            await repair.close()
 
     def _silent_s(self, instances: Sequence[str]) -> Mapping[str, float]:
         """What statistics reports would tell: who was heard when, over the simulated network."""

@@ -47,7 +47,7 @@ class Faults:
     world: World
     cluster: Cluster
     nodes: list[SimNode]
-    coordinator: SimCoordinator
+    coordinators: list[SimCoordinator]
     observer: Observer
     on: bool = False
     _undo: dict[int, tuple[str, Callable[[], None]]] = field(default_factory=dict)
@@ -67,7 +67,8 @@ class Faults:
             self._end(number)
         for node in self.nodes:
             node.start()
-        self.coordinator.start()
+        for coordinator in self.coordinators:
+            coordinator.start()
         self._resume_paused()
 
     def _resume_paused(self) -> None:
@@ -76,6 +77,12 @@ class Faults:
             if move.active and move.paused:
                 self.coordinator.order(move.id, "resume")
         self.world.after(2.0, self._resume_paused)
+
+    @property
+    def coordinator(self) -> SimCoordinator:
+        """The one that leads, else the first."""
+        leading = [c for c in self.coordinators if c.driver is not None]
+        return leading[-1] if leading else self.coordinators[0]
 
     # ---- when ------------------------------------------------------------------------------------
 
@@ -143,7 +150,7 @@ class Faults:
             self._note(fault, record.state.value, name)
             self._down(node, node.kill)
         elif self.coordinator.process.alive:
-            self._note(fault, record.state.value, "coordinator")
+            self._note(fault, record.state.value, self.coordinator.name)
             self._on_coordinator(fault)
 
     def _note(self, fault: str, where: str, who: str) -> None:
@@ -242,7 +249,12 @@ class Faults:
     def _cut(self, fault: str, node: SimNode) -> None:
         name = node.name
         others = [n.name for n in self.nodes if n is not node]
-        everyone = [*others, STORE, "coordinator", *(f"client-{i}" for i in range(3))]
+        everyone = [
+            *others,
+            STORE,
+            *(c.name for c in self.coordinators),
+            *(f"client-{i}" for i in range(3)),
+        ]
         match fault:
             case "isolate":
                 pairs = [(name, o) for o in everyone] + [(o, name) for o in everyone]

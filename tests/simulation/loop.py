@@ -74,7 +74,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """Orders timers of one moment as they were set."""
         self._executor_delay_s = executor_delay_s
         _Task.numbers = itertools.count()
-        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         return self.now_s

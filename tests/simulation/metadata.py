@@ -12,9 +12,12 @@ from operator import attrgetter
 from typing import Any
 
 from logstore.base.errors import LogstoreError, UnavailableError
+from logstore.meta.leases import LeaseTable
 from logstore.meta.memory import Tables, check_txn
 from logstore.meta.port import (
     Compare,
+    Delete,
+    Lease,
     Operation,
     Put,
     RangeResult,
@@ -45,6 +48,7 @@ class Cluster:
         """Process name -> chance that a reply to it is lost."""
         self.late_requests: dict[str, float] = {}
         """Process name -> chance that a request of it comes late."""
+        self.leases = LeaseTable()
         self.watches: dict[int, _Watch] = {}
         self._numbers = 0
         self.on_change: Callable[[tuple[WatchEvent, ...]], None] = lambda events: None
@@ -56,6 +60,17 @@ class Cluster:
         tables = self.tables
         if not tables.holds(compares):
             return TxnResult(False, tables.revision)
+        for operation in operations:
+            if isinstance(operation, Put) and operation.lease:
+                self.leases.check_alive(operation.lease, self.world.now_s)
+                self.leases.attach(operation.key, operation.lease)
+        self._apply(author, compares, operations)
+        return TxnResult(True, tables.revision)
+
+    def _apply(
+        self, author: str, compares: Sequence[Compare], operations: Sequence[Operation]
+    ) -> None:
+        tables = self.tables
         changes = tables.changes(operations)
         if changes:
             self.world.history.metadata.append(
@@ -71,7 +86,33 @@ class Cluster:
             for watch in list(self.watches.values()):
                 watch.changed(changes)
             self.on_change(tuple(changes))
-        return TxnResult(True, tables.revision)
+
+    # ---- leases ----------------------------------------------------------------------------------
+
+    def grant(self, ttl_s: float) -> Lease:
+        lease = Lease(self.world.rng.getrandbits(60), ttl_s)
+        self.leases.grant(lease, self.world.now_s)
+        self.world.after(ttl_s, self._expire)
+        return lease
+
+    def keep_alive(self, lease: int) -> Lease:
+        kept = self.leases.keep_alive(lease, self.world.now_s)
+        self.world.after(kept.ttl_s, self._expire)
+        return kept
+
+    def _expire(self) -> None:
+        for lease in self.leases.due(self.world.now_s):
+            self.world.tell("a lease ended")
+            self.revoke(lease)
+
+    def revoke(self, lease: int) -> None:
+        """Its keys go, compared by the store itself."""
+        if lease not in self.leases:
+            return
+        keys = [key for key in self.leases.keys(lease) if key in self.tables.items]
+        compares = [Compare(key, self.tables.items[key].revision) for key in keys]
+        self._apply(STORE, compares, [Delete(key) for key in keys])
+        self.leases.drop(lease)
 
     def compact(self) -> None:
         """Forget the history: watches that are behind must range again."""
@@ -124,6 +165,17 @@ class SimStore:
                 yield await watch.next()
         finally:
             watch.close()
+
+    async def lease_grant(self, ttl_s: float) -> Lease:
+        granted: Lease = await self._ask(lambda: self._cluster.grant(ttl_s))
+        return granted
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        kept: Lease = await self._ask(lambda: self._cluster.keep_alive(lease))
+        return kept
+
+    async def lease_revoke(self, lease: int) -> None:
+        await self._ask(lambda: self._cluster.revoke(lease))
 
     async def close(self) -> None:
         return None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.migration.records import MigrationRecord, decode_migration
-from logstore.base.types import Position
+from logstore.base.types import START, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
 from logstore.meta.port import WatchEvent
@@ -22,7 +22,7 @@ from tests.simulation.world import World
 @dataclass(slots=True)
 class _Shard:
     record: ShardRecord
-    acked: Position = Position()
+    acked: Position = START
     """The newest acked batch: its end, and the chain there."""
     excused: bool = False
 

@@ -1,4 +1,4 @@
-"""One seed from start to verdict: setup, safety phase under faults, heal, liveness phase, checks."""
+"""One seed from start to verdict: setup, safety phase under faults, heal, liveness, checks."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ import logstore.client.directory
 import logstore.node.instance
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
-from logstore.meta.records import LogOptions
+from logstore.meta.records import LogOptions, cell_leader_key
 from sharder.keys import Partitioner
 from tests.checkers import (
     i1_cover,
@@ -44,6 +44,7 @@ from tests.simulation.observer import Observer
 from tests.simulation.world import World
 
 CLIENTS = 3
+COORDINATORS = 2
 SETUP_S = 30.0
 SAFETY_S = 300.0
 LIVENESS_S = 90.0
@@ -92,8 +93,10 @@ class Simulation:
         for node in self.nodes:
             node.synced = self.options.durability is Durability.FSYNC
         self.observer = Observer(world, self.cluster, self.nodes)
-        self.coordinator = SimCoordinator(world, self.cluster, self.nodes)
-        self.faults = Faults(world, self.cluster, self.nodes, self.coordinator, self.observer)
+        self.coordinators = [
+            SimCoordinator(world, self.cluster, self.nodes, i) for i in range(COORDINATORS)
+        ]
+        self.faults = Faults(world, self.cluster, self.nodes, self.coordinators, self.observer)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
         create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
@@ -110,7 +113,8 @@ class Simulation:
         world.tell(f"seed {world.seed}: {self.options}")
         for node in self.nodes:
             node.start()
-        self.coordinator.start()
+        for candidate in self.coordinators:
+            candidate.start()
         if not self._until(self._formed, SETUP_S):
             world.violate("liveness", f"the replicas did not form: {self._unfinished()}")
             return
@@ -147,7 +151,7 @@ class Simulation:
             *i6_once.check(history.appends, rows, excused),
             *i7_migrations_end.check(history.metadata),
             *i8_equal_chains.check(history.metadata),
-            *i9_compare_and_swap.check(history.metadata, names),
+            *i9_compare_and_swap.check(history.metadata, names, cell_leader_key("0")),
         ]
         if not excused:
             found += i4_same_bytes.check(copies, history.reads, rows)
@@ -290,7 +294,7 @@ def _ports(world: World, network: Network) -> Iterator[None]:
     real = [module.open_channel for module in _CHANNEL_MAKERS]
     configured = structlog.get_config()
 
-    def capture(logger: Any, method: str, event: dict[str, Any]) -> str:
+    def capture(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         error = event.pop("exc_info", None)
         if error is True:
             error = sys.exc_info()[1]
