@@ -61,6 +61,17 @@ class ReadCall:
 
 
 @dataclass(frozen=True, slots=True)
+class LatestRead:
+    """A read that asked for the latest was answered; `end` is the high watermark it was shown."""
+
+    client: str
+    instance: str
+    shard: str
+    called_s: float
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerAck:
     """An instance answered an append, as its primary, with success (no duplicate, not forwarded).
 
@@ -114,5 +125,6 @@ class History:
 
     appends: list[AppendCall] = field(default_factory=list)
     reads: list[ReadCall] = field(default_factory=list)
+    latest: list[LatestRead] = field(default_factory=list)
     acks: list[ServerAck] = field(default_factory=list)
     metadata: list[MetadataTxn] = field(default_factory=list)

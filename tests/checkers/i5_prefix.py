@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from tests.checkers.history import AppendCall, Outcome, ReadCall, Row, Violation
+from tests.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row, Violation
 
 
 def by_key(rows: Iterable[Row]) -> dict[bytes, list[Row]]:
@@ -48,6 +48,23 @@ def check_sessions(
             if (append.returned_s or 0.0) <= call.called_s and append.value not in seen:
                 text = f"{call.client} read key {call.key!r} without {append.value!r}, acked before"
                 found.append(Violation("I5", f"{text}: {_places(call.rows)}", call.called_s))
+    return found
+
+
+def check_latest(
+    latest: Sequence[LatestRead], appends: Sequence[AppendCall], excused: frozenset[str]
+) -> list[Violation]:
+    """P7: who claims to show the latest shows all that was acked to anybody before the call."""
+    found = []
+    acked = [c for c in appends if c.outcome is Outcome.ACKED and c.shard not in excused]
+    for read in latest:
+        for call in acked:
+            before = (call.returned_s or 0.0) <= read.called_s
+            if before and call.shard == read.shard and call.offset >= read.end:
+                text = f"{read.instance} showed {read.shard} up to {read.end} as the latest"
+                found.append(Violation("I5", f"{text}, {call.value!r} was acked at {call.offset}",
+                                       read.called_s))  # fmt: skip
+                break
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from coordinator.migration.records import State, decode_migration
 from coordinator.migration.table import TABLE
-from logstore.meta.records import MIGRATIONS, SHARDS, decode_shard
+from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard, shard_key
 from tests.checkers.history import MetadataTxn, Violation
 
 
@@ -43,5 +43,29 @@ def check_ended(txns: Sequence[MetadataTxn]) -> list[Violation]:
     return found
 
 
+def check_reversed(txns: Sequence[MetadataTxn]) -> list[Violation]:
+    """A migration is rolled back only when its target's copy is no member any more."""
+    shards: dict[str, ShardRecord] = {}
+    done: set[str] = set()
+    found = []
+    for txn in txns:
+        for key, value in txn.written.items():
+            if key.startswith(SHARDS) and value is not None:
+                shards[key] = decode_shard(value)
+        for key, value in txn.written.items():
+            if not key.startswith(MIGRATIONS) or value is None or key in done:
+                continue
+            record = decode_migration(value)
+            shard = shards.get(shard_key(record.shard))
+            if record.state is not State.ROLLED_BACK or shard is None or record.target is None:
+                continue
+            done.add(key)
+            if any(m.replica_id == record.target.replica_id for m in shard.members()):
+                found.append(Violation("I7", f"{record.id} is rolled back, its target "
+                                       f"{record.target_instance} is still a member",
+                                       txn.at_s))  # fmt: skip
+    return found
+
+
 def check(txns: Sequence[MetadataTxn]) -> list[Violation]:
-    return check_table(txns) + check_ended(txns)
+    return check_table(txns) + check_reversed(txns) + check_ended(txns)

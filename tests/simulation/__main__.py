@@ -108,7 +108,10 @@ def _results(given: argparse.Namespace) -> Iterator[Result]:
             line = out.readline()
             if not line:
                 raise RuntimeError(f"the worker of seed {seeds[i]} died")
-            yield msgspec.json.decode(line, type=Result)
+            try:
+                yield msgspec.json.decode(line, type=Result)
+            except msgspec.DecodeError as e:
+                raise RuntimeError(f"the worker of seed {seeds[i]} wrote {line[:200]!r}") from e
     finally:
         for worker in workers:
             worker.kill()

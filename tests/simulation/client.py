@@ -5,6 +5,8 @@ import contextlib
 from random import Random
 from typing import Any
 
+import grpc.aio
+
 from logstore.base.errors import (
     AppendManyError,
     LogstoreError,
@@ -12,8 +14,10 @@ from logstore.base.errors import (
     VersionConflictError,
 )
 from logstore.client.client import Client, Log, connect
-from tests.checkers.history import AppendCall, Outcome, ReadCall, Row
+from logstore.proto.v1 import log_pb2, log_pb2_grpc
+from tests.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
 from tests.simulation.loop import Process
+from tests.simulation.network import Network
 from tests.simulation.world import World
 
 TIMEOUT_S = 12.0
@@ -26,9 +30,16 @@ class SimClient:
     """Makes `operations` calls on the log and writes them into the history."""
 
     def __init__(
-        self, world: World, number: int, addresses: list[str], keys: list[bytes], operations: int
+        self,
+        world: World,
+        number: int,
+        network: Network,
+        addresses: list[str],
+        keys: list[bytes],
+        operations: int,
     ) -> None:
         self.world = world
+        self._network = network
         self.name = f"client-{number}"
         self.process = Process(self.name)
         self.left = operations
@@ -81,8 +92,10 @@ class SimClient:
             await self._append_many(log)
         elif dice < 0.77:
             await self._append_if(log)
-        elif dice < 0.98:
+        elif dice < 0.93:
             await self._read(log, key)
+        elif dice < 0.98:
+            await self._read_latest(log)
         else:
             await self._read(log, None)
 
@@ -156,6 +169,22 @@ class SimClient:
         self.world.history.reads.append(call)
         self.world.trace(f"read {key!r}: {len(call.rows)}")
         return call.rows
+
+    async def _read_latest(self, log: Log) -> None:
+        """Ask any instance for a shard's latest; only one under a lease may answer (P7)."""
+        address = self._rng.choice(self._addresses)
+        called_s = self.world.now_s
+        try:
+            shard = self._rng.choice((await log.shard_map()).open_shards).id
+            called_s = self.world.now_s
+            stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
+            request = log_pb2.ReadRequest(shard=shard, limit=1, primary_only=True)
+            answers = [answer async for answer in stub.Read(request, timeout=2.0)]
+        except (LogstoreError, grpc.aio.AioRpcError):
+            return
+        end = answers[0].high_watermark if answers else 0
+        self.world.history.latest.append(LatestRead(self.name, address, shard, called_s, end))
+        self.world.trace(f"latest of {shard} at {address}: {end}")
 
     async def _tail(self, log: Log) -> None:
         call = ReadCall(self.name, None, self.world.now_s, 0.0, [], tail=True)

@@ -105,7 +105,7 @@ class Simulation:
         for i in range(CLIENTS):
             keys = [f"{first}-{i}-{k}".encode() for k in range(3) for first in "az"]
             share = operations // CLIENTS + (1 if i < operations % CLIENTS else 0)
-            self.clients.append(SimClient(world, i, addresses, keys, share))
+            self.clients.append(SimClient(world, i, self.cluster.network, addresses, keys, share))
         self.final = FinalReader(world, addresses)
 
     def run(self) -> None:
@@ -148,6 +148,7 @@ class Simulation:
             *i2_one_writer.check(history.acks, history.metadata, copies),
             *i3_acked.check(history.appends, rows, excused),
             *i5_prefix.check(history.reads, history.appends, rows, excused),
+            *i5_prefix.check_latest(history.latest, history.appends, excused),
             *i6_once.check(history.appends, rows, excused),
             *i7_migrations_end.check(history.metadata),
             *i8_equal_chains.check(history.metadata),
