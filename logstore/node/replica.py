@@ -299,6 +299,7 @@ class Replica:
     # ---- the primary's data ------------------------------------------------------------------
 
     def _on_assigned(self, batches: list[StoredBatch]) -> None:
+        self.writer.sent = bool(self._pushers)
         if self._pushers:
             self.recent.extend(batches)
             self._recent_bytes += sum(len(b.data) for b in batches)

@@ -60,6 +60,8 @@ class ShardWriter:
     durability: Durability = Durability.OS
 
     open: bool = False
+    sent: bool = False
+    """The group being written goes to peers, too."""
     epoch: int = 0
     end: Position = field(default_factory=Position)
     queue: deque[PendingAppend] = field(default_factory=deque)
@@ -254,7 +256,12 @@ class ShardWriter:
         self.on_written(self.end)
 
     def failed(self, error: LogstoreError) -> None:
-        """Nothing of the group was stored: its appends get the error, the rest waits on."""
+        """Nothing of the group was stored here: its appends get the error, the rest waits on.
+
+        What a peer was sent may yet be committed, by it as the next primary: that is no refusal.
+        """
+        if self.sent:
+            error = UnavailableError(f"not written here, perhaps by a peer: {error.message}")
         for append in self._group:
             _fail(append, error)
         self._group = []

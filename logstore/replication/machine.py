@@ -297,6 +297,8 @@ class ReplicationMachine:
         """True while no other copy can lead: reads that claim to be the latest need it (P7)."""
         if self.role is not Role.PRIMARY or not self.term_began or self._handing_over():
             return False
+        if self.high_watermark < self.recommit_end:
+            return False  # P4: what the primary before us acked is not committed again yet
         others = [m for m in self._record().in_sync if m.replica_id != self.me.replica_id]
         return all(
             m.replica_id in self.peers
