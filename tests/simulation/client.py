@@ -120,7 +120,8 @@ class SimClient:
         except VersionConflictError:
             self._versions.pop(key, None)
             self._ended(call, Outcome.REFUSED)
-        except LogstoreError:
+        except LogstoreError as e:
+            self.world.tell(f"{call.value!r} is refused: {type(e).__name__} {e.message}")
             self._ended(call, Outcome.REFUSED)
         else:
             call.shard, call.offset, call.version = ack.shard, ack.offset, ack.version

@@ -230,15 +230,21 @@ class Simulation:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Coroutines of killed processes end without having run to their ends: that is their fate."""
-    hook = sys.unraisablehook
+    hook, configured = sys.unraisablehook, structlog.get_config()
     sys.unraisablehook = lambda _: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+            structlog.configure(processors=[_drop])
             gc.collect()
     finally:
+        structlog.configure(**configured)
         sys.unraisablehook = hook
+
+
+def _drop(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    raise structlog.DropEvent
 
 
 def simulate(seed: int, operations: int = 500) -> Result:
