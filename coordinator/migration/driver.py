@@ -83,28 +83,39 @@ class _Read:
 
 
 class MigrationDriver:
-    """Runs migrations over a store and the instances. `start` resumes what is unfinished."""
+    """Runs migrations over a store and the instances. `start` resumes what is unfinished.
+
+    `owns`: of which shards (a cell's, design note 0004); others' migrations are written, not run.
+    """
 
     def __init__(
-        self, store: MetadataStore, nodes: Nodes, env: Env, figures: FiguresOf = _no_figures
+        self,
+        store: MetadataStore,
+        nodes: Nodes,
+        env: Env,
+        figures: FiguresOf = _no_figures,
+        owns: Callable[[str], bool] = lambda shard: True,
     ) -> None:
         self.ledger = Ledger(store, env)
         self._store = store
         self._nodes = nodes
         self._env = env
         self._figures = figures
+        self._owns = owns
         self._memories: dict[str, Memory] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
+        """Work on every unfinished migration of ours that nobody works on yet; repeatable."""
         for record in await self.ledger.all():
-            if record.active:
+            if record.active and self._owns(record.shard):
                 self._spawn(record.id)
 
     async def propose(self, proposal: Proposal) -> MigrationRecord:
         """Write a planned migration and start on it."""
         record = await self.ledger.propose(proposal)
-        self._spawn(record.id)
+        if self._owns(record.shard):
+            self._spawn(record.id)
         return record
 
     async def order(self, migration: str, action: str, cause: str = "") -> MigrationRecord:
