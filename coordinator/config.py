@@ -4,9 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from coordinator.cells import CELLS_MAX
 from logstore.meta.settings import MetadataSettings
 
 
@@ -29,6 +30,12 @@ class CoordinatorConfig(MetadataSettings):
     )
     host: str = Field(default="127.0.0.1", max_length=255, description="address to listen on")
     port: int = Field(default=7400, ge=0, le=65_535, description="port; 0 takes a free one")
+    advertise: str | None = Field(
+        default=None, max_length=255, description="host:port that others reach us at; default ours"
+    )
+    cells: int = Field(
+        default=1, ge=1, le=CELLS_MAX, description="slices of the shards; fixed once made (etcd)"
+    )
 
     planning_period_s: float = Field(default=300.0, ge=1, le=3600, description="s between plans")
     report_interval_s: float = Field(
@@ -64,12 +71,20 @@ class CoordinatorConfig(MetadataSettings):
     margin_periods: float = Field(default=1.0, ge=0, le=1e6, description="slots of safety")
     moves_max: int = Field(default=2, ge=0, le=1000, description="moves at once")
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    move: dict[str, int | float] = Field(
+    move: dict[str, int | float | str] = Field(
         default_factory=dict, description="MoveOptions that differ from their defaults, as JSON"
     )
 
     lost_after_s: float = Field(
         default=30.0, ge=1, le=86_400, description="s of silence until copies are made elsewhere"
+    )
+
+    kafka: str | None = Field(
+        default=None, validation_alias=AliasChoices("kafka", "LOGSTORE_KAFKA"), max_length=4096,
+        description="host:port,… of a Kafka; moves then feed through it, unless told otherwise",
+    )  # fmt: skip
+    feed_sweep_s: float = Field(
+        default=30.0, ge=0.1, le=86_400, description="s between sweeps of orphaned feed topics"
     )
 
     tls_ca: Path | None = None
@@ -78,6 +93,8 @@ class CoordinatorConfig(MetadataSettings):
 
     @model_validator(mode="after")
     def _fill(self) -> Self:
+        if self.cells > 1 and self.metadata is None:
+            raise ValueError(f"cells is {self.cells}, the embedded store has 1: give metadata")
         if self.alive_s is None:
             self.alive_s = max(3.0, 3 * self.report_interval_s)
         if self.slot_s is None:

@@ -12,19 +12,18 @@ from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
-from coordinator.migration.records import ForecastNote, parse_options
+from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.statistics import StatisticsIntake
 from coordinator.views import make_view
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError
-from logstore.meta.port import MetadataStore
-from logstore.meta.records import SHARDS, decode_shard
+from logstore.base.errors import ConflictError, LogstoreError
+from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.records import AUTOPILOT, SHARDS, decode_shard
 from sharder.config import Mode, PlannerConfig, RiskConfig
 from sharder.plan import Operator, Plan, plan
 
 PLANS_KEPT_MAX = 1_000
-LEARN_INTERVAL_S = 0.2
-LEARN_SLOTS = 5
+_TRIES = 20
 _log = structlog.get_logger(__name__)
 
 
@@ -54,7 +53,7 @@ def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerCo
 
 
 class PlanningLoop:
-    """Learns what was reported and plans. `mode` may change while it runs."""
+    """Plans over all shards. `mode` may change while it runs."""
 
     def __init__(
         self,
@@ -66,7 +65,10 @@ class PlanningLoop:
         nodes: GrpcNodes,
     ) -> None:
         self.mode = config.autopilot
-        self.move_options = parse_options(msgspec.json.encode(config.move))
+        self.move_options = parse_options(
+            msgspec.json.encode(config.move),
+            MoveOptions(feed="kafka" if config.kafka else "direct"),
+        )
         self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
         self._config, self._env, self._store = config, env, store
         self._intake, self._driver, self._nodes = intake, driver, nodes
@@ -75,19 +77,28 @@ class PlanningLoop:
         self._slots_before = 0
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._learn()), asyncio.create_task(self._run())]
+    async def start(self) -> None:
+        """Plan each period, in the mode that was last set by hand, else the configured one."""
+        stored = await self._store.get(AUTOPILOT)
+        if stored is not None:
+            self.mode = Autopilot(stored.value.decode())
+        self._tasks = [asyncio.create_task(self._run(), name="planning")]
+
+    async def set_mode(self, mode: Autopilot) -> None:
+        """Switch, for this leader and those that follow."""
+        for _ in range(_TRIES):
+            found = await self._store.get(AUTOPILOT)
+            revision = found.revision if found is not None else 0
+            put = Put(AUTOPILOT, mode.value.encode())
+            if (await self._store.txn([Compare(AUTOPILOT, revision)], [put])).succeeded:
+                self.mode = mode
+                return
+        raise ConflictError("the autopilot's mode changed too often, try again")
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _learn(self) -> None:
-        """A few slots at a time, so that calls are served in between."""
-        while True:
-            learned = self._intake.learn(self._env.clock.monotonic_s(), LEARN_SLOTS)
-            await asyncio.sleep(0.001 if learned == LEARN_SLOTS else LEARN_INTERVAL_S)
 
     async def _run(self) -> None:
         while True:

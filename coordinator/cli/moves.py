@@ -48,7 +48,10 @@ def register(app: typer.Typer) -> None:
 def move(
     shard: Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")],
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Where it shall go.")],
-    strategy: Annotated[str, typer.Option(help="shadow")] = "shadow",
+    strategy: Annotated[str, typer.Option(help="auto, switch, shadow, log-shipping")] = "auto",
+    feed: Annotated[
+        str | None, typer.Option(help="direct or kafka; default: kafka where one is configured.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell steps, bytes and time; do nothing.")
     ] = False,
@@ -65,6 +68,8 @@ def move(
     Example: logstore move orders/0 instance-2 --watch
     """
     options = dict(parse_option(text) for text in option or ())
+    if feed is not None:
+        options["feed"] = feed
     request = pb.MoveRequest(
         shard=shard,
         target=instance,
@@ -209,7 +214,8 @@ def _print_dry_run(found: dict[str, Any], as_json: bool) -> None:
         return
     print_table(
         f"Dry run: {found['shard']} from {found['source']} to {found['target']}, "
-        f"{found['bytes'] / 1e6:.1f} MB, about {found['seconds']:g} s; nothing is done",
+        f"{found['bytes'] / 1e6:.1f} MB by {found['strategy']}, about {found['seconds']:g} s, "
+        f"blackout about {found['blackout_ms']:g} ms; nothing is done",
         list(found["steps"][0]),
         [list(step.values()) for step in found["steps"]],
     )

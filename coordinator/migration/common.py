@@ -21,6 +21,11 @@ def leads(shard: ShardRecord, member: Member) -> bool:
     return shard.primary.replica_id == member.replica_id
 
 
+def switches(record: MigrationRecord) -> bool:
+    """The target is a follower before, and the source stays one after: no copy comes or goes."""
+    return record.strategy == "switch"
+
+
 def soak(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     after = replace(advance(record, State.SOAKING, facts.now_us), soaked_s=0.0)
     changed = replace(shard, route={}, hand_over=None, admit=())
@@ -31,7 +36,7 @@ def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: st
     after = advance(record, State.ROLLING_BACK, facts.now_us, cause=why)
     if shard.migration != record.id:
         return Commit(after, None, why)
-    changed = replace(shard, admit=(), hand_over=None, remove=(), route={})
+    changed = replace(shard, admit=(), hand_over=None, remove=(), route={}, feed_topic="")
     return Commit(after, changed, why)
 
 
@@ -65,8 +70,34 @@ def failed(copy: Copy) -> str:
 
 def released(shard: ShardRecord) -> ShardRecord:
     return replace(
-        shard, migration=None, route={}, admit=(), hand_over=None, remove=(), copy_bytes_per_s=0.0
+        shard,
+        migration=None,
+        route={},
+        admit=(),
+        hand_over=None,
+        remove=(),
+        copy_bytes_per_s=0.0,
+        feed_topic="",
     )
+
+
+def feed_topic(record: MigrationRecord, facts: Facts, replica_id: int) -> str:
+    """F3: one topic for each attempt; a replica id is drawn once, so no attempt shares one."""
+    if record.options.feed != "kafka" or not facts.feed_prefix:
+        return ""
+    return f"{facts.feed_prefix}{record.id}.{replica_id}"
+
+
+def feed_given_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect | None:
+    """The broker was away for too long: go on directly, or roll back, as the move's options say."""
+    copy, limit_s = facts.target, record.options.feed_deadline_s
+    if not shard.feed_topic or copy is None or copy.feed_down_s <= limit_s:
+        return None
+    why = f"the feed was away for more than feed_deadline_s = {limit_s:g} s: {copy.feed_error}"
+    if record.options.feed_fallback == "rollback":
+        return roll_back(record, facts, shard, why)
+    after = noted(record, f"{why}; it goes on directly")
+    return Commit(after, replace(shard, feed_topic=""), why)
 
 
 def without_learner(shard: ShardRecord, member: Member) -> ShardRecord:
@@ -89,6 +120,16 @@ def differs(found: Verified) -> str:
 def hash_result(found: Verified) -> HashResult:
     equal = found.error is None and found.chain == found.expected
     return HashResult(found.end, found.expected.hex(), found.chain.hex(), equal)
+
+
+def with_equal_ends(record: MigrationRecord, facts: Facts) -> MigrationRecord:
+    """Both chains where source and target happen to be at one offset; told, not relied on."""
+    source, target = facts.source, facts.target
+    if source is None or target is None or source.end != target.end:
+        return record
+    equal = source.chain == target.chain
+    found = HashResult(source.end, source.chain.hex(), target.chain.hex(), equal)
+    return replace(record, hash=found)
 
 
 def with_copy_figures(record: MigrationRecord, copy: Copy) -> MigrationRecord:

@@ -22,6 +22,7 @@ from coordinator.migration.nodes import Nodes
 from coordinator.migration.ramp import Figures, RampState
 from coordinator.migration.records import (
     MigrationRecord,
+    MoveOptions,
     State,
     decode_migration,
     encode_migration,
@@ -31,6 +32,7 @@ from logstore.base.errors import (
     ConflictError,
     CorruptStorageError,
     DivergedError,
+    InvalidArgumentError,
     LogstoreError,
     UnavailableError,
 )
@@ -104,6 +106,8 @@ class MigrationDriver:
         self._owns = owns
         self._memories: dict[str, Memory] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.feed_prefix = ""
+        """Of the topics of Kafka feeds; empty: no broker is configured."""
 
     async def start(self) -> None:
         """Work on every unfinished migration of ours that nobody works on yet; repeatable."""
@@ -113,10 +117,18 @@ class MigrationDriver:
 
     async def propose(self, proposal: Proposal) -> MigrationRecord:
         """Write a planned migration and start on it."""
+        self.check_feed(proposal.options)
         record = await self.ledger.propose(proposal)
         if self._owns(record.shard):
             self._spawn(record.id)
         return record
+
+    def check_feed(self, options: MoveOptions) -> None:
+        """InvalidArgumentError for a Kafka feed without a broker."""
+        if options.feed == "kafka" and not self.feed_prefix:
+            raise InvalidArgumentError(
+                "feed is 'kafka', but no broker is configured; start with --kafka HOST:PORT"
+            )
 
     async def order(self, migration: str, action: str, cause: str = "") -> MigrationRecord:
         """Pause, resume, abort, rollback or complete; acted on at once."""
@@ -255,6 +267,7 @@ class MigrationDriver:
             figures=figures,
             source_silent_s=now_s - memory.source_heard_s,
             soaking_since_us=memory.soaking_since_us,
+            feed_prefix=self.feed_prefix,
         )
 
     async def _copies(self, instance: str, shard: str) -> list[Copy] | None:

@@ -23,6 +23,11 @@ class Copy:
     copy_seconds: float = 0.0
     blackout_ms: float = 0.0
     error: str = ""
+    feed_down_s: float = 0.0
+    """How long the learner's feed has been away (a broker that does not answer)."""
+    feed_error: str = ""
+    records_per_s: float = 0.0
+    """The rate at which the learner applies; with the lag it gives the time left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Facts:
     figures: Figures = field(default_factory=Figures)
     source_silent_s: float = 0.0
     soaking_since_us: int | None = None
+    feed_prefix: str = ""
+    """Of this cluster's feed topics; empty: no broker is configured."""
 
 
 @dataclass(frozen=True, slots=True)

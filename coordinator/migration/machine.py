@@ -16,6 +16,8 @@ from coordinator.migration.common import (
     counted,
     differs,
     failed,
+    feed_given_up,
+    feed_topic,
     hash_result,
     holds,
     leads,
@@ -23,9 +25,11 @@ from coordinator.migration.common import (
     roll_back,
     set_back,
     soak,
+    switches,
     target_of,
     with_copy_figures,
     with_during,
+    with_equal_ends,
 )
 from coordinator.migration.facts import (
     Commit,
@@ -88,8 +92,14 @@ def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
         why = record.cause or "abort asked for"
     elif shard.migration not in (None, record.id):
         why = f"shard {shard.shard} is in migration {shard.migration}"
-    elif shard.member_on(record.target_instance) is not None:
+    elif (member := shard.member_on(record.target_instance)) is not None and not switches(record):
         why = f"shard {shard.shard} already has a copy on {record.target_instance}"
+    elif switches(record) and (member is None or not holds(shard.in_sync, member)):
+        why = f"shard {shard.shard} has no copy in sync on {record.target_instance}"
+    elif member is not None and leads(shard, member):
+        why = f"shard {shard.shard} is on {record.target_instance} already"
+    elif shard.seal is not None:
+        why = f"shard {shard.shard} is being sealed"
     elif record.target_instance not in facts.incarnations:
         why = f"instance {record.target_instance} is not registered"
     if why is not None:
@@ -106,7 +116,22 @@ def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
 
 
 def _preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    if switches(record):
+        return _hand_over_at_once(record, facts, shard)
     return _add_target(record, facts, shard)
+
+
+def _hand_over_at_once(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    """`switch`: the target is in sync, so its chain was compared with each batch (P5)."""
+    target = shard.member_on(record.target_instance)
+    if target is None or not holds(shard.in_sync, target):
+        why = f"{record.target_instance} is not in sync any more"
+        return roll_back(record, facts, shard, why)
+    if not facts.target_heard:
+        return Wait(POLL_S, f"{target.instance} is silent")
+    after = replace(advance(record, State.CUTOVER, facts.now_us), target=target)
+    after = with_equal_ends(with_during(after, facts), facts)
+    return Commit(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
 
 
 def _add_target(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -120,6 +145,7 @@ def _add_target(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Ef
         shard,
         learners=(*shard.learners, member),
         copy_bytes_per_s=record.options.throttle_bytes_per_s,
+        feed_topic=feed_topic(record, facts, member.replica_id),
     )
     return Commit(after, changed, "the target learns", draws=member.replica_id)
 
@@ -133,6 +159,9 @@ def _snapshot(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
         return Wait(POLL_S, f"{target.instance} has not opened its copy")
     if failed(copy):
         return roll_back(record, facts, shard, f"the copy failed: {failed(copy)}")
+    given_up = feed_given_up(record, facts, shard)
+    if given_up is not None:
+        return given_up
     if not past_snapshot(copy):
         return Wait(POLL_S, "the snapshot is being copied")
     after = with_copy_figures(advance(record, State.CATCHING_UP, facts.now_us), copy)
@@ -153,6 +182,9 @@ def _catching_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
         return roll_back(record, facts, shard, f"the copy failed: {failed(copy)}")
     if copy.learner_phase == "snapshot":
         return Commit(advance(record, State.SNAPSHOT, facts.now_us), None, "a new snapshot")
+    given_up = feed_given_up(record, facts, shard)
+    if given_up is not None:
+        return given_up
     lag = facts.source.high_watermark - copy.end
     if lag > record.options.lag_records_max:
         return Wait(POLL_S, f"{lag} records behind")
@@ -181,7 +213,9 @@ def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
     if found.error is not None or found.chain != found.expected:
         return roll_back(record, facts, shard, differs(found))
     after = advance(record, State.SHADOWING, facts.now_us)
-    return Commit(after, replace(shard, admit=(target.replica_id,)), "chains are equal (I8)")
+    # From here on the source pushes: the topic is not needed any more, and is swept.
+    changed = replace(shard, admit=(target.replica_id,), feed_topic="")
+    return Commit(after, changed, "chains are equal (I8)")
 
 
 def _shadowing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -191,6 +225,9 @@ def _shadowing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
     if holds(shard.in_sync, target):
         if facts.now_us - record.since_us < record.options.shadow_s * 1e6:
             return Wait(POLL_S, "in sync; shadowing")
+        if record.strategy == "log-shipping":
+            after = advance(with_during(record, facts), State.CUTOVER, facts.now_us)
+            return Commit(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
         after = advance(record, State.RAMPING, facts.now_us)
         return Commit(after, None, "reads may go to the target", ramp=ramp.RampState())
     if holds(shard.learners, target) and target.replica_id in shard.admit:

@@ -101,4 +101,7 @@ def _copy(status: node_pb2.ReplicaStatus) -> Copy:
         copy_seconds=status.copy_seconds,
         blackout_ms=status.blackout_ms,
         error=status.error,
+        feed_down_s=status.feed_down_s,
+        feed_error=status.feed_error,
+        records_per_s=status.records_per_s,
     )

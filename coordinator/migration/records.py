@@ -71,8 +71,19 @@ class MoveOptions:
     cutover_timeout_s: float = 60.0
     source_dead_after_s: float = 300.0
     """After the cutover: a source that is silent this long, and not in sync, is given up."""
+    feed: str = "direct"
+    """How batches after the snapshot reach the target: `direct` or `kafka`."""
+    feed_fallback: str = "direct"
+    """A broker away for `feed_deadline_s`: go on with the `direct` feed, or `rollback`."""
+    feed_deadline_s: float = 30.0
 
     def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                given = getattr(self, name)
+                raise InvalidArgumentError(
+                    f"{name} is {given!r}, it must be one of {', '.join(known)}"
+                )
         for name, (low, high, unit) in BOUNDS.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -80,6 +91,7 @@ class MoveOptions:
                 raise InvalidArgumentError(text.rstrip())
 
 
+CHOICES = {"feed": ("direct", "kafka"), "feed_fallback": ("direct", "rollback")}
 _DAY_S = 86_400.0
 BOUNDS: dict[str, tuple[float, float, str]] = {
     "shadow_s": (0.0, _DAY_S, "s"),
@@ -102,6 +114,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "ramping_timeout_s": (0.1, 7 * _DAY_S, "s"),
     "cutover_timeout_s": (0.1, _DAY_S, "s"),
     "source_dead_after_s": (0.1, 7 * _DAY_S, "s"),
+    "feed_deadline_s": (0.1, _DAY_S, "s"),
 }
 
 

@@ -16,7 +16,8 @@ from coordinator.migration.records import (
     State,
     parse_options,
 )
-from coordinator.migration.table import TABLE, check_strategy, dry_run, story
+from coordinator.migration.dry_run import dry_run
+from coordinator.migration.table import PATHS, TABLE, check_strategy, story
 from coordinator.views import move_history
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore
@@ -34,11 +35,12 @@ def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: 
     `rate` is the copy rate to expect, 10^6 bytes/s.
     """
     p = shard.route.get(record.target_instance, 0.0) if shard is not None else 0.0
-    steps = {s.state: s.seconds for s in dry_run(record.options, record.bytes, rate)}
+    steps = {s.state: s.seconds for s in dry_run(record.options, record.bytes, rate, record.strategy)}
     eta_s = 0.0
     if record.active and record.state is not State.ROLLING_BACK:
-        order = list(TABLE)
-        later = order[order.index(record.state) + 1 :]
+        order = PATHS[record.strategy]
+        at = order.index(record.state) if record.state in order else -1
+        later = order[at + 1 :]
         eta_s = sum(steps.get(state.value, 0.0) for state in later)
         here = steps.get(record.state.value, 0.0)
         if record.state is State.RAMPING:
@@ -99,6 +101,7 @@ class MigrationsService(MigrationsServicer):
             options=parse_options(request.options_json, self._defaults),
             reason="asked for",
         )
+        self._driver.check_feed(proposal.options)
         if not request.dry_run:
             return _json(await self._told(await self._driver.propose(proposal)))
         draft = await self._driver.ledger.draft(proposal)
@@ -106,7 +109,10 @@ class MigrationsService(MigrationsServicer):
             size = (await self._nodes.sizes(draft.source.instance)).get(draft.shard, 0)
         except LogstoreError:
             size = 0
-        steps = dry_run(draft.options, size, await self._rate())
+        if draft.strategy == "switch":
+            size = 0
+        history = move_history(await self._driver.ledger.all())
+        steps = dry_run(draft.options, size, history.copy_mb_per_s, draft.strategy)
         return _json(
             {
                 "dry_run": True,
@@ -116,6 +122,7 @@ class MigrationsService(MigrationsServicer):
                 "strategy": draft.strategy,
                 "bytes": size,
                 "seconds": round(sum(step.seconds for step in steps), 3),
+                "blackout_ms": round(history.blackout_ms, 3),
                 "options": draft.options,
                 "steps": steps,
             }

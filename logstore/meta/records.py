@@ -18,6 +18,12 @@ SHARDS = "/shards/"
 INSTANCES = "/instances/"
 MIGRATIONS = "/migrations/"
 CELLS = "/cells/"
+CELL_COUNT = "/settings/cells"
+"""How many cells the shard space is divided into; written once."""
+AUTOPILOT = "/settings/autopilot"
+"""The autopilot's mode as it was last set by hand."""
+COORDINATORS = "/coordinators/"
+DRAINS = "/drains/"
 REPLICA_COUNTER = "/ids/replica"
 
 
@@ -41,6 +47,15 @@ def instance_key(instance: str) -> str:
 
 def migration_key(migration: str) -> str:
     return f"{MIGRATIONS}{migration}"
+
+
+def coordinator_key(address: str) -> str:
+    """A coordinator that lives, under its lease; its value is a `LeaderRecord`."""
+    return f"{COORDINATORS}{address}"
+
+
+def drain_key(instance: str) -> str:
+    return f"{DRAINS}{instance}"
 
 
 def cell_leader_key(cell: str) -> str:
@@ -120,8 +135,14 @@ class ShardRecord:
     """Replica id of the in-sync member that the primary shall make primary (H1)."""
     remove: tuple[int, ...] = ()
     """Replica ids that the primary shall drop from the in-sync set (P3)."""
+    seal: str | None = None
+    """Id of the reshape that wants the primary to seal this shard (S1)."""
+    first_members: tuple[int, ...] = ()
+    """Replica ids that a split, merge or copy-on-write opened this shard with, in place."""
     copy_bytes_per_s: float = 0.0
     """Bound that a migration asks for its learner's snapshot copy; 0: the instance's own."""
+    feed_topic: str = ""
+    """The primary publishes to this topic, the learner reads it; empty: the feed is direct."""
 
     def members(self) -> tuple[Member, ...]:
         """Every copy that must not be deleted: in-sync set and learners."""

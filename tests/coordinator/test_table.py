@@ -9,6 +9,7 @@ from coordinator.migration import ramp
 from coordinator.migration.ramp import Figures, Move, RampState
 from coordinator.migration.records import (
     BOUNDS,
+    CHOICES,
     MigrationRecord,
     MoveOptions,
     State,
@@ -59,7 +60,11 @@ def test_any_step_is_on_the_table_or_raises_with_the_story(state: State, to: Sta
 
 
 def test_every_field_of_the_options_is_bounded_and_named() -> None:
-    assert set(BOUNDS) == set(MoveOptions.__slots__)
+    assert {*BOUNDS, *CHOICES} == set(MoveOptions.__slots__)
+    assert not set(BOUNDS) & set(CHOICES)
+    for name, known in CHOICES.items():
+        with pytest.raises(InvalidArgumentError, match=f"{name} is 'x', .* {known[0]}"):
+            replace(MoveOptions(), **{name: "x"})  # type: ignore[arg-type]
     for name, (low, high, _) in BOUNDS.items():
         for value in (low - 1, high * 2 + 1):
             with pytest.raises(InvalidArgumentError, match=f"{name} is .* must be within"):

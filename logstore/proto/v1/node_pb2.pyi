@@ -353,6 +353,11 @@ class ReplicaStatus(_message.Message):
     SERVING_FIELD_NUMBER: _builtins.int
     BLACKOUT_MS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    FEED_FIELD_NUMBER: _builtins.int
+    FEED_DOWN_S_FIELD_NUMBER: _builtins.int
+    FEED_ERROR_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_S_FIELD_NUMBER: _builtins.int
+    PUBLISHED_END_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     role: _builtins.str
@@ -376,6 +381,15 @@ class ReplicaStatus(_message.Message):
     """last hand-over: held time at this primary"""
     error: _builtins.str
     """storage error that took this replica out of service"""
+    feed: _builtins.str
+    """learner: direct | kafka"""
+    feed_down_s: _builtins.float
+    """learner: how long its feed has been away"""
+    feed_error: _builtins.str
+    records_per_s: _builtins.float
+    """learner: rate of applying, smoothed"""
+    published_end: _builtins.int
+    """primary: end of what it published to the feed's topic"""
     def __init__(
         self,
         *,
@@ -397,10 +411,15 @@ class ReplicaStatus(_message.Message):
         serving: _builtins.bool = ...,
         blackout_ms: _builtins.float = ...,
         error: _builtins.str = ...,
+        feed: _builtins.str = ...,
+        feed_down_s: _builtins.float = ...,
+        feed_error: _builtins.str = ...,
+        records_per_s: _builtins.float = ...,
+        published_end: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "blackout_ms", b"blackout_ms", "bytes_copied", b"bytes_copied", "bytes_stored", b"bytes_stored", "chain", b"chain", "copy_seconds", b"copy_seconds", "end", b"end", "epoch", b"epoch", "error", b"error", "high_watermark", b"high_watermark", "index_backlog", b"index_backlog", "learner_phase", b"learner_phase", "replica_id", b"replica_id", "role", b"role", "serving", b"serving", "shard", b"shard", "snapshot_end", b"snapshot_end", "source_high_watermark", b"source_high_watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "blackout_ms", b"blackout_ms", "bytes_copied", b"bytes_copied", "bytes_stored", b"bytes_stored", "chain", b"chain", "copy_seconds", b"copy_seconds", "end", b"end", "epoch", b"epoch", "error", b"error", "feed", b"feed", "feed_down_s", b"feed_down_s", "feed_error", b"feed_error", "high_watermark", b"high_watermark", "index_backlog", b"index_backlog", "learner_phase", b"learner_phase", "published_end", b"published_end", "records_per_s", b"records_per_s", "replica_id", b"replica_id", "role", b"role", "serving", b"serving", "shard", b"shard", "snapshot_end", b"snapshot_end", "source_high_watermark", b"source_high_watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
