@@ -88,7 +88,10 @@ class PlannerConfig:
     """Shards of one hot instance for which a target is looked for, per planned move."""
     headroom_step: float = 0.05
     """Targets whose headroom differs by less than this share of capacity count as equal."""
-    policies: tuple[str, ...] = ("move_hot", "split", "ease")
+    policies: tuple[str, ...] = (
+        "switch", "move_hot", "split", "move_cold", "ease", "drain", "spread", "tier", "co_locate",
+        "merge",
+    )  # fmt: skip
     """Which policies speak, in this order; `sharder.plan.POLICIES` names all."""
     executable: tuple[str, ...] = ("move",)
     """Kinds of operators that the coordinator carries out; others are planned as advice only."""
@@ -105,6 +108,30 @@ class PlannerConfig:
     """Instances that nothing cures that are eased in one plan, the dearest first."""
     ease_options_max: int = 2
     """Shards, or parts of them, that are priced for an instance that nothing cures, per move."""
+    cold_share: float = 0.02
+    """A shard that uses less of its instance's capacity in every period is rarely used."""
+    merge_share: float = 0.05
+    """Neighbours are joined if both together use less of their instance's capacity than this."""
+    merge_bytes_max: int = 1 << 30
+    """Neighbours that store more than this together stay apart."""
+    merge_age_s: float = 86_400.0
+    """A shard that was opened or moved less than this long ago is not merged."""
+    merge_shards_min: int = 4
+    """A log keeps at least so many shards."""
+    tiers: tuple[str, ...] = ("slow", "standard", "fast")
+    """Tiers from the slowest to the fastest; a tier that is not named counts as `standard`."""
+    tier_gain_per_s: float = 1e-3
+    """What one tier faster is worth to a shard that uses a whole instance, per second."""
+    failover_s: float = 3.0
+    """How long a shard answers nothing when its instance fails."""
+    colocate_correlation_min: float = 0.8
+    """Shards used together at least so much belong on one instance."""
+    colocate_gain_per_s: float = 1e-3
+    """What it is worth to have shards together that use a whole instance, per second."""
+    payback_s: float = 86_400.0
+    """A change that cures no overload must pay for its move within this time."""
+    upkeep_operators_max: int = 4
+    """Operators that cure no overload (spread, tier, co-locate, merge) in one plan, of each."""
     strategy: str = "shadow"
     virtual_nodes: int = 64
 
@@ -130,6 +157,17 @@ class PlannerConfig:
                 "trough_lead_periods": (0, 10_000, "periods"),
                 "ease_instances_max": (0, 100_000, "instances"),
                 "ease_options_max": (0, 10_000, "shards"),
+                "cold_share": (0.0, 1.0, "of capacity"),
+                "merge_share": (0.0, 1.0, "of capacity"),
+                "merge_bytes_max": (0, 2**62, "bytes"),
+                "merge_age_s": (0.0, 1e9, "s"),
+                "merge_shards_min": (1, 1_000_000, "shards"),
+                "tier_gain_per_s": (0.0, 1e3, "overloaded instance-seconds per s"),
+                "failover_s": (0.0, 1e6, "s"),
+                "colocate_correlation_min": (0.0, 1.0, "(correlation)"),
+                "colocate_gain_per_s": (0.0, 1e3, "overloaded instance-seconds per s"),
+                "payback_s": (0.0, 1e9, "s"),
+                "upkeep_operators_max": (0, 10_000, "operators"),
             },
         )
         if self.hysteresis >= self.risk.threshold:

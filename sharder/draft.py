@@ -47,6 +47,8 @@ class Draft:
     upper: Floats = field(init=False)
     operators: list[Operator] = field(init=False, default_factory=list)
     refusals: dict[int, list[Refusal]] = field(init=False, default_factory=dict)
+    also: dict[int, list[Refusal]] = field(init=False, default_factory=dict)
+    """Refusals by policies that answer no crossing, or that come before those that do."""
     moved: set[int] = field(init=False, default_factory=set)
     busy: NDArray[np.int64] = field(init=False)
     """Operators, in flight and planned, that touch each instance."""
@@ -58,8 +60,10 @@ class Draft:
     trips_ms: NDArray[np.int64] = field(init=False)
     in_flight: frozenset[str] = field(init=False)
     """Shards that operators are at work on."""
-    alive: NDArray[np.bool_] = field(init=False)
-    _stored_max: Floats = field(init=False)
+    open: NDArray[np.bool_] = field(init=False)
+    """Instances that may take something: alive and not draining."""
+    stored_max: Floats = field(init=False)
+    """Bytes that an instance may store and still be a target."""
     _target_limit: Floats = field(init=False)
     _spare: Floats = field(init=False)
     """What a target has left below threshold - hysteresis, [I, R, H]."""
@@ -73,9 +77,9 @@ class Draft:
         self._target_limit = table.capacity * share
         self.upper = upper_bound(table.sum_mean, table.sum_squares, table.sum_sigma, config.risk)
         self._spare = self._target_limit[:, :, None] - self.upper
-        self.alive = np.array([i.alive for i in table.instances], dtype=np.bool_)
+        self.open = np.array([i.alive and not i.draining for i in table.instances], dtype=np.bool_)
         self.stored = np.array([i.stored_bytes for i in table.instances], dtype=np.float64)
-        self._stored_max = share * np.array(
+        self.stored_max = share * np.array(
             [i.capacity_stored_bytes or np.inf for i in table.instances], dtype=np.float64
         )
         self.trips_ms = np.array([round(i.round_trip_ms) for i in table.instances])
@@ -88,7 +92,8 @@ class Draft:
                     self.busy[table.index[name]] += 1
             if op.target in table.index:
                 row = table.row_of.get(op.shard)
-                if row is not None and table.shards[row].instance != op.target:
+                copied = op.kind != "switch"
+                if copied and row is not None and table.shards[row].instance != op.target:
                     self.stored[table.index[op.target]] += table.size[row]
 
     def excess(self, instance: int) -> Floats:
@@ -119,10 +124,11 @@ class Draft:
             + utilisation_cost(used, self.config.risk),
             utilisation=used,
             trigger=Trigger.REACTIVE if reactive else Trigger.FORECAST,
-            forecast=self._summary(instance),
+            forecast=self.summary(instance),
         )
 
-    def _summary(self, instance: int) -> ForecastSummary:
+    def summary(self, instance: int) -> ForecastSummary:
+        """Load of the instance in the period in which it is used most."""
         t = self.table
         share = self.upper[instance] / t.capacity[instance][:, None]
         resource, period = divmod(int(np.argmax(share)), t.horizon)
@@ -155,7 +161,7 @@ class Draft:
 
         A cheap necessary test, so that a full cluster does not cost a search per shard.
         """
-        others = self.alive.copy()
+        others = self.open.copy()
         others[source] = False
         if not others.any():
             return np.ones(len(rows), dtype=np.bool_)
@@ -173,7 +179,7 @@ class Draft:
         Exact for that one period, so another necessary test; dearer than `fits_nowhere`.
         """
         t = self.table
-        others = self.alive.copy()
+        others = self.open.copy()
         others[source] = False
         at = np.flatnonzero(others)
         used = (self.upper[at] / self._target_limit[at][:, :, None]).min(axis=0)
@@ -189,18 +195,31 @@ class Draft:
         room = self._target_limit[at, resource] * (1 + TOLERANCE)
         return np.asarray((after > room).all(axis=1), dtype=np.bool_)
 
-    def find_target(self, row: int, source: int, part: float = 1.0) -> Target:
+    def find_target(
+        self,
+        row: int,
+        source: int,
+        part: float = 1.0,
+        among: NDArray[np.bool_] | None = None,
+        *,
+        copied: bool = True,
+    ) -> Target:
         """The instance with most headroom over the whole horizon with the shard added.
 
         Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring. `part`:
-        for that share of the shard only, as after a split.
+        for that share of the shard only, as after a split. `among`: only these instances.
+        `copied=False`: the target holds the bytes already, as in a switch.
         """
         self.searches += 1
         t, config, shard = self.table, self.config, self.table.shards[row]
         mean, sigma = (values * part for values in t.shard_load(row))
         # Cheap first: the upper bound grows by at least the mean, whatever the spread adds.
-        fits = self.alive & (self._spare >= mean * (1 - TOLERANCE)).all(axis=(1, 2))
-        fits &= self.stored + shard.bytes * part <= self._stored_max
+        fits = self.open & (self._spare >= mean * (1 - TOLERANCE)).all(axis=(1, 2))
+        if copied:
+            fits &= self.stored + shard.bytes * part <= self.stored_max
+            self._keep_apart(fits, row, source)
+        if among is not None:
+            fits &= among
         some = np.flatnonzero(fits)
         after = upper_bound(
             t.sum_mean[some] + mean,
@@ -242,8 +261,9 @@ class Draft:
             t.sum_mean + mean, t.sum_squares + sigma**2, t.sum_sigma + sigma, config.risk
         )
         share = (after / t.capacity[:, :, None]).max(axis=(1, 2))
-        fits = self.alive & (self.busy < config.operators_per_instance_max)
-        fits &= self.stored + shard.bytes * part <= self._stored_max
+        fits = self.open & (self.busy < config.operators_per_instance_max)
+        fits &= self.stored + shard.bytes * part <= self.stored_max
+        self._keep_apart(fits, row, source)
         fits[source] = False
         back = t.index.get(shard.last_moved_from or "")
         if back is not None and shard.last_moved_s is not None:
@@ -253,6 +273,19 @@ class Draft:
         if not fits.any():
             return None
         return int(np.argmin(np.where(fits, share, np.inf)))
+
+    def _keep_apart(self, fits: NDArray[np.bool_], row: int, source: int) -> None:
+        """Take out instances that hold another copy, and zones that do where none is shared yet."""
+        held = [
+            self.table.index[n] for n in self.table.shards[row].in_sync if n in self.table.index
+        ]
+        held = [i for i in held if i != source]
+        if not held:
+            return
+        fits[held] = False
+        zones = [self.table.instances[i].zone for i in held]
+        if len({*zones, self.table.instances[source].zone}) == len(zones) + 1:
+            fits &= np.array([i.zone not in zones for i in self.table.instances])
 
     def _no_target(self, reason: Reason, row: int, source: int, ago: float = 0.0) -> Refusal:
         shard, config = self.table.shards[row], self.config
@@ -266,9 +299,19 @@ class Draft:
         return Refusal(reason, name, shard.id, 0.0, config.risk.threshold - config.hysteresis)
 
     def accept(
-        self, row: int, source: int, target: int, operator: Operator, part: float = 1.0
+        self,
+        row: int,
+        source: int,
+        target: int,
+        operator: Operator,
+        part: float = 1.0,
+        *,
+        copied: bool = True,
     ) -> None:
-        """Take a move (of the `part` that a split makes) into the end state."""
+        """Take a move (of the `part` that a split makes) into the end state.
+
+        `copied=False`: the target holds the bytes already, as in a switch.
+        """
         end_s = operator.start_s + operator.expected_duration_s
         self.table.shift(row, source, target, end_s, part)
         t = self.table
@@ -278,10 +321,15 @@ class Draft:
             )
             self._spare[i] = self._target_limit[i][:, None] - self.upper[i]
             self.busy[i] += 1
-        self.stored[target] += t.size[row] * part
+        if copied:
+            self.stored[target] += t.size[row] * part
         self.at_work += operator.due
         self.moved.add(row)
         self.operators.append(operator)
+
+    def refuse(self, instance: int, refusal: Refusal) -> None:
+        """Add a refusal of one more candidate on an instance."""
+        self.also.setdefault(instance, []).append(refusal)
 
     def note(self, row: int, operator: Operator) -> None:
         """Take an operator that leaves the load where it is into the plan."""

@@ -137,7 +137,7 @@ class LoadTable:
     def _add_in_flight(self) -> None:
         for op in sorted(self.view.in_flight, key=lambda op: op.id):
             row = self.row_of.get(op.shard)
-            if op.kind != "move" or row is None:
+            if op.kind not in ("move", "switch") or row is None:
                 continue
             source, target = self.index[op.source], self.index[op.target]
             if self.home[row] != source:

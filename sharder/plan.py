@@ -10,7 +10,18 @@ from sharder.config import Mode
 from sharder.draft import TOLERANCE, Draft
 from sharder.load import LoadTable
 from sharder.operators import Crossing, Operator, Plan, Refusal, dump_plan, load_plan
-from sharder.policies import ease, move_hot, split
+from sharder.policies import (
+    co_locate,
+    drain,
+    ease,
+    merge,
+    move_cold,
+    move_hot,
+    split,
+    spread,
+    switch,
+    tier,
+)
 from sharder.reasons import Reason
 from sharder.risk import Floats
 from sharder.view import View
@@ -20,9 +31,16 @@ __all__ = ["Crossing", "Operator", "Plan", "Refusal", "dump_plan", "explain", "l
 Policy = Callable[[Draft, Sequence[tuple[int, Crossing]]], None]
 
 POLICIES: dict[str, Policy] = {
+    "switch": switch.propose,
     "move_hot": move_hot.propose,
     "split": split.propose,
+    "move_cold": move_cold.propose,
     "ease": ease.propose,
+    "drain": drain.propose,
+    "spread": spread.propose,
+    "tier": tier.propose,
+    "co_locate": co_locate.propose,
+    "merge": merge.propose,
 }
 """By the names that `planner.policies` uses."""
 
@@ -48,7 +66,8 @@ def plan(view: View, forecasts: tuple[Floats, Floats] | None = None) -> Plan:
             ]
     operators = sorted(draft.operators, key=lambda op: (-op.risk, -op.expected_gain, op.shard))
     planned = {op.shard for op in operators}
-    refused = [r for i in sorted(draft.refusals) for r in draft.refusals[i]]
+    told = sorted({*draft.refusals, *draft.also})
+    refused = [r for i in told for r in draft.refusals.get(i, []) + draft.also.get(i, [])]
     refused = [r for r in refused if r.shard not in planned]
     refused += [_not_due(op, view.now_s) for op in operators if not op.due]
     return Plan(

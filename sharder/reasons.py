@@ -22,6 +22,17 @@ class Reason(IntEnum):
     FORECAST_ONLY = 14
     SEARCH_LIMIT = 15
     NO_PART = 16
+    STORAGE_FULL = 17
+    NOT_COLD = 18
+    NO_SWITCH = 19
+    NO_ZONE = 20
+    NEIGHBOUR_APART = 21
+    TOO_BIG_TOGETHER = 22
+    TOO_YOUNG = 23
+    FEW_SHARDS = 24
+    NO_BETTER_TIER = 25
+    PEAKS_COINCIDE = 26
+    DRAINED = 27
 
 
 TEMPLATES: dict[Reason, str] = {
@@ -75,4 +86,42 @@ TEMPLATES: dict[Reason, str] = {
         "{shard} on {instance} is not split: none of its {value:.0f} learned keys cuts off a part"
         " that helps and that another instance has room for"
     ),
+    Reason.STORAGE_FULL: (
+        "{instance} stores {value:.0%} of what it may, above the threshold of {limit:.0%}, and no"
+        " rarely used shard can be brought elsewhere"
+    ),
+    Reason.NOT_COLD: (
+        "{shard} stays on {instance}, which has to store less: it uses {value:.1%} of the"
+        " instance, a rarely used shard less than {limit:.1%}"
+    ),
+    Reason.NO_SWITCH: (
+        "the primary of {shard} stays on {instance}: none of the {value:.0f} instances that hold it"
+        " in sync would stay under {limit:.0%} of its capacity with its load"
+    ),
+    Reason.NO_ZONE: (
+        "{shard} has two copies in one zone, one of them on {instance}, and no live instance of"
+        " another zone has room for it"
+    ),
+    Reason.NEIGHBOUR_APART: (
+        "{shard} on {instance} is not merged: its upper neighbour {other} is on another instance"
+    ),
+    Reason.TOO_BIG_TOGETHER: (
+        "{shard} on {instance} is not merged with {other}: together they would use {value:.1%} of"
+        " what a merged shard may ({limit:.1%} of the instance, or `merge_bytes_max`)"
+    ),
+    Reason.TOO_YOUNG: (
+        "{shard} on {instance} is not merged with {other}: one of them was opened or moved"
+        " {value:.0f} s ago and they stay apart for {limit:.0f} s"
+    ),
+    Reason.FEW_SHARDS: (
+        "{shard} on {instance} is not merged: its log has {value:.0f} shards and keeps {limit:.0f}"
+    ),
+    Reason.NO_BETTER_TIER: (
+        "{shard} is hot and stays on {instance}: no faster or more reliable instance has room"
+    ),
+    Reason.PEAKS_COINCIDE: (
+        "{shard} on {instance} is used together with {other} (correlation {value:.2f}) and stays"
+        " apart: both on one instance would bring it over {limit:.0%} of its capacity"
+    ),
+    Reason.DRAINED: "{instance} is draining and holds no shard any more: it can be removed",
 }

@@ -85,6 +85,7 @@ class ShardView:
     `cuts`: where it could be split, by rising key; none: not learned. `start` and `end` bound its
     routing keys (`start` None: not told, so it is not merged). `in_sync`: the other instances that
     hold it in sync. `related`: shard -> correlation of access with shards used together with it.
+    `opened_s`: when a split, merge or the creation of its log made it (None: long ago).
     """
 
     id: str
@@ -104,6 +105,7 @@ class ShardView:
     end: RoutingKey | None = None
     in_sync: tuple[str, ...] = ()
     related: dict[str, float] = field(default_factory=dict)
+    opened_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

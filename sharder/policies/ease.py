@@ -62,7 +62,7 @@ def _options(draft: Draft, instance: int) -> list[_Option]:
     t, config = draft.table, draft.config
     share = draft.upper / t.capacity[:, :, None]
     resource, period = divmod(int(np.argmax(share[instance])), t.horizon)
-    others = draft.alive.copy()
+    others = draft.open.copy()
     others[instance] = False
     if not others.any():
         return []

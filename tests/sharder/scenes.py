@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from sharder.config import PlannerConfig
-from sharder.plan import Plan
+from sharder.plan import Operator, Plan
 from sharder.view import ForecastView, InstanceView, MoveHistory, ShardView, View
 
 HOUR_S = 3600.0
@@ -91,17 +91,13 @@ def with_instance(view: View, name: str, **changes: object) -> View:
 
 def carried_out(view: View, plan: Plan) -> View:
     """The view after all operators of `plan` were completed at once."""
-    moves = {op.shard: op for op in plan.operators}
+    planned = {op.shard: op for op in plan.operators}
+    gone = {op.partner for op in plan.operators if op.partner is not None}
+    by_id = {s.id: s for s in view.shards}
     shards = [
-        replace(
-            s,
-            instance=moves[s.id].target,
-            last_moved_s=view.now_s,
-            last_moved_from=moves[s.id].source,
-        )
-        if s.id in moves
-        else s
+        _after(s, planned[s.id], view, by_id) if s.id in planned else s
         for s in view.shards
+        if s.id not in gone
     ]
     loads = {i.id: [s for s in shards if s.instance == i.id] for i in view.instances}
     instances = tuple(
@@ -114,6 +110,36 @@ def carried_out(view: View, plan: Plan) -> View:
         for i in view.instances
     )
     return replace(view, shards=tuple(shards), instances=instances)
+
+
+def _after(shard: ShardView, op: Operator, view: View, by_id: Mapping[str, ShardView]) -> ShardView:
+    if op.kind == "merge":
+        upper = by_id[op.partner or ""]
+        assert shard.forecast is not None
+        assert upper.forecast is not None
+        both = [a + b for a, b in zip(shard.forecast.mean, upper.forecast.mean, strict=True)]
+        return replace(
+            shard,
+            end=upper.end,
+            bytes=shard.bytes + upper.bytes,
+            ops_per_s=shard.ops_per_s + upper.ops_per_s,
+            bytes_per_s=shard.bytes_per_s + upper.bytes_per_s,
+            forecast=forecast(both),
+            opened_s=view.now_s,
+        )
+    if op.kind == "replicate":
+        kept = tuple(n for n in shard.in_sync if n != op.source)
+        return replace(shard, in_sync=(*kept, op.target))
+    in_sync = tuple(n for n in shard.in_sync if n != op.target)
+    if op.kind == "switch":
+        in_sync = (*in_sync, op.source)
+    return replace(
+        shard,
+        instance=op.target,
+        in_sync=in_sync,
+        last_moved_s=view.now_s,
+        last_moved_from=op.source,
+    )
 
 
 def diurnal(peak: float, trough: float, peak_hour: int, hours: int = 24) -> list[float]:
