@@ -10,8 +10,8 @@ from statistics import fmean
 import msgspec
 
 from coordinator.config import CoordinatorConfig
+from coordinator.migration.dry_run import dry_run
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
-from coordinator.migration.table import dry_run
 from coordinator.statistics import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import InstanceRecord, ShardRecord

@@ -20,6 +20,7 @@ from coordinator.migration.common import (
     roll_back,
     set_back,
     soak,
+    switches,
     target_of,
     with_after,
     with_blackout,
@@ -39,12 +40,20 @@ def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
     if leads(shard, target):
         return soak(record, facts, shard)
     if not holds(shard.in_sync, target):
-        return set_back(record, facts, shard, f"{target.instance} fell out before the hand-over")
+        why = f"{target.instance} fell out before the hand-over"
+        if switches(record):
+            return roll_back(record, facts, shard, why)
+        return set_back(record, facts, shard, why)
     if shard.hand_over == target.replica_id:
         return Wait(POLL_S / 5, "the source drains and hands over")
     if record.setbacks >= record.options.setbacks_max:
         return roll_back(record, facts, shard, f"{record.setbacks} setbacks")
     after = counted(noted(record, "the source gave up or restarted before it handed over"))
+    if switches(record):
+        return Commit(advance(after, State.PREPARING, facts.now_us), None, "once more")
+    if record.strategy == "log-shipping":
+        again = counted(advance(after, State.CATCHING_UP, facts.now_us))
+        return Commit(again, replace(shard, admit=()), "once more")
     return Commit(
         advance(after, State.RAMPING, facts.now_us),
         replace(shard, route={}),
@@ -70,7 +79,8 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
     soaked = min(wanted, record.soaked_s + _unwritten_s(record, facts))
     if soaked >= wanted or record.request == "complete":
         after = with_after(replace(record, soaked_s=soaked, removing=True), facts)
-        return Commit(after, replace(shard, remove=(source.replica_id,)), "soaked")
+        remove = () if switches(record) else (source.replica_id,)
+        return Commit(after, replace(shard, remove=remove), "soaked")
     if soaked - record.soaked_s >= SOAK_WRITE_S:
         return Commit(
             replace(record, soaked_s=soaked, since_us=facts.now_us), None, f"soaked {soaked:.1f} s"
@@ -79,6 +89,9 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
 
 
 def _remove_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    if switches(record):
+        after = advance(record, State.COMPLETED, facts.now_us)
+        return Commit(after, released(shard), "the source stays a follower")
     member = shard.member_on(record.source.instance)
     if member is None:
         after = advance(record, State.COMPLETED, facts.now_us)
@@ -134,6 +147,9 @@ def rolling_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
         return Commit(after, released(shard) if ours else None, "the target is no member")
     if leads(shard, target):
         return _hand_back(record, facts, shard)
+    if switches(record):
+        after = advance(record, State.ROLLED_BACK, facts.now_us)
+        return Commit(after, released(shard), "the target stays a follower")
     if holds(shard.in_sync, target):
         if target.replica_id in shard.remove:
             return Wait(POLL_S, "the source removes the target")

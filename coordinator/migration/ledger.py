@@ -12,12 +12,11 @@ from coordinator.migration.records import (
     decode_migration,
     encode_migration,
 )
-from coordinator.migration.table import check_strategy, control
+from coordinator.migration.table import check_strategy, choose_strategy, control
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
     ConflictError,
-    InvalidArgumentError,
     UnknownInstanceError,
     UnknownMigrationError,
     UnknownShardError,
@@ -70,17 +69,14 @@ class Ledger:
 
     async def draft(self, proposal: Proposal) -> MigrationRecord:
         """The record a proposal would become, checked but not written."""
-        strategy = check_strategy(proposal.strategy)
+        check_strategy(proposal.strategy)
         found = await self._store.get(shard_key(proposal.shard))
         if found is None:
             raise UnknownShardError(f"shard {proposal.shard!r} does not exist")
         shard = decode_shard(found.value)
         if await self._store.get(instance_key(proposal.target)) is None:
             raise UnknownInstanceError(f"instance {proposal.target!r} is not registered")
-        if shard.primary.instance == proposal.target:
-            raise InvalidArgumentError(f"shard {shard.shard} is already on {proposal.target}")
-        if shard.member_on(proposal.target) is not None:
-            raise InvalidArgumentError(f"shard {shard.shard} has a copy on {proposal.target}")
+        strategy = choose_strategy(proposal.strategy, shard, proposal.target)
         now = self._env.clock.wall_us()
         return MigrationRecord(
             id="",

@@ -8,6 +8,7 @@ import msgspec
 
 from coordinator.edge import Context, unary
 from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.dry_run import dry_run
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import (
@@ -16,7 +17,6 @@ from coordinator.migration.records import (
     State,
     parse_options,
 )
-from coordinator.migration.dry_run import dry_run
 from coordinator.migration.table import PATHS, TABLE, check_strategy, story
 from coordinator.views import move_history
 from logstore.base.errors import LogstoreError
@@ -35,7 +35,9 @@ def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: 
     `rate` is the copy rate to expect, 10^6 bytes/s.
     """
     p = shard.route.get(record.target_instance, 0.0) if shard is not None else 0.0
-    steps = {s.state: s.seconds for s in dry_run(record.options, record.bytes, rate, record.strategy)}
+    steps = {
+        s.state: s.seconds for s in dry_run(record.options, record.bytes, rate, record.strategy)
+    }
     eta_s = 0.0
     if record.active and record.state is not State.ROLLING_BACK:
         order = PATHS[record.strategy]

@@ -6,14 +6,16 @@ from coordinator.migration.records import (
     END_STATES,
     NOTES_MAX,
     MigrationRecord,
-    MoveOptions,
     Phase,
     State,
 )
 from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
+from logstore.base.types import ShardStatus
+from logstore.meta.records import ShardRecord
 
-STRATEGIES = ("shadow",)
-STRATEGIES_LATER = ("switch", "log-shipping", "copy-on-write")
+AUTO = "auto"
+STRATEGIES = ("switch", "shadow", "log-shipping")
+STRATEGIES_LATER = ("copy-on-write",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,27 @@ TABLE: dict[State, Row] = {
 }  # fmt: skip
 
 
+STRATEGY_STEPS: dict[str, dict[State, frozenset[State]]] = {
+    # The target is in sync already: nothing is copied; a hand-over that failed is tried again.
+    "switch": {S.PREPARING: frozenset({S.CUTOVER}), S.CUTOVER: frozenset({S.PREPARING})},
+}
+"""What a strategy may do beside the table."""
+
+PATHS: dict[str, tuple[State, ...]] = {
+    "switch": (S.PLANNED, S.PREPARING, S.CUTOVER, S.SOAKING),
+    "shadow": (S.PLANNED, S.PREPARING, S.SNAPSHOT, S.CATCHING_UP, S.VERIFYING, S.SHADOWING,
+               S.RAMPING, S.CUTOVER, S.SOAKING),
+    "log-shipping": (S.PLANNED, S.PREPARING, S.SNAPSHOT, S.CATCHING_UP, S.VERIFYING, S.SHADOWING,
+                     S.CUTOVER, S.SOAKING),
+}  # fmt: skip
+"""The straight way of each strategy, up to its end state."""
+
+
+def may_go_to(strategy: str, state: State) -> frozenset[State]:
+    """The states that `state` may be followed by."""
+    return TABLE[state].to | STRATEGY_STEPS.get(strategy, {}).get(state, frozenset())
+
+
 def story(record: MigrationRecord) -> list[str]:
     """The life of a migration, one line for each phase and remark."""
     start = record.created_us
@@ -90,7 +113,7 @@ def advance(
     record: MigrationRecord, to: State, now_us: int, *, cause: str | None = None
 ) -> MigrationRecord:
     """`record` in state `to`; a step that the table lacks raises with the story."""
-    if to not in TABLE[record.state].to:
+    if to not in may_go_to(record.strategy, record.state):
         raise IllegalTransitionError(
             f"migration {record.id} cannot go from {record.state.value} to {to.value}; "
             + "; ".join(story(record))
@@ -110,14 +133,41 @@ def noted(record: MigrationRecord, text: str) -> MigrationRecord:
 
 
 def check_strategy(strategy: str) -> str:
-    """The strategy if this version offers it; else an error that says so."""
-    strategy = strategy or "shadow"
+    """The strategy if this version offers it (empty: `auto`); else an error that says so."""
+    strategy = strategy or AUTO
     if strategy in STRATEGIES_LATER:
-        raise InvalidArgumentError(f"strategy {strategy} is not offered yet; offered: shadow")
-    if strategy not in STRATEGIES:
         raise InvalidArgumentError(
-            f"strategy is {strategy!r}, it must be one of {', '.join(STRATEGIES)}"
+            f"strategy {strategy} is not offered yet; offered: {', '.join(STRATEGIES)}"
         )
+    if strategy not in (AUTO, *STRATEGIES):
+        raise InvalidArgumentError(
+            f"strategy is {strategy!r}, it must be one of {', '.join((AUTO, *STRATEGIES))}"
+        )
+    return strategy
+
+
+def choose_strategy(strategy: str, shard: ShardRecord, target: str) -> str:
+    """What a move of `shard` to instance `target` shall be; `auto` is the one that copies least.
+
+    `InvalidArgumentError` when the target holds no copy to switch to, or one that is in the way.
+    """
+    strategy = check_strategy(strategy)
+    if shard.primary.instance == target:
+        raise InvalidArgumentError(f"shard {shard.shard} is already on {target}")
+    if shard.status is ShardStatus.SEALING:
+        raise InvalidArgumentError(f"shard {shard.shard} is being sealed, move its successors")
+    in_sync = any(m.instance == target for m in shard.in_sync)
+    if strategy == AUTO:
+        strategy = "switch" if in_sync else "shadow"
+    if strategy == "switch" and not in_sync:
+        held = [m.instance for m in shard.in_sync if m.instance != shard.primary.instance]
+        raise InvalidArgumentError(
+            f"strategy switch needs a copy in sync on {target}; shard {shard.shard} has followers "
+            f"on {', '.join(held) or 'no instance'}"
+        )
+    if strategy != "switch" and shard.member_on(target) is not None:
+        hint = ": use strategy switch" if in_sync else " that is still learning"
+        raise InvalidArgumentError(f"shard {shard.shard} has a copy on {target}{hint}")
     return strategy
 
 
@@ -150,40 +200,3 @@ def control(record: MigrationRecord, action: str, cause: str, now_us: int) -> Mi
     if record.state is State.ROLLING_BACK:
         return record
     return replace(record, request="rollback", cause=cause or f"{action} asked for")
-
-
-@dataclass(frozen=True, slots=True)
-class DryStep:
-    """One step of a move that is only thought through; estimates in bytes and seconds."""
-
-    state: str
-    writes: str
-    waits: str
-    actor: str
-    bytes: int
-    seconds: float
-
-
-def dry_run(options: MoveOptions, size_bytes: int, copy_mb_per_s: float) -> list[DryStep]:
-    """The steps of a `shadow` move. `copy_mb_per_s`: 10^6 bytes/s that moves are known to copy."""
-    rate = copy_mb_per_s * 1e6
-    if options.throttle_bytes_per_s:
-        rate = min(rate, options.throttle_bytes_per_s)
-    copy_s = size_bytes / rate
-    steps = -(-1.0 // options.ramp_step)
-    seconds = {
-        S.SNAPSHOT: copy_s,
-        S.VERIFYING: size_bytes / 500e6,  # hashing is bound by the memory and the disk's cache
-        S.SHADOWING: options.shadow_s,
-        S.RAMPING: steps * options.ramp_interval_s,
-        S.SOAKING: options.soak_s,
-    }
-    order = (S.PLANNED, S.PREPARING, S.SNAPSHOT, S.CATCHING_UP, S.VERIFYING, S.SHADOWING,
-             S.RAMPING, S.CUTOVER, S.SOAKING)  # fmt: skip
-    return [
-        DryStep(
-            state.value, TABLE[state].writes, TABLE[state].waits, TABLE[state].actor,
-            size_bytes if state is S.SNAPSHOT else 0, round(seconds.get(state, 0.0), 3),
-        )
-        for state in order
-    ]  # fmt: skip

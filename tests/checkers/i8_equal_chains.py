@@ -24,6 +24,8 @@ def check(txns: Sequence[MetadataTxn]) -> list[Violation]:
         for key, value in txn.written.items():
             if key.startswith(MIGRATIONS) and value is not None:
                 record = migrations[key] = decode_migration(value)
+                if record.strategy == "switch":
+                    continue  # both were in sync before: each batch was compared (P5)
                 if record.state in _NEED_HASH and (record.hash is None or not record.hash.equal):
                     found.append(Violation("I8", f"{record.id} is {record.state} without equal "
                                            f"chains: {record.hash}", txn.at_s))  # fmt: skip
@@ -47,5 +49,8 @@ def _unproven(
             txn.at_s,
         )
         for m in migrations.values()
-        if m.target is not None and m.target.replica_id in ids and m.hash is None
+        if m.target is not None
+        and m.target.replica_id in ids
+        and m.hash is None
+        and m.strategy != "switch"
     ]

@@ -51,16 +51,18 @@ class Cluster:
         self.hands_over = True
         self.led: list[str] = ["a"]
 
-    async def found(self) -> None:
+    async def found(self, follower: bool = False) -> None:
         member = Member("a", 11, 1)
-        record = ShardRecord(SHARD, "orders", KeyRange(), ShardStatus.OPEN, 1, 1, member, (member,))
+        in_sync = (member, Member("b", 22, 2)) if follower else (member,)
+        record = ShardRecord(SHARD, "orders", KeyRange(), ShardStatus.OPEN, 1, 1, member, in_sync)
+        self.held = {m.replica_id: self.length for m in in_sync}
         await self.store.txn(
             [],
             [
                 Put(shard_key(SHARD), encode(record)),
                 Put(instance_key("a"), encode(InstanceRecord("a", "127.0.0.1:1", 11))),
                 Put(instance_key("b"), encode(InstanceRecord("b", "127.0.0.1:2", 22))),
-                Put(REPLICA_COUNTER, b"2"),
+                Put(REPLICA_COUNTER, b"3"),
             ],
         )
 
@@ -172,9 +174,12 @@ class World:
         self.steps = 0
         self.id = ""
 
-    async def begin(self, options: MoveOptions = QUICK) -> MigrationRecord:
-        await self.cluster.found()
-        record = await self.driver.ledger.propose(Proposal(SHARD, "b", options=options))
+    async def begin(
+        self, options: MoveOptions = QUICK, strategy: str = "shadow"
+    ) -> MigrationRecord:
+        await self.cluster.found(follower=strategy == "switch")
+        proposal = Proposal(SHARD, "b", strategy, options)
+        record = await self.driver.ledger.propose(proposal)
         self.id = record.id
         return record
 
@@ -202,7 +207,7 @@ class World:
         assert shard.primary in shard.in_sync
         ids = [m.replica_id for m in shard.members()]
         assert len(ids) == len(set(ids))
-        if record.target is not None and record.target in shard.in_sync:
+        if record.strategy != "switch" and record.target and record.target in shard.in_sync:
             assert record.hash is not None
             assert record.hash.equal
 

@@ -79,6 +79,82 @@ async def test_a_driver_killed_after_any_step_is_followed_by_one_that_goes_on() 
         assert relieved(await world.cluster.shard(), "b"), n
 
 
+SWITCH = [State.PLANNED, State.PREPARING, State.CUTOVER, State.SOAKING]
+
+
+def both_stay(shard: ShardRecord, leader: str) -> bool:
+    return (
+        {m.instance for m in shard.in_sync} == {"a", "b"}
+        and not shard.learners
+        and shard.primary.instance == leader
+        and (shard.migration, shard.hand_over, shard.remove, shard.route) == (None, None, (), {})
+    )
+
+
+async def test_a_switch_copies_nothing_and_keeps_both_replicas() -> None:
+    world = World()
+    await world.begin(strategy="switch")
+    record = await world.run()
+    assert [p.state for p in record.phases] == [*SWITCH, State.COMPLETED]
+    assert record.blackout_ms == 7.5
+    assert both_stay(await world.cluster.shard(), "b")
+
+
+@pytest.mark.parametrize("state", SWITCH[1:])
+async def test_a_switch_rolls_back_and_survives_its_driver(state: State) -> None:
+    world = World()
+    await world.begin(strategy="switch")
+    await reach(world, state)
+    world.kill_driver()
+    await world.driver.order(world.id, "rollback")
+    assert (await world.run()).state is State.ROLLED_BACK
+    assert both_stay(await world.cluster.shard(), "a")
+
+
+async def test_a_switch_that_is_not_handed_over_is_tried_again_then_rolled_back() -> None:
+    world = World()
+    await world.begin(replace(QUICK, setbacks_max=2), "switch")
+    world.cluster.hands_over = False
+    record = await world.run()
+    assert record.state is State.ROLLED_BACK
+    assert [p.state for p in record.phases].count(State.CUTOVER) == 3
+    assert both_stay(await world.cluster.shard(), "a")
+
+
+@pytest.mark.parametrize("state", SWITCH[1:])
+@pytest.mark.parametrize("victim", ["a", "b"])
+async def test_a_switch_ends_well_when_an_instance_dies(state: State, victim: str) -> None:
+    world = World()
+    await world.begin(strategy="switch")
+    await reach(world, state)
+    world.cluster.up.discard(victim)
+    for _ in range(20):
+        if not await world.step():
+            break
+    world.cluster.up.add(victim)
+    record = await world.run()
+    assert record.state in (State.COMPLETED, State.ROLLED_BACK)
+    leader = "b" if record.state is State.COMPLETED else "a"
+    assert (await world.cluster.shard()).primary.instance == leader
+
+
+async def test_log_shipping_has_no_ramp() -> None:
+    world = World()
+    await world.begin(strategy="log-shipping")
+    record = await world.run()
+    assert [p.state.value for p in record.phases] == [s for s in STRAIGHT if s != "ramping"]
+    assert relieved(await world.cluster.shard(), "b")
+
+
+async def test_log_shipping_that_is_not_handed_over_verifies_again() -> None:
+    world = World()
+    await world.begin(replace(QUICK, setbacks_max=3), "log-shipping")
+    world.cluster.hands_over = False
+    record = await world.run()
+    assert record.state is State.ROLLED_BACK
+    assert relieved(await world.cluster.shard(), "a")
+
+
 class Flaky(MemoryMetadataStore):
     """Every third transaction is applied, but its answer is lost."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.migration import ramp
+from coordinator.migration.dry_run import dry_run
 from coordinator.migration.ramp import Figures, Move, RampState
 from coordinator.migration.records import (
     BOUNDS,
@@ -17,9 +18,19 @@ from coordinator.migration.records import (
     encode_migration,
     parse_options,
 )
-from coordinator.migration.table import TABLE, advance, check_strategy, dry_run
+from coordinator.migration.table import (
+    PATHS,
+    STRATEGIES,
+    TABLE,
+    advance,
+    check_strategy,
+    choose_strategy,
+    may_go_to,
+)
 from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
-from logstore.meta.records import Member
+from logstore.base.types import ShardStatus
+from logstore.meta.records import Member, ShardRecord
+from sharder.keys import KeyRange
 
 PROTOCOL = {
     "planned": "preparing aborted",
@@ -83,13 +94,38 @@ def test_options_come_from_json_over_defaults() -> None:
         parse_options(b'{"soak_s": -1}')
 
 
-def test_strategies_of_later_versions_are_refused_by_name() -> None:
-    assert check_strategy("") == "shadow"
-    for later in ("switch", "log-shipping", "copy-on-write"):
-        with pytest.raises(InvalidArgumentError, match=f"{later} is not offered yet"):
-            check_strategy(later)
+def test_strategies_are_offered_by_name() -> None:
+    assert check_strategy("") == "auto"
+    for strategy in STRATEGIES:
+        assert check_strategy(strategy) == strategy
+        assert set(PATHS[strategy]) <= set(TABLE)
     with pytest.raises(InvalidArgumentError, match="'teleport'"):
         check_strategy("teleport")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_straight_way_of_each_strategy_is_legal(strategy: str) -> None:
+    way = [*PATHS[strategy], State.COMPLETED]
+    for state, to in itertools.pairwise(way):
+        assert to in may_go_to(strategy, state)
+
+
+A, B, C = Member("a", 1, 1), Member("b", 1, 2), Member("c", 1, 3)
+
+
+def test_a_follower_is_switched_to_and_others_are_copied_to() -> None:
+    shard = ShardRecord("orders/0", "orders", KeyRange(), ShardStatus.OPEN, 4, 1, A, (A, B), (C,))
+    assert choose_strategy("", shard, "b") == "switch"
+    assert choose_strategy("auto", shard, "d") == "shadow"
+    assert choose_strategy("log-shipping", shard, "d") == "log-shipping"
+    with pytest.raises(InvalidArgumentError, match="has followers on b"):
+        choose_strategy("switch", shard, "d")
+    with pytest.raises(InvalidArgumentError, match="on b: use strategy switch"):
+        choose_strategy("shadow", shard, "b")
+    with pytest.raises(InvalidArgumentError, match="still learning"):
+        choose_strategy("", shard, "c")
+    with pytest.raises(InvalidArgumentError, match="already on a"):
+        choose_strategy("", shard, "a")
 
 
 def test_a_record_survives_its_json() -> None:
