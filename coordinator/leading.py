@@ -1,110 +1,157 @@
-"""One coordinator leads, the others stand by: with a metadata store that several can reach.
+"""Which cells this coordinator leads: it registers, sees who else lives, and stands for its share.
 
-A standby holds nothing and listens nowhere until it is elected; then it starts as a coordinator
-that was restarted does, from what is in the metadata. It writes through a `FencedStore`, so one
-that was followed unawares can change nothing (I9). One that lost its lease, because its machine or
-the store stood still, campaigns again and goes on if nobody followed it; else it ends, and whoever
-supervises it starts it again as a standby.
+Each cell has an election of its own; its leader writes through a `FencedStore` (I9), so one that
+was followed unawares can change nothing. Who lives is told by registrations under leases: when one
+ends, its cells fall to the others; when one joins, each gives back what is the new one's share. The
+views of two coordinators may differ for a moment; then a cell has one leader, or none, never two.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
-from coordinator.config import CoordinatorConfig
-from coordinator.server import CoordinatorServer
+from coordinator.cell_work import CellWork
+from coordinator.cells import cell_names, duty
 from logstore.base.env import Env
-from logstore.base.errors import UnavailableError
-from logstore.base.tls import TlsOptions
-from logstore.meta.election import Election, FencedStore, Leadership
-from logstore.meta.records import cell_leader_key
+from logstore.base.errors import ConfigError, ConflictError, LogstoreError
+from logstore.meta.election import Election, FencedStore
+from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.records import (
+    CELL_COUNT,
+    COORDINATORS,
+    cell_leader_key,
+    coordinator_key,
+)
 
-CELL = "0"
-"""The whole shard space is one cell yet."""
-LOST = 1
-LOOK_S = 0.5
-"""How often one that lost its lease looks whether another leads."""
+RETRY_S = 0.2
 
 _log = structlog.get_logger(__name__)
 
 
-async def serve_while_leading(config: CoordinatorConfig, env: Env, stopped: asyncio.Event) -> int:
-    """Stand by, lead, and end when `stopped` is set (0) or another leads (1).
-
-    Prints `ready ADDRESS` once it serves. Errors: as CoordinatorServer's; `ConfigError` when the
-    store refuses us.
-    """
-    assert config.metadata is not None
-    tls = TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
-    store = config.open_metadata([config.metadata], tls)
-    address = f"{config.host}:{config.port}"
-    name = f"{address}/{env.new_id():x}"
-    election = Election(store, cell_leader_key(CELL), name, env, address=address)
-    try:
-        _log.info("stands by", candidate=name)
-        campaign = asyncio.create_task(election.campaign())
-        await _first(campaign, stopped)
-        if not campaign.done():
-            await _cancelled(campaign)
-            return 0
-        leadership = campaign.result()
-        fenced = FencedStore(store, leadership.fence)
-        server = CoordinatorServer(config, env, store=fenced)
-        print(f"ready {await server.start()}", flush=True)
-        await _lead(election, name, leadership, fenced, stopped)
-        await server.stop()
-        return 0 if stopped.is_set() else LOST
-    finally:
-        await election.resign()
-        await store.close()
-
-
-async def _lead(
-    election: Election,
-    name: str,
-    leadership: Leadership,
-    store: FencedStore,
-    stopped: asyncio.Event,
-) -> None:
-    """Return when `stopped` is set or another leads."""
+async def agree_on_cells(store: MetadataStore, count: int) -> None:
+    """Write the count of cells, or `ConfigError` when the cluster was made with another one."""
     while True:
-        lost = asyncio.create_task(leadership.lost.wait())
-        await _first(lost, stopped)
-        await _cancelled(lost)
-        if stopped.is_set():
+        found = await store.get(CELL_COUNT)
+        if found is not None:
+            if int(found.value) != count:
+                raise ConfigError(
+                    f"cells is {count}, this cluster was made with {found.value.decode()}"
+                )
             return
-        _log.warning("the lease was lost; nothing is written until elected again")
-        campaign = asyncio.create_task(election.campaign())
-        while not campaign.done():
-            await asyncio.wait({campaign}, timeout=LOOK_S)
-            if not campaign.done() and (stopped.is_set() or await _another(election, name)):
-                await _cancelled(campaign)
-                return
-        leadership = campaign.result()
-        store.fence = leadership.fence
+        put = Put(CELL_COUNT, str(count).encode())
+        if (await store.txn([Compare(CELL_COUNT, 0)], [put])).succeeded:
+            return
 
 
-async def _another(election: Election, name: str) -> bool:
-    """Whether another candidate leads; a store that does not answer tells nothing."""
-    try:
-        leader = await election.leader()
-    except UnavailableError:
-        return False
-    if leader is None or leader.candidate == name:
-        return False
-    _log.error("another coordinator leads; this one ends", leader=leader.candidate)
-    return True
+class Leading:
+    """The cells of one coordinator."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        env: Env,
+        address: str,
+        count: int,
+        make: Callable[[str, MetadataStore], CellWork],
+        led: dict[str, CellWork],
+    ) -> None:
+        """`address`: where other coordinators reach us. `make(cell, store)`: its work, which is in
+        `led` as long as it is led."""
+        self.led = led
+        self._store, self._env, self._address = store, env, address
+        self._cells, self._make = cell_names(count), make
+        self._name = f"{address}/{env.new_id():x}"
+        self._standing: dict[str, asyncio.Task[None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Stand for our share from now on."""
+        for work in (self._register(), self._follow()):
+            self._tasks.append(asyncio.create_task(work))
+
+    async def close(self) -> None:
+        """Give every cell back: the others lead at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._give_back(list(self._standing))
+
+    async def _register(self) -> None:
+        """Be among the live ones as long as the process is."""
+        await self._hold(coordinator_key(self._address), _nothing)
+
+    async def _follow(self) -> None:
+        """See who lives; stand for what is ours then, give back what is not."""
+        while True:
+            try:
+                result = await self._store.range(COORDINATORS)
+                live = {item.key.removeprefix(COORDINATORS) for item in result.items}
+                await self._settle(live)
+                watch = self._store.watch(COORDINATORS, result.revision)
+                async with contextlib.aclosing(watch):  # type: ignore[type-var]
+                    async for events in watch:
+                        for event in events:
+                            address = event.key.removeprefix(COORDINATORS)
+                            (live.discard if event.value is None else live.add)(address)
+                        await self._settle(live)
+            except ConflictError:
+                continue  # the watch's history was compacted
+            except LogstoreError as e:
+                _log.warning("the coordinators are not watched", why=e.message)
+                await asyncio.sleep(RETRY_S)
+
+    async def _settle(self, live: set[str]) -> None:
+        change = duty(self._address, self._cells, live, self._standing.keys())
+        if change.give_back:
+            _log.info("gives back", cells=sorted(change.give_back), live=sorted(live))
+        await self._give_back(list(change.give_back))
+        for cell in sorted(change.campaign):
+            self._standing[cell] = asyncio.create_task(
+                self._hold(cell_leader_key(cell), self._leader_of(cell)), name=f"cell {cell}"
+            )
+
+    async def _give_back(self, cells: list[str]) -> None:
+        tasks = [self._standing.pop(cell) for cell in cells]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _leader_of(
+        self, cell: str
+    ) -> "Callable[[FencedStore, asyncio.Event], Coroutine[Any, Any, None]]":
+        async def lead(store: FencedStore, lost: asyncio.Event) -> None:
+            work = self._make(cell, store)
+            try:
+                await work.start()
+                self.led[cell] = work
+                await lost.wait()
+            finally:
+                self.led.pop(cell, None)
+                await work.close()
+
+        return lead
+
+    async def _hold(
+        self,
+        key: str,
+        lead: "Callable[[FencedStore, asyncio.Event], Coroutine[Any, Any, None]]",
+    ) -> None:
+        """Campaign, lead until it is lost, and again, until cancelled."""
+        election = Election(self._store, key, self._name, self._env, address=self._address)
+        try:
+            while True:
+                leadership = await election.campaign()
+                try:
+                    await lead(FencedStore(self._store, leadership.fence), leadership.lost)
+                except LogstoreError as e:
+                    _log.warning("does not lead after all", key=key, why=e.message)
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            await election.resign()
 
 
-async def _first(task: "asyncio.Task[object]", stopped: asyncio.Event) -> None:
-    """Return when `task` is done or `stopped` is set."""
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await _cancelled(stopping)
-
-
-async def _cancelled(task: "asyncio.Task[object]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+async def _nothing(store: FencedStore, lost: asyncio.Event) -> None:
+    await lost.wait()

@@ -11,7 +11,6 @@ import pydantic
 import uvloop
 
 from coordinator.config import CoordinatorConfig
-from coordinator.leading import serve_while_leading
 from coordinator.server import CoordinatorServer
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
@@ -31,37 +30,33 @@ def _config(arguments: list[str]) -> CoordinatorConfig:
     return CoordinatorConfig(**given)
 
 
-async def _serve(config: CoordinatorConfig) -> int:
+async def _serve(config: CoordinatorConfig) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    if config.metadata is not None:
-        return await serve_while_leading(config, Env(), stopped)
     server = CoordinatorServer(config, Env())
     print(f"ready {await server.start()}", flush=True)
     await stopped.wait()
     await server.stop()
-    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start.
-
-    With etcd: wait as a standby until elected; 1 when the leadership was lost (start it again).
-    """
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start."""
     try:
         config = _config(sys.argv[1:] if arguments is None else arguments)
     except pydantic.ValidationError as e:
         for error in e.errors():
             field = ".".join(str(part) for part in error["loc"])
-            print(f"error: {field} is {error['input']!r}: {error['msg']}", file=sys.stderr)
+            given = f"{field} is {error['input']!r}: " if field else ""
+            print(f"error: {given}{error['msg']}", file=sys.stderr)
         return 2
     configure_logs("coordinator")
     try:
-        return uvloop.run(_serve(config))
+        uvloop.run(_serve(config))
     except LogstoreError as e:
         print(f"error: {e.message}", file=sys.stderr)
         return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -124,8 +124,10 @@ class RepairLoop:
         catalog: Catalog,
         silent_s: SilentTimes,
         lost_after_s: float,
+        owns: Callable[[str], bool] = lambda shard: True,
     ) -> None:
-        self._store, self._catalog = store, catalog
+        """`owns`: which shards this loop repairs (a cell's)."""
+        self._store, self._catalog, self._owns = store, catalog, owns
         self._silent_s = silent_s
         self._lost_after_s = lost_after_s
         self._task: asyncio.Task[None] | None = None
@@ -157,6 +159,8 @@ class RepairLoop:
         steps = 0
         for described in logs:
             for item in (await self._store.range(f"{SHARDS}{described.log.name}/")).items:
+                if not self._owns(item.key[len(SHARDS) :]):
+                    continue
                 step = decide(decode_shard(item.value), described.log.options, cluster)
                 if step is not None and await self._write(item.key, item.revision, step):
                     steps += 1

@@ -166,12 +166,13 @@ class PlansService(PlansServicer):
         self, request: pb.SetAutopilotRequest, context: Context
     ) -> pb.JsonResponse:
         try:
-            self._loop.mode = Autopilot(request.mode)
+            mode = Autopilot(request.mode)
         except ValueError:
             modes = ", ".join(mode.value for mode in Autopilot)
             raise InvalidArgumentError(
                 f"mode is {request.mode!r}, it must be one of {modes}"
             ) from None
+        await self._loop.set_mode(mode)
         return _json({"autopilot": self._loop.mode.value})
 
 

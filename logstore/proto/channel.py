@@ -36,9 +36,10 @@ def open_channel(address: str, tls: TlsOptions | None = None) -> grpc.aio.Channe
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
-def make_server() -> grpc.aio.Server:
+def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
     """A server without services; a second bind of the same port fails instead of sharing it."""
-    return grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", 0)])
+    options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
+    return grpc.aio.server(interceptors=list(interceptors), options=options)
 
 
 def listen(server: grpc.aio.Server, address: str, tls: TlsOptions | None = None) -> int:

@@ -154,7 +154,7 @@ async def test_moves_are_refused_by_name(channel: grpc.aio.Channel) -> None:
         (
             pb.MoveRequest(shard="x/0", target="b", strategy="switch"),
             InvalidArgumentError,
-            "not offered yet",
+            "needs a copy in sync on b",
         ),
         (
             pb.MoveRequest(shard="x/0", target="b", options_json=b'{"ramp_step": 2}'),

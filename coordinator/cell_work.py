@@ -1,0 +1,146 @@
+"""What the leader of one cell runs: migrations and repair of its shards, and the calls about them.
+
+Cell "0" also creates and deletes logs and plans over all shards (design note 0004). Every write
+goes through the store that it is given: with etcd a `FencedStore` of this cell's leadership.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from coordinator.catalog import Catalog
+from coordinator.catalog_service import CatalogService
+from coordinator.cells import LOG_WIDE, cell_of
+from coordinator.config import CoordinatorConfig
+from coordinator.loop import PlanningLoop
+from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.migration.records import decode_migration
+from coordinator.migration.service import MigrationsService
+from coordinator.repair import RepairLoop
+from coordinator.statistics import StatisticsIntake
+from coordinator.statistics_service import PlansService
+from logstore.base.env import Env
+from logstore.base.errors import ConflictError, FencedError, LogstoreError
+from logstore.meta.port import (
+    Compare,
+    MetadataStore,
+    Operation,
+    TxnResult,
+)
+from logstore.meta.records import MIGRATIONS
+
+RETRY_S = 0.2
+_log = structlog.get_logger(__name__)
+
+
+class Pulse:
+    """Who is heard, counted from this process's start where nobody reported yet.
+
+    A coordinator that has just started gives everyone time to report: it is no reason to copy.
+    """
+
+    def __init__(self, intake: StatisticsIntake, env: Env) -> None:
+        self._intake, self._env = intake, env
+        self._started_s = env.clock.monotonic_s()
+
+    def silent_s(self, instances: Sequence[str]) -> dict[str, float]:
+        """Instance -> seconds since it was heard; 0 while it counts as alive."""
+        now_s = self._env.clock.monotonic_s()
+        never_s = max(now_s - self._started_s, 1e-9)
+        told = {i: self._intake.silent_s(i, now_s) for i in instances}
+        return {i: never_s if s is None else s for i, s in told.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all cells of one process share."""
+
+    config: CoordinatorConfig
+    env: Env
+    intake: StatisticsIntake
+    nodes: GrpcNodes
+    pulse: Pulse
+
+
+class CellWork:
+    """The work of one cell over one store: `start`, then `close`. `services`: by short name."""
+
+    def __init__(self, cell: str, store: MetadataStore, parts: Parts) -> None:
+        config, env, count = parts.config, parts.env, parts.config.cells
+        self.cell = cell
+        self._store = store
+        self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
+        self.catalog = Catalog(store, env)
+        self.driver = MigrationDriver(store, parts.nodes, env, parts.intake.figures, self._owns)
+        self.repair = RepairLoop(
+            store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns
+        )
+        self.loop = PlanningLoop(config, env, store, parts.intake, self.driver, parts.nodes)
+        self.services: dict[str, object] = {
+            "Catalog": CatalogService(self.catalog, parts.intake, env, config.silence_s),
+            "Migrations": MigrationsService(
+                store, self.driver, parts.nodes, self.loop.move_options
+            ),
+            "Plans": PlansService(self.loop),
+        }
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Go on with what is unfinished."""
+        if self.cell == LOG_WIDE:
+            await self.catalog.tidy()
+        await self.driver.start()
+        self.repair.start()
+        if self.cell == LOG_WIDE:
+            await self.loop.start()
+        self._tasks.append(asyncio.create_task(self._take_up(), name=f"cell {self.cell}"))
+
+    async def close(self) -> None:
+        """Stop; what is unfinished stays where it is, for the next leader."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self.loop.close()
+        await self.repair.close()
+        await self.driver.close()
+
+    async def _take_up(self) -> None:
+        """Work on migrations that others wrote: the planner, which is in cell 0."""
+        while True:
+            try:
+                revision = (await self._store.range(MIGRATIONS)).revision
+                await self.driver.start()
+                watch = self._store.watch(MIGRATIONS, revision)
+                async with contextlib.aclosing(watch):  # type: ignore[type-var]
+                    async for events in watch:
+                        if any(e.value is not None and self._is_new(e.value) for e in events):
+                            await self.driver.start()
+            except ConflictError:
+                continue  # the watch's history was compacted
+            except LogstoreError as e:
+                _log.warning("the migrations are not watched", why=e.message)
+                await asyncio.sleep(RETRY_S)
+
+    def _is_new(self, value: bytes) -> bool:
+        record = decode_migration(value)
+        return record.active and self._owns(record.shard) and record.id not in self.driver.running()
+
+
+class ReadOnlyStore:
+    """The store of a coordinator outside of any cell: it reads, and writes nothing (I9)."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self.get, self.range, self.watch = store.get, store.range, store.watch
+        self.lease_grant, self.lease_keep_alive = store.lease_grant, store.lease_keep_alive
+        self.lease_revoke = store.lease_revoke
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+        raise FencedError("this coordinator does not lead that cell; nothing was written")
+
+    async def close(self) -> None:
+        """The store is its owner's."""

@@ -1,0 +1,144 @@
+"""Calls that belong to a cell, at a coordinator that may not lead it: answered here or passed on.
+
+A call about a shard (or a migration of it) goes to the leader of the shard's cell, a log-wide one
+to cell "0"'s. What only reads is answered by any coordinator. A call is sent to another coordinator
+once: when the connection is lost its outcome is unknown, as for any client.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from coordinator.cell_work import CellWork
+from coordinator.cells import LOG_WIDE, cell_of
+from coordinator.migration.records import decode_migration
+from logstore.base.errors import UnavailableError
+from logstore.base.tls import TlsOptions
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import cell_leader_key, decode_leader, migration_key
+from logstore.proto.channel import open_channel
+from logstore.proto.status import served
+
+PACKAGE = "coordinator.v1."
+SERVICES = frozenset({"Catalog", "Migrations", "Plans"})
+ANYWHERE = frozenset(
+    {
+        ("Catalog", "ListLogs"),
+        ("Catalog", "DescribeLog"),
+        ("Catalog", "ListInstances"),
+        ("Migrations", "List"),
+        ("Migrations", "Get"),
+    }
+)
+"""Calls that only read."""
+LEADER_WAIT_S = 6.0
+"""How long a call waits for its cell to have a leader; longer than a leader's death takes."""
+LEADER_POLL_S = 0.1
+TIMEOUT_S = 30.0
+FORWARDED = "logstore-forwarded"
+
+Led = Mapping[str, CellWork]
+
+
+class CellRouter(grpc.aio.ServerInterceptor):
+    """Serves a call from the work of its cell, if that is led here, else forwards it."""
+
+    def __init__(
+        self, store: MetadataStore, led: Led, cells: int, tls: TlsOptions | None = None
+    ) -> None:
+        self._store, self._led, self._cells, self._tls = store, led, cells, tls
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Any],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        path = handler_call_details.method
+        service, _, method = path.removeprefix("/").partition("/")
+        name = service.removeprefix(PACKAGE)
+        if handler is None or name not in SERVICES or (name, method) in ANYWHERE:
+            return handler
+        if handler.unary_unary is None:  # a stream: watching only reads
+            return handler
+
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with served(context):
+                cell = await self.cell_of_request(request)
+                forwarded = any(k == FORWARDED for k, _ in context.invocation_metadata() or ())
+                work, leader = await self._leader(cell, forwarded)
+            if work is not None:
+                return await getattr(work.services[name], method)(request, context)
+            return await self._forward(leader, path, request, context)
+
+        serialize = handler.response_serializer
+        return grpc.unary_unary_rpc_method_handler(
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=lambda r: r if isinstance(r, bytes) else serialize(r),
+        )
+
+    async def cell_of_request(self, request: Any) -> str:
+        """By its field `shard`, or the shard of the migration `id`; else it is log-wide."""
+        shard: str = getattr(request, "shard", "")
+        migration: str = getattr(request, "id", "")
+        if not shard and migration:
+            found = await self._store.get(migration_key(migration))
+            shard = decode_migration(found.value).shard if found is not None else ""
+        return cell_of(shard, self._cells) if shard else LOG_WIDE
+
+    async def _leader(self, cell: str, forwarded: bool) -> tuple[CellWork | None, str]:
+        """The work here, or where its leader is; waits for a new leader, within a bound."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + LEADER_WAIT_S
+        while True:
+            work = self._led.get(cell)
+            if work is not None:
+                return work, ""
+            if not forwarded:  # who forwarded has read that we lead: we are about to
+                found = await self._store.get(cell_leader_key(cell))
+                address = decode_leader(found.value).address if found is not None else ""
+                if address and await self._reachable(address):
+                    return None, address
+            if loop.time() >= until_s:
+                raise UnavailableError(f"cell {cell} has no leader that can be reached")
+            await asyncio.sleep(LEADER_POLL_S)
+
+    async def _reachable(self, address: str) -> bool:
+        """Whether there is a connection: what is sent to a dead leader would be in doubt."""
+        channel = self._channel(address)
+        try:
+            async with asyncio.timeout(LEADER_POLL_S * 5):
+                await channel.channel_ready()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _forward(
+        self, address: str, path: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bytes:
+        call: Any = self._channel(address).unary_unary(
+            path, request_serializer=type(request).SerializeToString
+        )
+        left_s = context.time_remaining()
+        timeout_s = TIMEOUT_S if left_s is None else min(left_s, TIMEOUT_S)
+        try:
+            answer: bytes = await call(request, timeout=timeout_s, metadata=((FORWARDED, "1"),))
+        except grpc.aio.AioRpcError as e:
+            trailer = tuple(e.trailing_metadata() or ())
+            await context.abort(e.code(), e.details() or "", trailer)
+        return answer
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if address not in self._channels:
+            self._channels[address] = open_channel(address, self._tls)
+        return self._channels[address]
+
+    async def close(self) -> None:
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()
