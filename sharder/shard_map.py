@@ -30,7 +30,7 @@ class Shard:
 
     `addresses` maps instance to gRPC address. `route` maps instance to the share (0..1) of reads
     and forwarded appends that go there; what is left goes to the primary. `spread_reads`: reads go
-    to all in-sync instances evenly.
+    to all in-sync instances evenly. `sealed_end`: where a sealed shard ends, in records.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Shard:
     predecessors: tuple[str, ...] = ()
     successors: tuple[str, ...] = ()
     spread_reads: bool = False
+    sealed_end: int | None = None
 
     def __post_init__(self) -> None:
         if self.epoch < 0:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.cli.simulate import _cache_folder, cached_forecasts
 from coordinator.local.flights import _event_time_us, flight_rows
@@ -52,7 +53,7 @@ def volumes(kind: str) -> tuple[Series, int]:
     return Series(tuple(head[1:]), loads, 1800.0), 96
 
 
-def io_ranges() -> np.ndarray:
+def io_ranges() -> NDArray[np.int64]:
     return equal_ranges(
         np.array([int(r[4]) for r in rows("cloudphysics_io/cloudPhysicsIO.csv.gz")]), 64
     )
@@ -63,7 +64,7 @@ def wc98() -> tuple[Series, int]:
     found = rows("wc98/requests_per_min.csv.gz")
     at = np.array([datetime.fromisoformat(r[0]).timestamp() for r in found])
     rate = np.bincount(((at - at[0]) // 900).astype(int), weights=[float(r[1]) for r in found])
-    load = compose(rate, io_ranges(), 900.0)
+    load = compose(rate.astype(np.float64), io_ranges(), 900.0)
     return load.cut(52 * DAY), 38 * DAY
 
 

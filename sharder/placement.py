@@ -1,0 +1,325 @@
+"""Placement before the write (R4): which instance and shard a key that was never seen goes to.
+
+A draw by weighted rendezvous (Thaler and Ravishankar, 1998; weights by -ln(u)/w): instance i gets a
+key with chance w_i / sum(w), the same key always draws the same, and a lost instance moves nobody
+else's keys. The weight is how many more such keys the instance can take by forecast, so size and
+schema matter: small records are bounded by ops/s, large ones by bytes/s or by space. With
+`randomness` below 1 that share of keys takes the emptier of its two first draws (Mitzenmacher, The
+power of two choices, 2001). Weights are corrected by what was observed. All of it is pure; who
+remembers key -> virtual shard key is the coordinator's affair.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from sharder.draft import Draft
+from sharder.keys import TOKEN_BYTES, KeyRange, RoutingKey
+from sharder.load import BYTES, OPS, LoadTable
+from sharder.risk import Floats
+from sharder.view import View
+
+CHUNK_KEYS = 512
+"""Keys drawn against the same fill levels."""
+SIZE_CLASSES = 48
+"""Record sizes are told apart by powers of two."""
+SCHEMAS_MAX = 4_096
+_TOKENS = 1 << (8 * TOKEN_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What an instance can still take: ops/s, bytes/s, bytes stored, cores; `inf` is unlimited."""
+
+    ops_per_s: float = math.inf
+    bytes_per_s: float = math.inf
+    stored_bytes: float = math.inf
+    cpu_share: float = math.inf
+
+    def __post_init__(self) -> None:
+        for told in fields(self):
+            if math.isnan(value := getattr(self, told.name)):
+                raise ValueError(f"headroom.{told.name} is {value}, it must be a number")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a key of some schema will bring: its rate, record size, records kept, CPU per op (s)."""
+
+    ops_per_s: float = 1.0
+    record_bytes: float = 100.0
+    records: float = 1_000.0
+    cpu_s_per_op: float = 0.0
+
+    def __post_init__(self) -> None:
+        for told in fields(self):
+            value = getattr(self, told.name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"estimate.{told.name} is {value}, it must be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementConfig:
+    """`randomness` 1: pure draws; 0: every key takes the emptier of its two first draws.
+
+    `learning_rate`: how much of an observed error the next weights correct. `bias_max` bounds the
+    correction on either side.
+    """
+
+    randomness: float = 0.5
+    learning_rate: float = 0.3
+    bias_max: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("randomness", 0.0, 1.0), ("learning_rate", 0.0, 1.0), ("bias_max", 1.0, 1e6),
+            ("seed", 0, 2**63 - 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"placement.{name} is {value}, it must be within {low}..{high}")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An open shard that may take new keys: its instance and its range of virtual shard keys."""
+
+    shard: str
+    instance: str
+    range: KeyRange = field(default_factory=KeyRange)
+
+
+def headrooms(view: View) -> dict[str, Headroom]:
+    """Forecast headroom of each live instance that is not draining: what its limit leaves over the
+    upper bound of its load, in the period where that is least."""
+    draft = Draft(view, LoadTable(view))
+    least = (draft.limit[:, :, None] - draft.upper).min(axis=2)
+    share = view.config.risk.threshold
+    return {
+        told.id: Headroom(
+            ops_per_s=max(float(least[i, OPS]), 0.0),
+            bytes_per_s=max(float(least[i, BYTES]), 0.0),
+            stored_bytes=max(
+                share * (told.capacity_stored_bytes or math.inf) - float(draft.stored[i]), 0.0
+            ),
+        )
+        for i, told in enumerate(draft.table.instances)
+        if draft.open[i]
+    }
+
+
+class Placement:
+    """Draws slots for keys. Mutable: how full its draws made each instance, learned corrections.
+
+    ValueError without slots, or for a slot on an instance whose headroom is not told.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        headroom: Mapping[str, Headroom],
+        config: PlacementConfig | None = None,
+        schemas: Mapping[str, Estimate] | None = None,
+    ) -> None:
+        self.config = config or PlacementConfig()
+        self.schemas = dict(schemas or {})
+        self.instances = tuple(sorted({s.instance for s in slots}))
+        self._seeds = np.array(
+            [xxhash.xxh3_64_intdigest(n.encode(), self.config.seed) for n in self.instances],
+            dtype=np.uint64,
+        )
+        self._bias: Floats = np.ones(len(self.instances))
+        self.renew(slots, headroom)
+
+    def renew(self, slots: Sequence[Slot], headroom: Mapping[str, Headroom]) -> None:
+        """Take what the next forecast says; an instance that is not in `headroom` is lost.
+
+        Learned corrections stay; fill levels begin anew, since the headroom has them in it.
+        """
+        lost = set(self.instances) - set(headroom)
+        self.slots = tuple(s for s in slots if s.instance not in lost)
+        for slot in self.slots:
+            if slot.instance not in self.instances:
+                raise ValueError(f"slot {slot.shard} is on {slot.instance}, which is not known")
+        if not self.slots:
+            raise ValueError("there is no slot on an instance with headroom")
+        none = Headroom(0.0, 0.0, 0.0, 0.0)
+        told = [headroom.get(n, none) for n in self.instances]
+        self._room: Floats = np.array(
+            [[h.ops_per_s, h.bytes_per_s, h.stored_bytes, h.cpu_share] for h in told]
+        )
+        self._slots_of = [
+            np.array([k for k, s in enumerate(self.slots) if s.instance == n], dtype=np.int64)
+            for n in self.instances
+        ]
+        self._holds = np.array([len(found) > 0 for found in self._slots_of])
+        self.filled: Floats = np.zeros(len(self.instances))
+        """Share of each instance's headroom that the keys drawn so far take."""
+
+    def lose(self, instance: str) -> None:
+        """An instance is gone: its weight goes to the others by what they have left."""
+        left = {
+            n: Headroom(*row)
+            for n, row in zip(self.instances, self._room.tolist(), strict=True)
+            if n != instance
+        }
+        filled = self.filled
+        self.renew([s for s in self.slots if s.instance != instance], left)
+        self.filled = filled
+
+    def observe(self, expected: Mapping[str, float], observed: Mapping[str, float]) -> None:
+        """Correct the weights by the loads (any one unit) that drawn keys brought to instances.
+
+        One that got more than its expected share of all gets a lower weight, and the reverse.
+        """
+        names = [n for n in self.instances if expected.get(n, 0) > 0 and n in observed]
+        meant = np.array([expected[n] for n in names])
+        came = np.array([observed[n] for n in names])
+        if not len(names) or came.sum() <= 0:
+            return
+        error = (came / came.sum()) / (meant / meant.sum())
+        at = np.array([self.instances.index(n) for n in names])
+        steps = np.clip(error, 1e-3, 1e3) ** -self.config.learning_rate
+        most = self.config.bias_max
+        self._bias[at] = np.clip(self._bias[at] * steps, 1.0 / most, most)
+
+    def learn(self, schema: str, seen: Estimate, rate: float = 0.1) -> None:
+        """What a key of a schema brought: its estimate follows by `rate`."""
+        held = self.schemas.get(schema)
+        if held is None and len(self.schemas) >= SCHEMAS_MAX:
+            raise ValueError(f"schemas are {len(self.schemas)}, the limit is {SCHEMAS_MAX}")
+        names = [told.name for told in fields(Estimate)]
+        values = [
+            getattr(seen, n) if held is None
+            else getattr(held, n) + rate * (getattr(seen, n) - getattr(held, n))
+            for n in names
+        ]  # fmt: skip
+        self.schemas[schema] = Estimate(*values)
+
+    def weights(self, size_bytes: float | None = None, schema: str = "") -> Floats:
+        """How many more such keys each instance can take, corrected, [I]; 0: it takes none."""
+        told = self.schemas.get(schema, Estimate())
+        size = told.record_bytes if size_bytes is None else size_bytes
+        need = np.array(
+            [
+                told.ops_per_s,
+                told.ops_per_s * size,
+                size * told.records,
+                told.ops_per_s * told.cpu_s_per_op,
+            ]
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            many = np.where(need > 0, self._room / np.where(need > 0, need, 1.0), np.inf)
+        found = many.min(axis=1)
+        if np.isinf(found).any():  # unlimited ones share what is drawn alike
+            found = np.where(np.isinf(found), max(found[np.isfinite(found)].max(initial=1.0), 1.0),
+                             found)  # fmt: skip
+        found = np.where((found >= 1.0) & self._holds, found, 0.0)
+        if not found.any():  # nobody has room: a write is still placed, by whatever is left
+            found = np.where(self._holds, np.maximum(many.min(axis=1), 1e-9), 0.0)
+        return np.asarray(found * self._bias, dtype=np.float64)
+
+    def shares(self, size_bytes: float | None = None, schema: str = "") -> dict[str, float]:
+        """Target share of each instance for such keys; they sum to 1."""
+        found = self.weights(size_bytes, schema)
+        return dict(zip(self.instances, (found / found.sum()).tolist(), strict=True))
+
+    def draw(
+        self, keys: Sequence[bytes], sizes: Sequence[float] | None = None, schema: str = ""
+    ) -> NDArray[np.int64]:
+        """Index in `slots` for each key, [n]. `sizes`: bytes of a record of the key; None: the
+        schema's estimate."""
+        if sizes is not None and len(sizes) != len(keys):
+            raise ValueError(f"sizes has {len(sizes)} elements, keys has {len(keys)}")
+        hashes = np.array([xxhash.xxh3_64_intdigest(k) for k in keys], dtype=np.uint64)
+        classes = self._classes(sizes, len(keys))
+        table = np.stack(
+            [
+                self.weights(None if c < 0 else 2.0**c, schema)
+                for c in range(-1, SIZE_CLASSES)
+            ]
+        )  # fmt: skip
+        found = np.empty(len(keys), dtype=np.int64)
+        for first in range(0, len(keys), CHUNK_KEYS):
+            part = slice(first, first + CHUNK_KEYS)
+            found[part] = self._draw_some(hashes[part], table[classes[part] + 1])
+        return self._slot_of(found, hashes)
+
+    def _classes(self, sizes: Sequence[float] | None, count: int) -> NDArray[np.int64]:
+        """-1: the schema's size; else the power of two that is next above the size."""
+        if sizes is None:
+            return np.full(count, -1, dtype=np.int64)
+        told = np.asarray(sizes, dtype=np.float64)
+        if told.size and not (np.isfinite(told) & (told >= 0)).all():
+            raise ValueError("sizes holds a value that is not a number of at least 0 bytes")
+        return np.clip(np.ceil(np.log2(np.maximum(told, 1.0))), 0, SIZE_CLASSES - 1).astype(int)
+
+    def _draw_some(self, hashes: NDArray[np.uint64], weights: Floats) -> NDArray[np.int64]:
+        """Instance of each key; `weights` [n, I]."""
+        drawn = _uniform(_mixed(hashes[:, None] ^ self._seeds[None, :]))
+        score = np.where(weights > 0, -np.log(drawn) / np.where(weights > 0, weights, 1.0), np.inf)
+        rows = np.arange(len(hashes))
+        first = score.argmin(axis=1)
+        score[rows, first] = np.inf
+        second = score.argmin(axis=1)
+        free = _uniform(_mixed(hashes ^ np.uint64(self.config.seed) ^ _CHOICE))
+        choosing = (free >= self.config.randomness) & np.isfinite(score[rows, second])
+        chosen = np.where(choosing & (self.filled[second] < self.filled[first]), second, first)
+        np.add.at(self.filled, chosen, 1.0 / weights[rows, chosen])
+        return np.asarray(chosen, dtype=np.int64)
+
+    def _slot_of(
+        self, instances: NDArray[np.int64], hashes: NDArray[np.uint64]
+    ) -> NDArray[np.int64]:
+        """One of the slots of each key's instance, by the key's hash."""
+        found = np.empty(len(instances), dtype=np.int64)
+        spread = _mixed(hashes ^ _SLOT)
+        for i, slots in enumerate(self._slots_of):
+            mine = instances == i
+            if mine.any():
+                found[mine] = slots[(spread[mine] % np.uint64(len(slots))).astype(np.int64)]
+        return found
+
+
+_CHOICE = np.uint64(0x9E3779B97F4A7C15)
+_SLOT = np.uint64(0xD1B54A32D192ED03)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele, Lea, Flood, 2014)."""
+    with np.errstate(over="ignore"):
+        z = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)), dtype=np.uint64)
+
+
+def _uniform(values: NDArray[np.uint64]) -> Floats:
+    """(0, 1) from the upper 53 bits."""
+    return ((values >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+
+
+def virtual_key(slot: Slot, key: bytes) -> RoutingKey:
+    """The virtual shard key of `key` in a slot: an 8-byte token inside its range, then the key.
+
+    Tokens are spread evenly over the range by the key's hash, so a later split halves them. In a
+    range too narrow for a token it is the range's start followed by the key, or the start alone.
+    """
+    low, high = _token(slot.range.start, up=True), _TOKENS
+    if slot.range.end is not None:
+        high = _token(slot.range.end, up=False)
+    if low < high:
+        token = low + xxhash.xxh3_64_intdigest(key) * (high - low) // _TOKENS
+        return token.to_bytes(TOKEN_BYTES, "big") + key
+    found = slot.range.start + key
+    return found if found in slot.range else slot.range.start
+
+
+def _token(bound: bytes, *, up: bool) -> int:
+    """The token at a bound; `up`: the first one whose bytes are not below it."""
+    token = int.from_bytes(bound[:TOKEN_BYTES].ljust(TOKEN_BYTES, b"\x00"), "big")
+    return token + 1 if up and len(bound) > TOKEN_BYTES else token
