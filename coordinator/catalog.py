@@ -1,11 +1,14 @@
 """Logs and instances: create, delete, list, describe. Every change is a compare-and-swap."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from coordinator.homes import Cluster, choose_home
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
@@ -164,24 +167,16 @@ class Catalog:
         if await self._store.get(log_key(name)) is not None:
             raise AlreadyExistsError(f"log {name} exists already")
         await self._drop_shards(name)  # what a creation that died half-way left
-        first = await self.draw_replica_ids(len(ids))
+        replica_id = await self.draw_replica_ids(len(ids) * options.replicas)
+        copies = _copies(homes, known, alive or {}, options.replicas)
         records = []
-        for i, (shard, keys) in enumerate(zip(ids, ranges, strict=True)):
-            home = known[homes[shard]]
-            member = Member(home.instance, home.incarnation, first + i)
-            records.append(
-                ShardRecord(
-                    shard=shard,
-                    log=name,
-                    range=keys,
-                    status=ShardStatus.OPEN,
-                    epoch=1,
-                    primary_since=1,
-                    primary=member,
-                    in_sync=(member,),
-                    min_in_sync=options.min_in_sync,
-                )
-            )
+        for shard, keys in zip(ids, ranges, strict=True):
+            members = [
+                Member(home.instance, home.incarnation, replica_id + i)
+                for i, home in enumerate(copies[shard])
+            ]
+            replica_id += options.replicas
+            records.append(_new_shard(shard, name, keys, members, options))
         log = LogRecord(name, options, len(ids), self._env.clock.wall_us())
         await self._write_new(log, records)
         return await self.describe(name)
@@ -266,6 +261,48 @@ class Catalog:
             if done.succeeded:
                 return first
         raise ConflictError("the replica counter changed too often, try again")
+
+
+def _copies(
+    primaries: Mapping[str, str],
+    known: Mapping[str, InstanceRecord],
+    alive: Mapping[str, bool],
+    replicas: int,
+) -> dict[str, list[InstanceRecord]]:
+    """Shard -> the instances of its first copies, the primary's first; fewer where too few live."""
+    counts = Counter(primaries.values())
+    silent_s = {name: 0.0 if alive.get(name, True) else math.inf for name in known}
+    homes: dict[str, list[InstanceRecord]] = {}
+    for shard, primary in primaries.items():
+        homes[shard] = [known[primary]]
+        while len(homes[shard]) < replicas:
+            cluster = Cluster(known, silent_s, counts, lost_after_s=math.inf)
+            home = choose_home([r.instance for r in homes[shard]], cluster)
+            if home is None:
+                break
+            counts[home.instance] += 1
+            homes[shard].append(home)
+    return homes
+
+
+def _new_shard(
+    shard: str, log: str, keys: KeyRange, members: Sequence[Member], options: LogOptions
+) -> ShardRecord:
+    """The first member leads; the others may join as soon as they match."""
+    primary, *learners = members
+    return ShardRecord(
+        shard=shard,
+        log=log,
+        range=keys,
+        status=ShardStatus.OPEN,
+        epoch=1,
+        primary_since=1,
+        primary=primary,
+        in_sync=(primary,),
+        min_in_sync=options.min_in_sync,
+        learners=tuple(learners),
+        admit=tuple(m.replica_id for m in learners),
+    )
 
 
 def _homes(

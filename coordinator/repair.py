@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from coordinator.catalog import Catalog
+from coordinator.homes import Cluster, choose_home
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import (
@@ -30,37 +31,6 @@ ROUND_S = 0.5
 
 SilentTimes = Callable[[Sequence[str]], Mapping[str, float]]
 """Instance ids -> seconds since each was heard, 0 for those that count as alive."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """What a round knows: instances, which are heard, for how long the others are not, copies."""
-
-    instances: Mapping[str, InstanceRecord]
-    silent_s: Mapping[str, float]
-    copies: Mapping[str, int]
-    lost_after_s: float
-
-    def is_lost(self, instance: str) -> bool:
-        return self.silent_s.get(instance, 0.0) > self.lost_after_s
-
-    def is_alive(self, instance: str) -> bool:
-        return instance in self.instances and self.silent_s.get(instance, 0.0) == 0.0
-
-
-def choose_home(taken: Sequence[str], cluster: Cluster) -> InstanceRecord | None:
-    """Where the next copy goes: alive, not in `taken`, a zone of its own if any, fewest copies."""
-    zones = Counter(cluster.instances[i].zone for i in taken if i in cluster.instances)
-    free = [
-        record
-        for name, record in cluster.instances.items()
-        if name not in taken and cluster.is_alive(name)
-    ]
-    return min(
-        free,
-        key=lambda r: (zones[r.zone], cluster.copies.get(r.instance, 0), r.instance),
-        default=None,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ IN_FLIGHT = 16
 LINGER_S = 0.005
 READY = "ready "
 READY_DEADLINE_S = 30.0
+POLL_S = 0.02
 
 
 class OursCluster(ProcessService):
@@ -118,7 +119,15 @@ class Ours:
         self.log = await self._db.create_log(
             self._log_name, **{"shards": 1, "replicas": 1, **self._options}
         )
+        await self._all_in_sync()
         return self.log
+
+    async def _all_in_sync(self) -> None:
+        """Wait for every copy, as Kafka's topics are created whole before the clock starts."""
+        wanted = int(self._options.get("replicas", 1))
+        async with asyncio.timeout(READY_DEADLINE_S):
+            while any(len(s.in_sync) < wanted for s in (await self.log.shard_map()).open_shards):
+                await asyncio.sleep(POLL_S)
 
     async def append(self, records: RecordSet) -> Result:
         log = await self.fresh_log()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+RETRY_FIRST_S = 0.01
+"""A new shard's peer may not have opened its copy yet; the wait doubles to the configured one."""
 MESSAGE_BYTES = 1024 * 1024
 """Batches sent in one message, about."""
 
@@ -48,7 +50,9 @@ class Pusher:
 
     async def run(self) -> None:
         node = self._replica.node
+        wait_s = RETRY_FIRST_S
         while True:
+            began_s = node.now_s()
             try:
                 async with called():
                     await self._session()
@@ -62,7 +66,10 @@ class Pusher:
                 _log.info("push broke", shard=self._replica.shard, peer=self._member.instance,
                           error=e.message)  # fmt: skip
             self._replica.push_lost(self._member.replica_id)
-            await asyncio.sleep(node.config.retry_interval_s)
+            if node.now_s() - began_s > node.config.retry_interval_s:
+                wait_s = RETRY_FIRST_S
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, node.config.retry_interval_s)
 
     async def _reread(self) -> None:
         try:

@@ -28,7 +28,7 @@ from logstore.proto.v1 import log_pb2
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
 
-SMALL_BATCH_BYTES = 512 * 1024
+SMALL_BATCH_BYTES = 128 * 1024
 """Stored batches below this are joined with their neighbours: a message's cost is per message."""
 JOINED_RECORDS_MAX = 65_536
 TAIL_IDLE_S = 1.0
@@ -65,6 +65,10 @@ class Query:
         return any(x is not None for x in (self.key, self.low, self.high, self.since_us))
 
 
+Fetched = tuple[list[StoredBatch], int]
+"""Stored batches that may qualify, and the offset where the following fetch starts."""
+
+
 async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
     """P8: wait a bounded time until the high watermark reaches `mark`, else NotServingError."""
     deadline_s = replica.node.now_s() + wait_s
@@ -97,29 +101,40 @@ async def read(
     if query.since_us is not None:
         engine = replica.node.engine
         at = max(at, engine.offset_at_time(replica.member.replica_id, query.since_us))
-    while True:
-        mark = replica.high_watermark if tail else mark
-        stop = mark if query.stop is None or tail else min(mark, query.stop)
-        if at < stop:
-            replica.check_serving()
-            batches, next_at = await _fetch(replica, query, at, stop)
-            for answer in _answers(replica.shard, batches, query, at, stop, left, mark):
-                left = None if left is None else left - answer.count
-                yield answer
-                if left == 0:
+    ahead: asyncio.Task[Fetched] | None = None
+    try:
+        while True:
+            mark = replica.high_watermark if tail else mark
+            stop = mark if query.stop is None or tail else min(mark, query.stop)
+            if at < stop:
+                replica.check_serving()
+                batches, next_at = await (ahead or _fetch(replica, query, at, stop))
+                ahead = None
+                if next_at < stop and left is None:  # the disk works while the answers go out
+                    ahead = asyncio.create_task(_fetch(replica, query, next_at, stop))
+                for answer in _answers(replica.shard, batches, query, at, stop, left, mark):
+                    left = None if left is None else left - answer.count
+                    yield answer
+                    if left == 0:
+                        return
+                at = next_at
+            elif not tail:
+                return
+            else:
+                replica.check_serving()
+                if replica.is_sealed() and at >= (replica.record.sealed_end or 0):
+                    yield log_pb2.ReadResponse(  # the end, told also when nothing qualified (S4)
+                        shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at
+                    )
                     return
-            at = next_at
-        elif not tail:
-            return
-        else:
-            replica.check_serving()
-            await replica.wait_change(TAIL_IDLE_S)
+                await replica.wait_change(TAIL_IDLE_S)
+    finally:
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
 
-async def _fetch(
-    replica: "Replica", query: Query, at: int, stop: int
-) -> tuple[list[StoredBatch], int]:
-    """The next stored batches that may qualify, and the offset where the following fetch starts."""
+async def _fetch(replica: "Replica", query: Query, at: int, stop: int) -> Fetched:
     engine, loop = replica.node.engine, asyncio.get_running_loop()
     me = replica.member.replica_id
     if query.key is not None:

@@ -1,0 +1,38 @@
+"""Where a shard's next copy goes: alive instances, zones apart, fewest copies first. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from logstore.meta.records import InstanceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a round knows: instances, which are heard, for how long the others are not, copies."""
+
+    instances: Mapping[str, InstanceRecord]
+    silent_s: Mapping[str, float]
+    copies: Mapping[str, int]
+    lost_after_s: float
+
+    def is_lost(self, instance: str) -> bool:
+        return self.silent_s.get(instance, 0.0) > self.lost_after_s
+
+    def is_alive(self, instance: str) -> bool:
+        return instance in self.instances and self.silent_s.get(instance, 0.0) == 0.0
+
+
+def choose_home(taken: Sequence[str], cluster: Cluster) -> InstanceRecord | None:
+    """Where the next copy goes: alive, not in `taken`, a zone of its own if any, fewest copies."""
+    zones = Counter(cluster.instances[i].zone for i in taken if i in cluster.instances)
+    free = [
+        record
+        for name, record in cluster.instances.items()
+        if name not in taken and cluster.is_alive(name)
+    ]
+    return min(
+        free,
+        key=lambda r: (zones[r.zone], cluster.copies.get(r.instance, 0), r.instance),
+        default=None,
+    )
