@@ -124,6 +124,8 @@ class MemoryEngine:
                 copy.batches.extend(part.batches)
                 if part.high_watermark is not None:
                     copy.meta = replace(copy.meta, high_watermark=part.high_watermark)
+                if part.feed_cursor is not None:
+                    copy.meta = replace(copy.meta, feed_cursor=part.feed_cursor)
 
     def end(self, replica_id: int) -> Position:
         with self._lock:

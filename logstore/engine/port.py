@@ -27,6 +27,8 @@ class ReplicaMeta:
     high_watermark: int = 0
     snapshot_target: int | None = None
     """A learner's snapshot offset while it is being copied; None once it was reached."""
+    feed_cursor: int | None = None
+    """A learner's place in its feed's topic, as of what it last wrote; only a start (F3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class ReplicaWrite:
     replica_id: int
     batches: Sequence[StoredBatch] = ()
     high_watermark: int | None = None
+    feed_cursor: int | None = None
+    """Written with the batches that were read up to it, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)

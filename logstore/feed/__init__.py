@@ -1,4 +1,5 @@
 """The feed: committed batches of a shard, in order, to whoever copies it (protocol.md F1-F4).
 
-`port` says what a source gives; `direct` is the source over gRPC. Imports `logstore.engine` down.
+`port` says what a source and a broker give; `direct` is the source over gRPC, `topic` one through
+a broker (`kafka`, `memory`); `aimd` paces copies. Imports `logstore.engine` down.
 """

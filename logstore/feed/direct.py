@@ -1,6 +1,6 @@
 """The feed straight from another instance, over PeerService."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 import google_crc32c
 import msgspec
@@ -63,7 +63,7 @@ class DirectFeed:
         self._epoch = epoch
         self._bytes_per_s = bytes_per_s
 
-    async def snapshot(self, start: int, want_anchor: bool) -> AsyncIterator[SnapshotPart]:
+    async def snapshot(self, start: int, want_anchor: bool) -> AsyncGenerator[SnapshotPart, None]:
         request = node_pb2.SnapshotRequest(
             shard=self._shard,
             epoch=self._epoch,
@@ -86,7 +86,7 @@ class DirectFeed:
                     bytes_total=chunk.bytes_total,
                 )
 
-    async def follow(self, start: int) -> AsyncIterator[FeedPart]:
+    async def follow(self, start: int, cursor: int | None = None) -> AsyncGenerator[FeedPart, None]:
         request = node_pb2.FeedRequest(shard=self._shard, epoch=self._epoch, start_offset=start)
         async with called():
             async for message in self._stub.Feed(request):

@@ -1,11 +1,21 @@
-"""The Feed port: what a learner pulls. Adapters: `direct` (another instance), later `kafka`."""
+"""The Feed ports: what a learner pulls (`FeedSource`), and the broker a feed may go through.
 
-from collections.abc import AsyncIterator
+Adapters of `FeedSource`: `direct` (another instance) and `topic` (through a broker). Adapters of
+`Broker`: `kafka`, and the `memory` twin.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from logstore.base.errors import UnavailableError
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor
+
+
+class BrokerAwayError(UnavailableError):
+    """The broker does not answer, or refused; it may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +33,93 @@ class SnapshotPart:
 
 @dataclass(frozen=True, slots=True)
 class FeedPart:
-    """Committed batches in order (none: the source is idle), and the source's high watermark."""
+    """Committed batches in order (none: the source is idle), and the source's high watermark.
+
+    `cursor`: the place in the topic after these batches, where there is one; stored with them.
+    """
 
     batches: tuple[StoredBatch, ...]
     high_watermark: int
     epoch: int
+    cursor: int | None = None
 
 
 class FeedSource(Protocol):
     """An in-sync replica of the shard. Errors: UnavailableError, FencedError (it is none any
     more), OutOfRangeError (trimmed below the offset), CorruptBatchError (a chunk's checksum)."""
 
-    def snapshot(self, start: int, want_anchor: bool) -> AsyncIterator[SnapshotPart]:
+    def snapshot(self, start: int, want_anchor: bool) -> AsyncGenerator[SnapshotPart, None]:
         """What is committed now from offset `start` on (or from the base, with the anchor)."""
         ...
 
-    def follow(self, start: int) -> AsyncIterator[FeedPart]:
-        """Committed batches from `start` on, for ever; an idle source tells its mark."""
+    def follow(self, start: int, cursor: int | None = None) -> AsyncGenerator[FeedPart, None]:
+        """Committed batches from `start` on, for ever: each once, in order, without a gap; an idle
+        source tells its mark. `cursor` is where to begin in a topic, and only a hint (F3).
+
+        Close it (`aclose`) when it is left before its end."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeedMessage:
+    """One committed batch in a topic, as it was read: nothing of it is verified yet.
+
+    `epoch` is the publisher's, `cursor` the place after this message. `data` is the envelope.
+    """
+
+    base_offset: int
+    count: int
+    epoch: int
+    high_watermark: int
+    crc32c: int
+    chain_before: bytes
+    chain_after: bytes
+    data: bytes
+    cursor: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.base_offset + self.count
+
+
+class TopicWriter(Protocol):
+    """One publisher's way into a topic."""
+
+    async def write(self, messages: Sequence[FeedMessage]) -> None:
+        """Append in this order, each once; at return every in-sync broker holds them.
+
+        BrokerAwayError: some may be in the topic; open a new writer and ask for the last one.
+        """
+        ...
+
+
+class Broker(Protocol):
+    """Topics of one partition that nothing is deleted from. Every call may raise BrokerAwayError,
+    within a few seconds."""
+
+    async def ensure(self, topic: str) -> None:
+        """Make the topic, with no retention limit; an existing one is left as it is."""
+        ...
+
+    def writer(self, topic: str) -> AbstractAsyncContextManager[TopicWriter]:
+        """A writer to a topic that exists."""
+        ...
+
+    async def last(self, topic: str) -> FeedMessage | None:
+        """The newest message, None when there is none."""
+        ...
+
+    def read(self, topic: str, cursor: int | None) -> AsyncGenerator[list[FeedMessage], None]:
+        """Messages from `cursor` on (None: the first), for ever; an empty list: nothing came for a
+        while and the broker answered. A cursor that the topic does not have means the first."""
+        ...
+
+    async def topics(self, prefix: str) -> list[str]:
+        """Names of the topics that begin so."""
+        ...
+
+    async def delete(self, topic: str) -> None:
+        """Remove a topic; one that does not exist is no error."""
+        ...
+
+    async def close(self) -> None: ...

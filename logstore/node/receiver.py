@@ -45,12 +45,19 @@ class Receiver:
             self.matched = max(self.matched, own)
         return own
 
-    async def apply(self, batches: list[StoredBatch], own_mark: int, new_mark: int) -> Position:
+    async def apply(
+        self,
+        batches: list[StoredBatch],
+        own_mark: int,
+        new_mark: int,
+        feed_cursor: int | None = None,
+    ) -> Position:
         """Write what is new of `batches`, after cutting what differs; durable at return.
 
         Nothing below `own_mark`, our high watermark, is ever cut; `new_mark`, the sender's, is
-        stored with the batches, bounded by what matches. Returns the end that now matches the
-        sender. Errors: OutOfRangeError for a gap, DivergedError.
+        stored with the batches, bounded by what matches; so is `feed_cursor`, the place in the
+        feed's topic after them (F3). Returns the end that now matches the sender.
+        Errors: OutOfRangeError for a gap, DivergedError.
         """
         await self._settled()
         own = self.engine.end(self.replica_id)
@@ -60,7 +67,8 @@ class Receiver:
         if plan.batches:
             done = asyncio.get_running_loop().create_future()
             mark = min(new_mark, plan.end.end)
-            self._queue.append((ReplicaWrite(self.replica_id, plan.batches, mark), done))
+            write = ReplicaWrite(self.replica_id, plan.batches, mark, feed_cursor)
+            self._queue.append((write, done))
             self.committer.wake(self)
             await asyncio.shield(done)
         self.matched = max(self.matched, plan.end)

@@ -295,3 +295,18 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
     with pytest.raises((StorageError, UnknownShardError)):
         engine.read(r, 0, 1, 1)
     engine.close()
+
+
+def test_a_feed_cursor_is_stored_with_its_batches_and_goes_with_the_copy(engine: Engine) -> None:
+    r = copy_of(engine)
+    assert engine.replicas()[0].feed_cursor is None
+    batch = batch_at(engine.end(r), [b"a"])
+    engine.write([ReplicaWrite(r, [batch], 1, feed_cursor=17)], Durability.OS)
+    assert engine.replicas()[0].feed_cursor == 17
+    with pytest.raises(DivergedError):  # nothing of it, so the cursor neither
+        engine.write([ReplicaWrite(r, [batch], 1, feed_cursor=18)], Durability.OS)
+    append(engine, r, [b"b"])
+    assert engine.replicas()[0].feed_cursor == 17
+    engine.drop_replica(r)
+    copy_of(engine)
+    assert engine.replicas()[0].feed_cursor is None

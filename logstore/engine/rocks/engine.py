@@ -166,6 +166,8 @@ class RocksEngine(Reads):
                     self._since_checkpoint_bytes += len(stored.data)
                 if part.high_watermark is not None:
                     replica.meta = replace(replica.meta, high_watermark=part.high_watermark)
+                if part.feed_cursor is not None:
+                    replica.meta = replace(replica.meta, feed_cursor=part.feed_cursor)
             for replica_id, end in ends.items():
                 self._replicas[replica_id].end = end
 
@@ -186,6 +188,8 @@ class RocksEngine(Reads):
                 )
         if part.high_watermark is not None:
             state.put_high_watermark(batch, replica_id, part.high_watermark)
+        if part.feed_cursor is not None:
+            state.put_feed_cursor(batch, replica_id, part.feed_cursor)
 
     def _commit(self, batch: Batch, durability: Durability) -> None:
         """Write, and with FSYNC put it on the disk.

@@ -19,6 +19,7 @@ from logstore.engine.rocks.layout import (
     ANCHOR,
     CHECKPOINT,
     CURRENT,
+    FEED_CURSOR,
     HIGH_WATERMARK,
     META_KIND,
     REPLICA_ID_BYTES,
@@ -80,6 +81,10 @@ def put_meta(batch: Batch, meta: ReplicaMeta, key_index: bool) -> None:
 
 def put_high_watermark(batch: Batch, replica_id: int, high_watermark: int) -> None:
     batch.put(META, meta_key(replica_id, HIGH_WATERMARK), pack_u64(high_watermark))
+
+
+def put_feed_cursor(batch: Batch, replica_id: int, cursor: int) -> None:
+    batch.put(META, meta_key(replica_id, FEED_CURSOR), pack_u64(cursor))
 
 
 def put_checkpoint(
@@ -152,7 +157,11 @@ def _with_high_watermark(store: Store, stored: StoredMeta) -> StoredMeta:
     packed = store.get(META, meta_key(stored.meta.replica_id, HIGH_WATERMARK))
     if packed is None:
         return stored
-    return replace(stored, meta=replace(stored.meta, high_watermark=unpack_u64(packed)))
+    meta = replace(stored.meta, high_watermark=unpack_u64(packed))
+    cursor = store.get(META, meta_key(meta.replica_id, FEED_CURSOR))
+    if cursor is not None:
+        meta = replace(meta, feed_cursor=unpack_u64(cursor))
+    return replace(stored, meta=meta)
 
 
 def load_replica(store: Store, stored: StoredMeta, make_index: MakeIndex) -> Replica:
