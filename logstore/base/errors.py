@@ -89,6 +89,17 @@ class FencedError(LogstoreError):
     refresh_route = True
 
 
+class ShardSealedError(LogstoreError):
+    """The shard was sealed before the append: it is not stored there and never will be (S5).
+
+    Its keys belong to the shard's successors now.
+    """
+
+    code = "sealed"
+    retriable = True
+    refresh_route = True
+
+
 class NotServingError(LogstoreError):
     """The replica cannot serve now: starting, behind, or without a heartbeat."""
 

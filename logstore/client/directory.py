@@ -71,6 +71,7 @@ def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
         spread_reads=route.spread_reads,
         predecessors=tuple(route.predecessors),
         successors=tuple(route.successors),
+        sealed_end=route.sealed_end if route.HasField("sealed_end") else None,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from logstore.base.errors import UnknownLogError
+from logstore.base.types import ShardStatus
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import (
     INSTANCES,
@@ -37,6 +38,7 @@ def shard_route(record: ShardRecord, addresses: Mapping[str, str]) -> common_pb2
         shares=record.route,
         predecessors=record.predecessors,
         successors=record.successors,
+        sealed_end=record.sealed_end if record.status is ShardStatus.SEALED else None,
         spread_reads=record.migration is None and len(record.in_sync) > 1,
     )
 

@@ -49,6 +49,8 @@ class PendingAppend:
     duplicate: bool = False
     forwarded: bool = False
     version: int | None = None
+    version_before: int = 0
+    """Records of the key in the shard's sealed ancestors (S3)."""
     offset: int = -1
     timestamp: int = 0
     request: log_pb2.AppendBatch | None = field(default=None, repr=False)

@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from grpc.aio import Channel
 
 from logstore.base.env import Env
 from logstore.engine.port import Engine
 from logstore.meta.port import MetadataStore
+from logstore.meta.records import ShardRecord
 from logstore.node.admission import Admission
 from logstore.node.agent import Agent
 from logstore.node.commit import GroupCommit
 from logstore.node.config import NodeConfig
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
 
 
 @dataclass(slots=True)
@@ -30,6 +35,10 @@ class NodeContext:
     incarnation: int
     channel_to: Callable[[str], Channel]
     """A channel to an instance by its id; UnavailableError when its address is unknown."""
+    shard_record: Callable[[str], ShardRecord | None]
+    """A shard's record as the watch last brought it."""
+    open_copy: "Callable[[str], Replica | None]"
+    """This instance's own copy of a shard."""
 
     @property
     def instance(self) -> str:

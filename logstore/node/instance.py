@@ -85,6 +85,8 @@ class Instance:
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
             incarnation=incarnation,
             channel_to=self._channel_to,
+            shard_record=self._shard_record,
+            open_copy=self.replicas.get,
         )
 
     # ---- look-ups ----------------------------------------------------------------------------
@@ -107,9 +109,13 @@ class Instance:
             raise UnknownLogError(f"log {log!r} does not exist")
         routed = routing_key(found[0].options.partitioner, key)
         for record, _ in self.catalog.shards.values():
-            if record.log == log and record.status == "open" and routed in record.range:
+            if record.log == log and record.status != "sealed" and routed in record.range:
                 return self.replica(record.shard)
         raise NotServingError(f"log {log} has no open shard for key {key!r} yet")
+
+    def _shard_record(self, shard: str) -> ShardRecord | None:
+        found = self.catalog.shards.get(shard)
+        return found[0] if found is not None else None
 
     def _channel_to(self, instance: str) -> Channel:
         address = self.catalog.address(instance)
@@ -217,8 +223,7 @@ class Instance:
             return None  # the log's record comes last, and brings its shards again
         engine = self.node.engine
         exists = any(m.replica_id == member.replica_id for m in engine.replicas())
-        leads = record.primary.replica_id == member.replica_id
-        if not exists and leads and record.epoch == 1:
+        if not exists and self._begins_here(member, record):
             engine.create_replica(
                 ReplicaMeta(replica_id=member.replica_id, shard=record.shard),
                 key_index=log.options.key_index,
@@ -232,6 +237,16 @@ class Instance:
                 f"{self.node.instance}, though it is in sync by the metadata"
             )
         return replica
+
+    def _begins_here(self, member: Member, record: ShardRecord) -> bool:
+        """May this copy begin empty? A new log's primary does, and each first member of a successor
+        in place, as long as its disk proves that it was there: it holds a parent's end (S1)."""
+        if record.epoch == 1 and record.primary.replica_id == member.replica_id:
+            return True
+        if member.replica_id not in record.first_members:
+            return False
+        parents = [self.replicas.get(parent) for parent in record.predecessors]
+        return record.epoch == 1 or any(p is not None and p.holds_seal() for p in parents)
 
     async def _drop_if_gone(self, shard: str) -> None:
         """P9: delete a copy only after our own linearizable read that its id is no member."""

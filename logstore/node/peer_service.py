@@ -14,6 +14,7 @@ from logstore.engine.port import Snapshot as EngineSnapshot
 from logstore.feed.direct import chunk_crc, encode_anchor, stored_batch
 from logstore.node.pusher import batch_message
 from logstore.node.replica import Replica
+from logstore.node.sealed import key_version
 from logstore.proto.status import detail_of, served
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceServicer
@@ -40,6 +41,14 @@ class PeerService(PeerServiceServicer):
         return node_pb2.PingResponse(
             instance=self._node.instance, incarnation=self._node.incarnation
         )
+
+    async def KeyVersion(
+        self, request: node_pb2.KeyVersionRequest, context: "Context"
+    ) -> node_pb2.KeyVersionResponse:
+        async with served(context):
+            replica = self._instance.replica(request.shard)
+            return node_pb2.KeyVersionResponse(version=key_version(replica, request.key))
+        raise AssertionError("served() ends the call")
 
     # ---- pushes ------------------------------------------------------------------------------
 

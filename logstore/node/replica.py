@@ -20,7 +20,7 @@ from logstore.base.errors import (
     UnknownShardError,
 )
 from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
-from logstore.base.types import Durability, Position
+from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
@@ -37,7 +37,8 @@ from logstore.node.forward import Forwarder
 from logstore.node.learner import Learner
 from logstore.node.pusher import Pusher
 from logstore.node.receiver import Receiver
-from logstore.node.writer import ShardWriter
+from logstore.node.sealed import AncestorVersions, SealedAnswers, sealed_at
+from logstore.node.writer import ShardWriter, only_key
 from logstore.replication.events import (
     Admission,
     Assigned,
@@ -111,6 +112,9 @@ class Replica:
         )
         self.receiver = Receiver(member.replica_id, node.engine, node.committer, options.durability)
         self.apply_lock = asyncio.Lock()
+        self.ancestors = AncestorVersions(self)
+        self._sealed = SealedAnswers(self)
+        self._seal_held = False
 
     # ---- facts -------------------------------------------------------------------------------
 
@@ -132,10 +136,25 @@ class Replica:
             raise NotServingError(f"shard {self.shard} is starting on {self.node.instance}")
         return self.machine.record
 
+    def is_sealed(self) -> bool:
+        return self.machine.record is not None and self.record.status is ShardStatus.SEALED
+
+    def holds_seal(self) -> bool:
+        """This copy is an in-sync one and has the sealed shard's end, by its own chain (S5)."""
+        if self.role not in (Role.PRIMARY, Role.FOLLOWER) or not self.exists or self.error:
+            return False
+        end = sealed_at(self.record)
+        if end is not None and not self._seal_held:
+            found = self.node.engine.position_at(self.member.replica_id, end.end)
+            self._seal_held = self.is_sealed() and found == end
+        return end is not None and self._seal_held
+
     def serving(self) -> bool:
         """True when reads below the high watermark may be answered here (P8)."""
         if self.error is not None or self.machine.suspect:
             return False
+        if self.is_sealed():
+            return self.holds_seal()
         if self.role is Role.PRIMARY:
             return self.machine.term_began
         stale = self.node.now_s() - self.heartbeat_s > self.node.config.follower_read_stale_s
@@ -143,6 +162,8 @@ class Replica:
 
     def check_serving(self, *, primary_only: bool = False) -> None:
         """Raise NotServingError unless this copy may answer a read."""
+        if self.is_sealed() and self.holds_seal():
+            return  # nothing newer will ever be
         if primary_only and self.role is not Role.PRIMARY:
             raise FencedError(f"shard {self.shard} is not led by {self.node.instance}")
         if primary_only and not self.machine.lease_valid(self.node.now_s()):
@@ -198,6 +219,24 @@ class Replica:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
             self.handle(ConfigRead(record, revision))
             self.writer.epoch = self.epoch
+            if self.is_sealed():
+                self._end_at_seal()
+
+    def _end_at_seal(self) -> None:
+        """The shard has ended: what was held is answered, readers may go to the end (S1, S4)."""
+        if self.holds_seal():
+            self.machine.adopt(self.record.sealed_end or 0)
+            self._notify()
+        held = self.writer.take_queue()
+        for append in held:
+            if not append.done.done():
+                try:
+                    self._sealed.settle(append)
+                except LogstoreError as e:
+                    append.done.set_exception(e)
+        if self._held_since_s is not None:
+            self.blackout_ms = (self.node.now_s() - self._held_since_s) * 1e3
+            self._held_since_s = None
 
     async def read_config(self) -> None:
         """Read the configuration linearizably (G1, P6); raises UnavailableError."""
@@ -344,6 +383,11 @@ class Replica:
             raise StorageError(f"shard {self.shard} on {self.node.instance}: {self.error}")
         request = append.request
         forwarded = request is not None and request.forwarded
+        if self.is_sealed():
+            self._sealed.settle(append)
+            return
+        if self.role is Role.PRIMARY and not self._with_ancestors(append):
+            return
         if self.role is Role.PRIMARY:
             self.writer.submit(append)
             if self.writer.open:
@@ -355,6 +399,30 @@ class Replica:
                 f"shard {self.shard} is {self.role.value} on {self.node.instance}, "
                 f"in epoch {self.epoch}"
             )
+
+    def _with_ancestors(self, append: PendingAppend) -> bool:
+        """True when the append can be checked; else the key's version in the ancestors is fetched
+        first, and it is submitted again (S3)."""
+        if append.expected_version is None:
+            return True
+        before = self.ancestors.known(only_key(append))
+        if before is not None:
+            append.version_before = before
+            return True
+        self.spawn(self._submit_later(append), f"version {self.shard}")
+        return False
+
+    async def _submit_later(self, append: PendingAppend) -> None:
+        try:
+            await self.ancestors.fetch(only_key(append))
+            self.submit(append)
+        except LogstoreError as e:
+            if not append.done.done():
+                append.done.set_exception(e)
+        except asyncio.CancelledError:
+            if not append.done.done():
+                append.done.set_exception(UnavailableError(f"shard {self.shard} closes"))
+            raise
 
     # ---- parts -------------------------------------------------------------------------------
 

@@ -168,10 +168,10 @@ class ShardWriter:
                 return True
         if append.expected_version is None:
             return False
-        key = _only_key(append)
+        key = only_key(append)
         version = conditional.get(key)
         if version is None:
-            version = self._version_of(key)
+            version = self._version_of(key, append.version_before)
         if version != append.expected_version:
             append.done.set_exception(
                 VersionConflictError(
@@ -183,12 +183,12 @@ class ShardWriter:
         append.version = version + 1
         return False
 
-    def _version_of(self, key: bytes) -> int:
+    def _version_of(self, key: bytes, before: int) -> int:
         """How many records the key has up to our end (nothing unwritten is before this group)."""
         cached = self._versions.get(key)
         if cached is not None and cached[1] >= self._unconditional_end:
             return cached[0]
-        return self.engine.count_key(self.replica_id, key, self.end.end)
+        return before + self.engine.count_key(self.replica_id, key, self.end.end)
 
     def _ack_later(self, append: PendingAppend, needed: int) -> None:
         if needed <= self.committed:
@@ -247,7 +247,7 @@ class ShardWriter:
         else:
             if len(self._versions) >= VERSION_CACHE_KEYS:
                 self._versions.pop(next(iter(self._versions)))
-            self._versions[_only_key(append)] = (append.version, end)
+            self._versions[only_key(append)] = (append.version, end)
 
     # ---- outcome ---------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class ShardWriter:
         self._waiting.clear()
 
 
-def _only_key(append: PendingAppend) -> bytes:
+def only_key(append: PendingAppend) -> bytes:
     """The key of a conditional append, which has one record."""
     if append.rows:
         return append.rows[0].key

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from logstore.base.types import Position, ShardStatus
 from logstore.meta.records import Member, ShardRecord
 
 
@@ -70,3 +71,17 @@ def taken_over(record: ShardRecord, me: Member) -> ShardRecord:
     without_old = demoted(record, record.primary)
     in_sync = tuple(me if m.replica_id == me.replica_id else m for m in without_old.in_sync)
     return replace(without_old, primary=me, primary_since=without_old.epoch, in_sync=in_sync)
+
+
+def sealing(record: ShardRecord, end: Position) -> ShardRecord:
+    """S1: the drained primary says where the shard ends; nothing is acked above it."""
+    return replace(
+        record, status=ShardStatus.SEALING, sealed_end=end.end, sealed_chain=end.chain
+    )
+
+
+def reopened(record: ShardRecord) -> ShardRecord:
+    """S1: giving up a seal whose successors never came is a compare-and-swap as well."""
+    return replace(
+        record, status=ShardStatus.OPEN, seal=None, sealed_end=None, sealed_chain=None
+    )

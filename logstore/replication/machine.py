@@ -52,7 +52,9 @@ class Timing:
     stagger_s: float = 0.3
     """Each further follower waits this much longer, so that one of them tries first."""
     hand_over_timeout_s: float = 5.0
-    """A hand-over that does not drain in this time is given up by a CAS."""
+    """A hand-over or seal that does not drain in this time is given up by a CAS."""
+    seal_timeout_s: float = 10.0
+    """A sealing shard without successors is opened again by a CAS after this."""
 
     def __post_init__(self) -> None:
         if self.grace_s < 1.1 * self.lease_s:
@@ -90,6 +92,8 @@ class ReplicationMachine:
     _raise_needed: bool = True
     _raised_epoch: int | None = None
     _stopped_s: float | None = None
+    _sealing_s: float | None = None
+    """Since when this primary sees the shard sealing (S1)."""
     _out: list[Effect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -229,7 +233,7 @@ class ReplicationMachine:
         self.term_began = True
         self.peers.clear()
         self.recommit_end = self.assigned.end
-        self._stopped_s = None
+        self._stopped_s = self._sealing_s = None
         self._follow_members(now_s)
 
     def _leave_primary(self) -> None:
@@ -237,7 +241,7 @@ class ReplicationMachine:
         for replica_id in self.peers:
             self._emit(StopPush(replica_id))
         self.peers.clear()
-        self._stopped_s = None
+        self._stopped_s = self._sealing_s = None
         self._set_admission(False)
 
     def _follow_members(self, now_s: float) -> None:
@@ -322,10 +326,12 @@ class ReplicationMachine:
             self._fulfil_admit()
         if reconciled:
             self._fulfil_hand_over(now_s)
+            self._fulfil_seal(now_s)
         record = self._record()
         self._set_admission(
             reconciled
             and record.status is ShardStatus.OPEN
+            and not self._sealing()
             and self._stopped_s is None
             and not self._handing_over()
             and len(record.in_sync) >= record.min_in_sync
@@ -395,7 +401,8 @@ class ReplicationMachine:
         """H1-H2: stop, drain until all hold (end, chain), then CAS the primary."""
         record = self._record()
         if record.hand_over is None:
-            self._stopped_s = None
+            if record.seal is None:
+                self._stopped_s = None
             return
         if self.pending is not None:
             return
@@ -406,13 +413,42 @@ class ReplicationMachine:
         if self._stopped_s is None:
             self._stopped_s = now_s
             self._set_admission(False)
-        drained = self.assigned == self.end and all(
-            self._held_to(m.replica_id) == self.end for m in record.in_sync
-        )
-        if drained and self.high_watermark == self.end.end:
+        if self._drained():
             self._cas(changes.handed_over(record, target), f"hand over to {target.instance}")
         elif now_s - self._stopped_s > self.timing.hand_over_timeout_s:
             self._cas(replace(record, hand_over=None), "hand-over did not drain in time")
+
+    def _drained(self) -> bool:
+        """Every in-sync replica holds exactly (end, chain), and all of it is committed."""
+        held = all(self._held_to(m.replica_id) == self.end for m in self._record().in_sync)
+        return held and self.assigned == self.end and self.high_watermark == self.end.end
+
+    def _sealing(self) -> bool:
+        """S1: from sending the seal's CAS until its outcome was read nothing is admitted."""
+        return self.pending is not None and self.pending.record.status is ShardStatus.SEALING
+
+    def _fulfil_seal(self, now_s: float) -> None:
+        """S1: stop, drain, then CAS `sealing` with (end, chain); open again if nobody follows up.
+
+        A hand-over that is asked for at the same time goes first: the seal is the next primary's.
+        """
+        record = self._record()
+        if record.status is ShardStatus.SEALING:
+            self._sealing_s = now_s if self._sealing_s is None else self._sealing_s
+            if self.pending is None and now_s - self._sealing_s > self.timing.seal_timeout_s:
+                self._cas(changes.reopened(record), "no successors came, open again")
+            return
+        self._sealing_s = None
+        wanted = record.status is ShardStatus.OPEN and record.seal is not None
+        if not wanted or record.hand_over is not None or self.pending is not None:
+            return
+        if self._stopped_s is None:
+            self._stopped_s = now_s
+            self._set_admission(False)
+        if self._drained():
+            self._cas(changes.sealing(record, self.end), "seal")
+        elif now_s - self._stopped_s > self.timing.hand_over_timeout_s:
+            self._cas(replace(record, seal=None), "the seal did not drain in time")
 
     # ---- helpers -------------------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ class ShardRoute(_message.Message):
     SHARES_FIELD_NUMBER: _builtins.int
     PREDECESSORS_FIELD_NUMBER: _builtins.int
     SUCCESSORS_FIELD_NUMBER: _builtins.int
+    SEALED_END_FIELD_NUMBER: _builtins.int
     SPREAD_READS_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     status: _builtins.str
@@ -143,6 +144,8 @@ class ShardRoute(_message.Message):
     epoch: _builtins.int
     primary: _builtins.str
     """instance id"""
+    sealed_end: _builtins.int
+    """of a sealed shard: where it ends for a reader (S4)"""
     spread_reads: _builtins.bool
     """reads may go to every in-sync replica, evenly"""
     @_builtins.property
@@ -171,13 +174,16 @@ class ShardRoute(_message.Message):
         shares: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         predecessors: _abc.Iterable[_builtins.str] | None = ...,
         successors: _abc.Iterable[_builtins.str] | None = ...,
+        sealed_end: _builtins.int | None = ...,
         spread_reads: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sealed_end", b"_sealed_end", "range", b"range", "sealed_end", b"sealed_end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "epoch", b"epoch", "predecessors", b"predecessors", "primary", b"primary", "range", b"range", "shard", b"shard", "shares", b"shares", "spread_reads", b"spread_reads", "status", b"status", "successors", b"successors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sealed_end", b"_sealed_end", "addresses", b"addresses", "epoch", b"epoch", "predecessors", b"predecessors", "primary", b"primary", "range", b"range", "sealed_end", b"sealed_end", "shard", b"shard", "shares", b"shares", "spread_reads", b"spread_reads", "status", b"status", "successors", b"successors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sealed_end: _TypeAlias = _typing.Literal["sealed_end"]  # noqa: Y015
+    _WhichOneofArgType__sealed_end: _TypeAlias = _typing.Literal["_sealed_end", b"_sealed_end"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sealed_end) -> _WhichOneofReturnType__sealed_end | None: ...
 
 Global___ShardRoute: _TypeAlias = ShardRoute  # noqa: Y015
 

@@ -50,6 +50,11 @@ class PeerServiceStub:
                 request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.FeedRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.FeedBatch.FromString,
                 _registered_method=True)
+        self.KeyVersion = channel.unary_unary(
+                '/logstore.v1.PeerService/KeyVersion',
+                request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.KeyVersionRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.KeyVersionResponse.FromString,
+                _registered_method=True)
         self.Ping = channel.unary_unary(
                 '/logstore.v1.PeerService/Ping',
                 request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.PingRequest.SerializeToString,
@@ -82,6 +87,13 @@ class PeerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeyVersion(self, request, context):
+        """How many records of a key a sealed shard holds (S3).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Ping(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -105,6 +117,11 @@ def add_PeerServiceServicer_to_server(servicer, server):
                     servicer.Feed,
                     request_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.FeedRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.FeedBatch.SerializeToString,
+            ),
+            'KeyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeyVersion,
+                    request_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.KeyVersionRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.KeyVersionResponse.SerializeToString,
             ),
             'Ping': grpc.unary_unary_rpc_method_handler(
                     servicer.Ping,
@@ -194,6 +211,33 @@ class PeerService:
             '/logstore.v1.PeerService/Feed',
             logstore_dot_proto_dot_v1_dot_node__pb2.FeedRequest.SerializeToString,
             logstore_dot_proto_dot_v1_dot_node__pb2.FeedBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.PeerService/KeyVersion',
+            logstore_dot_proto_dot_v1_dot_node__pb2.KeyVersionRequest.SerializeToString,
+            logstore_dot_proto_dot_v1_dot_node__pb2.KeyVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

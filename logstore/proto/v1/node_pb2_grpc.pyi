@@ -39,6 +39,8 @@ class PeerServiceStub:
     """A learner asks an in-sync replica for a snapshot: an anchor, then checksummed chunks (F1)."""
     Feed: _grpc.UnaryStreamMultiCallable[_node_pb2.FeedRequest, _node_pb2.FeedBatch]
     """Committed batches from an offset on, following the source's high watermark (F1, F2)."""
+    KeyVersion: _grpc.UnaryUnaryMultiCallable[_node_pb2.KeyVersionRequest, _node_pb2.KeyVersionResponse]
+    """How many records of a key a sealed shard holds (S3)."""
     Ping: _grpc.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingResponse]
 
 @_typing.type_check_only
@@ -52,6 +54,8 @@ class PeerServiceAsyncStub(PeerServiceStub):
     """A learner asks an in-sync replica for a snapshot: an anchor, then checksummed chunks (F1)."""
     Feed: _aio.UnaryStreamMultiCallable[_node_pb2.FeedRequest, _node_pb2.FeedBatch]  # type: ignore[assignment]
     """Committed batches from an offset on, following the source's high watermark (F1, F2)."""
+    KeyVersion: _aio.UnaryUnaryMultiCallable[_node_pb2.KeyVersionRequest, _node_pb2.KeyVersionResponse]  # type: ignore[assignment]
+    """How many records of a key a sealed shard holds (S3)."""
     Ping: _aio.UnaryUnaryMultiCallable[_node_pb2.PingRequest, _node_pb2.PingResponse]  # type: ignore[assignment]
 
 class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,6 +84,14 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.FeedBatch], _abc.AsyncIterator[_node_pb2.FeedBatch]]:
         """Committed batches from an offset on, following the source's high watermark (F1, F2)."""
+
+    @_abc_1.abstractmethod
+    def KeyVersion(
+        self,
+        request: _node_pb2.KeyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.KeyVersionResponse, _abc.Awaitable[_node_pb2.KeyVersionResponse]]:
+        """How many records of a key a sealed shard holds (S3)."""
 
     @_abc_1.abstractmethod
     def Ping(

@@ -1,0 +1,156 @@
+"""What a copy of a sealed shard answers: retries, from its final producer table, and key versions.
+
+A sealed shard never reopens (S5), so what its copy holds at `sealed_end` is final: a retry is
+a duplicate, or surely not stored, now and for ever (docs/design/0005-seals.md).
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from logstore.base.errors import (
+    LogstoreError,
+    NotServingError,
+    OutcomeUnknownError,
+    OutOfRangeError,
+    ShardSealedError,
+    UnavailableError,
+)
+from logstore.base.limits import PRODUCER_WINDOW, PRODUCERS_PER_SHARD_MAX
+from logstore.base.types import Ack, Position, ShardStatus
+from logstore.engine.batch import FLAG_TIMES
+from logstore.engine.port import ProducerEntry
+from logstore.meta.records import ShardRecord
+from logstore.node.appends import PendingAppend
+from logstore.proto.status import called
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
+from sharder.keys import routing_key
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+VERSIONS_KEPT_MAX = 10_000
+"""Keys whose version in the ancestors is remembered; it is final, forgetting costs a call."""
+ASK_TIMEOUT_S = 1.0
+
+
+def sealed_at(record: ShardRecord) -> Position | None:
+    """Where a sealing or sealed shard ends."""
+    if record.sealed_end is None or record.sealed_chain is None:
+        return None
+    return Position(record.sealed_end, record.sealed_chain)
+
+
+class SealedAnswers:
+    """Answers to appends that reach a sealed shard's copy."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._table: dict[int, dict[int, ProducerEntry]] | None = None
+
+    def settle(self, append: PendingAppend) -> None:
+        """A duplicate with its offset, or not stored; NotServingError where this copy is short."""
+        replica = self._replica
+        if not replica.holds_seal():
+            raise NotServingError(
+                f"the copy of sealed shard {replica.shard} on {replica.node.instance} does not "
+                f"reach its end yet"
+            )
+        if append.done.done():
+            return
+        entry = self._known(append)
+        if entry is None:
+            raise ShardSealedError(f"shard {replica.shard} was sealed before: not stored")
+        append.duplicate = True
+        time_us = self._time_at(entry.offset)
+        append.done.set_result(Ack(replica.shard, entry.offset, time_us, entry.count))
+
+    def _known(self, append: PendingAppend) -> ProducerEntry | None:
+        if not append.producer_id:
+            return None
+        if self._table is None:
+            replica = self._replica
+            table = replica.node.engine.producers(replica.member.replica_id)
+            self._table = {p: {e.sequence: e for e in entries} for p, entries in table.items()}
+        known = self._table.get(append.producer_id, {})
+        entry = known.get(append.sequence)
+        forgotten = len(self._table) >= PRODUCERS_PER_SHARD_MAX and not known
+        if entry is None and (forgotten or append.sequence < max(known, default=0)):
+            raise OutcomeUnknownError(
+                f"sequence is {append.sequence}; sealed shard {self._replica.shard} remembers the "
+                f"last {PRODUCER_WINDOW} of a producer"
+            )
+        return entry
+
+    def _time_at(self, offset: int) -> int:
+        """The record's timestamp; 0 where it was trimmed since."""
+        replica = self._replica
+        try:
+            batch = replica.node.engine.read(replica.member.replica_id, offset, offset + 1, 1)[0]
+        except OutOfRangeError:
+            return 0
+        if batch.flags & FLAG_TIMES:
+            return int(batch.records().column("timestamp")[offset - batch.base_offset].as_py())
+        return batch.append_time_us
+
+
+class AncestorVersions:
+    """How many records a key has in a shard's sealed ancestors (S3); asked once, then known."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._known: dict[bytes, int] = {}
+
+    def known(self, key: bytes) -> int | None:
+        """The version, if it was fetched before; 0 for a shard without ancestors."""
+        if not self._replica.record.predecessors:
+            return 0
+        return self._known.get(key)
+
+    async def fetch(self, key: bytes) -> int:
+        """Sum over all ancestors whose range holds the key; UnavailableError: none answered."""
+        routed = routing_key(self._replica.partitioner, key)
+        todo, seen, total = list(self._replica.record.predecessors), set[str](), 0
+        while todo:
+            name = todo.pop()
+            record = self._replica.node.shard_record(name)
+            if record is None:
+                raise UnavailableError(f"shard {name}, an ancestor, is not known here")
+            if name in seen or routed not in record.range:
+                continue
+            seen.add(name)
+            todo.extend(record.predecessors)
+            total += await self._ask(record, key)
+        if len(self._known) >= VERSIONS_KEPT_MAX:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = total
+        return total
+
+    async def _ask(self, record: ShardRecord, key: bytes) -> int:
+        """One ancestor, from this instance's copy if it has one, else from any other."""
+        node = self._replica.node
+        own = node.open_copy(record.shard)
+        if own is not None and own.holds_seal():
+            return key_version(own, key)
+        failed = "nobody holds it"
+        for member in record.in_sync:
+            if member.instance == node.instance:
+                continue
+            try:
+                async with asyncio.timeout(ASK_TIMEOUT_S), called():
+                    stub = PeerServiceStub(node.channel_to(member.instance))
+                    request = node_pb2.KeyVersionRequest(shard=record.shard, key=key)
+                    return int((await stub.KeyVersion(request)).version)
+            except TimeoutError:
+                failed = f"{member.instance} did not answer"
+            except LogstoreError as e:
+                failed = e.message
+        raise UnavailableError(f"the key's version in sealed shard {record.shard}: {failed}")
+
+
+def key_version(replica: "Replica", key: bytes) -> int:
+    """Records of the key in a sealed shard, its own ancestors not counted; final (S3)."""
+    end = sealed_at(replica.record)
+    if replica.record.status is not ShardStatus.SEALED or end is None or not replica.holds_seal():
+        raise NotServingError(f"shard {replica.shard} is not sealed on {replica.node.instance}")
+    return replica.node.engine.count_key(replica.member.replica_id, key, end.end)
