@@ -26,6 +26,8 @@ _log = structlog.get_logger(__name__)
 REPORT_STATISTICS_MAX = 2_000
 """Statistics in one report; more wait for the next call."""
 WAITING_STATISTICS_MAX = 500_000
+KEPT_FOR_OTHERS_MAX = 10_000
+"""Statistics that one coordinator has taken wait for the others up to this many."""
 LATENESS_S = 2.0
 LIVE_SLOTS_MAX = 8
 """While event time runs faster than this many slots in LATENESS_S, history is being fed: shards are
@@ -57,6 +59,10 @@ class Agent:
         self._passed: deque[tuple[float, int]] = deque()
         """When event time was where: the oldest is from LATENESS_S ago, or the first."""
         self._waiting: deque[ShardStatistics] = deque()
+        self._first = 0
+        """Number of the first that waits."""
+        self._told: dict[str, int] = {}
+        """Coordinator -> the number that it is told next."""
         self._process = psutil.Process()
         self._totals = (0, 0, 0.0, 0.0)
         self._operations = 0
@@ -158,7 +164,19 @@ class Agent:
         if (open_slot := self._open_event_slot()) > 0:
             self._waiting.extend(self._event.drain(open_slot - 1))
         while len(self._waiting) > WAITING_STATISTICS_MAX:
-            self._waiting.popleft()
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        self._waiting.popleft()
+        self._first += 1
+
+    def _drop_taken(self) -> None:
+        """What every coordinator has taken, and what waits too long for those that are away."""
+        last, all_ = max(self._told.values()), min(self._told.values())
+        while self._waiting and self._first < last:
+            if self._first >= all_ and len(self._waiting) <= KEPT_FOR_OTHERS_MAX:
+                return
+            self._drop_first()
 
     def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
         """What the instance carries, as rates since the last call (R1.2)."""
@@ -191,12 +209,19 @@ class Agent:
             throttled=throttled,
         )
 
-    async def report(self, send: Send, incarnation: int, status: DataStoreStatus) -> None:
-        """Send what is closed; what was not taken is sent again the next time."""
+    async def report(
+        self, send: Send, incarnation: int, status: DataStoreStatus, to: str = ""
+    ) -> None:
+        """Send what is closed; what coordinator `to` did not take is sent again the next time.
+
+        Every coordinator is told everything: each may lead a cell, or follow a dead leader.
+        """
         self._close_slots()
         more = True
         while more:
-            part = [self._waiting[i] for i in range(min(len(self._waiting), REPORT_STATISTICS_MAX))]
+            begin = max(self._told.setdefault(to, 0), self._first)
+            count = min(self._first + len(self._waiting) - begin, REPORT_STATISTICS_MAX)
+            part = [self._waiting[begin - self._first + i] for i in range(count)]
             request = coordinator_pb2.ReportRequest(
                 instance=self._config.instance,
                 incarnation=incarnation,
@@ -206,12 +231,12 @@ class Agent:
             try:
                 answer = await send(request)
             except LogstoreError as e:
-                _log.warning("report was not taken", error=e.message)
+                _log.warning("report was not taken", coordinator=to, error=e.message)
                 return
-            for _ in part:
-                self._waiting.popleft()
+            self._told[to] = begin + count
+            self._drop_taken()
             self._take(answer)
-            more = bool(self._waiting)
+            more = self._told[to] < self._first + len(self._waiting)
 
     def _take(self, answer: coordinator_pb2.ReportResponse) -> None:
         if answer.slot_s > 0 and answer.slot_s != self.slot_s:

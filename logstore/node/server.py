@@ -1,6 +1,7 @@
 """An instance as a server: services, registration, reports; start and graceful stop."""
 
 import asyncio
+import functools
 
 import structlog
 from grpc.aio import Channel, Server
@@ -8,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError, UnavailableError
+from logstore.base.errors import LogstoreError
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
 from logstore.engine.rocks import RocksEngine
@@ -119,33 +120,34 @@ class NodeServer:
     # ---- reports -----------------------------------------------------------------------------
 
     async def _report(self) -> None:
+        """A report to each coordinator each period; one that is away or slow holds up no other."""
         self._coordinators = [open_channel(a, self._tls) for a in self._config.coordinators]
+        reports: dict[str, asyncio.Task[None]] = {}
         last_s = self._env.clock.monotonic_s()
         self.instance.node.agent.status(0, 1.0)  # what the start cost is no load
-        while True:
-            now_s = self._env.clock.monotonic_s()
-            stored = sum(
-                self._engine.bytes_stored(r.member.replica_id)
-                for r in self.instance.replicas.values()
-                if r.exists
-            )
-            node = self.instance.node
-            elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
-            status = node.agent.status(stored, elapsed_s, node.admission.throttled)
-            last_s = now_s
-            await node.agent.report(self._send, node.incarnation, status)
-            await asyncio.sleep(self._config.report_interval_s)
-
-    async def _send(self, request: coordinator_pb2.ReportRequest) -> coordinator_pb2.ReportResponse:
-        """To the first coordinator that takes it."""
-        failed: LogstoreError = UnavailableError("no coordinator is configured")
-        for channel in self._coordinators:
-            try:
-                async with called():
-                    return await StatisticsStub(channel).Report(request, timeout=REPORT_TIMEOUT_S)
-            except LogstoreError as e:
-                failed = e
-        raise failed
+        try:
+            while True:
+                now_s = self._env.clock.monotonic_s()
+                stored = sum(
+                    self._engine.bytes_stored(r.member.replica_id)
+                    for r in self.instance.replicas.values()
+                    if r.exists
+                )
+                node = self.instance.node
+                elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
+                status = node.agent.status(stored, elapsed_s, node.admission.throttled)
+                last_s = now_s
+                for to, channel in zip(self._config.coordinators, self._coordinators, strict=True):
+                    if to not in reports or reports[to].done():
+                        send = functools.partial(_send, channel)
+                        reports[to] = asyncio.create_task(
+                            node.agent.report(send, node.incarnation, status, to)
+                        )
+                await asyncio.sleep(self._config.report_interval_s)
+        finally:
+            for task in reports.values():
+                task.cancel()
+            await asyncio.gather(*reports.values(), return_exceptions=True)
 
     async def _ping(self) -> None:
         """Round-trip times to the peers, for the planner (R5.7)."""
@@ -163,3 +165,10 @@ class NodeServer:
                     node.agent.round_trip_ms[peer] = (node.now_s() - started_s) * 1e3
                 except LogstoreError:
                     node.agent.round_trip_ms.pop(peer, None)
+
+
+async def _send(
+    channel: Channel, request: coordinator_pb2.ReportRequest
+) -> coordinator_pb2.ReportResponse:
+    async with called():
+        return await StatisticsStub(channel).Report(request, timeout=REPORT_TIMEOUT_S)

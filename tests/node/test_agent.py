@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from logstore.base.env import Env, ManualClock
+from logstore.base.errors import UnavailableError
 from logstore.base.types import Ack
-from logstore.node.agent import LATENESS_S, Agent
+from logstore.node.agent import LATENESS_S, Agent, Send
 from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
 from logstore.proto.coordinator_v1 import coordinator_pb2
@@ -85,3 +86,38 @@ async def test_reads_count_by_event_time_in_such_a_log_and_by_the_wall_in_others
     for _ in range(3):
         await bench.report(3600.0)
     assert bench.told == {("l/0", 7): 2, ("m/0", wall): 1}
+
+
+async def test_every_coordinator_is_told_everything_also_one_that_was_away(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    heard: dict[str, list[int]] = {"x": [], "y": []}
+    away = {"y"}
+
+    def door(name: str) -> Send:
+        async def take(
+            request: coordinator_pb2.ReportRequest,
+        ) -> coordinator_pb2.ReportResponse:
+            if name in away:
+                raise UnavailableError("away")
+            told = msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
+            heard[name] += [s.slot for s in told if s.query_count]
+            return coordinator_pb2.ReportResponse(slot_s=3600.0, newest_slot=-1)
+
+        return take
+
+    async def tell() -> None:
+        bench.clock.advance(1.0)
+        for name in ("x", "y"):
+            await bench.agent.report(door(name), 1, bench.agent.status(0, 1.0), name)
+
+    bench.append("l/0", range(20))
+    for _ in range(5):
+        await tell()
+    assert heard["x"] == list(range(19))
+    assert heard["y"] == []
+    away.clear()
+    await tell()
+    bench.append("l/0", range(20, 40))
+    for _ in range(5):
+        await tell()
+    assert heard["x"] == heard["y"] == list(range(39))
