@@ -134,6 +134,39 @@ class AccessHeatmap:
         cut = int(np.argmin(np.abs(weights[:-1] - weights[-1] / 2.0)))
         return separator(weighted[cut][0], weighted[cut + 1][0])
 
+    def weighted_keys(
+        self, start: bytes = b"", end: bytes | None = None
+    ) -> list[tuple[bytes, float]]:
+        """The remembered keys in [start, end), rising, with the recent weight they stand for."""
+        return self._weighted(start, end)
+
+    def cuts(
+        self, start: bytes, end: bytes | None, cuts_max: int = 32
+    ) -> list[tuple[bytes, float]]:
+        """Keys strictly inside [start, end) to split at, rising, and the share of load below each.
+
+        Cuts lie at about equal steps of load and on both sides of every key that is heavier than a
+        step, so that a hot key can be cut off. None when fewer than two keys are known.
+        """
+        weighted = [(key, weight) for key, weight in self._weighted(start, end) if weight > 0]
+        if len(weighted) < 2 or cuts_max < 1:
+            return []
+        weights = np.array([weight for _, weight in weighted])
+        below = np.cumsum(weights) / weights.sum()
+        step = 1.0 / (cuts_max + 1)
+        level = np.floor(below[:-1] / step)
+        heavy = weights / weights.sum() > step
+        wanted = np.flatnonzero(
+            (level > np.concatenate([[0.0], level[:-1]])) | heavy[:-1] | heavy[1:]
+        )
+        if len(wanted) > cuts_max:
+            wanted = wanted[np.linspace(0, len(wanted) - 1, cuts_max).round().astype(int)]
+        found = [
+            (separator(weighted[i][0], weighted[i + 1][0]), float(below[i]))
+            for i in wanted.tolist()
+        ]
+        return [(key, share) for key, share in found if key > start]
+
     def to_json(self) -> dict[str, Any]:
         """Bucket starts in hex and as text, slots and rounded counts, of JSON types."""
         starts, slots, counts = self.grid()
