@@ -7,11 +7,11 @@ import numpy as np
 
 from profiler.forecast.history import History
 from profiler.forecast.interpolate import between
-from profiler.forecast.intervals import I80, I95, LEVELS, Intervals
+from profiler.forecast.intervals import LEVELS, Intervals
 from profiler.forecast.lag_regression import LagRegression
+from profiler.forecast.mixture import BOUNDS, Mixture
 from profiler.forecast.port import FloatArray, Forecaster, IntArray, RowKeeper
 from profiler.forecast.seasonal_profile import SeasonalProfile
-from profiler.forecast.seasonal_range import SeasonalRange
 from profiler.forecast.selector import Selector
 from profiler.forecast.short_regression import ShortRegression
 from profiler.forecast.simple import LastValue, MovingAverage, SeasonalNaive
@@ -19,8 +19,6 @@ from profiler.forecast.smoothing import HoltWinters, Level
 from profiler.scoreboard import Scoreboard
 
 SPOKEN = "spoken"
-BOUNDS = [I80[0], I80[1], I95[0], I95[1]]
-TRIED = 2 * len(BOUNDS)
 NEVER = np.iinfo(np.int64).min
 
 ModelFactory = Callable[[History, tuple[int, ...], IntArray], Sequence[Forecaster]]
@@ -52,7 +50,7 @@ class Said:
     scale: FloatArray
     quantiles: FloatArray
     tried: FloatArray
-    """What each shape of interval alone would have said, at BOUNDS."""
+    """What each distribution of the `Mixture` alone would have said, at BOUNDS."""
 
 
 class Bank:
@@ -71,14 +69,20 @@ class Bank:
         names = tuple(model.name for model in self._models)
         self.selector = Selector(names, self.horizons)
         self.intervals = Intervals(self.horizons, season_slots[0] if season_slots else 1)
-        self._range = SeasonalRange(self.history, season_slots[0]) if season_slots else None
-        self._parts: tuple[RowKeeper, ...] = (self.selector, self.intervals, *self._models)
+        self.mixture = Mixture(self.history, season_slots, self.horizons)
+        self._parts: tuple[RowKeeper, ...] = (
+            self.selector,
+            self.intervals,
+            self.mixture,
+            *self._models,
+        )
         self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
         # Of the means, those with a score of their own: models, ensemble, spoken.
         self._shown = [*range(len(names)), self.selector.columns - 1, self.selector.columns]
         self._ring = horizons[-1] + 1
-        # What was said and waits for its slot: means, spoken mean, scale, quantiles.
-        width = self.selector.columns + 2 + len(LEVELS) + TRIED
+        # What was said and waits for its slot: means, spoken mean, scale, quantiles, tried.
+        self._tried = self.mixture.count * len(BOUNDS)
+        width = self.selector.columns + 2 + len(LEVELS) + self._tried
         self._said = np.zeros((0, self._ring, len(horizons), width), dtype=np.float32)
         self._made: IntArray = np.zeros((0, self._ring), dtype=np.int64)
 
@@ -120,6 +124,7 @@ class Bank:
     def absorb(self, rows: IntArray, values: FloatArray) -> None:
         """Let history and models have a value without scoring it: filled gaps, restored rows."""
         self.history.push(rows, values)
+        self.mixture.absorb(rows)
         for model in self._models:
             model.learn(rows, values)
 
@@ -140,12 +145,12 @@ class Bank:
         units = self.intervals.units(rows)
         if len(steps) != len(self.horizons) or (steps != self.horizons).any():
             units = between(units, self.horizons, steps)
-        own = scale[:, :, None] * units
-        seasonal = self._range.distances(rows, steps, mean) if self._range else own
-        shapes = self.intervals.shapes(rows, slots, at, own, seasonal)
-        one, other, mixed = (np.maximum(mean[:, :, None] + shape, 0.0) for shape in shapes)
-        tried = np.concatenate([one[:, :, BOUNDS], other[:, :, BOUNDS]], axis=2)
-        return Said(means, speaker, mean, scale, np.sort(mixed, axis=2), tried)
+        own = mean[:, :, None] + scale[:, :, None] * units
+        candidates = self.mixture.candidates(rows, steps, own)
+        mixed = self.mixture.mix(rows, at, candidates)
+        quantiles = self.intervals.stretched(rows, slots, at, mixed, scale)
+        tried = candidates[:, :, :, BOUNDS].reshape(len(rows), len(steps), self._tried)
+        return Said(means, speaker, mean, scale, quantiles, tried)
 
     def said(self, rows: IntArray) -> Said:
         """What `step` said last of each row, at the scored horizons."""
@@ -157,8 +162,8 @@ class Bank:
             speaker,
             held[:, :, n],
             held[:, :, n + 1],
-            held[:, :, n + 2 : -TRIED],
-            held[:, :, -TRIED:],
+            held[:, :, n + 2 : -self._tried],
+            held[:, :, -self._tried :],
         )
 
     def _score(self, rows: IntArray, values: FloatArray) -> None:
@@ -173,10 +178,11 @@ class Bank:
         mean, scale, quantiles = (
             said[:, :, blended],
             said[:, :, blended + 1],
-            said[:, :, blended + 2 : -TRIED],
+            said[:, :, blended + 2 : -self._tried],
         )
         bounds = quantiles[:, :, BOUNDS]
         errors = values[:, None, None] - said[:, :, : blended + 1]
         self.selector.learn(rows, errors[:, :, :blended])
-        self.intervals.learn(rows, slot, values, mean, scale, bounds, said[:, :, -TRIED:])
+        self.intervals.learn(rows, slot, values, mean, scale, bounds)
+        self.mixture.learn(rows, values, said[:, :, -self._tried :], due)
         self.scores.add(values, np.abs(errors[:, :, self._shown]), LEVELS, quantiles, bounds)

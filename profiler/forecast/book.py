@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from profiler.calendar import Calendar
-from profiler.forecast.bank import BOUNDS, Bank, ModelFactory, Said, default_models
+from profiler.forecast.bank import Bank, ModelFactory, Said, default_models
 from profiler.forecast.intervals import LEVELS
+from profiler.forecast.mixture import BOUNDS
 from profiler.forecast.port import FloatArray, IntArray
 from profiler.scoreboard import Score
 from profiler.types import Forecast
@@ -199,6 +200,7 @@ class ForecastBook:
             "values": bank.history.series(row).tolist(),
             "selector": bank.selector.state(row),
             "intervals": bank.intervals.state(row),
+            "mixture": bank.mixture.state(row),
         }
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -212,6 +214,8 @@ class ForecastBook:
             row = self._row_for(shard, int(state["last_slot"]) + 1 - len(values))
             self._bank.selector.restore(row, dict(state["selector"]))
             self._bank.intervals.restore(row, dict(state["intervals"]))
+            if "mixture" in state:
+                self._bank.mixture.restore(row, dict(state["mixture"]))
             rows.append(row)
             series.append(values)
         for i in range(max((len(values) for values in series), default=0)):

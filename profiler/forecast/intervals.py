@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from profiler.forecast.port import BoolArray, FloatArray, IntArray
 
@@ -14,14 +15,21 @@ _NORMAL = (-2.33, -1.96, -1.64, -1.28, -0.84, -0.52, -0.25, 0.0,
            0.25, 0.52, 0.84, 1.28, 1.64, 1.96, 2.33)  # fmt: skip
 _COVERED = np.array([0.8, 0.95])
 _TAIL = np.abs(2.0 * np.array(LEVELS) - 1.0)
-_OUTER = np.clip((_TAIL - 0.8) / 0.15, 0.0, 1.0)
+OUTER = np.clip((_TAIL - 0.8) / 0.15, 0.0, 1.0)
 """How much of the 95 % factor (against that of 80 %) each level takes."""
 UNIT_MAX = 100.0
 BUCKETS_MAX = 48
 """Parts of the season (the day) with a scale of their own."""
-FACTOR_MAX = 6.0
-LOSS_POWER = 4.0
-"""How sharply the shape of the interval that scored better of late is preferred."""
+FACTOR_MAX = 20.0
+REFRESH_SLOTS = 4
+"""The quantiles of the errors are drawn anew every so many errors: sorting costs most of all."""
+EDGE = 0.02
+"""Of the scale, added to each distance before it is stretched: a width of 0 could not be."""
+SURE = 0.02
+"""Of the mean error: an interval narrower than this is an atom (a run of zeros), and being right
+about atoms must not make the rest of the day's intervals narrower."""
+_SIDE = np.sign(np.array(LEVELS) - 0.5)
+_MEDIAN = LEVELS.index(0.5)
 
 
 class Intervals:
@@ -31,9 +39,11 @@ class Intervals:
     how stormy the last slots were. The last `window` scaled errors of each horizon give the
     quantiles. The bounds are then stretched by a factor that rises with each miss and falls with
     each hit, so coverage holds under drift (adaptive conformal inference: Gibbs and Candès, 2021,
-    on the size of the interval instead of its level, so that it cannot run out of errors). One such
-    factor is kept for each horizon and one for each time of day, so that nights and mornings are
-    covered alike. A new row starts with wide normal errors, which real ones replace.
+    on the size of the interval instead of its level, so that it cannot run out of errors). Each
+    time of day has a factor of its own that does most of it, so that nights and mornings are
+    covered alike: after n slots its coverage is off by at most (log of the factor) / (rate x n).
+    One for each horizon moves slowly. A new row starts with wide normal errors, which real ones
+    replace.
     """
 
     def __init__(
@@ -42,10 +52,10 @@ class Intervals:
         phases: int,
         *,
         window: int = 256,
-        rate: float = 0.02,
-        bucket_rate: float = 0.06,
-        storm: float = 0.5,
-        storm_slots: float = 12.0,
+        rate: float = 0.005,
+        bucket_rate: float = 0.12,
+        storm: float = 0.6,
+        storm_slots: float = 4.0,
         scale_days: float = 28.0,
         floor: float = 0.1,
     ) -> None:
@@ -62,8 +72,7 @@ class Intervals:
         self._by_bucket: FloatArray = np.zeros((0, size, self._buckets, 2))
         self._scale: FloatArray = np.zeros((0, size, self._buckets))
         self._seen: FloatArray = np.zeros((0, size, self._buckets))
-        # Running Winkler scores of both shapes, for 80 and 95 %.
-        self._loss: FloatArray = np.zeros((0, size, 2, 2))
+        self._levels: FloatArray = np.zeros((0, size, len(LEVELS)))
         # The mean error of all times of day, and the mean scaled error of late.
         self._overall: FloatArray = np.zeros((0, size, 2))
 
@@ -77,7 +86,7 @@ class Intervals:
             "_scale",
             "_seen",
             "_overall",
-            "_loss",
+            "_levels",
         ):
             held = getattr(self, name)
             more = np.zeros((rows - old, *held.shape[1:]), dtype=held.dtype)
@@ -90,16 +99,23 @@ class Intervals:
         self._units[row, :, : len(_NORMAL)] = np.array(_NORMAL) * 2.0
         self._held[row] = len(_NORMAL)
         self._stretch[row] = self._by_bucket[row] = 0.0
-        self._scale[row] = self._seen[row] = self._loss[row] = 0.0
+        self._scale[row] = self._seen[row] = 0.0
         self._overall[row] = 0.0, 1.0
+        self._levels[row] = self._drawn(self._units[row], self._held[row])
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        for held in (self._units, self._held, self._stretch, self._by_bucket, self._seen):
+        for held in (
+            self._units,
+            self._held,
+            self._stretch,
+            self._by_bucket,
+            self._seen,
+            self._levels,
+        ):
             held[child] = held[parent]
         # Errors of parts add up like independent ones: they shrink with the root of the share.
         self._scale[child] = self._scale[parent] * share  # squares
         self._overall[child] = self._overall[parent] * (share**0.5, 1.0)
-        self._loss[child] = self._loss[parent] * share**0.5
 
     def scale(self, rows: IntArray, slots: IntArray, mean: FloatArray, at: IntArray) -> FloatArray:
         """The unit of an error for each target, shape (rows, steps); never 0.
@@ -123,13 +139,11 @@ class Intervals:
         mean: FloatArray,
         scale: FloatArray,
         bounds: FloatArray,
-        tried: FloatArray,
     ) -> None:
         """What came of predictions due now, NaN in `mean` where none was.
 
         `slots` and `actual` are (rows,), `mean` and `scale` (rows, horizons), `bounds` the two
-        intervals that were said, (rows, horizons, 4) as lower80, upper80, lower95, upper95; `tried`
-        what each of the two shapes alone would have said, (rows, horizons, 2 x 4).
+        intervals that were said, (rows, horizons, 4) as lower80, upper80, lower95, upper95.
         """
         due = ~np.isnan(mean)
         error = np.where(due, actual[:, None] - mean, 0.0)
@@ -138,52 +152,41 @@ class Intervals:
         at = self._held[rows[row], horizon]
         self._units[rows[row], horizon, at % self._window] = unit[row, horizon]
         self._held[rows[row], horizon] = at + 1
+        self._draw(rows)
         y = actual[:, None]
         miss = np.stack([(y < bounds[:, :, i]) | (y > bounds[:, :, i + 1]) for i in (0, 2)], axis=2)
         over = np.where(due[:, :, None], miss - (1.0 - _COVERED), 0.0)
         limit = np.log(FACTOR_MAX)
-        moved = self._stretch[rows] + self._rate * over
+        unsure = (bounds[:, :, 1] - bounds[:, :, 0]) > SURE * self._overall[rows, :, 0]
+        moved = self._stretch[rows] + self._rate * np.where(unsure[:, :, None], over, 0.0)
         self._stretch[rows] = np.clip(moved, -limit, limit)
         bucket = self._bucket(slots)
         moved = self._by_bucket[rows, :, bucket] + self._bucket_rate * over
         self._by_bucket[rows, :, bucket] = np.clip(moved, -limit, limit)
         self._learn_scale(rows, bucket, error, due)
-        self._learn_loss(rows, actual, tried, due)
 
     def units(self, rows: IntArray) -> FloatArray:
         """Scaled errors at LEVELS for each horizon, shape (rows, horizons, levels), ascending."""
-        ordered = np.sort(self._units[rows], axis=2)  # NaN goes last
-        n = np.minimum(self._held[rows], self._window)[:, :, None]
-        # (n + 1) q - 1: the finite-sample rank of conformal prediction, between ranks linear.
-        rank = np.clip((n + 1) * np.array(LEVELS) - 1.0, 0.0, n - 1.0)
-        low = rank.astype(np.int64)
-        high = np.minimum(low + 1, n - 1)
-        a = np.take_along_axis(ordered, low, axis=2)
-        b = np.take_along_axis(ordered, high, axis=2)
-        found: FloatArray = a + (rank - low) * (b - a)
+        found: FloatArray = self._levels[rows]
         return found
 
-    def shapes(
+    def stretched(
         self,
         rows: IntArray,
         slots: IntArray,
         at: IntArray,
-        own: FloatArray,
-        seasonal: FloatArray,
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Distances from the mean at LEVELS: of both shapes and of their mix, all stretched.
+        quantiles: FloatArray,
+        scale: FloatArray,
+    ) -> FloatArray:
+        """`quantiles` (rows, steps, levels) with their distances from the median stretched.
 
-        `own` comes from the errors, `seasonal` from the values at this time of past days (NaN where
-        too few are known); all are (rows, steps, levels).
+        `slots`, `at` and `scale` as in `scale`. Never under 0, ascending.
         """
         log = self._by_bucket[rows[:, None], at, self._bucket(slots)] + self._stretch[rows][:, at]
-        factor = np.exp(log[:, :, :1] + (log[:, :, 1:] - log[:, :, :1]) * _OUTER)
-        own = own * factor
-        seasonal = np.where(np.isnan(seasonal), own, seasonal * factor)
-        loss = self._loss[rows][:, at] + 1e-12
-        share = 1.0 / (1.0 + (loss[:, :, 0] / loss[:, :, 1]) ** LOSS_POWER)
-        part = share[:, :, :1] + (share[:, :, 1:] - share[:, :, :1]) * _OUTER
-        return own, seasonal, part * own + (1.0 - part) * seasonal
+        factor = np.exp(log[:, :, :1] + (log[:, :, 1:] - log[:, :, :1]) * OUTER)
+        median = quantiles[:, :, _MEDIAN : _MEDIAN + 1]
+        away = quantiles - median + (EDGE * _SIDE) * scale[:, :, None]
+        return np.sort(np.maximum(median + away * factor, 0.0), axis=2)
 
     def state(self, row: int) -> dict[str, Any]:
         n = np.minimum(self._held[row], self._window)
@@ -193,7 +196,6 @@ class Intervals:
             "by_bucket": self._by_bucket[row].tolist(),
             "scale": self._scale[row].tolist(),
             "seen": self._seen[row].tolist(),
-            "loss": self._loss[row].tolist(),
             "overall": self._overall[row].tolist(),
         }
 
@@ -206,7 +208,8 @@ class Intervals:
             self._held[row, i] = min(len(units), self._window)
         self._stretch[row], self._by_bucket[row] = state["stretch"], state["by_bucket"]
         self._scale[row], self._seen[row] = state["scale"], state["seen"]
-        self._overall[row], self._loss[row] = state["overall"], state["loss"]
+        self._overall[row] = state["overall"]
+        self._levels[row] = self._drawn(self._units[row], self._held[row])
 
     def _bucket(self, slots: IntArray) -> IntArray:
         found: IntArray = slots % self._phases * self._buckets // self._phases
@@ -231,16 +234,28 @@ class Intervals:
         self._overall[rows, :, 0] = np.where(due, overall + rate * (size - overall), overall)
         self._overall[rows, :, 1] = np.where(due, storm + self._storm_rate * (now - storm), storm)
 
-    def _learn_loss(
-        self, rows: IntArray, actual: FloatArray, tried: FloatArray, due: BoolArray
-    ) -> None:
-        """The interval score of each shape (Winkler, 1972), faded like the errors' window."""
-        pairs = tried.reshape(*tried.shape[:2], 2, 2, 2)  # shape, interval, (lower, upper)
-        lower, upper = pairs[..., 0], pairs[..., 1]
-        y = actual[:, None, None, None]
-        outside = np.maximum(lower - y, 0.0) + np.maximum(y - upper, 0.0)
-        loss = upper - lower + 2.0 / (1.0 - _COVERED) * outside
-        held = self._loss[rows]
-        rate = np.where(held > 0, 1.0 / self._window, 1.0)
-        known = due[:, :, None, None]
-        self._loss[rows] = np.where(known, held + rate * (loss - held), held)
+    def _draw(self, rows: IntArray) -> None:
+        """Draw quantiles of the errors anew: rows take turns, those with few errors come always."""
+        held = self._held[rows].max(axis=1)
+        turn = rows[(held < 8 * REFRESH_SLOTS) | ((held + rows) % REFRESH_SLOTS == 0)]
+        if len(turn):
+            self._levels[turn] = self._drawn(self._units[turn], self._held[turn])
+
+    def _drawn(self, units: NDArray[np.float32], held: IntArray) -> FloatArray:
+        """Quantiles at LEVELS along the last axis of `units`, NaN beyond what is held.
+
+        (n + 1) q - 1: the finite-sample rank of conformal prediction, between ranks linear.
+        """
+        n = np.minimum(held, self._window)[..., None]
+        return at_rank(np.sort(units, axis=-1), (n + 1) * np.array(LEVELS) - 1.0, n)
+
+
+def at_rank(ordered: NDArray[Any], rank: FloatArray, n: IntArray) -> FloatArray:
+    """Values at fractional ranks (0 = least) along the last axis, of which `n` count."""
+    last = np.maximum(n - 1, 0)
+    rank = np.clip(rank, 0.0, last)
+    low = rank.astype(np.int64)
+    a = np.take_along_axis(ordered, low, axis=-1)
+    b = np.take_along_axis(ordered, np.minimum(low + 1, last), axis=-1)
+    found: FloatArray = a + (rank - low) * (b - a)
+    return found
