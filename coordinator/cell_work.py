@@ -13,12 +13,16 @@ import structlog
 
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import CatalogService
+from coordinator.cell_pulse import Pulse
 from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.config import CoordinatorConfig
+from coordinator.drain import DrainMoves, Drains
+from coordinator.drain_service import DrainsService
 from coordinator.loop import PlanningLoop
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import decode_migration
+from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.service import MigrationsService
 from coordinator.repair import RepairLoop
 from coordinator.statistics import StatisticsIntake
@@ -35,24 +39,6 @@ from logstore.meta.records import MIGRATIONS
 
 RETRY_S = 0.2
 _log = structlog.get_logger(__name__)
-
-
-class Pulse:
-    """Who is heard, counted from this process's start where nobody reported yet.
-
-    A coordinator that has just started gives everyone time to report: it is no reason to copy.
-    """
-
-    def __init__(self, intake: StatisticsIntake, env: Env) -> None:
-        self._intake, self._env = intake, env
-        self._started_s = env.clock.monotonic_s()
-
-    def silent_s(self, instances: Sequence[str]) -> dict[str, float]:
-        """Instance -> seconds since it was heard; 0 while it counts as alive."""
-        now_s = self._env.clock.monotonic_s()
-        never_s = max(now_s - self._started_s, 1e-9)
-        told = {i: self._intake.silent_s(i, now_s) for i in instances}
-        return {i: never_s if s is None else s for i, s in told.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +62,22 @@ class CellWork:
         self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
         self.catalog = Catalog(store, env)
         self.driver = MigrationDriver(store, parts.nodes, env, parts.intake.figures, self._owns)
-        self.repair = RepairLoop(
-            store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns
-        )
+        self.reshapes = ReshapeDriver(store, parts.nodes, env)
         self.loop = PlanningLoop(config, env, store, parts.intake, self.driver, parts.nodes)
+        moves = DrainMoves(self.driver, env, self.loop.move_options, config.moves_max)
+        self.repair = RepairLoop(
+            store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns, moves
+        )
         self.services: dict[str, object] = {
             "Catalog": CatalogService(self.catalog, parts.intake, env, config.silence_s),
+            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, parts.intake),
             "Migrations": MigrationsService(
-                store, self.driver, parts.nodes, self.loop.move_options
+                store,
+                self.driver,
+                parts.nodes,
+                self.loop.move_options,
+                self.reshapes,
+                parts.intake.heatmap,
             ),
             "Plans": PlansService(self.loop),
         }
@@ -96,6 +90,7 @@ class CellWork:
         await self.driver.start()
         self.repair.start()
         if self.cell == LOG_WIDE:
+            await self.reshapes.start()
             await self.loop.start()
         self._tasks.append(asyncio.create_task(self._take_up(), name=f"cell {self.cell}"))
 
@@ -106,6 +101,7 @@ class CellWork:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self.loop.close()
+        await self.reshapes.close()
         await self.repair.close()
         await self.driver.close()
 

@@ -108,6 +108,8 @@ class MigrationDriver:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.feed_prefix = ""
         """Of the topics of Kafka feeds; empty: no broker is configured."""
+        self.feed_ended = asyncio.Event()
+        """Set when a topic is not needed any more."""
 
     async def start(self) -> None:
         """Work on every unfinished migration of ours that nobody works on yet; repeatable."""

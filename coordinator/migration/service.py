@@ -1,12 +1,13 @@
 """coordinator.v1.Migrations: move, list, watch, order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 
 from coordinator.edge import Context, unary
+from coordinator.migration import reshape_driver
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.dry_run import dry_run
 from coordinator.migration.ledger import Proposal
@@ -17,14 +18,24 @@ from coordinator.migration.records import (
     State,
     parse_options,
 )
+from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.table import PATHS, TABLE, check_strategy, story
 from coordinator.views import move_history
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import ShardRecord, decode_shard, migration_key, shard_key
+from logstore.meta.records import (
+    ShardRecord,
+    decode_log,
+    decode_shard,
+    log_key,
+    migration_key,
+    shard_key,
+)
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsServicer
 from logstore.proto.status import served
+from profiler.heatmap import AccessHeatmap
+from sharder.keys import TOKEN_BYTES, Partitioner, routing_key
 
 WATCH_INTERVAL_S = 0.25
 
@@ -79,8 +90,28 @@ def phase_seconds(record: MigrationRecord, now_us: int) -> dict[str, float]:
     return found
 
 
+HeatmapOf = Callable[[str], AccessHeatmap | None]
+
+
+def learned_key(kind: Partitioner, parent: ShardRecord, heatmap: AccessHeatmap | None) -> bytes:
+    """Where a shard's learned load halves; a hash log's load is even over its tokens."""
+    keys = parent.range
+    if kind is Partitioner.HASH:
+        low = int.from_bytes(keys.start[:TOKEN_BYTES].ljust(TOKEN_BYTES, b"\0"), "big")
+        end = keys.end[:TOKEN_BYTES].ljust(TOKEN_BYTES, b"\0") if keys.end else None
+        high = int.from_bytes(end, "big") if end else 1 << 8 * TOKEN_BYTES
+        return ((low + high) // 2).to_bytes(TOKEN_BYTES, "big")
+    found = heatmap.split_key(keys.start, keys.end) if heatmap is not None else None
+    if found is None:
+        raise InvalidArgumentError(
+            f"no key that splits shard {parent.shard} was learned yet; name one with --at"
+        )
+    return found
+
+
 class MigrationsService(MigrationsServicer):
-    """`defaults`: move options of this coordinator, under those that a request gives."""
+    """`defaults`: move options of this coordinator, under those that a request gives. `heatmap`:
+    of a log, where statistics learned one."""
 
     def __init__(
         self,
@@ -88,7 +119,11 @@ class MigrationsService(MigrationsServicer):
         driver: MigrationDriver,
         nodes: GrpcNodes,
         defaults: MoveOptions,
+        reshapes: ReshapeDriver,
+        heatmap: HeatmapOf = lambda log: None,
     ) -> None:
+        self._reshapes = reshapes
+        self._heatmap = heatmap
         self._store = store
         self._driver = driver
         self._nodes = nodes
@@ -129,6 +164,38 @@ class MigrationsService(MigrationsServicer):
                 "steps": steps,
             }
         )
+
+    @unary
+    async def Reshape(self, request: pb.ReshapeRequest, context: Context) -> pb.JsonResponse:
+        """Split or merge; answers at the end, `ConflictError` when it was aborted."""
+        at = None
+        if len(request.parents) == 1:
+            parent = await self._reshapes.shard(request.parents[0])
+            at = await self._split_key(parent, request.key if request.HasField("key") else None)
+        draft = await self._reshapes.draft(list(request.parents), at)
+        if request.dry_run:
+            return _json({"dry_run": True, **reshape_driver.told(draft)})
+        record = await self._reshapes.propose(draft)
+        record = await self._reshapes.ended(record.id)
+        if record.cause is not None:
+            raise ConflictError(f"{record.kind} {record.id} was aborted: {record.cause}")
+        return _json(reshape_driver.told(record))
+
+    async def _split_key(self, parent: ShardRecord, key: bytes | None) -> bytes:
+        """The routing key to cut at: of the given record key, or as learned from accesses."""
+        found = await self._store.get(log_key(parent.log))
+        kind = decode_log(found.value).options.partitioner if found else Partitioner.RANGE
+        if key is not None:
+            return routing_key(kind, key)
+        return learned_key(kind, parent, self._heatmap(parent.log))
+
+    @unary
+    async def ListReshapes(
+        self, request: pb.ListReshapesRequest, context: Context
+    ) -> pb.JsonResponse:
+        if request.reshape:
+            return _json(reshape_driver.told(await self._reshapes.get(request.reshape)))
+        return _json([reshape_driver.told(r) for r in await self._reshapes.all()])
 
     @unary
     async def List(self, request: pb.ListMigrationsRequest, context: Context) -> pb.JsonResponse:

@@ -957,6 +957,16 @@ class MigrationsStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ControlRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
                 _registered_method=True)
+        self.Reshape = channel.unary_unary(
+                '/coordinator.v1.Migrations/Reshape',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ReshapeRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.ListReshapes = channel.unary_unary(
+                '/coordinator.v1.Migrations/ListReshapes',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListReshapesRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
 
 
 class MigrationsServicer:
@@ -993,6 +1003,19 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reshape(self, request, context):
+        """Split one shard at a key, or merge two neighbours; answers when it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReshapes(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MigrationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1019,6 +1042,16 @@ def add_MigrationsServicer_to_server(servicer, server):
             'Control': grpc.unary_unary_rpc_method_handler(
                     servicer.Control,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ControlRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'Reshape': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reshape,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ReshapeRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'ListReshapes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReshapes,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListReshapesRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
     }
@@ -1156,6 +1189,221 @@ class Migrations:
             target,
             '/coordinator.v1.Migrations/Control',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ControlRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reshape(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Migrations/Reshape',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ReshapeRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReshapes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Migrations/ListReshapes',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListReshapesRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class DrainsStub:
+    """Emptying instances. The answers are JSON objects with state, copies, left, eta_s.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Begin = channel.unary_unary(
+                '/coordinator.v1.Drains/Begin',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/coordinator.v1.Drains/Cancel',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/coordinator.v1.Drains/List',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListDrainsRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+
+
+class DrainsServicer:
+    """Emptying instances. The answers are JSON objects with state, copies, left, eta_s.
+    """
+
+    def Begin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DrainsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Begin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Begin,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DrainRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DrainRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListDrainsRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'coordinator.v1.Drains', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('coordinator.v1.Drains', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Drains:
+    """Emptying instances. The answers are JSON objects with state, copies, left, eta_s.
+    """
+
+    @staticmethod
+    def Begin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Drains/Begin',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Drains/Cancel',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Drains/List',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListDrainsRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,

@@ -272,6 +272,9 @@ class MigrationsStub:
     Watch: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.GetMigrationRequest, _coordinator_pb2.JsonResponse]
     """One message at each change until the end state."""
     Control: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ControlRequest, _coordinator_pb2.JsonResponse]
+    Reshape: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ReshapeRequest, _coordinator_pb2.JsonResponse]
+    """Split one shard at a key, or merge two neighbours; answers when it has ended."""
+    ListReshapes: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListReshapesRequest, _coordinator_pb2.JsonResponse]
 
 @_typing.type_check_only
 class MigrationsAsyncStub(MigrationsStub):
@@ -282,6 +285,9 @@ class MigrationsAsyncStub(MigrationsStub):
     Watch: _aio.UnaryStreamMultiCallable[_coordinator_pb2.GetMigrationRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     """One message at each change until the end state."""
     Control: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ControlRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    Reshape: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ReshapeRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Split one shard at a key, or merge two neighbours; answers when it has ended."""
+    ListReshapes: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListReshapesRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
 
 class MigrationsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -320,4 +326,65 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def Reshape(
+        self,
+        request: _coordinator_pb2.ReshapeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Split one shard at a key, or merge two neighbours; answers when it has ended."""
+
+    @_abc_1.abstractmethod
+    def ListReshapes(
+        self,
+        request: _coordinator_pb2.ListReshapesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
 def add_MigrationsServicer_to_server(servicer: MigrationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DrainsStub:
+    """Emptying instances. The answers are JSON objects with state, copies, left, eta_s."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DrainsAsyncStub: ...
+    Begin: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DrainRequest, _coordinator_pb2.JsonResponse]
+    Cancel: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DrainRequest, _coordinator_pb2.JsonResponse]
+    List: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListDrainsRequest, _coordinator_pb2.JsonResponse]
+
+@_typing.type_check_only
+class DrainsAsyncStub(DrainsStub):
+    """Emptying instances. The answers are JSON objects with state, copies, left, eta_s."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Begin: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DrainRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    Cancel: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DrainRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    List: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListDrainsRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+
+class DrainsServicer(metaclass=_abc_1.ABCMeta):
+    """Emptying instances. The answers are JSON objects with state, copies, left, eta_s."""
+
+    @_abc_1.abstractmethod
+    def Begin(
+        self,
+        request: _coordinator_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Cancel(
+        self,
+        request: _coordinator_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _coordinator_pb2.ListDrainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+def add_DrainsServicer_to_server(servicer: DrainsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

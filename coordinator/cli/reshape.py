@@ -1,0 +1,133 @@
+"""`logstore split`, `merge`, `reshapes`."""
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from coordinator.cli.common import (
+    ADDRESS,
+    Address,
+    AsJson,
+    Coordinator,
+    print_json,
+    print_table,
+    run,
+    text,
+)
+from logstore.base.errors import InvalidArgumentError
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+
+Shard = Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and tell; do nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("split")(split)
+    app.command("merge")(merge)
+    app.command("reshapes")(reshapes)
+
+
+def split(
+    shard: Shard,
+    at: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The first key of the upper part.")
+    ] = None,
+    learned: Annotated[
+        bool, typer.Option("--learned", help="At the key that halves the learned load (default).")
+    ] = False,
+    dry_run: DryRun = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Split a shard in two while it serves; both stay on its instances.
+
+    Example: logstore split orders/0 --at user-5000
+    """
+    if at is not None and learned:
+        raise InvalidArgumentError("--at and --learned exclude each other")
+    request = pb.ReshapeRequest(parents=[shard], dry_run=dry_run)
+    if at is not None:
+        request.key = at.encode()
+    _show(run(_ask(address, request)), as_json)
+
+
+def merge(
+    shard: Shard,
+    other: Annotated[str, typer.Argument(metavar="SHARD", help="Its neighbour.")],
+    dry_run: DryRun = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Merge two neighbouring shards of the same instances while they serve.
+
+    Example: logstore merge orders/1 orders/2
+    """
+    request = pb.ReshapeRequest(parents=[shard, other], dry_run=dry_run)
+    _show(run(_ask(address, request)), as_json)
+
+
+def reshapes(
+    reshape: Annotated[str | None, typer.Argument(metavar="ID", help="Default: all.")] = None,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """List splits and merges, or show one.
+
+    Example: logstore reshapes
+    """
+
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            request = pb.ListReshapesRequest(reshape=reshape or "")
+            return await coordinator.json("Migrations", "ListReshapes", request)
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    rows = found if isinstance(found, list) else [found]
+    print_table(
+        "Splits and merges",
+        ("id", "kind", "parents", "at", "state", "successors", "stall ms", "took s", "cause"),
+        [
+            (r["id"], r["kind"], r["parents"], _key(r), r["state"], r["successors"],
+             [f"{ms:.1f}" for ms in r["stall_ms"].values()], r["duration_s"], r["cause"])
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+async def _ask(address: str, request: pb.ReshapeRequest) -> Any:
+    async with Coordinator(address) as coordinator:
+        return await coordinator.json("Migrations", "Reshape", request)
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    where = f" at {_key(found)}" if found["at"] is not None else ""
+    parents = " and ".join(found["parents"])
+    if found.get("dry_run"):
+        typer.echo(
+            f"dry run: {found['kind']} {parents}{where}; appends are held until the successors "
+            f"stand (about 0.1 s), none fails; undo with {_undo(found)}; nothing is done"
+        )
+        return
+    stalls = ", ".join(f"{ms:.1f} ms" for ms in found["stall_ms"].values()) or "not told"
+    typer.echo(
+        f"{found['kind']} {found['id']}: {parents}{where} became "
+        f"{' and '.join(found['successors'])} in {found['duration_s']:.3f} s; "
+        f"appends were held {stalls}"
+    )
+
+
+def _undo(found: dict[str, Any]) -> str:
+    return "merge" if found["kind"] == "split" else "split"
+
+
+def _key(found: dict[str, Any]) -> str:
+    if found["at"] is None:
+        return ""
+    return text(msgspec.convert(found["at"], bytes, strict=False))
