@@ -29,6 +29,7 @@ from logstore.meta.port import (
     Put,
 )
 from logstore.meta.records import (
+    DRAINS,
     INSTANCES,
     LOGS,
     REPLICA_COUNTER,
@@ -247,6 +248,11 @@ class Catalog:
     async def instances(self) -> tuple[InstanceRecord, ...]:
         items = (await self._store.range(INSTANCES)).items
         return tuple(decode_instance(item.value) for item in items)
+
+    async def draining(self) -> frozenset[str]:
+        """Instances that are being drained, or are drained: nothing new is placed there."""
+        items = (await self._store.range(DRAINS)).items
+        return frozenset(item.key.removeprefix(DRAINS) for item in items)
 
     async def draw_replica_ids(self, count: int) -> int:
         """The first of `count` ids that nobody else gets."""

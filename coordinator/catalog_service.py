@@ -8,6 +8,7 @@ from coordinator.catalog import Catalog, Described, parse_log_options
 from coordinator.edge import Context, unary
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
+from logstore.base.errors import RefusedError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import INSTANCES, encode, shard_prefix
 from logstore.meta.routes import read_routes
@@ -41,13 +42,17 @@ class CatalogService(CatalogServicer):
     @unary
     async def CreateLog(self, request: pb.CreateLogRequest, context: Context) -> pb.LogInfo:
         instances = await self._catalog.instances()
+        draining = await self._catalog.draining()
+        for name in request.instances:
+            if name in draining:
+                raise RefusedError(f"instance {name} is being drained, it takes no new shards")
         described = await self._catalog.create(
             request.name,
             parse_log_options(request.options_json),
             request.shards,
             list(request.split_keys),
             list(request.instances),
-            {i.instance: self._alive(i.instance) for i in instances},
+            {i.instance: self._alive(i.instance) and i.instance not in draining for i in instances},
         )
         return _info(described)
 

@@ -18,6 +18,7 @@ from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.config import CoordinatorConfig
 from coordinator.drain import DrainMoves, Drains
 from coordinator.drain_service import DrainsService
+from coordinator.feeds import FeedSweeper, feed_prefix
 from coordinator.loop import PlanningLoop
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.nodes import GrpcNodes
@@ -29,6 +30,7 @@ from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, FencedError, LogstoreError
+from logstore.feed.open import open_broker
 from logstore.meta.port import (
     Compare,
     MetadataStore,
@@ -82,17 +84,33 @@ class CellWork:
             "Plans": PlansService(self.loop),
         }
         self._tasks: list[asyncio.Task[None]] = []
+        self._config, self._env = config, env
+        self._sweeper: FeedSweeper | None = None
 
     async def start(self) -> None:
         """Go on with what is unfinished."""
         if self.cell == LOG_WIDE:
             await self.catalog.tidy()
+        await self._start_feeds()
         await self.driver.start()
         self.repair.start()
         if self.cell == LOG_WIDE:
             await self.reshapes.start()
             await self.loop.start()
         self._tasks.append(asyncio.create_task(self._take_up(), name=f"cell {self.cell}"))
+
+    async def _start_feeds(self) -> None:
+        """Before any move is taken up: its next attempt needs a name for its topic."""
+        broker = open_broker(self._config.kafka)
+        if broker is None:
+            return
+        driver, store = self.driver, self._store
+        driver.feed_prefix = await feed_prefix(store, self._env)
+        interval_s = self._config.feed_sweep_s
+        self._sweeper = FeedSweeper(
+            store, broker, driver.feed_prefix, driver.feed_ended, interval_s
+        )
+        self._sweeper.start()
 
     async def close(self) -> None:
         """Stop; what is unfinished stays where it is, for the next leader."""
@@ -104,6 +122,8 @@ class CellWork:
         await self.reshapes.close()
         await self.repair.close()
         await self.driver.close()
+        if self._sweeper is not None:
+            await self._sweeper.close()
 
     async def _take_up(self) -> None:
         """Work on migrations that others wrote: the planner, which is in cell 0."""

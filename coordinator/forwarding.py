@@ -23,21 +23,23 @@ from logstore.proto.channel import open_channel
 from logstore.proto.status import served
 
 PACKAGE = "coordinator.v1."
-SERVICES = frozenset({"Catalog", "Migrations", "Plans"})
+SERVICES = frozenset({"Catalog", "Drains", "Migrations", "Plans"})
 ANYWHERE = frozenset(
     {
         ("Catalog", "ListLogs"),
         ("Catalog", "DescribeLog"),
         ("Catalog", "ListInstances"),
+        ("Drains", "List"),
         ("Migrations", "List"),
         ("Migrations", "Get"),
+        ("Migrations", "ListReshapes"),
     }
 )
 """Calls that only read."""
 LEADER_WAIT_S = 6.0
 """How long a call waits for its cell to have a leader; longer than a leader's death takes."""
 LEADER_POLL_S = 0.1
-TIMEOUT_S = 30.0
+TIMEOUT_S = 300.0
 FORWARDED = "logstore-forwarded"
 
 Led = Mapping[str, CellWork]
@@ -83,8 +85,10 @@ class CellRouter(grpc.aio.ServerInterceptor):
         )
 
     async def cell_of_request(self, request: Any) -> str:
-        """By its field `shard`, or the shard of the migration `id`; else it is log-wide."""
-        shard: str = getattr(request, "shard", "")
+        """By its field `shard`, the first of `parents`, or the shard of the migration `id`; else it
+        is log-wide."""
+        parents = getattr(request, "parents", ())
+        shard: str = getattr(request, "shard", "") or (parents[0] if parents else "")
         migration: str = getattr(request, "id", "")
         if not shard and migration:
             found = await self._store.get(migration_key(migration))

@@ -9,12 +9,16 @@ from logstore.meta.records import InstanceRecord
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a round knows: instances, which are heard, for how long the others are not, copies."""
+    """What a round knows: instances, which are heard, for how long the others are not, copies.
+
+    `draining`: instances that take nothing new and whose copies go elsewhere.
+    """
 
     instances: Mapping[str, InstanceRecord]
     silent_s: Mapping[str, float]
     copies: Mapping[str, int]
     lost_after_s: float
+    draining: frozenset[str] = frozenset()
 
     def is_lost(self, instance: str) -> bool:
         return self.silent_s.get(instance, 0.0) > self.lost_after_s
@@ -23,13 +27,18 @@ class Cluster:
         return instance in self.instances and self.silent_s.get(instance, 0.0) == 0.0
 
 
-def choose_home(taken: Sequence[str], cluster: Cluster) -> InstanceRecord | None:
-    """Where the next copy goes: alive, not in `taken`, a zone of its own if any, fewest copies."""
-    zones = Counter(cluster.instances[i].zone for i in taken if i in cluster.instances)
+def choose_home(
+    taken: Sequence[str], cluster: Cluster, zones_of: Sequence[str] | None = None
+) -> InstanceRecord | None:
+    """Where the next copy goes: alive, not draining, not in `taken`, a zone of its own if any,
+    fewest copies. `zones_of`: the instances whose zones count as used; default: `taken`.
+    """
+    near = taken if zones_of is None else zones_of
+    zones = Counter(cluster.instances[i].zone for i in near if i in cluster.instances)
     free = [
         record
         for name, record in cluster.instances.items()
-        if name not in taken and cluster.is_alive(name)
+        if name not in taken and name not in cluster.draining and cluster.is_alive(name)
     ]
     return min(
         free,

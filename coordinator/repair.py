@@ -1,7 +1,8 @@
-"""Keeping every shard at its log's number of replicas (R2.4): decide is pure, the loop is the edge.
+"""Keeping every shard at its log's number of replicas (R2.4), off instances that are drained.
 
-It writes intents only (design note 0001): new learners, leave to admit them, members to remove. A
-shard in a migration is left alone. One step at a time per shard; the next round sees the outcome.
+`decide` is pure, the loop is the edge. It writes intents only (design note 0001): new learners,
+leave to admit them, members to remove, who shall lead. A shard in a migration is left alone. One
+step at a time per shard; the next round sees the outcome.
 """
 
 import asyncio
@@ -12,10 +13,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from coordinator.catalog import Catalog
+from coordinator.drain import DrainMoves
 from coordinator.homes import Cluster, choose_home
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import (
+    DRAINS,
     SHARDS,
     InstanceRecord,
     LogOptions,
@@ -28,6 +31,8 @@ from logstore.meta.records import (
 _log = structlog.get_logger(__name__)
 
 ROUND_S = 0.5
+DRAIN_COPIES_MAX = 4
+"""Copies that are learned at once, of a cell's shards, while instances are emptied."""
 
 SilentTimes = Callable[[Sequence[str]], Mapping[str, float]]
 """Instance ids -> seconds since each was heard, 0 for those that count as alive."""
@@ -55,26 +60,58 @@ def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | 
         admit = tuple(r for r in shard.admit if r != lost.replica_id)
         gone = replace(shard, learners=learners, admit=admit)
         return Step(gone, f"{lost.instance} is lost")
+    stay = tuple(m for m in shard.members() if m.instance not in cluster.draining)
+    holding = [m for m in shard.in_sync if m in stay]
     waiting = next(
         (
             m
             for m in shard.learners
-            if m.replica_id not in shard.admit and cluster.is_alive(m.instance)
+            if m in stay and m.replica_id not in shard.admit and cluster.is_alive(m.instance)
         ),
         None,
     )
-    if waiting is not None and len(shard.in_sync) < wanted:
+    if waiting is not None and len(holding) < wanted:
         admitted = replace(shard, admit=(*shard.admit, waiting.replica_id))
         return Step(admitted, f"{waiting.instance} may join")
-    members = shard.members()
-    if len(members) < wanted:
-        home = choose_home([m.instance for m in members], cluster)
+    if len(stay) < wanted:
+        taken = [m.instance for m in shard.members()]
+        home = choose_home(taken, cluster, zones_of=[m.instance for m in stay])
         if home is not None:
             return Step(shard, f"a copy on {home.instance}", add=home)
+    if len(stay) < len(shard.members()):
+        return _empty(shard, holding, wanted, cluster)
     if len(shard.in_sync) > wanted and not shard.learners:
         extra = next(m for m in reversed(shard.in_sync) if m != shard.primary)
         return Step(replace(shard, remove=(extra.replica_id,)), f"{extra.instance} is one too many")
     return None
+
+
+def _empty(
+    shard: ShardRecord, holding: Sequence[Member], wanted: int, cluster: Cluster
+) -> Step | None:
+    """Copies on draining instances: learners go, the primary is switched, then the rest goes.
+
+    `holding`: members in sync that stay. Nothing is removed before `wanted` others are in sync.
+    """
+    learner = next((m for m in shard.learners if m.instance in cluster.draining), None)
+    if learner is not None:
+        learners = tuple(m for m in shard.learners if m != learner)
+        admit = tuple(r for r in shard.admit if r != learner.replica_id)
+        gone = replace(shard, learners=learners, admit=admit)
+        return Step(gone, f"{learner.instance} is draining")
+    if shard.primary.instance in cluster.draining:
+        heir = next((m for m in holding if cluster.is_alive(m.instance)), None)
+        if heir is None or shard.hand_over is not None:
+            return None
+        switched = replace(shard, hand_over=heir.replica_id)
+        return Step(switched, f"{shard.primary.instance} is draining: {heir.instance} shall lead")
+    if len(holding) < wanted:
+        return None
+    leave = [m for m in shard.in_sync if m not in holding]
+    if not leave:
+        return None
+    removed = replace(shard, remove=tuple(m.replica_id for m in leave))
+    return Step(removed, f"{leave[0].instance} is draining")
 
 
 def with_copy(shard: ShardRecord, home: InstanceRecord, replica_id: int) -> ShardRecord:
@@ -95,9 +132,10 @@ class RepairLoop:
         silent_s: SilentTimes,
         lost_after_s: float,
         owns: Callable[[str], bool] = lambda shard: True,
+        moves: DrainMoves | None = None,
     ) -> None:
-        """`owns`: which shards this loop repairs (a cell's)."""
-        self._store, self._catalog, self._owns = store, catalog, owns
+        """`owns`: which shards this loop repairs (a cell's). `moves`: drains those of one copy."""
+        self._store, self._catalog, self._owns, self._moves = store, catalog, owns, moves
         self._silent_s = silent_s
         self._lost_after_s = lost_after_s
         self._task: asyncio.Task[None] | None = None
@@ -119,21 +157,38 @@ class RepairLoop:
             await asyncio.sleep(ROUND_S)
 
     async def round(self) -> int:
-        """One look at every shard of every replicated log; returns how many steps were written."""
-        logs = [d for d in await self._catalog.list() if d.log.options.replicas > 1]
-        if not logs:
+        """One look at every shard of ours; returns how many steps were written."""
+        drains = (await self._store.range(DRAINS)).items
+        draining = frozenset(item.key.removeprefix(DRAINS) for item in drains)
+        logs = await self._catalog.list()
+        if not draining and all(d.log.options.replicas == 1 for d in logs):
             return 0
         instances = {r.instance: r for r in await self._catalog.instances()}
         copies = Counter(m.instance for d in logs for s in d.shards for m in s.members())
-        cluster = Cluster(instances, self._silent_s(list(instances)), copies, self._lost_after_s)
+        silent_s = self._silent_s(list(instances))
+        cluster = Cluster(instances, silent_s, copies, self._lost_after_s, draining)
         steps = 0
+        learning = sum(len(s.learners) for d in logs for s in d.shards if self._owns(s.shard))
         for described in logs:
+            options = described.log.options
+            if options.replicas == 1:
+                continue
             for item in (await self._store.range(f"{SHARDS}{described.log.name}/")).items:
                 if not self._owns(item.key[len(SHARDS) :]):
                     continue
-                step = decide(decode_shard(item.value), described.log.options, cluster)
-                if step is not None and await self._write(item.key, item.revision, step):
+                shard = decode_shard(item.value)
+                step = decide(shard, options, cluster)
+                if step is None:
+                    continue
+                if step.add is not None and len(shard.in_sync) >= options.replicas:
+                    if learning >= DRAIN_COPIES_MAX:
+                        continue  # nothing is missing but the instance shall be emptied
+                    learning += 1
+                if await self._write(item.key, item.revision, step):
                     steps += 1
+        if draining and self._moves is not None:
+            ours = [(s, d.log.options) for d in logs for s in d.shards if self._owns(s.shard)]
+            steps += await self._moves.round(ours, cluster)
         return steps
 
     async def _write(self, key: str, revision: int, step: Step) -> bool:

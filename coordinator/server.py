@@ -9,7 +9,8 @@ from grpc_reflection.v1alpha import reflection
 
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import RouteService
-from coordinator.cell_work import CellWork, Parts, Pulse, ReadOnlyStore
+from coordinator.cell_pulse import Pulse
+from coordinator.cell_work import CellWork, Parts, ReadOnlyStore
 from coordinator.cells import LOG_WIDE
 from coordinator.config import CoordinatorConfig
 from coordinator.forwarding import CellRouter

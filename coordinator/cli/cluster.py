@@ -1,25 +1,33 @@
-"""`logstore instances` and `stats`."""
+"""`logstore instances`, `stats` and `drain`."""
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.progress import BarColumn, Progress, TextColumn
 
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
+    CommandError,
     Coordinator,
+    out,
     print_json,
     print_table,
     run,
 )
+from logstore.base.errors import UnavailableError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+
+POLL_S = 0.25
 
 
 def register(app: typer.Typer) -> None:
     app.command("instances")(instances)
     app.command("stats")(stats)
+    app.command("drain")(drain)
 
 
 def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
@@ -100,3 +108,80 @@ def stats(
             for i in found["instances"].values()
         ],
     )  # fmt: skip
+
+
+def drain(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Which to empty.")],
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Stop emptying it; it takes shards again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check whether the others have room; do nothing.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follow it until the instance is empty.")
+    ] = True,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Move every copy off an instance, while all serve; nothing new is placed there.
+
+    It goes on when this command, or the coordinator, ends. Refused when the others lack room or
+    copies would share a zone.
+
+    Example: logstore drain instance-2
+    """
+
+    async def work() -> dict[str, Any]:
+        async with Coordinator(address) as coordinator:
+            request = pb.DrainRequest(instance=instance, dry_run=dry_run)
+            method = "Cancel" if cancel else "Begin"
+            told: dict[str, Any] = await coordinator.json("Drains", method, request)
+            if cancel or dry_run or not wait:
+                return told
+            return await _follow_drain(coordinator, instance, told, as_json)
+
+    told = run(work())
+    if as_json:
+        print_json(told)
+    elif dry_run:
+        typer.echo(f"{instance} can be drained: {told['left']} copies would go; nothing is done")
+    elif cancel:
+        typer.echo(f"drain of {instance} cancelled; {told['left']} copies are left there")
+    elif told["left"]:
+        typer.echo(f"drain of {instance} has begun; {told['left']} copies are to go")
+    else:
+        typer.echo(f"{instance} is drained: {told['copies']} copies in {told['elapsed_s']:g} s")
+
+
+async def _follow_drain(
+    coordinator: Coordinator, instance: str, told: dict[str, Any], as_json: bool
+) -> dict[str, Any]:
+    """Show each change until nothing is left; CommandError when it was cancelled meanwhile."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"),
+        console=out, disable=as_json or not out.is_terminal,
+    )  # fmt: skip
+    shown = -1
+    with bar as progress:
+        task = progress.add_task(f"drain {instance}", total=told["copies"], told="")
+        while True:
+            done = told["copies"] - told["left"]
+            eta = "unknown" if told["eta_s"] is None else f"{told['eta_s']:.0f} s"
+            line = f"{done} of {told['copies']} copies are gone, ETA {eta}"
+            progress.update(task, completed=done, total=told["copies"], told=line)
+            if told["left"] != shown and not out.is_terminal:
+                print_json(told) if as_json and told["left"] else None
+                typer.echo(line) if not as_json else None
+            shown = told["left"]
+            if not shown:
+                return told
+            await asyncio.sleep(POLL_S)
+            try:
+                drains = await coordinator.json("Drains", "List", pb.ListDrainsRequest())
+            except UnavailableError:
+                continue  # a coordinator restarts: the drain goes on with the next leader
+            found = [d for d in drains if d["instance"] == instance]
+            if not found:
+                raise CommandError(f"the drain of {instance} was cancelled")
+            told = found[0]

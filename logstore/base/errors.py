@@ -219,6 +219,12 @@ class IllegalTransitionError(LogstoreError):
     code = "illegal_transition"
 
 
+class RefusedError(LogstoreError):
+    """What was asked for would leave the cluster without room or with less safety; says why."""
+
+    code = "refused"
+
+
 class ConfigError(LogstoreError):
     """A setting is missing or out of bounds; names the field, value, unit and bound."""
 

@@ -36,6 +36,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "diverged": grpc.StatusCode.DATA_LOSS,
     "conflict": grpc.StatusCode.ABORTED,
     "lease_lost": grpc.StatusCode.FAILED_PRECONDITION,
+    "refused": grpc.StatusCode.FAILED_PRECONDITION,
     "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
 }
 

@@ -1,0 +1,24 @@
+"""Who is heard, as this process can tell."""
+
+from collections.abc import Sequence
+
+from coordinator.statistics import StatisticsIntake
+from logstore.base.env import Env
+
+
+class Pulse:
+    """Who is heard, counted from this process's start where nobody reported yet.
+
+    A coordinator that has just started gives everyone time to report: it is no reason to copy.
+    """
+
+    def __init__(self, intake: StatisticsIntake, env: Env) -> None:
+        self._intake, self._env = intake, env
+        self._started_s = env.clock.monotonic_s()
+
+    def silent_s(self, instances: Sequence[str]) -> dict[str, float]:
+        """Instance -> seconds since it was heard; 0 while it counts as alive."""
+        now_s = self._env.clock.monotonic_s()
+        never_s = max(now_s - self._started_s, 1e-9)
+        told = {i: self._intake.silent_s(i, now_s) for i in instances}
+        return {i: never_s if s is None else s for i, s in told.items()}

@@ -1,0 +1,261 @@
+"""Emptying an instance (R5.11): what is refused, what is left, and the moves of single copies.
+
+`/drains/INSTANCE` says that it shall be empty; it stands until it is cancelled, so a restarted or a
+new leader goes on, and nothing new is placed there. Copies of replicated logs go by repair's steps
+(`coordinator.repair`): a new copy elsewhere, a switch of the primary, the removal. A shard with one
+copy goes by a `shadow` migration. Every cell's leader empties it of the shards of its cell.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from coordinator.catalog import Catalog
+from coordinator.homes import Cluster, choose_home
+from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.ledger import Proposal
+from coordinator.migration.records import MoveOptions, State
+from logstore.base.env import Env
+from logstore.base.errors import ConflictError, LogstoreError, RefusedError, UnknownInstanceError
+from logstore.base.types import ShardStatus
+from logstore.meta.port import Compare, Delete, MetadataStore, Put
+from logstore.meta.records import (
+    DRAINS,
+    INSTANCES,
+    SHARDS,
+    LogOptions,
+    ShardRecord,
+    decode_instance,
+    decode_shard,
+    drain_key,
+    encode,
+)
+from profiler.types import DataStoreStatus
+
+TRIGGER = "drain"
+BACK_OFF_S = 60.0
+"""After a drain's move was rolled back, its shard is left alone so long."""
+_TRIES = 20
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRecord:
+    """`copies`: how many the instance held when the drain began."""
+
+    instance: str
+    begun_us: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an instance still holds."""
+
+    primaries: int
+    followers: int
+    learners: int
+
+    @property
+    def copies(self) -> int:
+        return self.primaries + self.followers + self.learners
+
+
+def left_on(instance: str, shards: Sequence[ShardRecord]) -> Left:
+    primaries = sum(s.primary.instance == instance for s in shards)
+    in_sync = sum(m.instance == instance for s in shards for m in s.in_sync)
+    learners = sum(m.instance == instance for s in shards for m in s.learners)
+    return Left(primaries, in_sync - primaries, learners)
+
+
+def check_drain(
+    instance: str,
+    shards: Sequence[ShardRecord],
+    cluster: Cluster,
+    sizes: Mapping[str, int],
+    statuses: Mapping[str, DataStoreStatus],
+) -> None:
+    """`RefusedError` when the others have no room, or zones would be given up.
+
+    `cluster`: with `instance` among its draining ones. `sizes`: shard -> bytes of a copy.
+    """
+    alive = [n for n in cluster.instances if cluster.is_alive(n) and n not in cluster.draining]
+    spare_bytes, spare_ops = {}, 0.0
+    for name in alive:
+        capacity, status = cluster.instances[name].capacity, statuses.get(name)
+        stored, ops = (status.stored_bytes, status.ops_per_s) if status else (0, 0.0)
+        limit, rate = capacity.stored_bytes, capacity.ops_per_s
+        spare_bytes[name] = float("inf") if limit is None else float(limit - stored)
+        spare_ops += float("inf") if rate is None else max(0.0, rate - ops)
+    held = [s for s in shards if s.member_on(instance) is not None]
+    for shard in sorted(held, key=lambda s: -sizes.get(s.shard, 0)):
+        size = sizes.get(shard.shard, 0)
+        stay = [m.instance for m in shard.members() if m.instance != instance]
+        full = [name for name in alive if spare_bytes[name] < size and name not in stay]
+        home = choose_home([*stay, *full], cluster, zones_of=stay)
+        if home is None:
+            have = f"{len(alive)} other instances are alive and not draining"
+            why = f"{len(full)} of them lack {size} bytes of room" if full else "each has a copy"
+            raise RefusedError(
+                f"{instance} cannot be drained: shard {shard.shard} has no place: {have}, {why}"
+                if alive
+                else f"{instance} cannot be drained: no other instance is alive"
+            )
+        zones = {cluster.instances[i].zone for i in (*stay, instance) if i in cluster.instances}
+        after = {cluster.instances[i].zone for i in stay if i in cluster.instances} | {home.zone}
+        if len(after) < len(zones):
+            raise RefusedError(
+                f"{instance} cannot be drained: the copies of shard {shard.shard} would be in "
+                f"{len(after)} zones instead of {len(zones)}"
+            )
+        spare_bytes[home.instance] -= size
+    carried = statuses[instance].ops_per_s if instance in statuses else 0.0
+    if carried > spare_ops:
+        raise RefusedError(
+            f"{instance} cannot be drained: it carries {carried:.0f} ops/s, the others have "
+            f"{spare_ops:.0f} ops/s to spare"
+        )
+
+
+class Drains:
+    """The drains of one store."""
+
+    def __init__(self, store: MetadataStore, env: Env) -> None:
+        self._store, self._env = store, env
+
+    async def all(self) -> list[dict[str, Any]]:
+        """Each drain with its progress, as JSON types."""
+        drains = [
+            msgspec.json.decode(item.value, type=DrainRecord)
+            for item in (await self._store.range(DRAINS)).items
+        ]
+        shards = await self.shards() if drains else []
+        return [self._told(drain, left_on(drain.instance, shards)) for drain in drains]
+
+    async def shards(self) -> list[ShardRecord]:
+        return [decode_shard(item.value) for item in (await self._store.range(SHARDS)).items]
+
+    async def instances(self) -> list[str]:
+        items = (await self._store.range(INSTANCES)).items
+        return [item.key.removeprefix(INSTANCES) for item in items]
+
+    async def begin(
+        self,
+        instance: str,
+        silent_s: Mapping[str, float],
+        sizes: Mapping[str, int],
+        statuses: Mapping[str, DataStoreStatus],
+        *,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Check and write it; one that stands already goes on. RefusedError."""
+        items = (await self._store.range(INSTANCES)).items
+        instances = {r.instance: r for r in (decode_instance(item.value) for item in items)}
+        if instance not in instances:
+            raise UnknownInstanceError(f"instance {instance!r} is not registered")
+        key, shards = drain_key(instance), await self.shards()
+        for _ in range(_TRIES):
+            found = await self._store.get(key)
+            if found is not None:
+                record = msgspec.json.decode(found.value, type=DrainRecord)
+                return self._told(record, left_on(instance, shards))
+            draining = await Catalog(self._store, self._env).draining() | {instance}
+            cluster = Cluster(instances, silent_s, {}, 0.0, draining)
+            check_drain(instance, shards, cluster, sizes, statuses)
+            left = left_on(instance, shards)
+            record = DrainRecord(instance, self._env.clock.wall_us(), left.copies)
+            if dry_run:
+                return {**self._told(record, left), "dry_run": True}
+            if (await self._store.txn([Compare(key, 0)], [Put(key, encode(record))])).succeeded:
+                _log.info("drain", instance=instance, copies=left.copies)
+                return self._told(record, left)
+        raise ConflictError(f"the drain of {instance} changed too often, try again")
+
+    async def cancel(self, instance: str) -> dict[str, Any]:
+        """It takes shards again; what has left it stays away. UnknownInstanceError: no drain."""
+        key = drain_key(instance)
+        for _ in range(_TRIES):
+            found = await self._store.get(key)
+            if found is None:
+                raise UnknownInstanceError(f"instance {instance!r} is not being drained")
+            if (await self._store.txn([Compare(key, found.revision)], [Delete(key)])).succeeded:
+                record = msgspec.json.decode(found.value, type=DrainRecord)
+                told = self._told(record, left_on(instance, await self.shards()))
+                return {**told, "state": "cancelled", "eta_s": None}
+        raise ConflictError(f"the drain of {instance} changed too often, try again")
+
+    def _told(self, drain: DrainRecord, left: Left) -> dict[str, Any]:
+        elapsed_s = max(0.0, (self._env.clock.wall_us() - drain.begun_us) / 1e6)
+        done = max(0, drain.copies - left.copies)
+        eta_s = round(elapsed_s * left.copies / done, 1) if done else None
+        return {
+            "instance": drain.instance,
+            "state": "draining" if left.copies else "drained",
+            "begun_us": drain.begun_us,
+            "copies": max(drain.copies, left.copies),
+            "left": left.copies,
+            "primaries": left.primaries,
+            "followers": left.followers,
+            "learners": left.learners,
+            "elapsed_s": round(elapsed_s, 1),
+            "eta_s": eta_s if left.copies else 0.0,
+        }
+
+
+class DrainMoves:
+    """Starts the moves of single copies, a few at a time."""
+
+    def __init__(
+        self, driver: MigrationDriver, env: Env, options: MoveOptions, moves_max: int
+    ) -> None:
+        self._driver, self._env, self._options = driver, env, options
+        self._moves_max = max(1, moves_max)
+
+    async def round(
+        self, shards: Sequence[tuple[ShardRecord, LogOptions]], cluster: Cluster
+    ) -> int:
+        """Of the given shards those with one copy, on a draining instance; returns how many."""
+        due = [
+            shard
+            for shard, options in shards
+            if options.replicas == 1
+            and shard.primary.instance in cluster.draining
+            and cluster.is_alive(shard.primary.instance)
+            and shard.migration is None
+            and shard.status is not ShardStatus.SEALING
+        ]
+        if not due:
+            return 0
+        known = await self._driver.ledger.all()
+        busy = {m.shard for m in known if m.active}
+        room = self._moves_max - sum(m.active and m.trigger == TRIGGER for m in known)
+        since_us = self._env.clock.wall_us() - round(BACK_OFF_S * 1e6)
+        busy |= {
+            m.shard
+            for m in known
+            if m.trigger == TRIGGER and m.state is State.ROLLED_BACK and m.since_us > since_us
+        }
+        started = 0
+        for shard in due:
+            if started >= room:
+                break
+            home = choose_home([m.instance for m in shard.members()], cluster)
+            if shard.shard in busy or home is None:
+                continue
+            source = shard.primary.instance
+            proposal = Proposal(
+                shard=shard.shard,
+                target=home.instance,
+                options=self._options,
+                trigger=TRIGGER,
+                reason=f"{source} is being drained",
+            )
+            try:
+                await self._driver.propose(proposal)
+                started += 1
+            except LogstoreError as e:
+                _log.warning("a drain's move was not started", shard=shard.shard, why=e.message)
+        return started

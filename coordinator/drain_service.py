@@ -1,0 +1,61 @@
+"""coordinator.v1.Drains: empty an instance, stop it, tell how far it is."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from coordinator.cell_pulse import Pulse
+from coordinator.drain import Drains
+from coordinator.edge import Context, unary
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.statistics import StatisticsIntake
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import DrainsServicer
+
+
+class DrainsService(DrainsServicer):
+    """The door of `Drains`; asks the instances how large their shards are."""
+
+    def __init__(
+        self, drains: Drains, pulse: Pulse, nodes: GrpcNodes, intake: StatisticsIntake
+    ) -> None:
+        self._drains, self._pulse, self._nodes, self._intake = drains, pulse, nodes, intake
+
+    @unary
+    async def Begin(self, request: pb.DrainRequest, context: Context) -> pb.JsonResponse:
+        shards = await self._drains.shards()
+        primaries = sorted({s.primary.instance for s in shards})
+        instances = sorted({request.instance, *(await self._drains.instances())})
+        told = await self._drains.begin(
+            request.instance,
+            self._pulse.silent_s(instances),
+            await self._sizes(primaries),
+            self._intake.statuses(),
+            dry_run=request.dry_run,
+        )
+        return _json(told)
+
+    @unary
+    async def Cancel(self, request: pb.DrainRequest, context: Context) -> pb.JsonResponse:
+        return _json(await self._drains.cancel(request.instance))
+
+    @unary
+    async def List(self, request: pb.ListDrainsRequest, context: Context) -> pb.JsonResponse:
+        return _json(await self._drains.all())
+
+    async def _sizes(self, primaries: list[str]) -> dict[str, int]:
+        """Shard -> bytes; of instances that do not answer nothing is known."""
+        answers = await asyncio.gather(
+            *(self._nodes.sizes(name) for name in primaries), return_exceptions=True
+        )
+        return {
+            shard: size
+            for answer in answers
+            if isinstance(answer, dict)
+            for shard, size in answer.items()
+        }
+
+
+def _json(value: Any) -> pb.JsonResponse:
+    return pb.JsonResponse(json=msgspec.json.encode(value))
