@@ -43,6 +43,10 @@ def up(
     autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
     planning_period_s: Annotated[float, typer.Option(help="Seconds between plans.")] = 300.0,
     metadata: Metadata = None,
+    kafka: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT,…", help="A Kafka that moves feed through."),
+    ] = None,
     setting: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,6 +67,7 @@ def up(
         coordinator_settings={"planning_period_s": planning_period_s, **given},
         autopilot=autopilot,
         metadata=metadata,
+        kafka=kafka,
     )
 
     async def work() -> None:

@@ -45,6 +45,7 @@ class ClusterOptions:
     that are free. `capacities`: one for each instance, fewer or none: unlimited. Settings are
     passed on as they are (CoordinatorConfig, NodeConfig). `autopilot`: on, forecast-only or off;
     None leaves it as it is. `metadata`: an etcd URL, instead of a store in the coordinator.
+    `kafka`: HOST:PORT,… of a broker that moves feed through.
     """
 
     data: Path
@@ -57,6 +58,7 @@ class ClusterOptions:
     autopilot: str | None = None
     start_timeout_s: float = 60.0
     metadata: str | None = None
+    kafka: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= INSTANCES_MAX:
@@ -79,6 +81,7 @@ class Cluster:
             {
                 "data": options.data / COORDINATOR,
                 "metadata": options.metadata,
+                "kafka": options.kafka,
                 **options.coordinator_settings,
             },
             self._log(COORDINATOR),
@@ -174,6 +177,7 @@ class Cluster:
                 "data": self.data / name,
                 "metadata": options.metadata or self.address,
                 "coordinators": self.address,
+                "kafka": options.kafka,
                 **options.node_settings,
                 **_capacity_settings(capacity),
             }
@@ -246,6 +250,7 @@ def local_cluster(
     coordinator_settings: Mapping[str, object] | None = None,
     node_settings: Mapping[str, object] | None = None,
     autopilot: str | None = None,
+    kafka: str | None = None,
 ) -> contextlib.AbstractAsyncContextManager[Cluster]:
     """`async with local_cluster(3, data=folder) as cluster`; see ClusterOptions and `running`."""
     options = ClusterOptions(
@@ -256,6 +261,7 @@ def local_cluster(
         coordinator_settings=coordinator_settings or {},
         node_settings=node_settings or {},
         autopilot=autopilot,
+        kafka=kafka,
     )
     return running(options)
 

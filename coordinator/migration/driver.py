@@ -298,7 +298,11 @@ class MigrationDriver:
             operations.append(Put(REPLICA_COUNTER, str(effect.draws + 1).encode()))
         if not operations:  # an earlier leader wrote the same
             return True
-        return (await self._store.txn(compares, operations)).succeeded
+        done = (await self._store.txn(compares, operations)).succeeded
+        before = read.shard.feed_topic if read.shard is not None else ""
+        if done and before and shard is not None and shard.feed_topic != before:
+            self.feed_ended.set()
+        return done
 
     async def _verify(
         self, record: MigrationRecord, effect: Verify, wake: asyncio.Event

@@ -24,5 +24,8 @@ SHARD_QUEUE_BYTES_MAX = 64 * 1024 * 1024
 """Appends waiting on one shard, held ones included; above it the answer is `overloaded`."""
 
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
+COPY_CHUNK_BYTES_MIN = 128 * 1024
+COPY_CHUNK_BYTES_MAX = 1024 * 1024
+"""A snapshot's chunks are within these; the pace of the copy decides."""
 REPLICATION_WINDOW_BYTES_MAX = 16 * 1024 * 1024
 SCAN_CHUNK_BYTES = 1024 * 1024

@@ -25,6 +25,8 @@ AUTOPILOT = "/settings/autopilot"
 COORDINATORS = "/coordinators/"
 DRAINS = "/drains/"
 REPLICA_COUNTER = "/ids/replica"
+CLUSTER_ID = "/ids/cluster"
+"""Drawn once; names what this cluster makes elsewhere."""
 
 
 def log_key(log: str) -> str:

@@ -59,6 +59,8 @@ class NodeAdmin(NodeAdminServicer):
             status.base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
             status.bytes_stored = engine.bytes_stored(me)
             status.index_backlog = engine.index_backlog(me)
+        if replica.publisher is not None:
+            status.published_end = replica.publisher.end
         learner = replica.learner
         if learner is not None and replica.role is Role.LEARNER:
             status.learner_phase = learner.phase
@@ -66,6 +68,10 @@ class NodeAdmin(NodeAdminServicer):
             status.bytes_copied = learner.bytes_copied
             status.copy_seconds = learner.copy_seconds
             status.source_high_watermark = learner.source_high_watermark
+            status.feed = learner.feed
+            status.feed_down_s = learner.feed_down_s
+            status.feed_error = learner.feed_error
+            status.records_per_s = learner.records_per_s
         return status
 
     async def VerifyChain(

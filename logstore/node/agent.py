@@ -125,6 +125,10 @@ class Agent:
             at_us = slot * round(self.slot_s * 1e6)
             self._event.record(shard, op, 1, size, latency_s, at_us, None, keys)
 
+    def copied(self, size_bytes: int) -> None:
+        """Bytes of a move that were sent or taken: they are load like any other (R1.2)."""
+        self._bytes += size_bytes
+
     def track(self, shard: str, event_time: bool) -> None:
         """The shard's primary is here from now on."""
         (self._event if event_time else self._wall).track(shard)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from logstore.meta.open import is_etcd
@@ -49,8 +49,24 @@ class NodeConfig(MetadataSettings):
     session_wait_s: float = Field(default=0.5, ge=0, le=10)
     retry_interval_s: float = Field(default=0.1, ge=0.01, le=10)
     copy_bytes_per_s: float = Field(
-        default=64e6, gt=0, description="bound of a snapshot copy sent by this instance"
+        default=1e9, gt=0, description="bound of the copies that this instance sends and takes"
     )
+    copy_bytes_per_s_min: float = Field(
+        default=2e6, gt=0, description="copies go on at this pace whatever the p99 of appends"
+    )
+    copy_bytes_per_s_cluster: float | None = Field(
+        default=None, gt=0, description="bound of all copies in the cluster together"
+    )
+    copy_p99_ratio_max: float = Field(
+        default=1.2, ge=1, le=1000, description="p99 of appends during a copy over the one before"
+    )
+    copy_p99_floor_ms: float = Field(
+        default=2.0, ge=0, le=60_000, description="a p99 below this never slows a copy"
+    )
+    kafka: str | None = Field(
+        default=None, validation_alias=AliasChoices("kafka", "LOGSTORE_KAFKA"), max_length=4096,
+        description="host:port,… of a Kafka, for feeds that go through it",
+    )  # fmt: skip
     report_interval_s: float = Field(default=1.0, ge=0.1, le=3600)
     sample_keys_per_batch: int = Field(default=16, ge=0, le=4096)
     read_threads: int = Field(default=2, ge=1, le=64)

@@ -9,12 +9,14 @@ from grpc.aio import Channel
 
 from logstore.base.env import Env
 from logstore.engine.port import Engine
+from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import ShardRecord
 from logstore.node.admission import Admission
 from logstore.node.agent import Agent
 from logstore.node.commit import GroupCommit
 from logstore.node.config import NodeConfig
+from logstore.node.copying import CopyPace
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
@@ -39,6 +41,9 @@ class NodeContext:
     """A shard's record as the watch last brought it."""
     open_copy: "Callable[[str], Replica | None]"
     """This instance's own copy of a shard."""
+    pace: CopyPace
+    broker: Broker | None = None
+    """What feeds may go through; None where none is configured."""
 
     @property
     def instance(self) -> str:

@@ -24,6 +24,7 @@ from logstore.base.errors import (
 )
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
+from logstore.feed.port import Broker
 from logstore.meta.port import Compare, MetadataStore, Put, WatchEvent
 from logstore.meta.records import (
     LOGS,
@@ -43,6 +44,7 @@ from logstore.node.catalog import Catalog
 from logstore.node.commit import GroupCommit
 from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
+from logstore.node.copying import CopyPace
 from logstore.node.replica import Replica
 from logstore.proto.channel import open_channel
 from logstore.replication.events import Role
@@ -51,6 +53,7 @@ from sharder.keys import routing_key
 _log = structlog.get_logger(__name__)
 
 TICK_S = 0.05
+LAG_PROBE_S = 0.01
 INDEX_RECORDS = 65_536
 INDEX_IDLE_S = 0.2
 
@@ -66,6 +69,7 @@ class Instance:
         store: MetadataStore,
         incarnation: int,
         tls: TlsOptions | None = None,
+        broker: Broker | None = None,
     ) -> None:
         self.catalog = Catalog()
         self.replicas: dict[str, Replica] = {}
@@ -87,6 +91,8 @@ class Instance:
             channel_to=self._channel_to,
             shard_record=self._shard_record,
             open_copy=self.replicas.get,
+            pace=CopyPace(config, env.clock.monotonic_s, self._copies),
+            broker=broker,
         )
 
     # ---- look-ups ----------------------------------------------------------------------------
@@ -128,7 +134,9 @@ class Instance:
 
     def start(self) -> None:
         """Begin to work; the metadata may come later."""
-        for work in (self.committer.run(), self._follow_metadata(), self._tick(), self._index()):
+        works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
+                 self._probe_loop())  # fmt: skip
+        for work in works:
             self._tasks.append(asyncio.create_task(work))
 
     async def register(self, address: str) -> None:
@@ -282,6 +290,19 @@ class Instance:
         await loop.run_in_executor(self._index_thread, self.node.engine.drop_replica, replica_id)
 
     # ---- periodic work -------------------------------------------------------------------------
+
+    def _copies(self) -> int:
+        """Shards of the cluster that have a learner now."""
+        return sum(1 for record, _ in self.catalog.shards.values() if record.learners)
+
+    async def _probe_loop(self) -> None:
+        """How late the loop is: what an append waits before it is even seen."""
+        node = self.node
+        while True:
+            due_s = node.now_s() + LAG_PROBE_S
+            await asyncio.sleep(LAG_PROBE_S)
+            now_s = node.now_s()
+            node.pace.latency.lagged(now_s, max(0.0, now_s - due_s))
 
     async def _tick(self) -> None:
         while True:

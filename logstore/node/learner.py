@@ -5,6 +5,7 @@ are verified before they are written; what lies on the disk is verified again by
 """
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,12 +20,14 @@ from logstore.base.errors import (
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
 from logstore.feed.direct import DirectFeed
-from logstore.feed.port import FeedSource
+from logstore.feed.port import BrokerAwayError, FeedSource
+from logstore.feed.topic import TopicFeed
 from logstore.replication.events import Written
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
 
+RATE_S = 0.5
 _log = structlog.get_logger(__name__)
 
 
@@ -38,6 +41,21 @@ class Learner:
         self.bytes_copied = 0
         self.copy_seconds = 0.0
         self.source_high_watermark = 0
+        self.feed = "direct"
+        self.feed_error = ""
+        self._away_since_s: float | None = None
+        self._rate = Rate()
+
+    @property
+    def feed_down_s(self) -> float:
+        """How long the broker of our feed has not answered; 0: it does, or there is none."""
+        if self._away_since_s is None:
+            return 0.0
+        return self._replica.node.now_s() - self._away_since_s
+
+    @property
+    def records_per_s(self) -> float:
+        return self._rate.per_s
 
     async def run(self) -> None:
         """Pull until cancelled; a copy that can never match stops with phase `failed: …`."""
@@ -54,9 +72,21 @@ class Learner:
             except StorageFullError as e:
                 self.phase = f"failed: {e.message}"
                 return
+            except BrokerAwayError as e:
+                self._broker_away(e.message)
             except LogstoreError as e:
                 _log.info("pull broke", shard=self._replica.shard, error=e.message)
             await asyncio.sleep(node.config.retry_interval_s)
+
+    def _broker_away(self, why: str) -> None:
+        """The coordinator sees how long, and decides what follows (feed_fallback)."""
+        _log.info("feed away", shard=self._replica.shard, error=why)
+        self.feed_error = why
+        if self._away_since_s is None:
+            self._away_since_s = self._replica.node.now_s()
+
+    def _broker_heard(self) -> None:
+        self._away_since_s, self.feed_error = None, ""
 
     def _meta(self) -> ReplicaMeta | None:
         replica_id = self._replica.member.replica_id
@@ -71,18 +101,37 @@ class Learner:
     async def _pull(self) -> None:
         replica = self._replica
         primary = replica.record.primary
-        source: FeedSource = DirectFeed(
+        direct = DirectFeed(
             replica.node.channel_to(primary.instance),
             replica.shard,
             replica.epoch,
             replica.record.copy_bytes_per_s,
         )
+        topic = replica.record.feed_topic
         meta = self._meta()
         if meta is None or meta.snapshot_target is not None:
             self.phase = "snapshot"
-            await self._copy(source, meta)
+            with replica.node.pace.copying():
+                await self._copy(direct, meta)
         self.phase = "feed"
-        await self._follow(source)
+        await self._follow(self._feed_of(topic, direct), topic)
+
+    def _feed_of(self, topic: str, direct: FeedSource) -> FeedSource:
+        """Through the topic that the record names, else straight from the source."""
+        node, me = self._replica.node, self._replica.member.replica_id
+        self.feed = "kafka" if topic else "direct"
+        if not topic:
+            self._broker_heard()
+            return direct
+        if node.broker is None:
+            raise BrokerAwayError(f"instance {node.instance} has no broker configured")
+        return TopicFeed(
+            node.broker,
+            topic,
+            direct,
+            lambda offset: node.engine.position_at(me, offset),
+            self._broker_heard,
+        )
 
     async def _copy(self, source: FeedSource, meta: ReplicaMeta | None) -> None:
         replica, engine = self._replica, self._replica.node.engine
@@ -101,7 +150,10 @@ class Learner:
                 replica.created()
             self.snapshot_end = part.end
             await self._apply(list(part.batches), part.end)
-            self.bytes_copied += sum(len(b.data) for b in part.batches)
+            size = sum(len(b.data) for b in part.batches)
+            self.bytes_copied += size
+            replica.node.agent.copied(size)
+            await replica.node.pace.spend(size)
             self.copy_seconds = replica.node.now_s() - started_s
         reached = self._meta()
         if reached is not None and engine.end(reached.replica_id).end >= self.snapshot_end:
@@ -109,18 +161,51 @@ class Learner:
                 ReplicaMeta(reached.replica_id, reached.shard, reached.base, reached.high_watermark)
             )
 
-    async def _follow(self, source: FeedSource) -> None:
+    async def _follow(self, source: FeedSource, topic: str) -> None:
+        """Until the record names another topic, or none."""
+        replica = self._replica
         meta = self._meta()
-        start = meta.high_watermark if meta is not None else 0
-        async for part in source.follow(start):
-            self.source_high_watermark = part.high_watermark
-            await self._apply(list(part.batches), part.high_watermark)
+        if meta is None:
+            return
+        # Our own log is the truth (F3), but above its mark it may hold what was never committed.
+        start = meta.high_watermark
+        async with aclosing(source.follow(start, meta.feed_cursor)) as parts:
+            async for part in parts:
+                self.source_high_watermark = part.high_watermark
+                await self._apply(list(part.batches), part.high_watermark, part.cursor)
+                replica.node.agent.copied(sum(len(b.data) for b in part.batches))
+                self._rate.add(sum(b.count for b in part.batches), replica.node.now_s())
+                if replica.record.feed_topic != topic:
+                    return
 
-    async def _apply(self, batches: list[StoredBatch], new_mark: int) -> None:
+    async def _apply(
+        self, batches: list[StoredBatch], new_mark: int, feed_cursor: int | None = None
+    ) -> None:
         replica = self._replica
         if not batches:
             return
         async with replica.apply_lock:
-            end = await replica.receiver.apply(batches, replica.high_watermark, new_mark)
+            end = await replica.receiver.apply(
+                batches, replica.high_watermark, new_mark, feed_cursor
+            )
             replica.machine.adopt(min(new_mark, end.end))
             replica.handle(Written(end))
+
+
+class Rate:
+    """Records a second over the last moments, for the time that is left."""
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._count = 0
+        self._since_s: float | None = None
+
+    def add(self, count: int, now_s: float) -> None:
+        if self._since_s is None:
+            self._since_s = now_s
+        self._count += count
+        elapsed_s = now_s - self._since_s
+        if elapsed_s >= RATE_S:
+            now = self._count / elapsed_s
+            self.per_s = now if self.per_s == 0 else 0.5 * (self.per_s + now)
+            self._count, self._since_s = 0, now_s

@@ -138,16 +138,16 @@ class PeerService(PeerServiceServicer):
             replica = await self._source(request.shard, request.epoch)
             snapshot = self._node.engine.snapshot(replica.member.replica_id, replica.high_watermark)
             try:
-                async for chunk in self._chunks(replica, snapshot, request):
-                    yield chunk
+                with self._node.pace.copying():
+                    async for chunk in self._chunks(replica, snapshot, request):
+                        yield chunk
             finally:
                 snapshot.close()
 
     async def _chunks(
         self, replica: Replica, snapshot: EngineSnapshot, request: node_pb2.SnapshotRequest
     ) -> AsyncIterator[node_pb2.SnapshotChunk]:
-        limit = self._node.config.copy_bytes_per_s
-        rate = min(limit, request.bytes_per_s) if request.bytes_per_s > 0 else limit
+        pace, limit = self._node.pace, request.bytes_per_s
         total = self._node.engine.bytes_stored(replica.member.replica_id)
         start = max(request.start_offset, snapshot.anchor.base.end)
         first = node_pb2.SnapshotChunk(snapshot_end=snapshot.end.end, bytes_total=total)
@@ -163,7 +163,7 @@ class PeerService(PeerServiceServicer):
             if batch is not None:
                 chunk.append(batch)
                 size += len(batch.data)
-            if chunk and (batch is None or size >= SNAPSHOT_CHUNK_BYTES):
+            if chunk and (batch is None or size >= pace.chunk_bytes):
                 messages = [batch_message(b) for b in chunk]
                 yield node_pb2.SnapshotChunk(
                     snapshot_end=snapshot.end.end,
@@ -171,9 +171,12 @@ class PeerService(PeerServiceServicer):
                     crc32c=chunk_crc(messages),
                     bytes_total=total,
                 )
-                due_s = max(due_s, self._node.now_s()) + size / rate
+                self._node.agent.copied(size)
+                await pace.spend(size)
+                if limit > 0:  # this move's own bound
+                    due_s = max(due_s, self._node.now_s()) + size / limit
+                    await asyncio.sleep(max(0.0, due_s - self._node.now_s()))
                 chunk, size = [], 0
-                await asyncio.sleep(max(0.0, due_s - self._node.now_s()))  # the throttle
             if batch is None:
                 return
 

@@ -35,6 +35,7 @@ from logstore.node.appends import PendingAppend
 from logstore.node.context import NodeContext
 from logstore.node.forward import Forwarder
 from logstore.node.learner import Learner
+from logstore.node.publisher import Publisher
 from logstore.node.pusher import Pusher
 from logstore.node.receiver import Receiver
 from logstore.node.sealed import AncestorVersions, SealedAnswers, sealed_at
@@ -80,6 +81,8 @@ class Replica:
         self._learner: tuple[Learner, asyncio.Task[None]] | None = None
         self.learner: Learner | None = None
         self._forwarder: Forwarder | None = None
+        self.publisher: Publisher | None = None
+        self._publishing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self.recent: deque[StoredBatch] = deque()
         self._recent_bytes = 0
@@ -218,6 +221,7 @@ class Replica:
             if self.role is not Role.PRIMARY and self.exists:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
             self.handle(ConfigRead(record, revision))
+            self._publish()
             self.writer.epoch = self.epoch
             if self.is_sealed():
                 self._end_at_seal()
@@ -253,6 +257,9 @@ class Replica:
                 self._admit(is_open)
             case Commit(high_watermark):
                 acked = self.writer.commit(high_watermark)
+                if acked:
+                    now_s = self.node.now_s()
+                    self.node.pace.latency.acked(now_s, now_s - acked[0].received_s)
                 self.node.agent.appended(self.shard, self.options.event_time, acked)
             case Cas():
                 self.spawn(self._cas(effect), f"cas {self.shard}")
@@ -262,6 +269,19 @@ class Replica:
                 self._pushers[member.replica_id] = self.spawn(pusher.run(), f"push {self.shard}")
             case StopPush(replica_id):
                 self._stop_push(replica_id)
+
+    def _publish(self) -> None:
+        """The primary publishes while its record names a topic."""
+        record, broker = self.machine.record, self.node.broker
+        leads = record is not None and self.role is Role.PRIMARY
+        topic = record.feed_topic if record is not None and leads else ""
+        if self.publisher is not None and self.publisher.topic != topic:
+            self.publisher = None
+            if self._publishing is not None:
+                self._publishing.cancel()
+        if topic and self.publisher is None and broker is not None:
+            self.publisher = Publisher(self, broker, topic)
+            self._publishing = self.spawn(self.publisher.run(), f"publish {self.shard}")
 
     def _become(self, role: Role, primary: Member) -> None:
         _log.info(

@@ -13,6 +13,8 @@ from logstore.base.errors import LogstoreError
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
 from logstore.engine.rocks import RocksEngine
+from logstore.feed.open import open_broker
+from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.boot import incarnation
@@ -51,6 +53,7 @@ class NodeServer:
         *,
         engine: Engine | None = None,
         store: MetadataStore | None = None,
+        broker: Broker | None = None,
     ) -> None:
         """By default RocksDB under `config.data` and the coordinators' metadata."""
         self._config = config
@@ -69,6 +72,7 @@ class NodeServer:
             store,
             incarnation(config.data, env),
             self._tls,
+            broker or open_broker(config.kafka),
         )
         self._server: Server = make_server()
         self._health = health.aio.HealthServicer()
@@ -115,6 +119,8 @@ class NodeServer:
             await channel.close()
         if self._owned_store is not None:
             await self._owned_store.close()
+        if self.instance.node.broker is not None:
+            await self.instance.node.broker.close()
         self._engine.close()
 
     # ---- reports -----------------------------------------------------------------------------

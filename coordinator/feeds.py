@@ -1,0 +1,81 @@
+"""Topics of feeds: named after this cluster, and swept when no shard's record names them.
+
+A topic is named in a record before anybody makes it, and the topics are listed before the records
+are read: so what is listed and not named is not needed by anyone (a move's end, or an attempt that
+was killed). A late publisher may make one again; the next sweep finds it.
+"""
+
+import asyncio
+
+import structlog
+
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError
+from logstore.feed.port import Broker
+from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.records import CLUSTER_ID, SHARDS, decode_shard
+
+RETRY_S = 1.0
+_log = structlog.get_logger(__name__)
+
+
+async def feed_prefix(store: MetadataStore, env: Env) -> str:
+    """What this cluster's feed topics begin with; clusters may share a broker."""
+    while True:
+        found = await store.get(CLUSTER_ID)
+        if found is not None:
+            return f"logstore-{found.value.decode()}-feed-"
+        await store.txn([Compare(CLUSTER_ID, 0)], [Put(CLUSTER_ID, b"%x" % env.new_id())])
+
+
+class FeedSweeper:
+    """Deletes topics that are not needed any more: each `interval_s`, and when `ended` is set."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        broker: Broker,
+        prefix: str,
+        ended: asyncio.Event,
+        interval_s: float,
+    ) -> None:
+        self._store, self._broker, self._prefix = store, broker, prefix
+        self._ended, self._interval_s = ended, interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="feed sweeper")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._broker.close()
+
+    async def sweep(self) -> list[str]:
+        """One look; returns what was deleted. BrokerAwayError, UnavailableError."""
+        listed = await self._broker.topics(self._prefix)
+        if not listed:
+            return []
+        records = (await self._store.range(SHARDS)).items
+        named = {decode_shard(item.value).feed_topic for item in records}
+        orphans = [topic for topic in listed if topic not in named]
+        for topic in orphans:
+            await self._broker.delete(topic)
+            _log.info("feed topic deleted", topic=topic)
+        return orphans
+
+    async def _run(self) -> None:
+        while True:
+            wait_s = self._interval_s
+            try:
+                await self.sweep()
+            except LogstoreError as e:
+                _log.info("feed topics not swept", error=e.message)
+                wait_s = min(RETRY_S, self._interval_s)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                continue
+            self._ended.clear()

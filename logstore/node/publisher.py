@@ -1,0 +1,60 @@
+"""The primary's side of a feed through a broker: what is committed goes to the attempt's topic.
+
+Where it goes on is told by the topic itself, by its newest message; so a primary that restarts, or
+another one after a failover, needs nothing else. It begins at its high watermark: what was
+committed before is in the snapshot, and what is lacking in between is fetched directly (F2).
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from logstore.base.errors import LogstoreError
+from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
+from logstore.feed.port import Broker, TopicWriter
+from logstore.feed.sequence import message_of
+from logstore.replication.events import Role
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+IDLE_S = 0.5
+_log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """Publishes one shard's committed batches to `topic` until cancelled (F1)."""
+
+    def __init__(self, replica: "Replica", broker: Broker, topic: str) -> None:
+        self._replica, self._broker, self.topic = replica, broker, topic
+        self.end = 0
+        """Offset after the last published batch."""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._session()
+            except LogstoreError as e:
+                _log.info("publishing broke", topic=self.topic, error=e.message)
+            await asyncio.sleep(self._replica.node.config.retry_interval_s)
+
+    async def _session(self) -> None:
+        await self._broker.ensure(self.topic)
+        async with self._broker.writer(self.topic) as writer:
+            # A predecessor may still write: what it brings late is a duplicate of an older epoch.
+            last = await self._broker.last(self.topic)
+            self.end = last.end if last is not None else self._replica.high_watermark
+            while True:
+                await self._publish(writer)
+                await self._replica.wait_change(IDLE_S)
+
+    async def _publish(self, writer: TopicWriter) -> None:
+        """Everything that is committed and not in the topic; only while this copy leads."""
+        replica = self._replica
+        while replica.role is Role.PRIMARY and self.end < (mark := replica.high_watermark):
+            batches = replica.node.engine.read(
+                replica.member.replica_id, self.end, mark, SNAPSHOT_CHUNK_BYTES
+            )
+            await writer.write([message_of(b, replica.epoch, mark) for b in batches])
+            self.end = batches[-1].end
