@@ -5,7 +5,7 @@ Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on
 """
 
 from collections.abc import Mapping, Sequence, Set
-from statistics import fmean
+from statistics import fmean, median
 
 import msgspec
 
@@ -15,11 +15,22 @@ from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from coordinator.statistics import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import InstanceRecord, ShardRecord
-from profiler.types import Forecast
+from profiler.types import DataStoreStatus, Forecast
 from sharder.config import PlannerConfig
-from sharder.view import ForecastView, InFlight, InstanceView, MoveHistory, ShardView, View
+from sharder.view import (
+    Cut,
+    ForecastView,
+    InFlight,
+    InstanceView,
+    MoveHistory,
+    ShardView,
+    View,
+)
 
 _RECENT_MOVES = 20
+CUT_SHARDS_MAX = 256
+"""Shards for which split keys are looked up, those with the most load first."""
+CUTS_MAX = 32
 _STEPS_S = 1.0
 """For writing the states and asking the instances, all states together."""
 
@@ -47,13 +58,22 @@ def make_view(
     moved = _last_moves(migrations)
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
+    cuts = _cuts(live, intake)
     views = tuple(
         _shard_view(
-            s, intake, forecasts.get(s.shard), per_s, sizes.get(s.shard, 0), moved, migrating
+            s,
+            intake,
+            forecasts.get(s.shard),
+            per_s,
+            sizes.get(s.shard, 0),
+            moved,
+            migrating,
+            cuts.get(s.shard, ()),
         )
         for s in live
     )
     statuses = intake.statuses()
+    trips_ms = _round_trips(statuses)
     return View(
         now_s=now_s,
         period_s=config.slot_wall_s,
@@ -71,6 +91,7 @@ def make_view(
                 alive=alive.get(i.instance, False),
                 tier=i.tier,
                 zone=i.zone,
+                round_trip_ms=trips_ms.get(i.instance, 0.0),
             )
             for i in instances
         ),
@@ -78,7 +99,7 @@ def make_view(
         in_flight=tuple(
             InFlight(
                 id=m.id,
-                kind="move",
+                kind="switch" if m.strategy == "switch" else "move",
                 shard=m.shard,
                 source=m.source.instance,
                 target=m.target_instance,
@@ -100,6 +121,7 @@ def _shard_view(
     size: int,
     moved: Mapping[str, tuple[float, str]],
     migrating: Set[str],
+    cuts: tuple[Cut, ...],
 ) -> ShardView:
     load = intake.load(shard.shard)
     ops, moved_bytes = (load.ops, load.bytes_moved) if load is not None else (0.0, 0.0)
@@ -115,7 +137,37 @@ def _shard_view(
         migrating=shard.shard in migrating,
         last_moved_s=at_s,
         last_moved_from=source,
+        cuts=cuts,
+        start=shard.range.start,
+        end=shard.range.end,
+        in_sync=tuple(m.instance for m in shard.in_sync if m.instance != shard.primary.instance),
     )
+
+
+def _cuts(shards: Sequence[ShardRecord], intake: StatisticsIntake) -> dict[str, tuple[Cut, ...]]:
+    """Where the busiest shards could be split, learned from the keys that their log's heatmap
+    remembers (routing keys, as the instances sample them)."""
+
+    def ops(shard: ShardRecord) -> float:
+        load = intake.load(shard.shard)
+        return load.ops if load is not None else 0.0
+
+    found: dict[str, tuple[Cut, ...]] = {}
+    for shard in sorted(shards, key=lambda s: (-ops(s), s.shard))[:CUT_SHARDS_MAX]:
+        heatmap = intake.heatmap(shard.log)
+        if heatmap is not None and ops(shard) > 0:
+            told = heatmap.cuts(shard.range.start, shard.range.end, CUTS_MAX)
+            found[shard.shard] = tuple(Cut(key, below) for key, below in told)
+    return found
+
+
+def _round_trips(statuses: Mapping[str, DataStoreStatus]) -> dict[str, float]:
+    """Instance -> median of the round trips (ms) that its peers measure to it."""
+    heard: dict[str, list[float]] = {}
+    for status in statuses.values():
+        for peer, took_ms in status.round_trip_ms.items():
+            heard.setdefault(peer, []).append(took_ms)
+    return {peer: median(took) for peer, took in heard.items()}
 
 
 def _forecast_view(forecast: Forecast, per_s: float) -> ForecastView:
@@ -144,27 +196,32 @@ def move_history(
 ) -> MoveHistory:
     """What the last completed moves measured; before the first one, what `options` take (without
     them the planner's defaults)."""
-    done = [m for m in migrations if m.state is State.COMPLETED][-_RECENT_MOVES:]
+    completed = [m for m in migrations if m.state is State.COMPLETED]
+    switched = [m for m in completed if m.strategy == "switch"][-_RECENT_MOVES:]
+    done = [m for m in completed if m.strategy != "switch"][-_RECENT_MOVES:]
     rates = [m.copy_mb_per_s for m in done if m.copy_mb_per_s]
     rate = fmean(rates) if rates else MoveHistory().copy_mb_per_s
-    fixed = []
-    for m in done:
-        at = {phase.state: phase.at_us / 1e6 for phase in m.phases}
-        if State.SOAKING in at:
-            copy_s = m.bytes / 1e6 / rate
-            fixed.append(max(0.0, at[State.SOAKING] - m.created_us / 1e6 - copy_s))
+    fixed = [s - m.bytes / 1e6 / rate for m in done if (s := _to_cutover_s(m)) is not None]
+    switches = [s for m in switched if (s := _to_cutover_s(m)) is not None]
     held = [m.blackout_ms for m in done if m.blackout_ms is not None]
     return MoveHistory(
         copy_mb_per_s=rate,
-        fixed_s=fmean(fixed) if fixed else _first_fixed_s(options),
+        fixed_s=max(0.0, fmean(fixed)) if fixed else _first_fixed_s(options, "shadow"),
+        switch_s=fmean(switches) if switches else _first_fixed_s(options, "switch"),
         blackout_ms=fmean(held) if held else MoveHistory().blackout_ms,
         moves=len(done),
     )
 
 
-def _first_fixed_s(options: MoveOptions | None) -> float:
+def _to_cutover_s(migration: MigrationRecord) -> float | None:
+    """Seconds from the proposal to the end of the cutover."""
+    ended = [p.at_us for p in migration.phases if p.state is State.SOAKING]
+    return (ended[-1] - migration.created_us) / 1e6 if ended else None
+
+
+def _first_fixed_s(options: MoveOptions | None, strategy: str) -> float:
     """Seconds to the end of the cutover of a move without bytes, as its options say."""
     if options is None:
         return MoveHistory().fixed_s
-    steps = dry_run(options, 0, MoveHistory().copy_mb_per_s)
+    steps = dry_run(options, 0, MoveHistory().copy_mb_per_s, strategy)
     return _STEPS_S + sum(step.seconds for step in steps if step.state != State.SOAKING.value)

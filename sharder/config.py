@@ -93,7 +93,7 @@ class PlannerConfig:
         "merge",
     )  # fmt: skip
     """Which policies speak, in this order; `sharder.plan.POLICIES` names all."""
-    executable: tuple[str, ...] = ("move",)
+    executable: tuple[str, ...] = ("move", "switch")
     """Kinds of operators that the coordinator carries out; others are planned as advice only."""
     trough_gain: float | None = 0.25
     """A move starts earlier than it must if source and target are then used less by this share of

@@ -149,11 +149,18 @@ class MoveHistory:
     """How many moves these figures come from; 0: they are the defaults."""
     load_share: float = 0.0
     """Share of the shard's load that a move adds to its source and its target while it works."""
+    switch_s: float | None = None
+    """Seconds that a switch of the primary takes; None: as long as a move of no bytes."""
+
+    @property
+    def switching_s(self) -> float:
+        """Expected seconds from the start of a switch to the end of its cutover."""
+        return self.fixed_s if self.switch_s is None else self.switch_s
 
     def __post_init__(self) -> None:
         if not 0 < self.copy_mb_per_s < math.inf:
             raise ValueError(f"moves.copy_mb_per_s is {self.copy_mb_per_s}, it must be above 0")
-        for name in ("fixed_s", "blackout_ms"):
+        for name in ("fixed_s", "blackout_ms", "switching_s"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"moves.{name} is {getattr(self, name)}, it must be at least 0")
         if not 0 <= self.load_share <= 1:

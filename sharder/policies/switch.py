@@ -31,7 +31,7 @@ def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
 def _switch_one(draft: Draft, instance: int, crossing: Crossing) -> bool:
     """The switch that relieves most, of two that cure the one of the smaller shard."""
     rows = [r for r in eligible(draft, instance)[0].tolist() if draft.table.shards[r].in_sync]
-    takes_s = draft.view.moves.fixed_s
+    takes_s = draft.view.moves.switching_s
     share = {r: relief(draft, instance, r, 1.0, takes_s) for r in rows}
     size = {r: float(draft.table.mean[r].max()) for r in rows}
     refused: list[Refusal] = []
@@ -50,7 +50,7 @@ def _switch_one(draft: Draft, instance: int, crossing: Crossing) -> bool:
 def _try(draft: Draft, instance: int, crossing: Crossing, row: int, share: float) -> Refusal | None:
     view, config, shard = draft.view, draft.config, draft.table.shards[row]
     start = max(
-        crossing.crossing_s - view.moves.fixed_s - config.margin_periods * view.period_s,
+        crossing.crossing_s - view.moves.switching_s - config.margin_periods * view.period_s,
         float(view.now_s),
     )
     due = start < view.now_s + view.period_s
@@ -64,7 +64,7 @@ def _try(draft: Draft, instance: int, crossing: Crossing, row: int, share: float
         limit = config.risk.threshold - config.hysteresis
         held = float(among.sum())
         return Refusal(Reason.NO_SWITCH, crossing.instance, shard.id, held, limit)
-    takes_s = view.moves.fixed_s
+    takes_s = view.moves.switching_s
     cost = move_cost(0.0, takes_s, view.moves.blackout_ms, config.risk)
     gained = gain(draft, instance, target.index, row, start + takes_s, share)
     if gained <= cost:

@@ -57,7 +57,7 @@ def operator(
     """An operator that starts now. `copied=False`: no bytes have to go anywhere."""
     view, shard = draft.view, draft.table.shards[row]
     size = shard.bytes if copied else 0
-    took_s = view.moves.duration_s(size) if copied else view.period_s
+    took_s = view.moves.duration_s(size) if copied else view.moves.switching_s
     cost = move_cost(size, took_s, view.moves.blackout_ms, draft.config.risk)
     used = float(draft.table.used[source])
     return Operator(

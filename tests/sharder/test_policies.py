@@ -63,7 +63,7 @@ def test_a_primary_switches_to_a_copy_in_sync_before_anything_is_moved() -> None
 
 
 def test_where_switches_are_not_carried_out_the_shard_moves() -> None:
-    view = in_sync_elsewhere(["c"], PlannerConfig())
+    view = in_sync_elsewhere(["c"], able(executable=("move",)))
     made = plan(view).startable()
     assert [(op.kind, op.shard) for op in made] == [("move", "log/1")]
 
@@ -89,7 +89,7 @@ def test_a_move_keeps_copies_on_other_instances_and_in_other_zones() -> None:
         shard("log/0", "a", [50.0] * 6, in_sync=("b",)),
         shard("log/1", "a", [45.0] * 6, migration_weight=0.0),
     ]
-    view = scene(shards, {**THREE, "d": 100.0}, PlannerConfig())
+    view = scene(shards, {**THREE, "d": 100.0}, able(executable=("move",)))
     for name, zone in (("a", "z1"), ("b", "z2"), ("c", "z2"), ("d", "z3")):
         view = with_instance(view, name, zone=zone)
     assert one(view, "move").target == "d"
