@@ -209,11 +209,12 @@ class Appender:
     def reroute(self, sender: Sender, entries: list[Entry]) -> None:
         """Split batches of a shard that is no longer open over the shards that are.
 
-        Only what is surely not stored comes here; the lane failed the rest as unknown. (Resending a
-        half-known batch to successors with its origin is protocol.md S2, for the splits to come.)
+        Only what is surely not stored comes here: the sealed shard decided each batch whole (S2,
+        note 0005). They go before what was asked for since; then the successors' senders go on.
         """
         self._senders = {key: s for key, s in self._senders.items() if s is not sender}
         router = self.directory.cached(sender.shard.log)
+        parts: dict[tuple[str, int], tuple[Shard, list[Entry]]] = {}
         for entry in entries:
             if router is None:
                 self.release(entry.charge)
@@ -230,10 +231,28 @@ class Appender:
                     compression=router.compression,
                     expected_version=entry.expected_version,
                 )
-                lane = 0
-                if entry.expected_version is not None:
-                    lane = 1 + zlib.crc32(entry.rows.column(0)[0].as_py()) % CONDITIONAL_LANES
-                self._sender(part.shard, lane).put(again)
+                key = (part.shard.id, sender.number)
+                parts.setdefault(key, (part.shard, []))[1].append(again)
+        for (_, number), (shard, again_) in parts.items():
+            self._sender(shard, number).put_first(again_)
+        for other in list(self._senders.values()):
+            other.go_on()
+
+    def waits_for(self, sender: Sender) -> bool:
+        """S2: a producer's new appends wait until the senders of all ancestors are resolved."""
+        if not sender.shard.predecessors:
+            return False
+        router = self.directory.cached(sender.shard.log)
+        todo, seen = list(sender.shard.predecessors), set[str]()
+        while todo:
+            name = todo.pop()
+            if (name, sender.number) in self._senders:
+                return True
+            shard = router.map.get(name) if router is not None else None
+            if shard is not None and name not in seen:
+                seen.add(name)
+                todo.extend(shard.predecessors)
+        return False
 
     async def close(self) -> None:
         """Fail what is unacked, end the streams."""
@@ -253,7 +272,7 @@ class Appender:
         key = (shard.id, lane)
         sender = self._senders.get(key)
         if sender is None:
-            sender = Sender(self, shard, conditional=lane > 0)
+            sender = Sender(self, shard, number=lane)
             self._senders[key] = sender
         return sender
 

@@ -19,6 +19,9 @@ answers "duplicate" to those it has (protocol.md S2, I6). So:
    "outcome unknown", what is surely not stored goes on under the new id from sequence 1.
 4. A batch whose deadline passed while its outcome is unknown fails for its caller, but stays in the
    lane (abandoned) as long as batches behind it need its number; alone it is dropped, as in 3.
+5. A sealed shard answers for ever: "duplicate", or "sealed", which is surely not stored (S5). So
+   what is uncertain is sent there again, in order, until each batch is decided; what is not stored
+   then goes to the successors under new producers (docs/design/0005-seals.md).
 """
 
 from collections import deque
@@ -130,6 +133,8 @@ class Lane:
         self._answered(entry)
         entry.last_error = error
         entry.uncertain |= error.code in _UNKNOWN
+        if error.code == "sealed":
+            entry.uncertain = False  # surely not stored, whatever else is under way (S5)
         failures: Failures = []
         if _final(entry, error):
             self._remove(entry)
@@ -183,6 +188,11 @@ class Lane:
         for entry in self.unacked:
             self._out(entry)
         return list(self.unacked), failures
+
+    @property
+    def undecided(self) -> bool:
+        """Is the outcome of any batch that someone waits for unknown?"""
+        return any((e.outstanding or e.uncertain) and not e.abandoned for e in self.unacked)
 
     def expire(self, now: float) -> Failures:
         """Give up what is past its deadline: surely not stored where that is known (rule 4)."""

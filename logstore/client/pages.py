@@ -93,10 +93,9 @@ class Page:
         )
         shard = self.shard
         if not self.flags & FLAG_HEADERS:
-            rows = zip(
-                keys, values, times, repeat(shard), offsets, repeat(NO_HEADERS), strict=False
+            return list(
+                map(Record, keys, values, times, repeat(shard), offsets, repeat(NO_HEADERS))
             )
-            return list(map(Record._make, rows))
         headers = self.batch.column("headers").to_pylist()
         return [
             Record(k, v, t, shard, o, {pair["name"]: pair["value"] for pair in h or ()})

@@ -57,12 +57,20 @@ class Host(Protocol):
         """The shard is no longer open: send these where their keys belong now."""
         ...
 
+    def waits_for(self, sender: "Sender") -> bool:
+        """Is a sender of an ancestor, with the same keys, not resolved yet (S2)?"""
+        ...
+
 
 class Sender:
     """All appends of one lane. `conditional` lanes have one batch in flight (see Appender)."""
 
-    def __init__(self, host: Host, shard: Shard, *, conditional: bool = False) -> None:
+    def __init__(self, host: Host, shard: Shard, *, number: int = 0) -> None:
+        conditional = number > 0
         self.shard = shard
+        self.number = number
+        """0: the main lane; above: a conditional one."""
+        self.waiting = False
         self.lane = Lane(
             producer_id=host.env.new_id(),
             window=1 if conditional else PRODUCER_WINDOW,
@@ -117,6 +125,16 @@ class Sender:
         self._pending.append(entry)
         self._schedule()
 
+    def put_first(self, entries: list[Entry]) -> None:
+        """Queue batches before all that wait: they were asked for earlier."""
+        self._pending.extendleft(reversed(entries))
+        self._schedule()
+
+    def go_on(self) -> None:
+        """What this sender waits for may be over."""
+        if self.waiting:
+            self._schedule()
+
     def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None:
         """An answer came over the stream."""
         if not entry.outstanding:
@@ -156,6 +174,7 @@ class Sender:
         """A newer map: follow the shard, once nothing is in flight to the old place."""
         if shard is None or not shard.is_open:
             self._gone = True
+            self.shard = shard or self.shard
             self.lane.drain()
         else:
             self.shard = shard
@@ -189,6 +208,10 @@ class Sender:
     def _pump(self) -> None:
         self._scheduled = False
         lane = self.lane
+        self.waiting = self._host.waits_for(self)
+        if self.waiting:
+            self._arm()
+            return
         while self._pending and lane.mode is Mode.RUNNING:
             head = self._pending[0]
             size = head.bytes if isinstance(head, Gathering) else len(head.payload)
@@ -250,13 +273,17 @@ class Sender:
             if self._pending:
                 self._schedule()
         elif lane.mode is Mode.PAUSED and self._recovery is None:
-            if self._gone:
+            if self._gone and not self._can_ask():
                 self._hand_over()
             elif lane.trouble.backoff:
                 self._recovery = self._loop.create_task(self._recover())
                 self._recovery.add_done_callback(self._recovered)
             else:
                 self._resume()
+
+    def _can_ask(self) -> bool:
+        """Is something undecided that the sealed shard can still decide (rule 5 of the lane)?"""
+        return self.lane.undecided and not self.shard.is_open
 
     async def _recover(self) -> None:
         trouble, before = self.lane.trouble, self.shard
@@ -269,9 +296,11 @@ class Sender:
                 await directory.refresh(log)
             self._look_up()
         moved = self.shard is not before and self._wanted() != self._address
+        if self._gone and not self.lane.undecided:
+            return
         if trouble.retry_after_ms:
             await asyncio.sleep(max(wait_s, trouble.retry_after_ms / 1000))
-        elif not (moved and self._attempt == 1) and not self._gone:
+        elif not (moved and self._attempt == 1):
             await directory.changed(log, wait_s)
 
     def _look_up(self) -> None:
@@ -282,6 +311,7 @@ class Sender:
             self.shard = shard
         elif router is not None:
             self._gone = True
+            self.shard = shard or self.shard
 
     def _recovered(self, task: asyncio.Task[None]) -> None:
         self._recovery = None
@@ -295,7 +325,7 @@ class Sender:
             self.fail_all(cause)
             if isinstance(cause, UnknownLogError):
                 self._host.directory.forget(self.shard.log)
-        if self._gone:
+        if self._gone and not self._can_ask():
             self._hand_over()
         elif self.lane.mode is Mode.PAUSED:
             self._resume()
@@ -309,7 +339,10 @@ class Sender:
         for entry in entries:
             if entry.outstanding:
                 self._transmit(entry)
-        if self.lane.mode is Mode.RUNNING:
+        if self._gone:
+            self.lane.drain()  # nothing new goes to a sealed shard
+            self._after()
+        elif self.lane.mode is Mode.RUNNING:
             self._schedule()
 
     def _hand_over(self) -> None:
