@@ -378,7 +378,8 @@ class Replica:
     def _on_write_failed(self, error: LogstoreError) -> None:
         _log.error("write failed", shard=self.shard, error=error.message)
         self._clear_recent()
-        for effect in self.machine.write_failed(self.node.engine.end(self.member.replica_id)):
+        end = self.node.engine.end(self.member.replica_id)
+        for effect in self.machine.write_failed(end, self.node.now_s()):
             self._carry_out(effect)
         self._notify()
 

@@ -37,6 +37,9 @@ from logstore.replication.events import (
 )
 from logstore.replication.progress import Mode, Progress
 
+WRITE_RETRY_GRACES = 2
+"""A primary whose writes go on failing is silent for so many graces before it tries again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -94,6 +97,10 @@ class ReplicationMachine:
     _stopped_s: float | None = None
     _sealing_s: float | None = None
     """Since when this primary sees the shard sealing (S1)."""
+    _failed_s: float | None = None
+    """When a write failed last."""
+    _raise_from_s: float = 0.0
+    """The epoch is not raised before."""
     _out: list[Effect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -132,19 +139,23 @@ class ReplicationMachine:
         self._act(now_s)
         return self._out
 
-    def write_failed(self, end: Position) -> list[Effect]:
+    def write_failed(self, end: Position, now_s: float) -> list[Effect]:
         """A group was not written: the log ends at `end` again.
 
         Peers may hold what we do not: a new epoch must begin before an offset is assigned again,
-        so that they cut it off when they are probed.
+        so that they cut it off when they are probed. A primary whose writes fail again and again
+        is silent in between, for so long that a follower may take over (P4).
         """
         self._out = []
         self.end = self.assigned = end
         if self.peers and self.role is Role.PRIMARY:
             self._leave_primary()
             self._raise_needed, self._raised_epoch = True, None
-            if self.pending is None:
-                self._raise_epoch()
+            silence_s = WRITE_RETRY_GRACES * self.timing.grace_s
+            if self._failed_s is not None and now_s - self._failed_s < 2 * silence_s:
+                self._raise_from_s = now_s + silence_s
+            self._failed_s = now_s
+            self._raise_if_due(now_s)
         return self._out
 
     def truncated(self, end: Position) -> None:
@@ -184,7 +195,7 @@ class ReplicationMachine:
         if self.suspect:
             return  # silent, until another in-sync member takes over
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
-            self._raise_epoch()
+            self._raise_if_due(now_s)
         elif new_term or not self.term_began:
             self._raise_needed = False
             self._begin_term(now_s)
@@ -224,7 +235,10 @@ class ReplicationMachine:
         stored = next((m for m in self._record().in_sync if m.replica_id == replica_id), None)
         return stored is None or incarnation is None or stored.incarnation == incarnation
 
-    def _raise_epoch(self) -> None:
+    def _raise_if_due(self, now_s: float) -> None:
+        """One CAS at a time; after failed writes not before its time."""
+        if self.pending is not None or now_s < self._raise_from_s:
+            return
         record = changes.raised(self._record(), self.me)
         self._raised_epoch = record.epoch
         self._cas(record, "raise the epoch")
@@ -315,7 +329,11 @@ class ReplicationMachine:
     def _act(self, now_s: float) -> None:
         if self.role is Role.FOLLOWER and self.pending is None:
             self._act_as_follower(now_s)
-        if self.role is not Role.PRIMARY or not self.term_began:
+        if self.role is not Role.PRIMARY or self.suspect:
+            return
+        if not self.term_began:
+            if self._raise_needed:
+                self._raise_if_due(now_s)
             return
         reconciled = self.high_watermark >= self.recommit_end
         if self.pending is None:

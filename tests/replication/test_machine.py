@@ -216,7 +216,7 @@ def test_failed_write_with_peers_begins_a_new_epoch() -> None:
     bench = in_sync_pair()
     bench.feed(Assigned(at(4)))
     epoch = bench.machine.epoch
-    effects = bench.machine.write_failed(at(0))
+    effects = bench.machine.write_failed(at(0), bench.now_s)
     assert Admission(False) in effects
     assert StopPush(2) in effects
     effects = bench.win(effects)
@@ -226,6 +226,21 @@ def test_failed_write_with_peers_begins_a_new_epoch() -> None:
     bench.feed(Written(at(2)))
     assert bench.feed(PeerAcked(2, epoch, at(4))) == []  # of before the new term
     assert bench.feed(PeerAcked(2, epoch + 1, at(2))) == [Commit(2)]
+
+
+def test_writes_that_go_on_failing_leave_time_for_a_take_over() -> None:  # P4
+    bench = in_sync_pair()
+    first = bench.machine.write_failed(at(0), bench.now_s)
+    bench.win(first)
+    assert bench.machine.term_began
+    again = bench.machine.write_failed(at(0), bench.now_s)
+    assert not [e for e in again if isinstance(e, Cas)]
+    assert StopPush(2) in again
+    bench.now_s += bench.machine.timing.grace_s + bench.machine.timing.stagger_s
+    assert bench.feed(Tick()) == []
+    bench.now_s += bench.machine.timing.grace_s
+    (cas,) = bench.feed(Tick())
+    assert isinstance(cas, Cas)
 
 
 def test_older_revision_is_ignored() -> None:  # G1
