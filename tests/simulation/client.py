@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -20,14 +21,28 @@ from tests.simulation.loop import Process
 from tests.simulation.network import Network
 from tests.simulation.world import World
 
-TIMEOUT_S = 12.0
-THINK_S = 0.09
-IN_FLIGHT_MAX = 6
+TIMEOUT_S = 5.0
+THINK_S = 0.03
+IN_FLIGHT_MAX = 8
+TAIL_CHANCE = 0.25
+"""The first client tails the log in every run, each other one now and then."""
+ROWS = (2, 8)
+"""Records of one `append_many`."""
 LOG = "log"
 
 
+@dataclass(slots=True)
+class Pool:
+    """Operations that the clients still have to make: each record appended and each read is one.
+
+    One pool for all, so that a client whose calls wait holds up no other.
+    """
+
+    left: int
+
+
 class SimClient:
-    """Makes `operations` calls on the log and writes them into the history."""
+    """Makes calls on the log until the pool is empty and writes them into the history."""
 
     def __init__(
         self,
@@ -36,13 +51,13 @@ class SimClient:
         network: Network,
         addresses: list[str],
         keys: list[bytes],
-        operations: int,
+        pool: Pool,
     ) -> None:
         self.world = world
         self._network = network
         self.name = f"client-{number}"
         self.process = Process(self.name)
-        self.left = operations
+        self._pool = pool
         self.done = False
         self.rows: list[Row] = []
         self._keys = keys
@@ -68,33 +83,34 @@ class SimClient:
     async def _run(self) -> None:
         async with self._connect() as db:
             log = await self._open(db)
-            tail = asyncio.create_task(self._tail(log))
-            while self.left > 0:
+            tails = self.name.endswith("0") or self._rng.random() < TAIL_CHANCE
+            tail = asyncio.create_task(self._tail(log)) if tails else None
+            while self._pool.left > 0:
                 await asyncio.sleep(self._rng.expovariate(1 / THINK_S))
                 while len(self._calls) >= IN_FLIGHT_MAX:
                     await asyncio.wait(list(self._calls), return_when=asyncio.FIRST_COMPLETED)
-                self.left -= 1
                 call = asyncio.create_task(self._call(log))
                 self._calls[call] = None
                 call.add_done_callback(lambda task: self._calls.pop(task, None))
             while self._calls:
                 await asyncio.wait(list(self._calls))
-            await asyncio.sleep(0.5)  # the tail comes after
-            tail.cancel()
-            await asyncio.gather(tail, return_exceptions=True)
+            if tail is not None:
+                await asyncio.sleep(0.5)  # the tail comes after
+                tail.cancel()
+                await asyncio.gather(tail, return_exceptions=True)
         self.done = True
 
     async def _call(self, log: Log) -> None:
         dice, key = self._rng.random(), self._rng.choice(self._keys)
-        if dice < 0.55:
+        if dice < 0.45:
             await self._append(log, key)
         elif dice < 0.65:
             await self._append_many(log)
-        elif dice < 0.77:
+        elif dice < 0.79:
             await self._append_if(log)
         elif dice < 0.93:
             await self._read(log, key)
-        elif dice < 0.98:
+        elif dice < 0.985:
             await self._read_latest(log)
         else:
             await self._read(log, None)
@@ -104,6 +120,7 @@ class SimClient:
         value = f"{self.name}-{self._number}".encode()
         call = AppendCall(self.name, key, value, self.world.now_s, expected_version)
         self.world.history.appends.append(call)
+        self._pool.left -= 1
         return call
 
     def _ended(self, call: AppendCall, outcome: Outcome) -> None:
@@ -130,7 +147,7 @@ class SimClient:
                 self._versions[key] = ack.version
 
     async def _append_many(self, log: Log) -> None:
-        keys = [self._rng.choice(self._keys) for _ in range(self._rng.randint(2, 6))]
+        keys = [self._rng.choice(self._keys) for _ in range(self._rng.randint(*ROWS))]
         calls = [self._new(key) for key in keys]
         by_value = {call.value: call for call in calls}
         try:
@@ -168,6 +185,7 @@ class SimClient:
             return None
         call.returned_s = self.world.now_s
         self.world.history.reads.append(call)
+        self._pool.left -= 1
         self.world.trace(f"read {key!r}: {len(call.rows)}")
         return call.rows
 
@@ -185,6 +203,7 @@ class SimClient:
             return
         end = answers[0].high_watermark if answers else 0
         self.world.history.latest.append(LatestRead(self.name, address, shard, called_s, end))
+        self._pool.left -= 1
         self.world.trace(f"latest of {shard} at {address}: {end}")
 
     async def _tail(self, log: Log) -> None:

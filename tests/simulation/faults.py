@@ -33,9 +33,11 @@ POSSIBLE = frozenset(
     | {(fault, state.value) for fault in COORDINATOR_FAULTS + MOVE_FAULTS for state in STATES}
 )
 
-FAULT_GAP_S = 0.6
+FAULT_GAP_S = 0.25
 FAULTS_MIN = 5
-MOVE_GAP_S = 2.5
+OPEN_MAX = 3
+"""Faults that last at one time; with more of them nothing gets done."""
+MOVE_GAP_S = 0.8
 STATE_FAULT_CHANCE = 0.14
 FAULT_S = (0.1, 2.5)
 
@@ -96,6 +98,8 @@ class Faults:
 
     def _inject(self) -> None:
         rng = self.world.rng
+        if len(self._undo) >= OPEN_MAX:
+            return
         role = rng.choices(ROLES, (5, 4, 4))[0]
         shards = list(self.observer.shards)
         shard = rng.choice(shards)

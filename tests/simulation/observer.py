@@ -74,6 +74,8 @@ class Observer:
             if member.replica_id in ids:
                 continue
             node = self.nodes[member.instance]
+            if member.incarnation != node.incarnation:
+                continue  # it lost power since it matched: it must not count, and is suspect (P6)
             node.tainted.discard(member.replica_id)
             copy = self._copy(node, member.replica_id, record.shard, known.acked.end)
             if copy is not None and not known.excused:

@@ -1,6 +1,5 @@
 """What one seed's run shares: time, the one generator, the story, and what went wrong."""
 
-import asyncio
 import hashlib
 import random
 from collections import Counter, deque
@@ -63,12 +62,12 @@ class World:
         """Clock and dice of a new process."""
         return Env(SimClock(self.loop), random.Random(self.rng.getrandbits(64)))
 
-    def at(self, when_s: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+    def at(self, when_s: float, call: Callable[..., None], *args: Any) -> None:
         """Call at a time, outside of every process."""
-        return self.loop.call_at(when_s, call, *args, context=self._root)
+        self.loop.call_at(when_s, call, *args, context=self._root)
 
-    def after(self, seconds: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        return self.at(self.loop.now_s + seconds, call, *args)
+    def after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
+        self.loop.call_at(self.loop.now_s + seconds, call, *args, context=self._root)
 
     def tell(self, text: str) -> None:
         """A line of the story; it is part of the trace."""
