@@ -113,7 +113,7 @@ class Client:
         """Create a log. `split_keys` cut the routing keys instead of `shards` even ranges;
         `instances` names the primary of each shard instead of the ring. `options` are LogOptions:
         replicas, min_in_sync, durability, compression, key_index, event_time, retention_s,
-        retention_bytes.
+        retention_bytes; those not given have the cluster's defaults.
 
         Errors: AlreadyExistsError, InvalidArgumentError.
         """
@@ -125,8 +125,9 @@ class Client:
         unknown = options.keys() - {field.name for field in dataclasses.fields(LogOptions)}
         if unknown:
             raise InvalidArgumentError(f"unknown options of a log: {', '.join(sorted(unknown))}")
+        wanted = {"partitioner": partitioner, **options}  # the rest is for the cluster to say
         try:
-            wanted = msgspec.convert({"partitioner": partitioner, **options}, LogOptions)
+            msgspec.convert(wanted, LogOptions)
         except msgspec.ValidationError as e:
             raise InvalidArgumentError(f"options of log {name!r}: {e}") from e
         request = coordinator_pb2.CreateLogRequest(

@@ -76,6 +76,8 @@ class Reader:
     async def pages(self, spec: ReadSpec, *, tail: bool = False) -> AsyncGenerator[Page, None]:
         """The records as they come: in offset order per shard, so in order per key."""
         shards = await self._shards(spec)
+        if tail and spec.shard is None and spec.offset is None:
+            shards = [s for s in shards if s.is_open]  # nothing is appended to the others
         left = spec.limit
         async with contextlib.aclosing(self._fan_out(spec, shards, tail)) as found:
             async for page in found:
@@ -150,35 +152,46 @@ class Reader:
         self, spec: ReadSpec, shards: Sequence[Shard], tail: bool
     ) -> AsyncGenerator[Page, None]:
         """Read shards side by side; a shard starts after its predecessors were read (S4)."""
-        if len(shards) == 1:
+        if len(shards) == 1 and (not tail or spec.shard is not None):
             async with contextlib.aclosing(self._shard(spec, shards[0], tail)) as pages:
                 async for page in pages:
                     yield page
             return
         queue: asyncio.Queue[Page | LogstoreError | None] = asyncio.Queue(PAGES_QUEUED_MAX)
-        slots = asyncio.Semaphore(len(shards) if tail else READ_CONCURRENCY)
-        finished = {shard.id: asyncio.Event() for shard in shards}
+        slots = asyncio.Semaphore(READ_CONCURRENCY)
+        finished: dict[str, asyncio.Event] = {}
+        tasks: list[asyncio.Task[None]] = []
 
-        async def read(shard: Shard) -> None:
+        def begin(more: Sequence[Shard], offset: int | None) -> None:
+            for shard in more:
+                finished[shard.id] = asyncio.Event()
+            place = spec if offset is None else replace(spec, offset=offset)
+            tasks.extend(asyncio.create_task(read(shard, place)) for shard in more)
+
+        async def read(shard: Shard, place: ReadSpec) -> None:
             try:
                 for parent in shard.predecessors:
                     if parent in finished:
                         await finished[parent].wait()
-                async with slots, contextlib.aclosing(self._shard(spec, shard, tail)) as pages:
+                held = contextlib.nullcontext() if tail else slots
+                async with held, contextlib.aclosing(self._shard(place, shard, tail)) as pages:
                     async for page in pages:
                         await queue.put(page)
                 finished[shard.id].set()
+                if tail:  # the shard was sealed: go on with what follows it (S4)
+                    following = await self._following(spec, shard.id)
+                    begin([s for s in following if s.id not in finished], 0)
                 await queue.put(None)
             except LogstoreError as e:
                 await queue.put(e)
 
-        tasks = [asyncio.create_task(read(shard)) for shard in shards]
+        begin(shards, None)
         try:
-            remaining = len(tasks)
-            while remaining:
+            ended = 0
+            while ended < len(tasks):
                 item = await queue.get()
                 if item is None:
-                    remaining -= 1
+                    ended += 1
                 elif isinstance(item, LogstoreError):
                     raise item
                 else:
@@ -187,6 +200,14 @@ class Reader:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _following(self, spec: ReadSpec, shard: str) -> list[Shard]:
+        """The successors of a sealed shard that the read wants, as of the newest map."""
+        router = await self._directory.router(spec.log)
+        found = router.map.get(shard)
+        named = [router.map.get(s) for s in found.successors] if found is not None else []
+        wanted = {s.id for s in router.shards_to_read(spec.start, spec.end, spec.key)}
+        return [s for s in named if s is not None and s.id in wanted]
 
     async def _shard(self, spec: ReadSpec, shard: Shard, tail: bool) -> AsyncGenerator[Page, None]:
         """One shard from the spec's offset on, over as many calls as it takes."""
@@ -205,7 +226,7 @@ class Reader:
                         deadline = loop.time() + self._timeout_s
                         if page.count:
                             yield page
-                if not tail:
+                if not tail or await self._at_seal(shard, place):
                     return
                 error: LogstoreError = UnavailableError(f"the tail of shard {shard.id} ended")
             except LogstoreError as e:
@@ -216,6 +237,17 @@ class Reader:
                 raise type(error)(f"read of shard {shard.id} gave up: {error.message}")
             shard = await self._elsewhere(shard, error, attempt)
             attempt += 1
+
+    async def _at_seal(self, shard: Shard, place: "_Place") -> bool:
+        """A tail ended: was it at the metadata's end of a sealed shard (S4)? The map may come
+        after it."""
+        router = self._directory.cached(shard.log)
+        newest = router.map.get(shard.id) if router is not None else None
+        if newest is None or newest.sealed_end is None:
+            router = await self._directory.refresh(shard.log)
+            newest = router.map.get(shard.id)
+        end = newest.sealed_end if newest is not None else None
+        return end is not None and place.offset >= end
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int:
         """The shard's high watermark: any record's answer tells it; without one it is 0."""
@@ -285,6 +317,11 @@ class _Place:
         self.stop: int | None = None
 
     @property
+    def offset(self) -> int:
+        """Where reading goes on."""
+        return self._offset
+
+    @property
     def finished(self) -> bool:
         return self._left is not None and self._left <= 0
 
@@ -301,6 +338,9 @@ class _Place:
         if self._resumed:
             # A replica that lags behind what was read shall wait, not call the start out of range.
             shown = max(shown, self._offset, self.stop or 0)
+        if shard.sealed_end is not None:
+            # S4: a sealed shard ends there, not at some replica's high watermark.
+            shown = max(shown, shard.sealed_end)
         keys = None
         if spec.key is None and (spec.start or spec.end is not None):
             keys = common_pb2.KeyRange(start=spec.start, end=spec.end)

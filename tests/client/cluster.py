@@ -19,6 +19,7 @@ from logstore.base.errors import (
     NotServingError,
     OutOfRangeError,
     OutOfSequenceError,
+    ShardSealedError,
     UnavailableError,
     UnknownLogError,
     UnknownShardError,
@@ -200,8 +201,6 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
         shard = self.cluster.shards.get(message.shard)
         if shard is None:
             raise UnknownShardError(f"no shard {message.shard}")
-        if shard.status != "open":
-            raise WrongShardError(f"shard {shard.id} is sealed")
         if message.epoch < shard.epoch:
             raise FencedError(f"epoch is {message.epoch}, the shard's is {shard.epoch}")
         if shard.primary != self.name and self.name not in shard.shares:
@@ -216,6 +215,8 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
             result.base_offset, result.count = known[message.sequence]
             result.duplicate = True
             return
+        if shard.status == "sealed":
+            raise ShardSealedError(f"shard {shard.id} is sealed")
         if message.sequence != max(known, default=0) + 1:
             raise OutOfSequenceError(f"sequence {message.sequence}, last {max(known, default=0)}")
         self._store(shard, message, batch, result)

@@ -1,0 +1,70 @@
+"""Split and merge under load: real instances, real client, conditional appenders and a tail."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator.local.journal import Journal
+from coordinator.migration.reshape import ReshapeState
+from logstore.base.errors import InvalidArgumentError, VersionConflictError
+from tests.seals.fix_seals import LOG, Tail, Writers, sealing, verdict_of
+
+
+async def test_split_and_merge_under_load(tmp_path: Path) -> None:
+    path = tmp_path / "w.journal"
+    async with sealing(tmp_path / "data") as bench:
+        with Journal(path, LOG) as journal:
+            async with Tail(bench) as tail, Writers(bench, journal) as writers:
+                await writers.more(300)
+                split = await bench.split(f"{LOG}/0", b"k025")
+                assert split.state is ReshapeState.COMPLETED, split.cause
+                assert split.successors == (f"{LOG}/1", f"{LOG}/2")
+                await writers.more(300)
+                merge = await bench.merge(f"{LOG}/1", f"{LOG}/2")
+                assert merge.state is ReshapeState.COMPLETED, merge.cause
+                await writers.more(300)
+                again = await bench.split(f"{LOG}/3", b"k010")
+                assert again.state is ReshapeState.COMPLETED, again.cause
+                await writers.more(300)
+                stall_ms = writers.gap_ms
+            await tail.reach(writers.acked)
+            assert tail.faults() == []
+            assert tail.count == writers.acked
+        assert writers.failed == []
+        assert [s.shard for s in await bench.open_shards()] == [f"{LOG}/4", f"{LOG}/5"]
+        verdict = await verdict_of(bench, path)
+        assert verdict.ok, verdict
+        assert verdict.acked == verdict.in_log
+    assert stall_ms < 5_000
+    print(f"longest gap between acks {stall_ms:.0f} ms; held {split.stall_ms} {merge.stall_ms}")
+
+
+async def test_a_key_keeps_its_version_and_history_across_seals(tmp_path: Path) -> None:
+    async with sealing(tmp_path) as bench:
+        log = await bench.db.log(LOG)
+        for i in range(3):
+            await log.append(b"a", b"%d" % i)
+        await log.append(b"z", b"0")
+        await bench.split(f"{LOG}/0", b"m")
+        assert (await log.append(b"a", b"3", expected_version=3)).version == 4
+        with pytest.raises(VersionConflictError, match="has 1"):
+            await log.append(b"z", b"1", expected_version=0)
+        await bench.merge(f"{LOG}/1", f"{LOG}/2")
+        ack = await log.append(b"a", b"4", expected_version=4)
+        assert (ack.shard, ack.offset, ack.version) == (f"{LOG}/3", 0, 5)
+        assert [r.value async for r in log.read(key=b"a")] == [b"0", b"1", b"2", b"3", b"4"]
+        assert [r.value async for r in log.read(key=b"z")] == [b"0"]
+        ordered = [(r.key, r.value) async for r in log.read(order="key")]
+        assert ordered == [(b"a", b"%d" % i) for i in range(5)] + [(b"z", b"0")]
+
+
+async def test_what_cannot_be_reshaped_is_refused_with_the_reason(tmp_path: Path) -> None:
+    async with sealing(tmp_path, 2) as bench:
+        with pytest.raises(InvalidArgumentError, match="not strictly inside"):
+            await bench.split(f"{LOG}/0", b"")
+        await bench.split(f"{LOG}/0", b"m")
+        with pytest.raises(InvalidArgumentError, match="is sealed, not open"):
+            await bench.split(f"{LOG}/0", b"c")
+        await bench.split(f"{LOG}/1", b"c")
+        with pytest.raises(InvalidArgumentError, match="are no neighbours"):
+            await bench.merge(f"{LOG}/3", f"{LOG}/2")
