@@ -178,6 +178,8 @@ async def _ours_keys(bench: Bench, indexed: Ours) -> None:
     wanted = bench.mode.indexed_records
     records = make_records(wanted, record_bytes=RECORD_BYTES, seed=bench.seed + 1)
     await indexed.append(records)
+    bench.figures.add("index-backlog/ours", await indexed.index_backlog_s(), "s")
+    bench.figures.cannot("index-backlog/ours", f"after {wanted:,} records at full speed")
     for number in range(bench.mode.rounds):
         took = await indexed.read_keys_ms(records, reads=bench.mode.key_reads, seed=number)
         bench.figures.add("read-key-p99/ours", float(np.percentile(took, 99)), "ms")

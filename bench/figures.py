@@ -100,6 +100,7 @@ RULES = (
     Rule("B7", "read one key, p99 ms", "read-key-p99/ours", None, False, 3),
     Rule("B7", "appends with the index vs without", "append/ours-indexed", "append/ours",
          True, 0.8),
+    Rule("B7", "key index behind the log end, s", "index-backlog/ours", None, False, 10),
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ LINGER_S = 0.005
 READY = "ready "
 READY_DEADLINE_S = 30.0
 POLL_S = 0.02
+BACKLOG_DEADLINE_S = 120.0
 
 
 class OursCluster(ProcessService):
@@ -125,9 +126,11 @@ class Ours:
     async def _all_in_sync(self) -> None:
         """Wait for every copy, as Kafka's topics are created whole before the clock starts."""
         wanted = int(self._options.get("replicas", 1))
-        async with asyncio.timeout(READY_DEADLINE_S):
-            while any(len(s.in_sync) < wanted for s in (await self.log.shard_map()).open_shards):
-                await asyncio.sleep(POLL_S)
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while any(len(s.in_sync) < wanted for s in (await self.log.shard_map()).open_shards):
+            if time.monotonic() > deadline:
+                raise PeerError(f"{self.name}: not {wanted} copies after {READY_DEADLINE_S} s")
+            await asyncio.sleep(POLL_S)
 
     async def append(self, records: RecordSet) -> Result:
         log = await self.fresh_log()
@@ -151,11 +154,13 @@ class Ours:
         return Result(records.count, records.total_bytes, seconds, digest=records.digest())
 
     async def consume(self, records: RecordSet) -> Result:
-        """As Python records."""
+        """As Python records, in the lists that they come in (as the peers' batched calls)."""
         parts: list[bytes] = []
         begin = time.perf_counter()
-        async for record in self.log.read():
-            parts += (record.key, record.value)
+        async for records_read in self.log.lists(tail=False):
+            for record in records_read:
+                parts.append(record.key)
+                parts.append(record.value)
         seconds = time.perf_counter() - begin
         digest = digest_bytes(b"".join(parts), records.record_bytes)
         got = len(parts) // 2
@@ -222,6 +227,24 @@ class Ours:
 
         schedule = even_schedule(rate_per_s, records.count / rate_per_s)
         return await open_loop(send, schedule, batch_max=batch_max, linger_s=LINGER_S)
+
+    async def index_backlog_s(self) -> float:
+        """Seconds from now until the key index reaches the log end of every shard."""
+        import grpc
+
+        from logstore.proto.v1 import node_pb2, node_pb2_grpc
+
+        shards = (await self.log.shard_map()).open_shards
+        begin = time.perf_counter()
+        for shard in shards:
+            async with grpc.aio.insecure_channel(shard.address) as channel:
+                admin: Any = node_pb2_grpc.NodeAdminStub(channel)
+                request = node_pb2.StatusRequest(shard=shard.id)
+                while (await admin.Status(request)).replicas[0].index_backlog:
+                    if time.perf_counter() - begin > BACKLOG_DEADLINE_S:
+                        raise PeerError(f"{self.name}: not indexed in {BACKLOG_DEADLINE_S} s")
+                    await asyncio.sleep(POLL_S)
+        return time.perf_counter() - begin
 
     async def read_keys_ms(
         self, records: RecordSet, *, reads: int, seed: int

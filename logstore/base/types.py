@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+
+import msgspec
 
 NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -70,11 +71,11 @@ class Ack:
     version: int | None = None
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as a reader sees it. `timestamp` is in microseconds since 1970 UTC.
 
-    A named tuple, the one shape that Python makes at half the cost of a frozen dataclass: readers
-    make millions of these.
+    A struct that the cyclic collector does not track (it cannot be part of a cycle): readers make
+    millions of these, at a quarter of a named tuple's cost.
     """
 
     key: bytes
