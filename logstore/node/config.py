@@ -34,13 +34,13 @@ class NodeConfig(MetadataSettings):
     )
     stored_bytes_max: int | None = Field(default=None, gt=0)
 
-    follower_timeout_s: float = Field(default=2.0, ge=0.1, le=60)
+    follower_timeout_s: float = Field(default=1.5, ge=0.1, le=60)
     hand_over_timeout_s: float = Field(default=5.0, ge=0.1, le=60)
     lease_s: float = Field(
-        default=2.0, ge=0.1, le=60, description="latest reads need an answer this fresh (P7)"
+        default=1.5, ge=0.1, le=60, description="latest reads need an answer this fresh (P7)"
     )
     grace_s: float = Field(
-        default=2.6, ge=0.2, le=120, description="a follower in silence takes over after it"
+        default=1.9, ge=0.2, le=120, description="a follower in silence takes over after it"
     )
     heartbeat_interval_s: float = Field(default=0.2, ge=0.01, le=5)
     follower_read_stale_s: float = Field(

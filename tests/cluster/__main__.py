@@ -28,7 +28,8 @@ PROGRAMS = {
 COMMANDS = {
     "test": ["-m", "pytest", "tests/cluster", "-o", "python_files=fault_*.py", "-p",
              "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=session", "-o",
-             "asyncio_default_test_loop_scope=session", "-o", "timeout=300", "-q", "-s"],
+             "asyncio_default_test_loop_scope=session", "-o", "timeout=300", "--maxfail=3", "-q",
+             "-s"],
     "soak": ["-m", "tests.cluster.soak"],
 }  # fmt: skip
 

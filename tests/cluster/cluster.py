@@ -86,6 +86,11 @@ class Cluster:
         """Processes that ended though nobody asked them to."""
         return [text for party in self.parties.values() for text in party.unexpected]
 
+    def check_alive(self) -> None:
+        """Raise at once when a process ended that should run."""
+        if self.unexpected:
+            raise RuntimeError("; ".join(self.unexpected))
+
     async def shards(self, log: str) -> dict[str, ShardRecord]:
         found = await self.store.range(f"{SHARDS}{log}/")
         records = [decode_shard(item.value) for item in found.items]
@@ -187,6 +192,7 @@ class Cluster:
         """Until etcd has a leader, a coordinator leads, and every instance is registered."""
 
         async def look() -> None:
+            self.check_alive()
             for name in ETCD:
                 url = f"http://{self.at(name)}:{CLIENT_PORT}/health"
                 try:
@@ -209,6 +215,7 @@ class Cluster:
         began_s = time.monotonic()
 
         async def look() -> None:
+            self.check_alive()
             shards = await self.shards(log)
             for record in shards.values():
                 if len(record.in_sync) != len(INSTANCES) or record.learners:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from logstore.node.config import NodeConfig
 from tests.checkers.history import Outcome
 from tests.cluster.cluster import COORDINATORS, ETCD, INSTANCES, Cluster, NotConverged, eventually
 from tests.cluster.conftest import Running
@@ -10,7 +11,7 @@ from tests.cluster.conftest import Running
 KILLS = 20
 FAILOVER_LIMIT_S = 3.0
 """B12: from kill -9 of a primary to the next acked append, p99."""
-LEASE_S = 2.0
+LEASE_S = NodeConfig.model_fields["lease_s"].default
 CELL_LIMIT_S = 5.0
 """A dead leader's cell moves within it."""
 FLAPS = 5
