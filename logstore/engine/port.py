@@ -27,6 +27,10 @@ class ReplicaMeta:
     high_watermark: int = 0
     snapshot_target: int | None = None
     """A learner's snapshot offset while it is being copied; None once it was reached."""
+    damage: str = ""
+    """Why this copy is not whole, as found at open: reads of what is damaged raise."""
+    tail_lost: bool = False
+    """The WAL was damaged: what is there is whole, but acked records may be missing at the end."""
     feed_cursor: int | None = None
     """A learner's place in its feed's topic, as of what it last wrote; only a start (F3)."""
 

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from logstore.base.errors import (
     AlreadyExistsError,
+    CorruptStorageError,
     OutOfRangeError,
     StorageError,
 )
 from logstore.base.types import Durability, Position
 from logstore.engine.port import Anchor, ReplicaMeta, ReplicaWrite
 from logstore.engine.producers import ProducerTable
-from logstore.engine.rocks import cut, reader, state
+from logstore.engine.rocks import cut, reader, salvage, state
 from logstore.engine.rocks.key_index import KeyIndex
 from logstore.engine.rocks.layout import (
     ANCHOR,
@@ -67,9 +68,14 @@ class RocksEngine(Reads):
         self._snapshots: weakref.WeakSet[RocksSnapshot] = weakref.WeakSet()
         self._reclaimer = Reclaimer(store)
         for stored in state.load_metas(store):
-            replica = state.load_replica(store, stored, self._make_index)
+            try:
+                replica = state.load_replica(store, stored, self._make_index)
+            except CorruptStorageError as e:  # the other copies of this disk are served on
+                if not stored.meta.damage:
+                    store.contain(e.message)
+                replica = state.load_damaged(store, stored, e.message)
             self._replicas[replica.replica_id] = replica
-            if replica.meta.base.end:
+            if replica.meta.base.end and not replica.meta.damage:
                 self._delete_below_base(replica.meta)
 
     @classmethod
@@ -80,12 +86,14 @@ class RocksEngine(Reads):
         write_buffer_bytes: int = WRITE_BUFFER_BYTES,
         block_cache_bytes: int = BLOCK_CACHE_BYTES,
     ) -> "RocksEngine":
-        """Open or create the directory.
+        """Open or create the directory; one with damaged files is rebuilt first (`salvage`).
 
-        Raises DirectoryInUseError, CorruptStorageError (also for a damaged WAL; a torn tail, which
-        was never acked, is fine), StorageFullError or StorageError, each naming the path.
+        A torn tail of the WAL, which was never acked, is fine. A damaged WAL marks every copy
+        `tail_lost`; a copy with a hole is marked `damage`.
+        Raises DirectoryInUseError, CorruptStorageError (nothing can be read), StorageFullError or
+        StorageError, each naming the path.
         """
-        store = Store(Path(path), write_buffer_bytes, block_cache_bytes)
+        store = salvage.open_store(Path(path), write_buffer_bytes, block_cache_bytes)
         try:
             return cls(store)
         except BaseException:

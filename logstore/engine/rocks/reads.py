@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import CorruptStorageError, LogstoreError
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.key_hash import hash_key
@@ -140,6 +140,8 @@ class Reads:
             except LogstoreError as e:
                 error = e
             if before % 2 == 0 and replica.cuts == before:
+                if isinstance(error, CorruptStorageError) and not replica.meta.damage:
+                    self._store.contain(error.message)
                 if error is not None:
                     raise error
                 return result

@@ -5,6 +5,7 @@ log: they are checkpointed each CHECKPOINT_BYTES of writes, at trim, truncate an
 with the offset they are as of; an open replays only the batches after it.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -190,6 +191,26 @@ def load_replica(store: Store, stored: StoredMeta, make_index: MakeIndex) -> Rep
         replica.producers.add(batch)
         replica.stored_bytes += len(batch.data)
     return replica
+
+
+def load_damaged(store: Store, stored: StoredMeta, damage: str) -> Replica:
+    """A copy whose state cannot be brought up: whole batches can be read, nothing else."""
+    meta = replace(stored.meta, damage=stored.meta.damage or damage)
+    who = name_of(meta)
+    end = meta.base
+    with contextlib.suppress(CorruptStorageError):
+        last = reader.last(store, who, meta)
+        if last is not None:
+            end = Position(last[0].end, last[0].chain_after)
+    return Replica(
+        meta=meta,
+        end=end,
+        time_max_us=reader.TIME_NONE,
+        stored_bytes=0,
+        producers=ProducerTable(),
+        index=None,
+        who=who,
+    )
 
 
 def load_anchor(

@@ -5,12 +5,16 @@
 - `data` keeps large values in blob files: they are written once and not rewritten by compaction.
 - A write stall would hold the GIL (rocksdict holds it inside write), so there is room for several
   memtables and many small files in level 0 before RocksDB slows anyone down.
+- A damaged file is contained: a compaction that meets it would stop every write of the directory
+  (RocksDB's "unrecoverable" background error), so compactions are switched off and the marker
+  DAMAGED asks the next open to rebuild the directory (`salvage`).
 - No space: RocksDB refuses writes, goes on serving reads, looks for space every 5 s and resumes by
   itself; we only name the cause.
 """
 
 import contextlib
 import fcntl
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,21 +38,33 @@ WAL_BYTES_MAX = 256 * 1024 * 1024
 """WAL that an open has to replay at most; above it RocksDB flushes the oldest memtables."""
 BLOB_BYTES_MIN = 2_048
 """Smaller values stay in the tables: a blob each would cost a seek per record read."""
+DAMAGED = "DAMAGED"
+"""Name of the marker file; it holds the reason."""
 
 
 class Store:
     """One open database directory. Reads need no lock; RocksDB orders concurrent writes itself."""
 
-    def __init__(self, path: Path, write_buffer_bytes: int, block_cache_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        write_buffer_bytes: int,
+        block_cache_bytes: int,
+        *,
+        salvage: bool = False,
+    ) -> None:
+        """`salvage`: to read out what can be read: damaged WAL records are skipped, nothing is
+        compacted."""
         self.path = path
+        self._contained = salvage
         self._lock_fd = _lock_directory(path)
         self._wal = _WalSync(path / "wal")
         try:
             with self.errors():
                 self._db = rocksdict.Rdict(
                     str(path),
-                    _db_options(path, write_buffer_bytes),
-                    column_families=_family_options(write_buffer_bytes, block_cache_bytes),
+                    _db_options(path, write_buffer_bytes, salvage),
+                    column_families=_family_options(write_buffer_bytes, block_cache_bytes, salvage),
                 )
                 self.families = {f: self._db.get_column_family(f) for f in FAMILIES}
                 self.handles = {f: self._db.get_column_family_handle(f) for f in FAMILIES}
@@ -63,11 +79,34 @@ class Store:
         try:
             yield
         except (OSError, rocksdict.DbClosedError) as e:
-            raise map_error(e, self.path) from e
+            raise self.error_of(e) from e
         except Exception as e:
             if type(e) is not Exception:  # rocksdict raises the bare class, others are not its
                 raise
-            raise map_error(e, self.path) from e
+            raise self.error_of(e) from e
+
+    def error_of(self, error: Exception) -> StorageError:
+        """Our error for one of RocksDB's; damage is contained at once."""
+        found = map_error(error, self.path)
+        if isinstance(found, CorruptStorageError):
+            self.contain(found.message)
+        return found
+
+    @property
+    def contained(self) -> bool:
+        """True since damage was found: nothing is compacted until the directory was rebuilt."""
+        return self._contained
+
+    def contain(self, reason: str) -> None:
+        """Keep compactions away from damaged files, and ask the next open to rebuild."""
+        if self._contained or not hasattr(self, "families"):
+            return
+        self._contained = True
+        for family in self.families.values():
+            with contextlib.suppress(Exception):
+                family.set_options({"disable_auto_compactions": "true"})
+        with contextlib.suppress(OSError):
+            (self.path / DAMAGED).write_text(reason)
 
     def batch(self) -> "Batch":
         return Batch(self)
@@ -100,7 +139,7 @@ class Store:
         with self.errors():
             if family not in self.families:
                 raise StorageError(f"{self.path} is closed")
-            return Cursor(self.families[family].iter(options), options, lower, upper, self.path)
+            return Cursor(self.families[family].iter(options), options, lower, upper, self)
 
     def scan(
         self, source: "str | Cursor", lower: bytes, upper: bytes
@@ -123,6 +162,8 @@ class Store:
         Blob files go when nothing refers to them. Where deleted blobs share files with live ones
         (copies are written interleaved), live ones are moved once garbage passes a third of all.
         """
+        if self._contained:
+            return
         db = self.families[family]
         with self.errors():
             db.flush()
@@ -149,12 +190,14 @@ class Store:
         """Close the database and free the directory. Cursors and snapshots must be gone."""
         self.handles.clear()
         self.families.clear()
+        if self._contained:
+            gc.collect()  # the frames of an error may hold a cursor, and that the database open
         try:
             with self.errors():
                 self._db.close()
         except StorageError as e:
             # After `interrupt` RocksDB does not flush; all it holds is in the WAL.
-            if "Shutdown in progress" not in e.message:
+            if "Shutdown in progress" not in e.message and not self._contained:
                 raise
         finally:
             self._wal.close()
@@ -194,12 +237,12 @@ class Cursor:
         options: rocksdict.ReadOptions,
         lower: bytes,
         upper: bytes,
-        path: Path,
+        store: Store,
     ) -> None:
         self._raw = raw
         self._lower = lower
         self._upper = upper
-        self._path = path
+        self._store = store
         self._key = b""
         self.next = raw.next
         self.seek = raw.seek
@@ -215,7 +258,7 @@ class Cursor:
         try:
             self._raw.status()
         except Exception as e:
-            raise map_error(e, self._path) from e
+            raise self._store.error_of(e) from e
         return False
 
     def key(self) -> bytes:
@@ -292,14 +335,17 @@ def _lock_directory(path: Path) -> int:
     return fd
 
 
-def _db_options(path: Path, write_buffer_bytes: int) -> rocksdict.Options:
+def _db_options(path: Path, write_buffer_bytes: int, salvage: bool) -> rocksdict.Options:
     options = _base_options(write_buffer_bytes)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
-    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
+    modes = rocksdict.DBRecoveryMode
+    options.set_wal_recovery_mode(
+        modes.skip_any_corrupted_record() if salvage else modes.tolerate_corrupted_tail_records()
+    )
     options.set_wal_dir(str(path / "wal"))
     options.set_max_total_wal_size(max(WAL_BYTES_MAX, 2 * write_buffer_bytes))
-    options.set_paranoid_checks(True)
+    options.set_paranoid_checks(not salvage)
     options.set_max_background_jobs(2)
     options.set_max_log_file_size(4 * 1024 * 1024)
     options.set_keep_log_file_num(4)
@@ -319,7 +365,7 @@ def _base_options(write_buffer_bytes: int) -> rocksdict.Options:
 
 
 def _family_options(
-    write_buffer_bytes: int, block_cache_bytes: int
+    write_buffer_bytes: int, block_cache_bytes: int, salvage: bool
 ) -> dict[str, rocksdict.Options]:
     cache = rocksdict.Cache(block_cache_bytes)
     small = max(write_buffer_bytes // 4, 1024 * 1024)
@@ -332,6 +378,7 @@ def _family_options(
         table.set_bloom_filter(10, False)
         table.set_block_size(16 * 1024)
         options.set_block_based_table_factory(table)
+        options.set_disable_auto_compactions(salvage)
         if family == DATA:
             options.set_enable_blob_files(True)
             options.set_min_blob_size(BLOB_BYTES_MIN)
