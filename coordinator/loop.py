@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import structlog
@@ -21,6 +21,7 @@ from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import AUTOPILOT, SHARDS, decode_shard
 from sharder.config import Mode, PlannerConfig, RiskConfig
 from sharder.plan import Operator, Plan, plan
+from sharder.view import View
 
 PLANS_KEPT_MAX = 1_000
 _TRIES = 20
@@ -131,6 +132,10 @@ class PlanningLoop:
 
     async def plan(self) -> Plan:
         """The plan for the present; starts nothing."""
+        return plan(await self.view())
+
+    async def view(self) -> View:
+        """What the planner sees now."""
         now_s = self._env.clock.wall_us() / 1e6
         shards = [decode_shard(i.value) for i in (await self._store.range(SHARDS)).items]
         instances = await self._catalog.instances()
@@ -148,7 +153,9 @@ class PlanningLoop:
             sizes=self._sizes,
             migrations=await self._driver.ledger.all(),
         )
-        return plan(view)
+        draining = await self._catalog.draining()
+        seen = [replace(i, draining=i.id in draining) for i in view.instances]
+        return replace(view, instances=tuple(seen))
 
     async def _measure(self, instances: set[str]) -> None:
         """Bytes of each shard, asked of the instances that lead them."""

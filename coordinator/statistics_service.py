@@ -25,7 +25,8 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     StatisticsServicer,
 )
 from profiler.types import DataStoreStatus, OpType, ShardStatistics
-from sharder.plan import Plan, explain
+from sharder.plan import Plan, explain, plan
+from sharder.view import dump_view
 
 
 def plain(value: object) -> Any:
@@ -153,8 +154,13 @@ class PlansService(PlansServicer):
 
     @unary
     async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.JsonResponse:
-        """The plan for now; with `history` the last ones of the loop as well, oldest first."""
-        answer = {"autopilot": self._loop.mode.value, **plan_json(await self._loop.plan())}
+        """The plan for now; with `history` the last ones of the loop as well, oldest first.
+
+        With `view` also what it was made from: `sharder.view.load_view` reads it back."""
+        seen = await self._loop.view()
+        answer = {"autopilot": self._loop.mode.value, **plan_json(plan(seen))}
+        if request.view:
+            answer["view"] = msgspec.json.decode(dump_view(seen))
         if not request.explain:
             answer.pop("explain")
         if request.history:

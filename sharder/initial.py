@@ -56,7 +56,8 @@ def cuts_of(weighted: Iterable[tuple[RoutingKey, float]], shards: int) -> list[R
             raise ValueError(f"weight of key {key!r} is {weight}, it must be at least 0")
         total[key] = total.get(key, 0.0) + weight
     keys = sorted(total)
-    left, cuts, filled = sum(total.values()), [], 0.0
+    cuts: list[RoutingKey] = []
+    left, filled = sum(total.values()), 0.0
     for before, key in pairwise(keys):
         filled += total[before]
         missing = shards - len(cuts)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+import sharder.plan
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -18,6 +19,7 @@ from coordinator.cli.common import (
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.heatmap import strip_of
+from sharder.view import load_view
 
 ROWS_SHOWN = 24
 
@@ -122,25 +124,63 @@ def plan(
         bool, typer.Option("--explain", help="Every candidate, taken or refused, with its reason.")
     ] = False,
     history: Annotated[bool, typer.Option("--history", help="The last plans of the loop.")] = False,
+    view: Annotated[
+        Path | None, typer.Option(help="Plan from this stored view instead; asks no coordinator.")
+    ] = None,
+    save_view: Annotated[
+        Path | None, typer.Option(help="Store what the plan was made from, for --view.")
+    ] = None,
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
     """Show what the planner would do now; nothing is started.
 
-    Example: logstore plan --explain
+    Example: logstore plan --explain --save-view view.json
     """
-
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            return await coordinator.json(
-                "Plans", "Plan", pb.PlanRequest(explain=explain, history=history)
-            )
-
-    found = run(work())
+    if view is not None:
+        if history or save_view is not None:
+            raise InvalidArgumentError("--view goes with neither --history nor --save-view")
+        found = _replayed(view, explain)
+    else:
+        found = _asked(explain, history, save_view, address)
     if as_json:
         print_json(found)
         return
     typer.echo(f"autopilot {found['autopilot']}, slot {found['slot']}")
+    _print_plan(found)
+
+
+def _asked(explain: bool, history: bool, save_view: Path | None, address: str) -> Any:
+    async def work() -> Any:
+        async with Coordinator(address) as coordinator:
+            request = pb.PlanRequest(explain=explain, history=history, view=save_view is not None)
+            return await coordinator.json("Plans", "Plan", request)
+
+    found = run(work())
+    if save_view is not None:
+        try:
+            save_view.write_bytes(msgspec.json.encode(found.pop("view")))
+        except OSError as e:
+            raise InvalidArgumentError(f"--save-view {save_view}: {e.strerror}") from None
+    return found
+
+
+def _replayed(path: Path, explained: bool) -> Any:
+    """The plan for a stored view, in the form that a coordinator answers."""
+    try:
+        made = sharder.plan.plan(load_view(path.read_bytes()))
+    except OSError as e:
+        raise InvalidArgumentError(f"--view {path}: {e.strerror}") from None
+    except ValueError as e:
+        raise InvalidArgumentError(f"--view {path}: {e}") from None
+    found = msgspec.json.decode(sharder.plan.dump_plan(made))
+    found["autopilot"] = "replay"
+    if explained:
+        found["explain"] = sharder.plan.explain(made)
+    return found
+
+
+def _print_plan(found: Any) -> None:
     print_table(
         "Instances that are going to cross their limit",
         ("instance", "in s", "P", "mean", "upper", "limit", "capacity", "unit", "model", "trigger"),
@@ -154,10 +194,11 @@ def plan(
     )  # fmt: skip
     print_table(
         "Planned",
-        ("shard", "from", "to", "starts in s", "takes s", "gain", "risk", "due"),
+        ("what", "shard", "from", "to", "starts in s", "takes s", "gain", "risk", "due", "started"),
         [
-            (o["shard"], o["source"], o["target"], o["start_s"] - found["made_at_s"],
-             o["expected_duration_s"], o["expected_gain"], o["risk"], o["due"])
+            (o["kind"], o["shard"], o["source"], o["target"], o["start_s"] - found["made_at_s"],
+             o["expected_duration_s"], o["expected_gain"], o["risk"], o["due"],
+             "by the autopilot" if o["executable"] else "advice only")
             for o in found["operators"]
         ],
     )  # fmt: skip

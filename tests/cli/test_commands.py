@@ -121,7 +121,11 @@ def test_what_the_cluster_says_of_itself(shell: Shell, tmp_path: Path) -> None:
     assert set(shell.lines("stats")[0]["instances"]) == {"instance-1", "instance-2"}
     assert "starts_hex" in shell.lines("heatmap", "s")[0]
     assert "score" in shell.lines("forecast", "--score")[0]
-    assert "explain" in shell.lines("plan", "--explain")[0]
+    stored = tmp_path / "view.json"
+    made = shell.lines("plan", "--explain", "--save-view", str(stored))[0]
+    replayed = shell.lines("plan", "--explain", "--view", str(stored))[0]
+    assert replayed == {**made, "autopilot": "replay"}
+    assert replayed["explain"]
     assert shell.lines("autopilot", "forecast-only") == [{"autopilot": "forecast-only"}]
     assert "it must be one of" in shell.text("autopilot", "sideways", status=2)
     assert "instance-1" in shell.text("instances")
