@@ -73,16 +73,19 @@ def check_name(name: str) -> str:
     return name
 
 
-def parse_log_options(data: bytes) -> LogOptions:
-    """LogOptions from a JSON object; unknown fields and wrong types are refused by name."""
-    if not data:
-        return LogOptions()
+def parse_log_options(data: bytes, replicas: int = 1) -> LogOptions:
+    """LogOptions from a JSON object; unknown fields and wrong types are refused by name.
+
+    `replicas`: of who does not say; then most of them are the least that must be in sync.
+    """
     try:
-        given = msgspec.json.decode(data, type=dict[str, object])
+        given = msgspec.json.decode(data or b"{}", type=dict[str, object])
         for name in given:
             if name not in LogOptions.__slots__:
                 raise InvalidArgumentError(f"options.{name} is not an option of a log")
-        options = msgspec.json.decode(data, type=LogOptions)
+        if "replicas" not in given:
+            given = {"replicas": replicas, "min_in_sync": replicas // 2 + 1, **given}
+        options = msgspec.convert(given, LogOptions)
     except msgspec.DecodeError as e:
         raise InvalidArgumentError(f"options: {e}") from None
     return check_log_options(options)

@@ -24,8 +24,15 @@ class CatalogService(CatalogServicer):
     """Logs and instances. A log that is gone is forgotten by the statistics too."""
 
     def __init__(
-        self, catalog: Catalog, intake: StatisticsIntake, env: Env, silence_s: float
+        self,
+        catalog: Catalog,
+        intake: StatisticsIntake,
+        env: Env,
+        silence_s: float,
+        replicas: int = 1,
     ) -> None:
+        """`replicas`: of logs that do not say how many."""
+        self._replicas = replicas
         self._catalog = catalog
         self._intake = intake
         self._env = env
@@ -48,7 +55,7 @@ class CatalogService(CatalogServicer):
                 raise RefusedError(f"instance {name} is being drained, it takes no new shards")
         described = await self._catalog.create(
             request.name,
-            parse_log_options(request.options_json),
+            parse_log_options(request.options_json, self._replicas),
             request.shards,
             list(request.split_keys),
             list(request.instances),

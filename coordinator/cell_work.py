@@ -71,7 +71,9 @@ class CellWork:
             store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns, moves
         )
         self.services: dict[str, object] = {
-            "Catalog": CatalogService(self.catalog, parts.intake, env, config.silence_s),
+            "Catalog": CatalogService(
+                self.catalog, parts.intake, env, config.silence_s, config.replicas
+            ),
             "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, parts.intake),
             "Migrations": MigrationsService(
                 store,

@@ -75,6 +75,9 @@ class CoordinatorConfig(MetadataSettings):
         default_factory=dict, description="MoveOptions that differ from their defaults, as JSON"
     )
 
+    replicas: int = Field(
+        default=1, ge=1, le=7, description="copies of a new log that does not say how many"
+    )
     lost_after_s: float = Field(
         default=30.0, ge=1, le=86_400, description="s of silence until copies are made elsewhere"
     )

@@ -35,7 +35,9 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    instances: Annotated[int, typer.Option(help="How many instances.")] = 1,
+    instances: Annotated[
+        int | None, typer.Option(help="How many instances; default: as many as replicas.")
+    ] = None,
     data: Annotated[Path, typer.Option(help="Directory of the data.")] = Path("logstore-data"),
     port: Annotated[int, typer.Option(help="The coordinator's; 0 takes a free one.")] = 7400,
     ops_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
@@ -47,6 +49,13 @@ def up(
         str | None,
         typer.Option(metavar="HOST:PORT,…", help="A Kafka that moves feed through."),
     ] = None,
+    replicas: Annotated[int, typer.Option(help="Copies of a log that does not say.")] = 1,
+    coordinators: Annotated[
+        int, typer.Option(help="How many share the cells; more than 1 needs --metadata.")
+    ] = 1,
+    cells: Annotated[
+        int | None, typer.Option(help="Slices of the shards, each led by one; with --metadata.")
+    ] = None,
     setting: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,17 +63,20 @@ def up(
 
     Prints one line `ready ADDRESS` when it serves.
 
-    Example: logstore up --instances 3 --data ./data --port 7400
+    Example: logstore up --instances 3 --replicas 3 --data ./data --port 7400
     """
     from coordinator.local.cluster import ClusterOptions, running
 
     given = dict(parse_option(text) for text in setting or ())
+    count = max(1, replicas) if instances is None else instances
     options = ClusterOptions(
         data=data,
-        instances=instances,
+        instances=count,
         port=port,
-        capacities=[CapacityRecord(ops_per_s, bytes_per_s)] * instances,
-        coordinator_settings={"planning_period_s": planning_period_s, **given},
+        capacities=[CapacityRecord(ops_per_s, bytes_per_s)] * count,
+        coordinator_settings={"planning_period_s": planning_period_s, "cells": cells, **given},
+        replicas=replicas,
+        coordinators=coordinators,
         autopilot=autopilot,
         metadata=metadata,
         kafka=kafka,
@@ -117,6 +129,7 @@ def demo(
     ] = None,
     days: Annotated[int, typer.Option(min=2, max=60, help="Days to replay.")] = 6,
     metadata: Metadata = None,
+    replicas: Annotated[int, typer.Option(min=1, max=3, help="Copies of each shard.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Replay real flights; see a hot shard foreseen, moved live, and every record accounted for.
@@ -133,6 +146,7 @@ def demo(
         days=days,
         as_json=as_json,
         metadata=metadata,
+        replicas=replicas,
     )
     raise typer.Exit(run(run_demo(options)))
 

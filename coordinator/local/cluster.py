@@ -1,4 +1,4 @@
-"""A whole cluster of real processes on one machine: one coordinator and N instances.
+"""A whole cluster of real processes on one machine: coordinator (several with etcd), N instances.
 
 Data is under one directory (`coordinator/`, `instance-1/` …, `logs/`), which one supervisor holds
 at a time; the next one goes on from what is there. A process that dies is started again on its
@@ -35,8 +35,11 @@ from logstore.proto.status import called
 
 COORDINATOR = "coordinator"
 INSTANCES_MAX = 64
+COORDINATORS_MAX = 8
 POLL_S = 0.1
 CALL_TIMEOUT_S = 2.0
+ORDER_TIMEOUT_S = 15.0
+"""An order may wait for the election of a leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class ClusterOptions:
     that are free. `capacities`: one for each instance, fewer or none: unlimited. Settings are
     passed on as they are (CoordinatorConfig, NodeConfig). `autopilot`: on, forecast-only or off;
     None leaves it as it is. `metadata`: an etcd URL, instead of a store in the coordinator.
-    `kafka`: HOST:PORT,… of a broker that moves feed through.
+    `kafka`: HOST:PORT,… of a broker that moves feed through. `replicas`: of logs that do not say.
+    `coordinators`: more than one share the cells, which needs `metadata`.
     """
 
     data: Path
@@ -59,8 +63,23 @@ class ClusterOptions:
     start_timeout_s: float = 60.0
     metadata: str | None = None
     kafka: str | None = None
+    replicas: int | None = None
+    coordinators: int = 1
 
     def __post_init__(self) -> None:
+        if self.replicas is not None and not 1 <= self.replicas <= self.instances:
+            raise ConfigError(
+                f"replicas is {self.replicas}, with {self.instances} instances 1 to "
+                f"{self.instances} are allowed"
+            )
+        if not 1 <= self.coordinators <= COORDINATORS_MAX:
+            raise ConfigError(
+                f"coordinators is {self.coordinators}, allowed are 1 to {COORDINATORS_MAX}"
+            )
+        if self.coordinators > 1 and self.metadata is None:
+            raise ConfigError(
+                f"coordinators is {self.coordinators}, the embedded store has 1: give metadata"
+            )
         if not 1 <= self.instances <= INSTANCES_MAX:
             raise ConfigError(f"instances is {self.instances}, allowed are 1 to {INSTANCES_MAX}")
         if not 0 <= self.port <= 65_535:
@@ -73,24 +92,30 @@ class Cluster:
     def __init__(self, options: ClusterOptions) -> None:
         self.options = options
         self.data = options.data
-        self._coordinator = Supervised(
-            COORDINATOR,
-            "coordinator.main",
-            f"{options.host}:{options.port}",
-            host_and_port,
-            {
-                "data": options.data / COORDINATOR,
-                "metadata": options.metadata,
-                "kafka": options.kafka,
-                **options.coordinator_settings,
-            },
-            self._log(COORDINATOR),
-        )
+        names = [COORDINATOR, *(f"{COORDINATOR}-{n}" for n in range(2, options.coordinators + 1))]
+        self._coordinators = [
+            Supervised(
+                name,
+                "coordinator.main",
+                f"{options.host}:{options.port if name == COORDINATOR else 0}",
+                host_and_port,
+                {
+                    "data": options.data / name,
+                    "metadata": options.metadata,
+                    "kafka": options.kafka,
+                    "replicas": options.replicas,
+                    **options.coordinator_settings,
+                },
+                self._log(name),
+            )
+            for name in names
+        ]
+        self._coordinator = self._coordinators[0]
         self._instances: dict[str, Supervised] = {}
 
     @property
     def address(self) -> str:
-        """The coordinator's `host:port`."""
+        """The (first) coordinator's `host:port`."""
         return self._coordinator.address
 
     @property
@@ -99,8 +124,8 @@ class Cluster:
 
     @property
     def addresses(self) -> str:
-        """Coordinator and instances, for a client that shall work while the coordinator is down."""
-        return ",".join([self.address, *self.instance_addresses.values()])
+        """All processes, for a client that shall work while a coordinator is down."""
+        return ",".join(p.address for p in self._processes())
 
     @property
     def pids(self) -> dict[str, int]:
@@ -156,49 +181,58 @@ class Cluster:
         """`on`, `forecast-only` or `off`."""
         async with open_channel(self.address) as channel, called():
             request = coordinator_pb2.SetAutopilotRequest(mode=mode)
-            await PlansStub(channel).SetAutopilot(request, timeout=CALL_TIMEOUT_S)
+            await PlansStub(channel).SetAutopilot(request, timeout=ORDER_TIMEOUT_S)
 
     async def start(self) -> None:
         options = self.options
         if options.port:
             _check_port(options.host, options.port)
-        await self._coordinator.start(options.start_timeout_s)
+        await asyncio.gather(*(c.start(options.start_timeout_s) for c in self._coordinators))
         port = options.port
         for number in range(1, options.instances + 1):
-            name = f"instance-{number}"
             port = _free_port_after(options.host, port) if port else 0
             capacity = (
                 options.capacities[number - 1]
                 if number <= len(options.capacities)
                 else CapacityRecord()
             )
-            settings = {
-                "instance": name,
-                "data": self.data / name,
-                "metadata": options.metadata or self.address,
-                "coordinators": self.address,
-                "kafka": options.kafka,
-                **options.node_settings,
-                **_capacity_settings(capacity),
-            }
-            self._instances[name] = Supervised(
-                name,
-                "logstore.node.main",
-                f"{options.host}:{port}",
-                listen_flag,
-                settings,
-                self._log(name),
-            )
+            self._make_instance(number, port, _capacity_settings(capacity))
         starts = [p.start(options.start_timeout_s) for p in self._instances.values()]
         await asyncio.gather(*starts)
         await self.wait_ready()
         if options.autopilot is not None:
             await self.set_autopilot(options.autopilot)
 
+    async def add_instance(self, settings: Mapping[str, object] | None = None) -> str:
+        """Start one more instance; returns its name once it is known and alive."""
+        if len(self._instances) >= INSTANCES_MAX:
+            raise ConfigError(f"instances is {INSTANCES_MAX} already, the limit")
+        process = self._make_instance(len(self._instances) + 1, 0, settings or {})
+        await process.start(self.options.start_timeout_s)
+        await self.wait_ready()
+        return process.name
+
+    def _make_instance(self, number: int, port: int, settings: Mapping[str, object]) -> Supervised:
+        name, options = f"instance-{number}", self.options
+        coordinators = [c.address for c in self._coordinators]
+        given = {
+            "instance": name,
+            "data": self.data / name,
+            "metadata": options.metadata or self.address,
+            "coordinators": coordinators,
+            "kafka": options.kafka,
+            **options.node_settings,
+            **settings,
+        }
+        listen, log = f"{options.host}:{port}", self._log(name)
+        made = Supervised(name, "logstore.node.main", listen, listen_flag, given, log)
+        self._instances[name] = made
+        return made
+
     async def stop(self) -> None:
         """Instances first: they hand in their last statistics to a coordinator that runs."""
         await asyncio.gather(*(p.stop() for p in self._instances.values()))
-        await self._coordinator.stop()
+        await asyncio.gather(*(c.stop() for c in self._coordinators))
 
     async def _missing(self, channel: grpc.aio.Channel) -> set[str]:
         async with called():
@@ -212,7 +246,7 @@ class Cluster:
         }
 
     def _processes(self) -> list[Supervised]:
-        return [self._coordinator, *self._instances.values()]
+        return [*self._coordinators, *self._instances.values()]
 
     def _process(self, name: str) -> Supervised:
         for process in self._processes():

@@ -33,7 +33,8 @@ def host_and_port(address: str) -> dict[str, object]:
 
 
 class Supervised:
-    """A module run as `MODULE --name value…` that prints `ready ADDRESS`.
+    """A module run as `MODULE --name value…` that prints `ready ADDRESS`. Settings that are lists
+    become several values; None is left out.
 
     Its standard error goes to `log`. After the first start it keeps its address. A first start that
     ends with status 2 (bad settings) is not repeated: `start` raises its error line. One that dies
@@ -137,7 +138,10 @@ class Supervised:
             part
             for name, value in (self.settings | self._listen_settings(self._listen)).items()
             if value is not None
-            for part in (f"--{name.replace('_', '-')}", str(value))
+            for part in (
+                f"--{name.replace('_', '-')}",
+                *([str(item) for item in value] if isinstance(value, list) else [str(value)]),
+            )
         ]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:

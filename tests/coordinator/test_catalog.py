@@ -169,3 +169,11 @@ async def test_routes_tell_addresses_and_a_version_that_rises(
     assert again.shards[0].addresses["a"] == "127.0.0.1:9999"
     with pytest.raises(UnknownLogError):
         await read_routes(store, "y")
+
+
+def test_a_log_that_does_not_say_gets_the_clusters_number_of_copies() -> None:
+    options = parse_log_options(b"{}", 3)
+    assert (options.replicas, options.min_in_sync) == (3, 2)
+    options = parse_log_options(b'{"replicas": 2}', 3)
+    assert (options.replicas, options.min_in_sync) == (2, 1)
+    assert parse_log_options(b"").replicas == 1

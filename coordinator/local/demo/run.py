@@ -59,6 +59,7 @@ class DemoOptions:
     as_json: bool = False
     metadata: str | None = None
     """An etcd URL; each run keeps its metadata below a namespace of its own."""
+    replicas: int = 1
 
 
 @dataclass(slots=True)
@@ -168,6 +169,7 @@ async def _side(options: DemoOptions, data: Path, name: str, scene: Scene) -> As
     if options.metadata is not None:
         url = f"{options.metadata.rstrip('/')}/demo-{Env().new_id():x}/{name}"
         settings = replace(settings, metadata=url)
+    settings = replace(settings, replicas=options.replicas)
     async with running(settings) as cluster, connect(cluster.addresses, client_group=name) as db:
         log = await db.create_log(
             LOG,
