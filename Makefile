@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants test-cluster soak-cluster bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -52,6 +52,15 @@ sim: $(READY)             ## the real machines under simulated faults; make sim 
 
 sim-mutants: $(READY)     ## does the simulator see deliberate faults?
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)
+
+test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
+	$(BIN)/python -m tests.cluster test $(ARGS)
+
+MINUTES ?= 30
+SEED ?= 1
+
+soak-cluster: $(READY)    ## mixed faults under load for MINUTES, by the schedule of SEED; needs root
+	$(BIN)/python -m tests.cluster soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 bench: $(READY)           ## ours beside Kafka, NATS, Redis and the machine's own limits
 	$(BIN)/python -m bench compare $(ARGS)
