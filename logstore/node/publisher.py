@@ -30,12 +30,15 @@ class Publisher:
         self._replica, self._broker, self.topic = replica, broker, topic
         self.end = 0
         """Offset after the last published batch."""
+        self.began = False
+        """From now on what is committed is published."""
 
     async def run(self) -> None:
         while True:
             try:
                 await self._session()
             except LogstoreError as e:
+                self.began = False
                 _log.info("publishing broke", topic=self.topic, error=e.message)
             await asyncio.sleep(self._replica.node.config.retry_interval_s)
 
@@ -45,6 +48,7 @@ class Publisher:
             # A predecessor may still write: what it brings late is a duplicate of an older epoch.
             last = await self._broker.last(self.topic)
             self.end = last.end if last is not None else self._replica.high_watermark
+            self.began = True
             while True:
                 await self._publish(writer)
                 await self._replica.wait_change(IDLE_S)

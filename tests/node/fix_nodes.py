@@ -13,6 +13,7 @@ import pyarrow as pa
 from logstore.base.env import Env
 from logstore.base.types import ShardStatus
 from logstore.engine.batch import encode_payload, schema_of
+from logstore.feed.port import Broker
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
@@ -42,6 +43,7 @@ class Nodes:
         self.folder = folder
         self.settings = settings
         self.store = MemoryMetadataStore()
+        self.broker: Broker | None = None
         self.servers: dict[str, NodeServer] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -53,7 +55,7 @@ class Nodes:
             metadata=["127.0.0.1:1"],
             **values,  # type: ignore[arg-type]
         )
-        server = NodeServer(config, Env(), store=self.store)
+        server = NodeServer(config, Env(), store=self.store, broker=self.broker)
         await server.start()
         self.servers[instance] = server
         async with asyncio.timeout(10):
