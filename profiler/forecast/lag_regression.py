@@ -7,6 +7,7 @@ from profiler.forecast.interpolate import between
 from profiler.forecast.port import BoolArray, FloatArray, IntArray
 
 FEATURES = 5
+LAST_SLOTS = 3
 TRACE_MAX = 1e4
 RISE_MAX = 2.0
 """A forecast is held under this many times what the seasons before and the last slot show."""
@@ -39,7 +40,9 @@ class LagRegression:
         self._horizons = horizons
         self._forget, self._ridge, self._clip = forget, ridge, clip
         self._ring = int(horizons[-1]) + 1
-        self._recent = np.arange(short_season_slots)
+        self._last = np.arange(LAST_SLOTS)
+        # Of the last short season: the sum of what came minus what came a season before.
+        self._sum: FloatArray = np.zeros(0)
         size = len(horizons)
         self._weights: FloatArray = np.zeros((0, size, FEATURES))
         self._inverse: FloatArray = np.zeros((0, size, FEATURES, FEATURES))
@@ -51,7 +54,7 @@ class LagRegression:
 
     def grow(self, rows: int) -> None:
         old = len(self._weights)
-        for name in ("_weights", "_inverse", "_spread", "_x", "_base", "_made"):
+        for name in ("_weights", "_inverse", "_spread", "_x", "_base", "_made", "_sum"):
             held = getattr(self, name)
             more = np.zeros((rows - old, *held.shape[1:]), dtype=held.dtype)
             setattr(self, name, np.concatenate([held, more]))
@@ -61,14 +64,14 @@ class LagRegression:
     def clear(self, row: int) -> None:
         self._weights[row] = 0.0
         self._inverse[row] = np.eye(FEATURES) / self._ridge
-        self._spread[row] = 0.0
+        self._spread[row] = self._sum[row] = 0.0
         self._made[row] = np.iinfo(np.int64).min
 
     def copy(self, parent: int, child: int, share: float) -> None:
         """Weights know no unit; spreads, features and bases scale with the share."""
         for held in (self._weights, self._inverse, self._made):
             held[child] = held[parent]
-        for held in (self._spread, self._x, self._base):
+        for held in (self._spread, self._x, self._base, self._sum):
             held[child] = held[parent] * share
 
     def learn(self, rows: IntArray, values: FloatArray) -> None:
@@ -81,6 +84,7 @@ class LagRegression:
         usable = due & ~np.isnan(base)
         x = np.where(usable[:, :, None], x, 0.0)
         self._update(rows, x, np.where(usable, values[:, None] - base, 0.0), usable)
+        self._sum[rows] += self._moved(rows)
         slot = now % self._ring
         made_x, made_base = self._features(rows, self._horizons)
         self._x[rows, slot] = made_x
@@ -88,9 +92,14 @@ class LagRegression:
         self._made[rows, slot] = now
 
     def forecast(self, rows: IntArray, horizons: IntArray) -> FloatArray:
-        x, base = self._features(rows, horizons)
         weights = self._weights[rows]
-        if not np.array_equal(horizons, self._horizons):
+        now = self._history.last[rows]
+        same = np.array_equal(horizons, self._horizons)
+        if same and (self._made[rows, now % self._ring] == now).all():
+            x, base = self._x[rows, now % self._ring], self._base[rows, now % self._ring]
+        else:
+            x, base = self._features(rows, horizons)
+        if not same:
             weights = between(weights, self._horizons, horizons)
         newest = self._history.newest(rows)[:, None]
         ceiling = RISE_MAX * (base + newest + np.abs(x[:, :, :2]).sum(axis=2))
@@ -132,18 +141,27 @@ class LagRegression:
                     long_lag + season,
                     short_lag,
                     short_lag + season,
-                    self._recent,
-                    self._recent + season,
+                    self._last,
+                    self._last + season,
                 ]
             ),
         )
         base, before, day, day_before = (found[:, i * n : (i + 1) * n] for i in range(4))
-        recent = found[:, 4 * n : 4 * n + short] - found[:, 4 * n + short :]
+        recent = found[:, 4 * n : 4 * n + LAST_SLOTS] - found[:, 4 * n + LAST_SLOTS :]
         recent = np.where(np.isnan(recent), 0.0, recent)
         x = np.empty((len(rows), n, FEATURES))
         x[:, :, 0] = base - before
         x[:, :, 1] = day - day_before
         x[:, :, 2] = recent[:, :1]
-        x[:, :, 3] = recent.mean(axis=1)[:, None]
-        x[:, :, 4] = recent[:, :3].mean(axis=1)[:, None]
+        x[:, :, 3] = (self._sum[rows] / short)[:, None]
+        x[:, :, 4] = recent.mean(axis=1)[:, None]
         return np.where(np.isnan(x), 0.0, x), base
+
+    def _moved(self, rows: IntArray) -> FloatArray:
+        """What the newest slot adds to `_sum`, and the one that leaves it takes away."""
+        season, short = self._season, self._short
+        at = self._history.lag(rows, np.array([0, season, short, season + short]))
+        gap = at[:, ::2] - at[:, 1::2]
+        gap[np.isnan(gap)] = 0.0
+        found: FloatArray = gap[:, 0] - gap[:, 1]
+        return found
