@@ -203,4 +203,4 @@ class PeerService(PeerServiceServicer):
                     at = batch.end
                 if not batches:
                     yield node_pb2.FeedBatch(epoch=replica.epoch, high_watermark=mark)
-                    await replica.wait_change(FEED_IDLE_S)
+                    await replica.wait_mark(FEED_IDLE_S)

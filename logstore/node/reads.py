@@ -79,7 +79,7 @@ async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
                 f"shard {replica.shard} is at {replica.high_watermark} on {replica.node.instance}, "
                 f"the caller has seen {mark}"
             )
-        await replica.wait_change(left_s)
+        await replica.wait_mark(left_s)
 
 
 async def read(
@@ -127,7 +127,7 @@ async def read(
                         shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at
                     )
                     return
-                await replica.wait_change(TAIL_IDLE_S)
+                await replica.wait_mark(TAIL_IDLE_S)
     finally:
         if ahead is not None:
             ahead.cancel()

@@ -84,6 +84,8 @@ class Replica:
         self.publisher: Publisher | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._marked = asyncio.Event()
+        self._seen: tuple[object, ...] = ()
         self.recent: deque[StoredBatch] = deque()
         self._recent_bytes = 0
         self._leading = False
@@ -188,15 +190,23 @@ class Replica:
 
     async def wait_change(self, timeout_s: float) -> None:
         """Return when high watermark, role or log end changed, or after `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+        await _wait(self._changed, timeout_s)
+
+    async def wait_mark(self, timeout_s: float) -> None:
+        """For readers: return when high watermark, role or configuration changed, or in time."""
+        await _wait(self._marked, timeout_s)
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        seen = (self.high_watermark, self.machine.revision, self.role, self.error)
+        if seen != self._seen:
+            self._seen = seen
+            self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        self._marked.set()
+        self._marked = asyncio.Event()
 
     def created(self) -> None:
         """The copy exists on the disk now."""
@@ -518,3 +528,12 @@ class Replica:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.node.agent.forget(self.shard, self.options.event_time)
         self._notify()
+        self._wake_readers()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
