@@ -10,18 +10,19 @@ import numpy as np
 
 from sharder.draft import Draft
 from sharder.operators import Crossing, Refusal
+from sharder.policies.common import over_limits
 from sharder.policies.upkeep import cost_of, may_move, operator
 from sharder.reasons import Reason
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
     """For shards with two copies in one zone, the most used first."""
-    zone = {i.id: i.zone for i in draft.table.instances}
-    if len({i.zone for i in draft.table.instances if i.alive}) < 2:
+    zone = {i.id: i.zone for i in draft.table.instances if i.alive}  # lost copies are repaired
+    if len(set(zone.values())) < 2:
         return
     rows = []
     for row, shard in enumerate(draft.table.shards):
-        if shard.in_sync:
+        if shard.in_sync and shard.instance in zone:
             zones = [zone[n] for n in (shard.instance, *shard.in_sync) if n in zone]
             if len(set(zones)) < len(zones):
                 rows.append(row)
@@ -57,6 +58,8 @@ def _spread(draft: Draft, row: int, zone: dict[str, str]) -> Refusal | None:
     used = (draft.upper / draft.table.capacity[:, :, None]).max(axis=(1, 2))
     target = int(np.argmin(np.where(fits, used, np.inf)))
     source, there = draft.table.index[double], draft.table.instances[target]
+    if source != home and (why := over_limits(draft, source, shard.id, due=True)) is not None:
+        return why
     reason = (
         f"Two copies of {shard.id} are in {zone[double]}: if that zone fails, both are gone."
         f" {there.id} in {there.zone} takes the one of {double}."

@@ -25,6 +25,8 @@ def may_move(draft: Draft, row: int, instance: int) -> Refusal | None:
     """Why an operator may not touch a shard now; None: it may."""
     shard, config = draft.table.shards[row], draft.config
     name = draft.table.instances[instance].id
+    if not draft.table.instances[instance].alive:
+        return Refusal(Reason.NOT_ALIVE, name, shard.id)
     if shard.migrating or shard.id in draft.in_flight or row in draft.moved:
         return Refusal(Reason.ALREADY_MIGRATING, name, shard.id)
     if shard.migration_weight == 0.0:

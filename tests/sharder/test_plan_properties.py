@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sharder.load import LoadTable
 from sharder.plan import dump_plan, plan
 from sharder.reasons import Reason
 from sharder.risk import upper_bound
-from sharder.view import ForecastView, View, dump_view, forecast_view, load_view
+from sharder.view import Cut, ForecastView, View, dump_view, forecast_view, load_view
 from tests.sharder.scenes import MB, carried_out, scene, shard
 
 H = 6
@@ -230,3 +231,125 @@ def test_a_profilers_forecast_becomes_rates_of_the_coming_periods() -> None:
     assert forecast_view(learned, slot=12, periods=1, period_s=60.0).mean == (2.0,)
     with pytest.raises(ValueError, match="periods is 0"):
         forecast_view(learned, 11, 0, 60.0)
+
+
+ABLE = replace(ROOMY, executable=("move", "switch", "split", "merge", "replicate"))
+
+
+@st.composite
+def rich_views(draw: st.DrawFn, config: PlannerConfig = ABLE) -> View:
+    """Views in which every policy finds something: copies, zones, tiers, failures, full disks,
+    draining and dead instances, cold neighbours, shards used together."""
+    view = draw(views(config))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    names = [i.id for i in view.instances]
+    shards = []
+    for n, told in enumerate(view.shards):
+        others = [name for name in names if name != told.instance]
+        keys = [bytes([k]) for k in range(len(view.shards) + 1)]
+        cold = rng.random() < 0.3
+        assert told.forecast is not None
+        mean = [m * (0.01 if cold else 1.0) for m in told.forecast.mean]
+        cuts = tuple(Cut(keys[n] + bytes([k + 1]), (k + 1) / 5) for k in range(4))
+        shards.append(
+            replace(
+                told,
+                forecast=replace(told.forecast, mean=tuple(mean), upper80=tuple(mean)),
+                in_sync=tuple(rng.permutation(others)[: rng.integers(0, 3)].tolist()),
+                start=keys[n],
+                end=keys[n + 1],
+                cuts=cuts if rng.random() < 0.5 else (),
+                last_moved_s=-float(rng.uniform(0, 4_000)) if rng.random() < 0.3 else None,
+                last_moved_from=str(rng.choice(names)),
+                related={"log/0": float(rng.random())} if rng.random() < 0.3 else {},
+            )
+        )
+    instances = [
+        replace(
+            told,
+            zone=f"z{rng.integers(3)}",
+            tier=str(rng.choice(["slow", "standard", "fast"])),
+            failures_per_day=float(rng.choice([0.0, 0.0, 3.0])),
+            draining=bool(rng.random() < 0.15),
+            alive=bool(rng.random() < 0.9),
+            capacity_stored_bytes=int(rng.choice([1_000, 100_000])) * MB,
+        )
+        for told in view.instances
+    ]
+    return replace(view, shards=tuple(shards), instances=tuple(instances))
+
+
+@settings(max_examples=50, deadline=None)
+@given(rich_views())
+def test_no_operator_goes_against_a_limit(view: View) -> None:
+    made = plan(view)
+    assert dump_plan(plan(load_view(dump_view(view)))) == dump_plan(made)
+    told, shards = {i.id: i for i in view.instances}, {s.id: s for s in view.shards}
+    touched = [name for op in made.operators for name in (op.shard, op.partner) if name]
+    assert len(touched) == len(set(touched))
+    for op in made.operators:
+        shard_ = shards[op.shard]
+        assert not shard_.migrating
+        assert op.start_s >= view.now_s
+        assert told[op.source].alive
+        if op.kind in ("move", "switch", "replicate"):
+            assert told[op.target].alive
+            assert not told[op.target].draining
+            assert op.source != op.target
+        if op.kind == "switch":
+            assert op.target in shard_.in_sync
+            assert op.bytes == 0
+        if op.kind in ("move", "replicate"):
+            assert op.target not in (shard_.instance, *shard_.in_sync)
+        if op.kind == "replicate":
+            kept = [n for n in (shard_.instance, *shard_.in_sync) if n != op.source]
+            assert told[op.target].zone not in {told[n].zone for n in kept}
+        if op.kind == "split":
+            assert op.key in {cut.key for cut in shard_.cuts}
+        if op.kind == "merge":
+            upper = shards[op.partner or ""]
+            assert (shard_.end, shard_.instance) == (upper.start, upper.instance)
+        elif not told[op.source].draining:
+            assert shard_.migration_weight > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(rich_views(replace(ABLE, policies=tuple(p for p in ABLE.policies if p != "split"))))
+def test_the_cover_is_kept_and_planning_settles(view: View) -> None:
+    """Carrying out plan after plan keeps one cover of the key space and comes to an end."""
+    ends = (view.shards[0].start, view.shards[-1].end)
+    for _ in range(4 * len(view.shards)):
+        made = plan(view)
+        after = carried_out(view, made)
+        ranges = sorted((s.start or b"", s.end or b"") for s in after.shards)
+        assert (ranges[0][0], ranges[-1][1]) == ends
+        assert all(a[1] == b[0] for a, b in pairwise(ranges))
+        if not made.operators:
+            return
+        view = replace(after, now_s=view.now_s + 2 * view.config.cooldown_s)
+    pytest.fail("still something to do after four plans a shard")
+
+
+@settings(max_examples=40, deadline=None)
+@given(rich_views(replace(ABLE, operators_in_flight_max=3, operators_per_instance_max=1)))
+def test_limits_on_operators_hold_for_every_policy(view: View) -> None:
+    made = plan(view)
+    moving = [op for op in made.operators if op.kind != "merge"]
+    assert sum(op.due for op in moving) <= 3
+    touched = [n for op in moving for n in {op.source, op.target}]
+    assert len(touched) == len(set(touched))
+
+
+def test_over_seeds_a_heavier_shard_is_chosen_more_often() -> None:
+    chosen = dict.fromkeys((0.25, 1.0, 4.0), 0)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        means = rng.uniform(6.0, 12.0, 10)
+        for weight in chosen:
+            shards = [
+                shard(f"log/{n}", "a", [float(m)] * 4, migration_weight=weight if n == 3 else 1.0)
+                for n, m in enumerate(means)
+            ]
+            view = scene(shards, {"a": 100.0, "b": 100.0}, replace(ROOMY, seed=seed))
+            chosen[weight] += "log/3" in {op.shard for op in plan(view).operators}
+    assert chosen[0.25] < chosen[1.0] < chosen[4.0]
