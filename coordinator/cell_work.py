@@ -19,6 +19,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.drain import DrainMoves, Drains
 from coordinator.drain_service import DrainsService
 from coordinator.feeds import FeedSweeper, feed_prefix
+from coordinator.learning import Learner
 from coordinator.loop import PlanningLoop
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.nodes import GrpcNodes
@@ -26,7 +27,6 @@ from coordinator.migration.records import decode_migration
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.service import MigrationsService
 from coordinator.repair import RepairLoop
-from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, FencedError, LogstoreError
@@ -49,7 +49,7 @@ class Parts:
 
     config: CoordinatorConfig
     env: Env
-    intake: StatisticsIntake
+    learner: Learner
     nodes: GrpcNodes
     pulse: Pulse
 
@@ -61,27 +61,26 @@ class CellWork:
         config, env, count = parts.config, parts.env, parts.config.cells
         self.cell = cell
         self._store = store
+        intake = parts.learner.intake
         self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
         self.catalog = Catalog(store, env)
-        self.driver = MigrationDriver(store, parts.nodes, env, parts.intake.figures, self._owns)
+        self.driver = MigrationDriver(store, parts.nodes, env, intake.figures, self._owns)
         self.reshapes = ReshapeDriver(store, parts.nodes, env)
-        self.loop = PlanningLoop(config, env, store, parts.intake, self.driver, parts.nodes)
+        self.loop = PlanningLoop(config, env, store, parts.learner, self.driver, parts.nodes)
         moves = DrainMoves(self.driver, env, self.loop.move_options, config.moves_max)
         self.repair = RepairLoop(
             store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns, moves
         )
         self.services: dict[str, object] = {
-            "Catalog": CatalogService(
-                self.catalog, parts.intake, env, config.silence_s, config.replicas
-            ),
-            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, parts.intake),
+            "Catalog": CatalogService(self.catalog, intake, env, config.silence_s, config.replicas),
+            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake),
             "Migrations": MigrationsService(
                 store,
                 self.driver,
                 parts.nodes,
                 self.loop.move_options,
                 self.reshapes,
-                parts.intake.heatmap,
+                intake.heatmap_copy,
             ),
             "Plans": PlansService(self.loop),
         }

@@ -1,30 +1,105 @@
-"""Learning what was reported, beside the calls that are served."""
+"""Learning, forecasting and planning beside the calls that are served: in one thread of their own.
+
+What was learned is saved beside the coordinator's data, so that a restart forgets little. It needs
+no other home: instances report to every coordinator and each learns from that, so one that takes a
+dead leader's cells over has learned the same.
+"""
 
 import asyncio
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
 
-from coordinator.statistics import StatisticsIntake
+import msgspec
+import structlog
+
+from coordinator.statistics import Saved, StatisticsIntake
 from logstore.base.env import Env
 
 LEARN_INTERVAL_S = 0.2
 LEARN_SLOTS = 5
+LEARNED_FILE = "learned.msgpack"
+SAVE_INTERVAL_S = 60.0
+"""What was learned since the last save is lost with the process."""
+SAVE_SHARE_MAX = 0.02
+"""Saving many shards takes long; it is done so seldom that it takes no more of the time."""
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 
 
 class Learner:
-    """Learns the slots that are complete, a few at a time, until closed."""
+    """Learns the slots that are complete, a few at a time, and saves, until closed."""
 
-    def __init__(self, intake: StatisticsIntake, env: Env) -> None:
-        self._intake, self._env = intake, env
+    def __init__(self, intake: StatisticsIntake, env: Env, path: Path | None = None) -> None:
+        """`path`: where what was learned is saved; None: nowhere."""
+        self.intake = intake
+        self._env, self._path = env, path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learning")
         self._task: asyncio.Task[None] | None = None
+        self._saved_s = env.clock.monotonic_s()
+        self._saved_slots = 0
+        self._wait_s = SAVE_INTERVAL_S
+
+    async def call(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run `work` in the thread that owns the models."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def restore(self, logs: Collection[str]) -> None:
+        """Take up what the last run of this coordinator saved; a bad file is told and left."""
+        if self._path is None or not self._path.exists():
+            return
+        now_s = self._env.clock.monotonic_s()
+        try:
+            found = await self.call(_restore, self.intake, self._path, logs, now_s)
+        except (OSError, msgspec.DecodeError, ValueError, KeyError) as e:
+            _log.warning("what was learned cannot be read", file=str(self._path), why=str(e))
+            return
+        _log.info("learned before", shards=found, file=str(self._path))
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="learning")
 
     async def close(self) -> None:
+        """Stop, and save."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            await self._save()
+        self._thread.shutdown()
 
     async def _run(self) -> None:
         while True:
-            learned = self._intake.learn(self._env.clock.monotonic_s(), LEARN_SLOTS)
-            await asyncio.sleep(0.001 if learned == LEARN_SLOTS else LEARN_INTERVAL_S)
+            due = self.intake.due(self._env.clock.monotonic_s(), LEARN_SLOTS)
+            try:
+                await self.call(self.intake.absorb, due)
+            except ValueError as e:
+                _log.error("a slot was not learned", why=str(e))
+            self.intake.settle(due)
+            if self._env.clock.monotonic_s() - self._saved_s >= self._wait_s:
+                await self._save()
+            await asyncio.sleep(0.001 if len(due) == LEARN_SLOTS else LEARN_INTERVAL_S)
+
+    async def _save(self) -> None:
+        """Save if anything was learned since the last time."""
+        if self._path is None or self.intake.slots_learned == self._saved_slots:
+            return
+        began_s, slots = self._env.clock.monotonic_s(), self.intake.slots_learned
+        try:
+            await self.call(_save, self.intake, self._path)
+        except OSError as e:
+            _log.warning("what was learned was not saved", file=str(self._path), why=str(e))
+        self._saved_s, self._saved_slots = self._env.clock.monotonic_s(), slots
+        self._wait_s = max(SAVE_INTERVAL_S, (self._saved_s - began_s) / SAVE_SHARE_MAX)
+
+
+def _save(intake: StatisticsIntake, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(msgspec.msgpack.encode(intake.saved()))
+    part.replace(path)
+
+
+def _restore(intake: StatisticsIntake, path: Path, logs: Collection[str], now_s: float) -> int:
+    return intake.restore(msgspec.msgpack.decode(path.read_bytes(), type=Saved), logs, now_s)

@@ -1,6 +1,7 @@
 """The planning loop: each period a view is made, a plan drawn, and due moves are started (R1.3)."""
 
 import asyncio
+import functools
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -9,11 +10,11 @@ import structlog
 
 from coordinator.catalog import Catalog
 from coordinator.config import Autopilot, CoordinatorConfig
+from coordinator.learning import Learner
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
-from coordinator.statistics import StatisticsIntake
 from coordinator.views import make_view
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError
@@ -61,7 +62,7 @@ class PlanningLoop:
         config: CoordinatorConfig,
         env: Env,
         store: MetadataStore,
-        intake: StatisticsIntake,
+        learner: Learner,
         driver: MigrationDriver,
         nodes: GrpcNodes,
     ) -> None:
@@ -72,7 +73,8 @@ class PlanningLoop:
         )
         self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
         self._config, self._env, self._store = config, env, store
-        self._intake, self._driver, self._nodes = intake, driver, nodes
+        self._learner, self._intake = learner, learner.intake
+        self._driver, self._nodes = driver, nodes
         self._catalog = Catalog(store, env)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
@@ -132,7 +134,7 @@ class PlanningLoop:
 
     async def plan(self) -> Plan:
         """The plan for the present; starts nothing."""
-        return plan(await self.view())
+        return await self._learner.call(plan, await self.view())
 
     async def view(self) -> View:
         """What the planner sees now."""
@@ -141,7 +143,8 @@ class PlanningLoop:
         instances = await self._catalog.instances()
         await self._measure({s.primary.instance for s in shards})
         mono_s = self._env.clock.monotonic_s()
-        view = make_view(
+        make = functools.partial(
+            make_view,
             now_s=now_s,
             mono_s=mono_s,
             config=self._config,
@@ -153,6 +156,7 @@ class PlanningLoop:
             sizes=self._sizes,
             migrations=await self._driver.ledger.all(),
         )
+        view = await self._learner.call(make)
         draining = await self._catalog.draining()
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
         return replace(view, instances=tuple(seen))

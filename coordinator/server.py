@@ -15,7 +15,7 @@ from coordinator.cells import LOG_WIDE
 from coordinator.config import CoordinatorConfig
 from coordinator.forwarding import CellRouter
 from coordinator.leading import Leading, agree_on_cells
-from coordinator.learning import Learner
+from coordinator.learning import LEARNED_FILE, Learner
 from coordinator.loop import PlanningLoop
 from coordinator.metadata_service import MetadataService
 from coordinator.migration.driver import MigrationDriver
@@ -26,6 +26,7 @@ from logstore.base.env import Env
 from logstore.base.errors import AddressInUseError
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
+from logstore.meta.records import LOGS
 from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1 import coordinator_pb2
@@ -63,9 +64,9 @@ class CoordinatorServer:
             history_slots=config.history_slots,
             heatmap_buckets=config.heatmap_buckets,
         )
-        self.learner = Learner(self.intake, env)
+        self.learner = Learner(self.intake, env, config.data / LEARNED_FILE)
         self.nodes = GrpcNodes(self.store, self._tls)
-        self._parts = Parts(config, env, self.intake, self.nodes, Pulse(self.intake, env))
+        self._parts = Parts(config, env, self.learner, self.nodes, Pulse(self.intake, env))
         self._leading: Leading | None = None
         self._router: CellRouter | None = None
         if config.metadata is None:
@@ -103,6 +104,7 @@ class CoordinatorServer:
             await self.store.close()
             raise
         self._add_services()
+        await self._restore()
         await self._server.start()
         self.address = f"{self.config.host}:{port}"
         self.learner.start()
@@ -118,6 +120,11 @@ class CoordinatorServer:
         _log.info("coordinator serves", address=self.address)
         return self.address
 
+    async def _restore(self) -> None:
+        """What was learned before the last stop, of logs that are still there."""
+        names = {item.key.removeprefix(LOGS) for item in (await self.store.range(LOGS)).items}
+        await self.learner.restore(names)
+
     def _make(self, cell: str, store: MetadataStore) -> CellWork:
         return CellWork(cell, store, self._parts)
 
@@ -128,7 +135,7 @@ class CoordinatorServer:
             getattr(rpc, f"add_{name}Servicer_to_server")(service, server)
         add_RouteServiceServicer_to_server(RouteService(self.store), server)
         rpc.add_StatisticsServicer_to_server(
-            StatisticsService(self.config, self._env, self.store, self.intake), server
+            StatisticsService(self.config, self._env, self.store, self.learner), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [s.full_name for s in coordinator_pb2.DESCRIPTOR.services_by_name.values()]

@@ -3,11 +3,20 @@
 Slots are periods of a log's own time. A slot is learned once its reporters have gone past it, or
 have had time to, in slot order; so history that is fed faster than it happened trains the models
 like the real thing. All of it is a cache: nothing here decides what is true.
+
+Two threads meet here. The event loop owns the records (reports, loads, pending slots); learning is
+slow and runs in a thread (`coordinator.learning`), which owns models and heatmaps: `absorb`,
+`forecasts`, `score`, `heatmap`, `saved` and `restore` are called there. `learn` does all at once.
 """
 
+import copy
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from coordinator.migration.ramp import Figures
 from profiler.forecast.book import ForecastBook, seasons_of
@@ -18,6 +27,9 @@ from profiler.types import DataStoreStatus, Forecast, OpType, ShardStatistics
 SHARDS_MAX = 16_384
 SILENT_SLOTS_MAX = 24
 """How far a log's time is taken to have gone on without a word of it."""
+SAMPLES_WAITING_MAX = 100_000
+SAVED_SLOTS_MAX = 48
+"""Slots of statistics, with their sampled keys, that are saved for each shard."""
 PENDING_SLOTS_MAX = 20_000
 """Slots of one log that wait to be learned; the oldest are learned early beyond that."""
 
@@ -37,9 +49,37 @@ class _Pending:
     ops: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A complete slot of a log, taken out of what is pending: to be learned."""
+
+    log: str
+    slot: int
+    ops: dict[str, float]
+
+
+class SavedLog(msgspec.Struct, frozen=True):
+    learned: int | None
+    newest: int | None
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What a restart needs: models by shard, the last statistics of each, where each log was."""
+
+    slot_s: float
+    seasons: tuple[int, ...]
+    logs: dict[str, SavedLog]
+    models: dict[str, dict[str, Any]]
+    history: dict[str, list[ShardStatistics]]
+
+
 @dataclass(slots=True)
 class _Log:
     heatmap: AccessHeatmap
+    samples: deque[tuple[int, tuple[tuple[bytes, float], ...]]] = field(
+        default_factory=lambda: deque(maxlen=SAMPLES_WAITING_MAX)
+    )
+    """Sampled keys by slot that the heatmap has yet to take."""
     pending: dict[int, _Pending] = field(default_factory=dict)
     learned: int | None = None
     newest: int | None = None
@@ -79,10 +119,10 @@ class StatisticsIntake:
         heatmap_buckets: int = 128,
     ) -> None:
         self.slot_s = slot_s
-        self.book = ForecastBook(
-            seasons_slots if seasons_slots is not None else seasons_of(slot_s),
-            shards_max=SHARDS_MAX,
-        )
+        self._seasons = tuple(seasons_slots if seasons_slots is not None else seasons_of(slot_s))
+        self.book = ForecastBook(self._seasons, shards_max=SHARDS_MAX)
+        self._models = threading.RLock()
+        """Held while models or heatmaps are at work."""
         self._settle_s, self._silence_s = settle_s, silence_s
         self._history_slots, self._buckets = history_slots, heatmap_buckets
         self._instances: dict[str, _Instance] = {}
@@ -126,7 +166,8 @@ class StatisticsIntake:
             log.newest, log.newest_s = told.slot, now_s
         before = log.told_up_to.get(told.instance, (told.slot, now_s))[0]
         log.told_up_to[told.instance] = (max(before, told.slot), now_s)
-        log.heatmap.add_samples(told.sampled_keys, told.slot)
+        if told.sampled_keys:
+            log.samples.append((told.slot, told.sampled_keys))
         moved = float(told.bytes_in + told.bytes_out)
         load = self._loads.get(told.shard)
         if load is None or told.slot > load.slot:
@@ -142,20 +183,49 @@ class StatisticsIntake:
 
     def learn(self, now_s: float, slots_max: int = 50) -> int:
         """Learn up to `slots_max` slots that are complete, in order; returns how many."""
-        done = 0
-        for log in self._logs.values():
+        due = self.due(now_s, slots_max)
+        self.absorb(due)
+        self.settle(due)
+        return len(due)
+
+    def due(self, now_s: float, slots_max: int = 50) -> list[Due]:
+        """Take the next complete slots out of what is pending, each log's in order."""
+        found: list[Due] = []
+        for name, log in self._logs.items():
             for number in sorted(log.pending):
-                if done >= slots_max:
-                    return done
+                if len(found) >= slots_max:
+                    return found
                 if not self._complete(log, number, now_s):
                     break
-                ops = log.pending.pop(number).ops
-                self.book.learn_many(number, ops)
-                self._known.update(ops)
-                log.learned = max(number, log.learned if log.learned is not None else number)
-                done += 1
-                self.slots_learned += 1
-        return done
+                found.append(Due(name, number, log.pending.pop(number).ops))
+        return found
+
+    def absorb(self, due: Sequence[Due]) -> None:
+        """The slow part: models learn the slots, heatmaps take the sampled keys."""
+        for slot in due:
+            with self._models:
+                self.book.learn_many(slot.slot, slot.ops)
+        for log in list(self._logs.values()):
+            self._take_samples(log)
+
+    def settle(self, due: Sequence[Due]) -> None:
+        """The slots are learned: they count."""
+        for slot in due:
+            log = self._logs.get(slot.log)
+            if log is None:  # deleted meanwhile
+                with self._models:
+                    for shard in slot.ops:
+                        self.book.forget(shard)
+                continue
+            self._known.update(slot.ops)
+            log.learned = max(slot.slot, log.learned if log.learned is not None else slot.slot)
+            self.slots_learned += 1
+
+    def _take_samples(self, log: _Log) -> None:
+        with self._models:
+            while log.samples:
+                slot, samples = log.samples.popleft()
+                log.heatmap.add_samples(samples, slot)
 
     def _complete(self, log: _Log, slot: int, now_s: float) -> bool:
         """Every instance that tells of this log has told the slot, or had the time to."""
@@ -179,7 +249,8 @@ class StatisticsIntake:
         for shard in [s for s in self._history if log_of(s) == name]:
             del self._history[shard]
             self._loads.pop(shard, None)
-            self.book.forget(shard)
+            with self._models:
+                self.book.forget(shard)
             self._known.discard(shard)
         for key in [k for k in self._received if log_of(k[0]) == name]:
             del self._received[key]
@@ -208,13 +279,13 @@ class StatisticsIntake:
         return instance in self._instances
 
     def statuses(self) -> dict[str, DataStoreStatus]:
-        return {name: found.status for name, found in self._instances.items()}
+        return {name: found.status for name, found in dict(self._instances).items()}
 
     def history(self, log: str = "") -> dict[str, list[ShardStatistics]]:
         """The last statistics of each shard, oldest first."""
         return {
             shard: list(told)
-            for shard, told in self._history.items()
+            for shard, told in dict(self._history).items()
             if not log or log_of(shard) == log
         }
 
@@ -223,8 +294,16 @@ class StatisticsIntake:
         return self._loads.get(shard)
 
     def heatmap(self, log: str) -> AccessHeatmap | None:
+        """For the thread that learns; others take a copy."""
         found = self._logs.get(log)
-        return found.heatmap if found is not None else None
+        if found is None:
+            return None
+        self._take_samples(found)
+        return found.heatmap
+
+    def heatmap_copy(self, log: str) -> AccessHeatmap | None:
+        with self._models:
+            return copy.deepcopy(self.heatmap(log))
 
     def slot_before_now(self, log: str, now_s: float, wall_s_per_slot: float) -> int | None:
         """The last slot that is over by now: what was told, and the time since.
@@ -251,11 +330,55 @@ class StatisticsIntake:
         for name, group in by_log.items():
             over = self.slot_before_now(name, now_s, wall_s_per_slot)
             if over is not None and self._log(name).learned is not None:
-                found.update(self.book.forecast_many(group, horizon_slots, over))
+                with self._models:
+                    found.update(self.book.forecast_many(group, horizon_slots, over))
         return found
 
     def score(self) -> dict[str, dict[int, Score]]:
-        return self.book.score()
+        with self._models:
+            return self.book.score()
+
+    # ---- over a restart --------------------------------------------------------------------------
+
+    def saved(self) -> Saved:
+        """All that was learned, and the last statistics; scores and pending slots are not in it."""
+        models: dict[str, dict[str, Any]] = {}
+        for shard in list(self._known):
+            with self._models:  # a shard at a time: others wait for no more than that
+                if shard in self._known:
+                    models[shard] = self.book.state(shard)
+        logs = {n: SavedLog(log.learned, log.newest) for n, log in dict(self._logs).items()}
+        history = {s: told[-SAVED_SLOTS_MAX:] for s, told in self.history().items()}
+        return Saved(self.slot_s, self._seasons, logs, models, history)
+
+    def restore(self, saved: Saved, logs: Collection[str], now_s: float) -> int:
+        """Take what was saved of `logs`, before anything was reported; returns how many shards.
+
+        What other slots or seasons made is of no use and is left.
+        """
+        if saved.slot_s != self.slot_s or tuple(saved.seasons) != self._seasons:
+            return 0
+        models = {s: m for s, m in saved.models.items() if log_of(s) in logs}
+        with self._models:
+            self.book.restore(models)
+        self._known.update(models)
+        for name, was in saved.logs.items():
+            if name in logs:
+                log = self._log(name)
+                log.learned, log.newest, log.newest_s = was.learned, was.newest, now_s
+        for shard, told in saved.history.items():
+            if log_of(shard) not in logs or not told:
+                continue
+            self._history[shard] = deque(told, maxlen=self._history_slots)
+            log = self._log(log_of(shard))
+            log.samples.extend((t.slot, t.sampled_keys) for t in told if t.sampled_keys)
+            last = [t for t in told if t.slot == told[-1].slot]
+            self._loads[shard] = ShardLoad(
+                last[-1].slot,
+                float(sum(t.query_count for t in last)),
+                float(sum(t.bytes_in + t.bytes_out for t in last)),
+            )
+        return len(models)
 
     def figures(self, shard: str, source: str, target: str, since_us: int) -> Figures:
         """Both sides' last statistics for the ramp's guard rails; the target's only since then."""

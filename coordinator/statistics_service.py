@@ -2,15 +2,16 @@
 
 import asyncio
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.edge import Context, unary
+from coordinator.learning import Learner
 from coordinator.loop import PlanningLoop, PlanNote
-from coordinator.statistics import StatisticsIntake, log_of
+from coordinator.statistics import log_of
 from logstore.base.env import Env
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -38,10 +39,10 @@ class StatisticsService(StatisticsServicer):
     """The intake's door."""
 
     def __init__(
-        self, config: CoordinatorConfig, env: Env, store: MetadataStore, intake: StatisticsIntake
+        self, config: CoordinatorConfig, env: Env, store: MetadataStore, learner: Learner
     ) -> None:
         self._config, self._env = config, env
-        self._store, self._intake = store, intake
+        self._store, self._learner, self._intake = store, learner, learner.intake
 
     @unary
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
@@ -80,10 +81,7 @@ class StatisticsService(StatisticsServicer):
         """The last statistics of each shard and the last status of each instance."""
         if request.log:
             await self._check_log(request.log)
-        shards = {
-            shard: [_statistics_json(s) for s in told]
-            for shard, told in sorted(self._intake.history(request.log).items())
-        }
+        history = self._intake.history(request.log)
         now_s = self._env.clock.monotonic_s()
         instances = {
             name: {
@@ -93,15 +91,17 @@ class StatisticsService(StatisticsServicer):
             }
             for name, status in sorted(self._intake.statuses().items())
         }
-        return _json({"slot_s": self._intake.slot_s, "shards": shards, "instances": instances})
+        return await asyncio.to_thread(_stats, self._intake.slot_s, history, instances)
 
     @unary
     async def Heatmap(self, request: pb.HeatmapRequest, context: Context) -> pb.JsonResponse:
         await self._check_log(request.log)
-        heatmap = self._intake.heatmap(request.log)
+        heatmap = await self._learner.call(self._intake.heatmap_copy, request.log)
         if heatmap is None:
             return _json({"starts_hex": [], "labels": [], "slots": [], "counts": []})
-        answer = _json({**heatmap.to_json(), "strip": heatmap.strip()})
+        answer = await asyncio.to_thread(
+            lambda: _json({**heatmap.to_json(), "strip": heatmap.strip()})
+        )
         if request.png:
             try:
                 from profiler.heatmap_png import render_png
@@ -121,7 +121,8 @@ class StatisticsService(StatisticsServicer):
         if request.shard and request.shard not in known:
             raise UnknownShardError(f"shard {request.shard!r} does not exist")
         try:
-            found = self._intake.forecasts(
+            found = await self._learner.call(
+                self._intake.forecasts,
                 [request.shard] if request.shard else known,
                 horizon,
                 self._env.clock.monotonic_s(),
@@ -136,8 +137,9 @@ class StatisticsService(StatisticsServicer):
             "forecasts": {shard: plain(f) for shard, f in sorted(found.items())},
         }
         if request.score:
+            scores = await self._learner.call(self._intake.score)
             answer["score"] = plain(
-                {m: {str(h): s for h, s in by.items()} for m, by in self._intake.score().items()}
+                {m: {str(h): s for h, s in by.items()} for m, by in scores.items()}
             )
         return _json(answer)
 
@@ -205,6 +207,13 @@ def decode_status(data: bytes) -> DataStoreStatus:
     limits: Mapping[str, Any] = raw.get("capacity") or {}
     raw["capacity"] = {k: v if v is not None else float("inf") for k, v in limits.items()}
     return msgspec.convert(raw, DataStoreStatus)
+
+
+def _stats(
+    slot_s: float, history: Mapping[str, Sequence[ShardStatistics]], instances: Any
+) -> pb.JsonResponse:
+    shards = {shard: [_statistics_json(s) for s in told] for shard, told in sorted(history.items())}
+    return _json({"slot_s": slot_s, "shards": shards, "instances": instances})
 
 
 def _statistics_json(told: ShardStatistics) -> dict[str, Any]:
