@@ -16,6 +16,7 @@ from tests.simulation.run import Result, simulate
 ALL_PAIRS_FROM_SEEDS = 1_000
 """A run of so many seeds fails when a pair that can occur was never met."""
 STORY_LINES = 120
+PROGRESS_SEEDS = 100
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,13 +39,16 @@ def main() -> int:
         elif not result.ok:
             found = result.violations[0]
             print(
-                f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text[:300]}"
+                f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text[:300]}",
+                flush=True,
             )
         if failed and not given.all:
             return 1
+        if totals["seeds"] % PROGRESS_SEEDS == 0 and totals["seeds"] < given.seeds:
+            print(f"... {_line(totals)}", flush=True)
         if given.seeds == 1:
             print(f"seed {result.seed}: trace {result.trace}")
-    print(", ".join(f"{name} {count}" for name, count in totals.items()))
+    print(_line(totals))
     if given.coverage:
         for fault, where in sorted(POSSIBLE):
             print(f"{fault:<34} {where:<14} {coverage[fault, where]:>7}")
@@ -55,6 +59,10 @@ def main() -> int:
         print(f"never met: {missing}")
         return 1
     return 1 if failed else 0
+
+
+def _line(totals: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in totals.items())
 
 
 def _arguments() -> argparse.Namespace:
