@@ -18,7 +18,9 @@ from coordinator.statistics import Saved, StatisticsIntake
 from logstore.base.env import Env
 
 LEARN_INTERVAL_S = 0.2
-LEARN_SLOTS = 5
+LEARN_SLOTS_MAX = 200
+LEARN_GO_S = 0.2
+"""Slots are learned about so long in one go, then plans and forecasts have their turn."""
 LEARNED_FILE = "learned.msgpack"
 SAVE_INTERVAL_S = 60.0
 """What was learned since the last save is lost with the process."""
@@ -70,16 +72,22 @@ class Learner:
         self._thread.shutdown()
 
     async def _run(self) -> None:
+        slots = 1
         while True:
-            due = self.intake.due(self._env.clock.monotonic_s(), LEARN_SLOTS)
+            began_s = self._env.clock.monotonic_s()
+            due = self.intake.due(began_s, slots)
             try:
                 await self.call(self.intake.absorb, due)
             except ValueError as e:
                 _log.error("a slot was not learned", why=str(e))
             self.intake.settle(due)
+            more = len(due) == slots
+            if more:
+                took_s = max(self._env.clock.monotonic_s() - began_s, 1e-6)
+                slots = max(1, min(2 * slots, round(slots * LEARN_GO_S / took_s), LEARN_SLOTS_MAX))
             if self._env.clock.monotonic_s() - self._saved_s >= self._wait_s:
                 await self._save()
-            await asyncio.sleep(0.001 if len(due) == LEARN_SLOTS else LEARN_INTERVAL_S)
+            await asyncio.sleep(0.0 if more else LEARN_INTERVAL_S)
 
     async def _save(self) -> None:
         """Save if anything was learned since the last time."""

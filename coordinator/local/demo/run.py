@@ -41,7 +41,7 @@ from logstore.proto.channel import open_channel
 LOG = "flights"
 START_US = 1_380_600_000_000_000
 """2013-10-01 00:00 in New York, in microseconds since 1970 UTC."""
-LEARN_TIMEOUT_S = 90.0
+LEARN_TIMEOUT_S = 300.0
 SETTLE_TIMEOUT_S = 30.0
 LAG_SLOTS = 3
 MOVE = {"shadow_s": 0.5, "ramp_step": 0.04, "ramp_interval_s": 0.1, "soak_s": 5.0}
