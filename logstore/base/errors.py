@@ -141,9 +141,18 @@ class OutOfSequenceError(LogstoreError):
 
 
 class VersionConflictError(LogstoreError):
-    """`expected_version` is not the number of records that the key has."""
+    """`expected_version` is not the number of records that the key has.
+
+    Counts never fall, so with more records than expected no copy of the append can succeed later.
+    """
 
     code = "version_conflict"
+
+
+class VersionAheadError(VersionConflictError):
+    """The key has fewer records than `expected_version`: it may get them yet."""
+
+    code = "version_ahead"
 
 
 class AppendManyError(LogstoreError):

@@ -104,6 +104,9 @@ class Directory:
         self._fetches: dict[str, asyncio.Task[Router]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._last: str | None = None
+        self._turn = 0
+        self._silent: set[str] = set()
+        """Addresses that did not answer when they were asked last; they are asked last."""
         self._closed = False
         self.on_change: Callable[[Router], None] = lambda router: None
         self.on_gone: Callable[[str], None] = lambda log: None
@@ -179,9 +182,12 @@ class Directory:
                 error = from_rpc(e)
                 if isinstance(error, UnknownLogError):
                     unknown = error
+                else:
+                    self._silent.add(address)
                 failed.append(f"{address} ({error.message})")
                 continue
             self._last = address
+            self._silent.discard(address)
             return self._take(router_of(routes))
         if unknown is not None:
             raise UnknownLogError(unknown.message)
@@ -191,8 +197,11 @@ class Directory:
         known = self._routers.get(log)
         instances = known.map.shards if known is not None else ()
         named = [address for shard in instances for address in shard.addresses.values()]
-        first = [self._last] if self._last is not None else []
-        return list(dict.fromkeys([*first, *self.addresses, *named]))
+        every = dict.fromkeys([*self.addresses, *named])
+        heard = [address for address in every if address not in self._silent]
+        turn = self._turn % len(heard) if heard else 0
+        first = [self._last] if self._last is not None and self._last not in self._silent else []
+        return list(dict.fromkeys([*first, *heard[turn:], *heard[:turn], *every]))
 
     def _take(self, router: Router) -> Router:
         """Keep the newer of two maps; tell those who wait."""
@@ -223,7 +232,12 @@ class Directory:
             except LogstoreError:
                 await asyncio.sleep(WATCH_PAUSE_S * (1 + self._env.rng.random()))
                 continue
-            if router.map.version == version and loop.time() - asked < WATCH_PAUSE_S:
+            if router.map.version != version:
+                continue
+            # One that is cut off from the metadata knows of nothing new: the next one is asked.
+            self._last = None
+            self._turn += 1
+            if loop.time() - asked < WATCH_PAUSE_S:
                 await asyncio.sleep(WATCH_PAUSE_S * (1 + self._env.rng.random()))
 
     async def close(self) -> None:

@@ -22,6 +22,9 @@ answers "duplicate" to those it has (protocol.md S2, I6). So:
 5. A sealed shard answers for ever: "duplicate", or "sealed", which is surely not stored (S5). So
    what is uncertain is sent there again, in order, until each batch is decided; what is not stored
    then goes to the successors under new producers (docs/design/0005-seals.md).
+6. A version conflict is certain even after an uncertain attempt: the server looks for the batch
+   among what it stored first, answers once what it cites is committed, and a key's count never
+   falls (P10), so a late copy meets the same conflict.
 """
 
 from collections import deque
@@ -133,6 +136,8 @@ class Lane:
         self._answered(entry)
         entry.last_error = error
         entry.uncertain |= error.code in _UNKNOWN
+        if error.code == "version_conflict":
+            entry.uncertain = False  # rule 6
         if error.code == "sealed":
             entry.uncertain = False  # surely not stored, whatever else is under way (S5)
         failures: Failures = []

@@ -33,6 +33,10 @@ GATHERED_IN_FLIGHT_MAX = 3
 """With so many batches in flight, single appends wait and gather: the fuller the stream, the larger
 the batches."""
 
+DRAIN_S = 1.0
+"""How long a place that the map left may take to answer what is in flight there. One that is cut
+off never does; what it may still answer later is a duplicate, or fenced off (P1, P10)."""
+
 BACKOFF_FIRST_S = 0.005
 BACKOFF_MAX_S = 1.0
 
@@ -180,7 +184,20 @@ class Sender:
             self.shard = shard
             if self._wanted() != self._address and self.lane.mode is Mode.RUNNING:
                 self.lane.drain()
+        if self.lane.mode is Mode.DRAINING and self._wanted() != self._address:
+            self._loop.call_later(DRAIN_S, self._leave, self._stream)
         self._after()
+
+    def _leave(self, stream: AppendStream | None) -> None:
+        """What is in flight to a place that the map left was not answered in time: as if the
+        stream were broken."""
+        moved = self._wanted() != self._address
+        if self._closed or stream is not self._stream or not moved:
+            return
+        if stream is not None and self.lane.mode is Mode.DRAINING:
+            stream.forget(self)
+            left = f"instance at {stream.address} did not answer, and leads {self.shard.id} no more"
+            self.on_broken(stream, UnavailableError(left))
 
     def fail_all(self, error: LogstoreError) -> None:
         """Nothing more can be done for what is queued and in flight."""

@@ -51,6 +51,16 @@ class AppendStream:
         self._outbox.append(message)
         self._wake.set()
 
+    def forget(self, owner: Owner) -> None:
+        """The owner left: what is still to come for its batches is nothing to it."""
+        gone = {number for number, (one, _) in self._sent.items() if one is owner}
+        for number in gone:
+            del self._sent[number]
+        kept = [message for message in self._outbox if message.id not in gone]
+        self._outbox.clear()
+        self._outbox.extend(kept)
+        self._owners.pop(owner, None)
+
     async def close(self) -> None:
         self.closed = True
         self._task.cancel()

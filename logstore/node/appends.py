@@ -15,6 +15,7 @@ from logstore.base.errors import (
     CorruptBatchError,
     InvalidArgumentError,
     LimitExceededError,
+    LogstoreError,
     WrongShardError,
 )
 from logstore.base.types import Ack
@@ -46,8 +47,12 @@ class PendingAppend:
     expected_version: int | None
     done: asyncio.Future[Ack]
     received_s: float
+    group: str = ""
+    """Of clients, as the sender named it."""
     duplicate: bool = False
     forwarded: bool = False
+    refusal: LogstoreError | None = None
+    """The answer instead of an ack, once what it cites is committed (P10)."""
     version: int | None = None
     version_before: int = 0
     """Records of the key in the shard's sealed ancestors (S3)."""
@@ -85,6 +90,7 @@ class PendingAppend:
             done=done,
             received_s=now_s,
             rows=rows,
+            group=message.caller.client_group,
         )
 
     @property
@@ -158,6 +164,7 @@ def check_batch(
         received_s=now_s,
         request=message,
         arrow=batch,
+        group=message.caller.client_group,
     )
 
 

@@ -18,6 +18,7 @@ from logstore.base.errors import (
     OutOfSequenceError,
     OverloadedError,
     UnavailableError,
+    VersionAheadError,
     VersionConflictError,
 )
 from logstore.base.types import Ack, Durability, Position, ProducerSpan
@@ -130,7 +131,7 @@ class ShardWriter:
                 break
             self.queue.popleft()
             self.queue_bytes -= append.size
-            if append.done.done() or self._settle(append, conditional):
+            if append.done.done() or self._settle(append, conditional, offset):
                 continue
             append.offset = offset
             append.timestamp = now_us if append.time_min_us is None else append.time_min_us
@@ -148,8 +149,9 @@ class ShardWriter:
         self.on_assigned(batches)
         return ReplicaWrite(self.replica_id, batches, self.committed)
 
-    def _settle(self, append: PendingAppend, conditional: dict[bytes, int]) -> bool:
-        """True when the append is answered (or will be) without being stored."""
+    def _settle(self, append: PendingAppend, conditional: dict[bytes, int], end: int) -> bool:
+        """True when the append is answered (or will be) without being stored. `end`: of what is
+        assigned, the group included."""
         if append.producer_id:
             known = self._producers.get(append.producer_id, {})
             last = max(known, default=0)
@@ -173,11 +175,11 @@ class ShardWriter:
         if version is None:
             version = self._version_of(key, append.version_before)
         if version != append.expected_version:
-            append.done.set_exception(
-                VersionConflictError(
-                    f"expected_version is {append.expected_version}, key {key!r} has {version}"
-                )
+            kind = VersionAheadError if version < append.expected_version else VersionConflictError
+            append.refusal = kind(
+                f"expected_version is {append.expected_version}, key {key!r} has {version}"
             )
+            self._ack_later(append, end)
             return True
         conditional[key] = version + 1
         append.version = version + 1
@@ -286,7 +288,8 @@ class ShardWriter:
         while self._waiting and self._waiting[0].needed <= high_watermark:
             for append in self._waiting.popleft().appends:
                 _resolve(append, self.shard)
-                acked.append(append)
+                if append.refusal is None:
+                    acked.append(append)
         return acked
 
     def stop(self, error: LogstoreError) -> None:
@@ -335,7 +338,11 @@ def _runs(group: list[PendingAppend]) -> list[list[PendingAppend]]:
 
 
 def _resolve(append: PendingAppend, shard: str) -> None:
-    if not append.done.done():
+    if append.done.done():
+        return
+    if append.refusal is not None:
+        append.done.set_exception(append.refusal)
+    else:
         append.done.set_result(
             Ack(shard, append.offset, append.timestamp, append.count, append.version)
         )

@@ -30,6 +30,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "out_of_sequence": grpc.StatusCode.ABORTED,
     "version_conflict": grpc.StatusCode.FAILED_PRECONDITION,
+    "version_ahead": grpc.StatusCode.FAILED_PRECONDITION,
     "storage": grpc.StatusCode.INTERNAL,
     "storage_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "corrupt_storage": grpc.StatusCode.DATA_LOSS,
