@@ -48,7 +48,9 @@ def register(app: typer.Typer) -> None:
 def move(
     shard: Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")],
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Where it shall go.")],
-    strategy: Annotated[str, typer.Option(help="auto, switch, shadow, log-shipping")] = "auto",
+    strategy: Annotated[
+        str, typer.Option(help="auto, switch, shadow, log-shipping, copy-on-write")
+    ] = "auto",
     feed: Annotated[
         str | None, typer.Option(help="direct or kafka; default: kafka where one is configured.")
     ] = None,

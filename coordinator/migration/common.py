@@ -6,6 +6,7 @@ from coordinator.migration import ramp
 from coordinator.migration.facts import Commit, Copy, Effect, Facts, Verified
 from coordinator.migration.records import HashResult, MigrationRecord, State
 from coordinator.migration.table import advance, noted
+from logstore.base.types import ShardStatus
 from logstore.meta.records import Member, ShardRecord
 
 POLL_S = 0.1
@@ -37,7 +38,18 @@ def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: st
     if shard.migration != record.id:
         return Commit(after, None, why)
     changed = replace(shard, admit=(), hand_over=None, remove=(), route={}, feed_topic="")
-    return Commit(after, changed, why)
+    return Commit(after, unsealed(changed), why)
+
+
+def unsealed(shard: ShardRecord) -> ShardRecord:
+    """A seal that we asked for is taken back; a sealed shard stays sealed (S1, S5)."""
+    if shard.status is ShardStatus.SEALED:
+        return replace(shard, seal=None)
+    return replace(shard, seal=None, status=ShardStatus.OPEN, sealed_end=None, sealed_chain=None)
+
+
+def noted_once(record: MigrationRecord, text: str) -> MigrationRecord:
+    return record if text in record.notes else noted(record, text)
 
 
 def set_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:

@@ -6,7 +6,7 @@ again and is verified first (H4), so nothing is lost.
 
 from dataclasses import replace
 
-from coordinator.migration import ramp
+from coordinator.migration import copy_on_write, ramp
 from coordinator.migration.common import (
     IDLE_POLL_S,
     POLL_S,
@@ -28,7 +28,7 @@ from coordinator.migration.common import (
 )
 from coordinator.migration.facts import Commit, Effect, Facts, Verify, Wait
 from coordinator.migration.records import MigrationRecord, State
-from coordinator.migration.table import advance, noted
+from coordinator.migration.table import COPY_ON_WRITE, advance, noted
 from logstore.meta.records import Member, ShardRecord
 
 SOAK_WRITE_S = 1.0
@@ -36,6 +36,8 @@ SOAK_WRITE_S = 1.0
 
 
 def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    if record.strategy == COPY_ON_WRITE:
+        return copy_on_write.cutover(record, facts, shard)
     target = target_of(record)
     if leads(shard, target):
         return soak(record, facts, shard)
@@ -63,6 +65,8 @@ def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
 
 
 def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    if record.strategy == COPY_ON_WRITE:
+        return copy_on_write.soaking(record, facts, shard)
     if not leads(shard, target_of(record)):
         return roll_back(record, facts, shard, f"{shard.primary.instance} became the primary")
     record = with_blackout(record, facts)
@@ -140,6 +144,10 @@ def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> 
 
 
 def rolling_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
+    if record.successor is not None:
+        back = copy_on_write.seal_back(record, facts, shard)
+        if back is not None:
+            return back
     target = shard.member_on(record.target_instance)
     ours = shard.migration == record.id
     if target is None or not ours:

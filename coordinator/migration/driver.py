@@ -27,6 +27,7 @@ from coordinator.migration.records import (
     decode_migration,
     encode_migration,
 )
+from coordinator.migration.table import COPY_ON_WRITE
 from logstore.base.env import Env
 from logstore.base.errors import (
     ConflictError,
@@ -42,8 +43,10 @@ from logstore.meta.records import (
     REPLICA_COUNTER,
     ShardRecord,
     decode_instance,
+    decode_log,
     decode_shard,
     encode,
+    log_key,
     migration_key,
     shard_key,
 )
@@ -82,6 +85,8 @@ class _Read:
     revision: int
     shard_revision: int
     counter: Versioned | None
+    log: Versioned | None = None
+    successor: Versioned | None = None
 
 
 class MigrationDriver:
@@ -227,7 +232,17 @@ class MigrationDriver:
             found.revision,
             shard.revision if shard is not None else 0,
             await self._store.get(REPLICA_COUNTER),
+            *await self._read_more(record),
         )
+
+    async def _read_more(self, record: MigrationRecord) -> tuple[Versioned | None, ...]:
+        """Copy-on-write: the log, whose next shard is drawn, and the successor."""
+        if record.strategy != COPY_ON_WRITE:
+            return ()
+        log = await self._store.get(log_key(record.log))
+        if record.successor is None:
+            return (log,)
+        return log, await self._store.get(shard_key(record.successor))
 
     async def _observe(self, read: _Read, memory: Memory) -> Facts:
         record = read.record
@@ -269,6 +284,8 @@ class MigrationDriver:
             figures=figures,
             source_silent_s=now_s - memory.source_heard_s,
             soaking_since_us=memory.soaking_since_us,
+            log=decode_log(read.log.value) if read.log is not None else None,
+            successor=decode_shard(read.successor.value) if read.successor is not None else None,
             feed_prefix=self.feed_prefix,
         )
 
@@ -296,6 +313,16 @@ class MigrationDriver:
             counter = read.counter.revision if read.counter is not None else 0
             compares.append(Compare(REPLICA_COUNTER, counter))
             operations.append(Put(REPLICA_COUNTER, str(effect.draws + 1).encode()))
+        if effect.successor is not None and read.successor is not None:
+            compares.append(Compare(read.successor.key, read.successor.revision))
+            operations.append(Put(read.successor.key, encode(effect.successor)))
+        if effect.created is not None and effect.log is not None and read.log is not None:
+            key = shard_key(effect.created.shard)
+            compares += [Compare(key, 0), Compare(read.log.key, read.log.revision)]
+            operations += [
+                Put(key, encode(effect.created)),
+                Put(read.log.key, encode(effect.log)),
+            ]
         if not operations:  # an earlier leader wrote the same
             return True
         done = (await self._store.txn(compares, operations)).succeeded

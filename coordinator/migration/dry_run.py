@@ -25,9 +25,15 @@ class DryStep:
 _WRITES = {
     ("switch", State.PREPARING): "hand_over = target",
     ("log-shipping", State.SHADOWING): "hand_over = target",
+    ("copy-on-write", State.PREPARING): "seal",
+    ("copy-on-write", State.CUTOVER): "sealed; a successor at the target; learners += target",
+    ("copy-on-write", State.VERIFYING): "hash; admit = target",
+    ("copy-on-write", State.SOAKING): "hand_over = target; remove = source",
 }
 _WAITS = {
     ("switch", State.PREPARING): "the target to be in sync",
+    ("copy-on-write", State.PREPARING): "the target to answer",
+    ("copy-on-write", State.CUTOVER): "the source to seal",
     ("switch", State.SOAKING): "soak_s with the source in sync",
 }
 _RISKS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from coordinator.migration.ramp import Figures, RampState
 from coordinator.migration.records import MigrationRecord
-from logstore.meta.records import Member, ShardRecord
+from logstore.meta.records import LogRecord, Member, ShardRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class Facts:
     figures: Figures = field(default_factory=Figures)
     source_silent_s: float = 0.0
     soaking_since_us: int | None = None
+    log: LogRecord | None = None
+    successor: ShardRecord | None = None
     feed_prefix: str = ""
     """Of this cluster's feed topics; empty: no broker is configured."""
 
@@ -80,6 +82,11 @@ class Commit:
     why: str
     draws: int | None = None
     ramp: RampState | None = None
+    successor: ShardRecord | None = None
+    """Copy-on-write: the successor's record as it shall be, and compared."""
+    created: ShardRecord | None = None
+    log: LogRecord | None = None
+    """The log's record with the next shard's number drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ on them (P3, H2). `table.py` holds the legal transitions.
 from collections.abc import Callable
 from dataclasses import replace
 
-from coordinator.migration import cutover, ramp
+from coordinator.migration import copy_on_write, cutover, ramp
 from coordinator.migration.common import (
     IDLE_POLL_S,
     POLL_S,
@@ -47,7 +47,7 @@ from coordinator.migration.records import (
     decode_migration,
     encode_migration,
 )
-from coordinator.migration.table import TABLE, advance, noted
+from coordinator.migration.table import COPY_ON_WRITE, TABLE, advance, noted
 from logstore.meta.records import Member, ShardRecord
 
 __all__ = [
@@ -118,6 +118,8 @@ def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
 def _preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     if switches(record):
         return _hand_over_at_once(record, facts, shard)
+    if record.strategy == COPY_ON_WRITE:
+        return copy_on_write.preparing(record, facts, shard)
     return _add_target(record, facts, shard)
 
 
@@ -212,6 +214,8 @@ def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
     record = replace(record, hash=hash_result(found))
     if found.error is not None or found.chain != found.expected:
         return roll_back(record, facts, shard, differs(found))
+    if record.strategy == COPY_ON_WRITE:
+        return copy_on_write.verified(record, facts, shard)
     after = advance(record, State.SHADOWING, facts.now_us)
     # From here on the source pushes: the topic is not needed any more, and is swept.
     changed = replace(shard, admit=(target.replica_id,), feed_topic="")

@@ -172,6 +172,8 @@ class MigrationRecord:
     forecast: ForecastNote | None = None
     options: MoveOptions = MoveOptions()
     target: Member | None = None
+    successor: str | None = None
+    """Copy-on-write: the shard that was opened at the target."""
     since_us: int = 0
     phases: tuple[Phase, ...] = ()
     notes: tuple[str, ...] = ()

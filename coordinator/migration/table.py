@@ -14,8 +14,8 @@ from logstore.base.types import ShardStatus
 from logstore.meta.records import ShardRecord
 
 AUTO = "auto"
-STRATEGIES = ("switch", "shadow", "log-shipping")
-STRATEGIES_LATER = ("copy-on-write",)
+COPY_ON_WRITE = "copy-on-write"
+STRATEGIES = ("switch", "shadow", "log-shipping", COPY_ON_WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,12 @@ TABLE: dict[State, Row] = {
 STRATEGY_STEPS: dict[str, dict[State, frozenset[State]]] = {
     # The target is in sync already: nothing is copied; a hand-over that failed is tried again.
     "switch": {S.PREPARING: frozenset({S.CUTOVER}), S.CUTOVER: frozenset({S.PREPARING})},
+    # Sealed and opened at the target at once; the sealed history is copied after it.
+    COPY_ON_WRITE: {
+        S.PREPARING: frozenset({S.CUTOVER}),
+        S.CUTOVER: frozenset({S.PREPARING, S.SNAPSHOT}),
+        S.VERIFYING: frozenset({S.SOAKING}),
+    },
 }
 """What a strategy may do beside the table."""
 
@@ -88,6 +94,8 @@ PATHS: dict[str, tuple[State, ...]] = {
                S.RAMPING, S.CUTOVER, S.SOAKING),
     "log-shipping": (S.PLANNED, S.PREPARING, S.SNAPSHOT, S.CATCHING_UP, S.VERIFYING, S.SHADOWING,
                      S.CUTOVER, S.SOAKING),
+    COPY_ON_WRITE: (S.PLANNED, S.PREPARING, S.CUTOVER, S.SNAPSHOT, S.CATCHING_UP, S.VERIFYING,
+                    S.SOAKING),
 }  # fmt: skip
 """The straight way of each strategy, up to its end state."""
 
@@ -135,10 +143,6 @@ def noted(record: MigrationRecord, text: str) -> MigrationRecord:
 def check_strategy(strategy: str) -> str:
     """The strategy if this version offers it (empty: `auto`); else an error that says so."""
     strategy = strategy or AUTO
-    if strategy in STRATEGIES_LATER:
-        raise InvalidArgumentError(
-            f"strategy {strategy} is not offered yet; offered: {', '.join(STRATEGIES)}"
-        )
     if strategy not in (AUTO, *STRATEGIES):
         raise InvalidArgumentError(
             f"strategy is {strategy!r}, it must be one of {', '.join((AUTO, *STRATEGIES))}"
@@ -168,6 +172,13 @@ def choose_strategy(strategy: str, shard: ShardRecord, target: str) -> str:
     if strategy != "switch" and shard.member_on(target) is not None:
         hint = ": use strategy switch" if in_sync else " that is still learning"
         raise InvalidArgumentError(f"shard {shard.shard} has a copy on {target}{hint}")
+    if strategy == COPY_ON_WRITE and shard.status is not ShardStatus.OPEN:
+        raise InvalidArgumentError(f"shard {shard.shard} is {shard.status.value}: nothing writes")
+    if strategy == COPY_ON_WRITE and shard.min_in_sync > 1:
+        raise InvalidArgumentError(
+            f"strategy copy-on-write starts with one replica, min_in_sync of shard {shard.shard} "
+            f"is {shard.min_in_sync}"
+        )
     return strategy
 
 

@@ -26,6 +26,8 @@ def check(txns: Sequence[MetadataTxn]) -> list[Violation]:
                 record = migrations[key] = decode_migration(value)
                 if record.strategy == "switch":
                     continue  # both were in sync before: each batch was compared (P5)
+                if record.strategy == "copy-on-write" and record.state is State.CUTOVER:
+                    continue  # nothing is copied yet; the source's history stays until it is
                 if record.state in _NEED_HASH and (record.hash is None or not record.hash.equal):
                     found.append(Violation("I8", f"{record.id} is {record.state} without equal "
                                            f"chains: {record.hash}", txn.at_s))  # fmt: skip
