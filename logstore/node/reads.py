@@ -5,15 +5,20 @@ as it lies on the disk; others are joined. Where filtering left gaps there is an
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from logstore.base.errors import InvalidArgumentError, NotServingError, OutOfRangeError
+from logstore.base.errors import (
+    InvalidArgumentError,
+    NotServingError,
+    OutOfRangeError,
+    UnavailableError,
+)
 from logstore.base.limits import SCAN_CHUNK_BYTES
 from logstore.engine.batch import (
     FLAG_HEADERS,
@@ -27,6 +32,8 @@ from logstore.proto.v1 import log_pb2
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
+
+T = TypeVar("T")
 
 SMALL_BATCH_BYTES = 128 * 1024
 """Stored batches below this are joined with their neighbours: a message's cost is per message."""
@@ -135,17 +142,21 @@ async def read(
 
 
 async def _fetch(replica: "Replica", query: Query, at: int, stop: int) -> Fetched:
-    engine, loop = replica.node.engine, asyncio.get_running_loop()
-    me = replica.member.replica_id
+    engine, me = replica.node.engine, replica.member.replica_id
     if query.key is not None:
-        found = await loop.run_in_executor(
-            replica.node.readers, engine.read_key, me, query.key, at, stop
-        )
+        found = await _in_thread(replica, engine.read_key, me, query.key, at, stop)
         return found, stop
-    batches = await loop.run_in_executor(
-        replica.node.readers, engine.read, me, at, stop, SCAN_CHUNK_BYTES
-    )
+    batches = await _in_thread(replica, engine.read, me, at, stop, SCAN_CHUNK_BYTES)
     return batches, batches[-1].end if batches else stop
+
+
+async def _in_thread(replica: "Replica", work: Callable[..., T], *arguments: object) -> T:
+    """Run on a reader thread; UnavailableError once the instance stops."""
+    try:
+        done = asyncio.get_running_loop().run_in_executor(replica.node.readers, work, *arguments)
+    except RuntimeError:  # the pool was shut down
+        raise UnavailableError(f"instance {replica.node.instance} stops") from None
+    return await done
 
 
 def _answers(
