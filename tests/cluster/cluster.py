@@ -51,6 +51,9 @@ class Cluster:
 
     def __init__(self, folder: Path, node_settings: Mapping[str, object] | None = None) -> None:
         self.folder = folder
+        shutil.rmtree(folder / "logs.before", ignore_errors=True)
+        if (folder / "logs").exists():
+            (folder / "logs").rename(folder / "logs.before")
         for name in ("data", "logs"):
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).mkdir(parents=True)
@@ -173,6 +176,17 @@ class Cluster:
 
     def ballast(self, instance: str) -> Path:
         return self.folder / "data" / instance / "ballast"
+
+    def disks(self) -> str:
+        """The largest files on each instance's disk, for the story of a failure."""
+        lines = []
+        for name in INSTANCES:
+            files = [f for f in (self.folder / "data" / name).rglob("*") if f.is_file()]
+            sizes = sorted(((f.stat().st_blocks * 512, f.name) for f in files), reverse=True)
+            lines.append(
+                f"{name}: {len(files)} files, {sum(s for s, _ in sizes)} bytes: {sizes[:5]}"
+            )
+        return "\n".join(lines)
 
     def fill_disk(self, instance: str) -> None:
         """Take all the space that is left on an instance's disk, to the last block."""

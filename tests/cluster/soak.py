@@ -209,8 +209,9 @@ async def soak(folder: Path, minutes: float, seed: int, rates: Rates) -> int:
             began_s = time.monotonic()
             try:
                 await run.run(minutes * 60)
-            except (NotConverged, TimeoutError, RuntimeError) as e:
+            except (NotConverged, TimeoutError, RuntimeError, OSError) as e:
                 trouble = f"{type(e).__name__}: {e}"
+                print(cluster.disks())
             took_s = time.monotonic() - began_s
             if not trouble:
                 await load.finish()
