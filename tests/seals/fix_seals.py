@@ -15,10 +15,12 @@ from coordinator.migration.reshape_driver import ReshapeDriver
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, OutcomeUnknownError, VersionConflictError
 from logstore.meta.port import Put
-from logstore.meta.records import REPLICA_COUNTER, SHARDS, ShardRecord, decode_shard
+from logstore.meta.records import REPLICA_COUNTER, SHARDS, Member, ShardRecord, decode_shard
 from tests.node.fix_nodes import Nodes, nodes
 
 LOG = "orders"
+PAUSE_S = 0.01
+"""Between two rounds of a writer: load, but never all of the machine."""
 
 
 class Sealing:
@@ -53,10 +55,11 @@ class Sealing:
 
 @asynccontextmanager
 async def sealing(
-    folder: Path, count: int = 1, timeout_s: float = 20.0, **options: object
+    folder: Path, count: int = 1, timeout_s: float = 40.0, grace_s: float = 26.0, **options: object
 ) -> AsyncIterator[Sealing]:
     """`count` instances and a log of one shard on `i1`, followed on the others."""
-    async with nodes(folder, count) as cluster:
+    patient = {"follower_timeout_s": 20.0, "lease_s": 20.0, "grace_s": grace_s}
+    async with nodes(folder, count, **patient) as cluster:
         await cluster.store.txn([], [Put(REPLICA_COUNTER, b"1000")])
         await cluster.create(f"{LOG}/0", "i1", **options)
         addresses = [s.address for s in cluster.servers.values()]
@@ -117,6 +120,7 @@ class Writers:
                     calls.append(self._one(log, key, value, n, None))
                     i += 1
             await asyncio.gather(*calls)
+            await asyncio.sleep(PAUSE_S)
 
     async def _conditional(self, log: logstore.Log, key: bytes) -> None:
         version, i = 0, 0
@@ -124,6 +128,7 @@ class Writers:
             value, n = b"%s-%d" % (key, i), self.journal.number(key)
             version = await self._one(log, key, value, n, version)
             i += 1
+            await asyncio.sleep(PAUSE_S)
 
     async def _one(
         self, log: logstore.Log, key: bytes, value: bytes, n: int, version: int | None
@@ -177,10 +182,16 @@ class Tail:
             self.seen.setdefault(record.key, []).append(record.value)
             self.count += 1
 
-    async def reach(self, count: int) -> None:
-        async with asyncio.timeout(30):
-            while self.count < count:
-                await asyncio.sleep(0.01)
+    async def reach(self, count: int, limit_s: float = 30.0) -> None:
+        """Wait until so many records came; AssertionError tells how far it got."""
+        for _ in range(int(limit_s / 0.02)):
+            assert self._task is not None
+            if self._task.done():
+                raise AssertionError("the tail ended") from self._task.exception()
+            if self.count >= count:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{self.count} of {count} records came; {self.faults()[:3]}")
 
     def faults(self) -> list[str]:
         """Keys whose values did not come as 0, 1, 2 … per key."""
@@ -203,3 +214,16 @@ async def verdict_of(bench: Sealing, journal: Path) -> Verdict:
         for row in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
             check.row(*row)
     return check.verdict()
+
+
+async def follow(bench: Sealing, shard: str, instance: str) -> None:
+    """Bring another copy of the shard into the in-sync set."""
+    node = bench.nodes.servers[instance].instance.node
+    found = await bench.nodes.store.get(REPLICA_COUNTER)
+    assert found is not None
+    number = int(found.value)
+    await bench.nodes.store.txn([], [Put(REPLICA_COUNTER, str(number + 1).encode())])
+    member = Member(instance, node.incarnation, number)
+    record = await bench.nodes.record(shard)
+    await bench.nodes.change(shard, learners=(*record.learners, member), admit=(number,))
+    await bench.nodes.until(shard, lambda r: number in {m.replica_id for m in r.in_sync})

@@ -14,22 +14,23 @@ async def test_split_and_merge_under_load(tmp_path: Path) -> None:
     path = tmp_path / "w.journal"
     async with sealing(tmp_path / "data") as bench:
         with Journal(path, LOG) as journal:
-            async with Tail(bench) as tail, Writers(bench, journal) as writers:
-                await writers.more(300)
-                split = await bench.split(f"{LOG}/0", b"k025")
-                assert split.state is ReshapeState.COMPLETED, split.cause
-                assert split.successors == (f"{LOG}/1", f"{LOG}/2")
-                await writers.more(300)
-                merge = await bench.merge(f"{LOG}/1", f"{LOG}/2")
-                assert merge.state is ReshapeState.COMPLETED, merge.cause
-                await writers.more(300)
-                again = await bench.split(f"{LOG}/3", b"k010")
-                assert again.state is ReshapeState.COMPLETED, again.cause
-                await writers.more(300)
-                stall_ms = writers.gap_ms
-            await tail.reach(writers.acked)
-            assert tail.faults() == []
-            assert tail.count == writers.acked
+            async with Tail(bench) as tail:
+                async with Writers(bench, journal) as writers:
+                    await writers.more(300)
+                    split = await bench.split(f"{LOG}/0", b"k025")
+                    assert split.state is ReshapeState.COMPLETED, split.cause
+                    assert split.successors == (f"{LOG}/1", f"{LOG}/2")
+                    await writers.more(300)
+                    merge = await bench.merge(f"{LOG}/1", f"{LOG}/2")
+                    assert merge.state is ReshapeState.COMPLETED, merge.cause
+                    await writers.more(300)
+                    again = await bench.split(f"{LOG}/3", b"k010")
+                    assert again.state is ReshapeState.COMPLETED, again.cause
+                    await writers.more(300)
+                    stall_ms = writers.gap_ms
+                await tail.reach(writers.acked)
+                assert tail.faults() == []
+                assert tail.count == writers.acked
         assert writers.failed == []
         assert [s.shard for s in await bench.open_shards()] == [f"{LOG}/4", f"{LOG}/5"]
         verdict = await verdict_of(bench, path)

@@ -1,0 +1,3 @@
+from tests.client.conftest import start
+
+__all__ = ["start"]
