@@ -1,0 +1,197 @@
+"""What one coordinator shows to Prometheus: cells, instances, moves, plans by reason, forecasts.
+
+Moves are read from the metadata every few seconds, by every coordinator alike: a dashboard that
+asks any of them sees the same. Plans and forecasts are those of the process that made them.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from coordinator.migration.records import END_STATES, MigrationRecord, State
+from logstore.base.errors import LogstoreError
+from profiler.scoreboard import Score
+
+if TYPE_CHECKING:
+    from coordinator.loop import PlanNote
+    from coordinator.migration.ledger import Ledger
+    from coordinator.statistics import StatisticsIntake
+
+REFRESH_S = 2.0
+BLACKOUT_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_log = structlog.get_logger(__name__)
+
+
+class Moves:
+    """The migrations as the metadata last showed them."""
+
+    def __init__(self, ledger: "Ledger") -> None:
+        self._ledger = ledger
+        self._task: asyncio.Task[None] | None = None
+        self.seen: list[MigrationRecord] = []
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="metrics")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self.seen = await self._ledger.all()
+            except LogstoreError as e:
+                _log.warning("the migrations are not shown", why=e.message)
+            await asyncio.sleep(REFRESH_S)
+
+
+class PlanCounts:
+    """Plans since the start: how many, operators by trigger, candidates refused by reason."""
+
+    def __init__(self) -> None:
+        self.rounds: Counter[str] = Counter()
+        self.started = 0
+        self.refused: Counter[str] = Counter()
+
+    def add(self, note: "PlanNote") -> None:
+        self.rounds["skipped" if note.plan is None else "made"] += 1
+        self.started += len(note.started)
+        if note.plan is not None:
+            self.refused.update(f"{r.reason.name.lower()}" for r in note.plan.refused)
+
+
+class CoordinatorCollector(Collector):
+    """Collects on the coordinator's loop."""
+
+    def __init__(
+        self,
+        moves: Moves,
+        plans: PlanCounts,
+        intake: "StatisticsIntake",
+        now_s: Callable[[], float],
+        cells: Callable[[], list[str]],
+        score: Callable[[], Mapping[str, Mapping[int, Score]]],
+    ) -> None:
+        """`cells`: those led here. `score`: of the forecasts, as last known."""
+        self._moves, self._plans, self._intake = moves, plans, intake
+        self._now_s, self._cells, self._score = now_s, cells, score
+
+    def collect(self) -> Iterator[Metric]:
+        led = GaugeMetricFamily("logstore_cell_leader", "1: led here.", labels=["cell"])
+        for cell in self._cells():
+            led.add_metric([cell], 1)
+        yield led
+        yield from self._instances()
+        yield from self._migrations()
+        yield from self._planned()
+        yield from self._forecasts()
+
+    def _instances(self) -> Iterator[Metric]:
+        alive = GaugeMetricFamily(
+            "logstore_instance_alive", "1: its reports arrive.", labels=["instance"]
+        )
+        load = GaugeMetricFamily(
+            "logstore_instance_load_ratio",
+            "Largest used fraction of its capacities.",
+            labels=["instance"],
+        )
+        for instance, status in self._intake.statuses().items():
+            alive.add_metric([instance], self._intake.alive(instance, self._now_s()))
+            load.add_metric([instance], status.load)
+        yield from (alive, load)
+
+    def _migrations(self) -> Iterator[Metric]:
+        states = Counter(m.state for m in self._moves.seen)
+        active = GaugeMetricFamily(
+            "logstore_migrations_active", "Moves under way, by state.", labels=["state"]
+        )
+        ended = CounterMetricFamily(
+            "logstore_migrations", "Moves that ended, by outcome.", labels=["state"]
+        )
+        for state in State:
+            (ended if state in END_STATES else active).add_metric([state.value], states[state])
+        yield from (active, ended)
+        done = [m for m in self._moves.seen if m.state in END_STATES]
+        yield CounterMetricFamily(
+            "logstore_migration_bytes",
+            "Bytes copied by moves.",
+            value=sum(m.bytes for m in self._moves.seen),
+        )
+        yield _histogram(
+            "logstore_migration_blackout_seconds",
+            "How long sources held appends at the hand-over.",
+            [m.blackout_ms / 1e3 for m in done if m.blackout_ms is not None],
+        )
+        phases = CounterMetricFamily(
+            "logstore_migration_phase_seconds", "Time that ended moves spent.", labels=["state"]
+        )
+        for state, seconds in _phase_seconds(done).items():
+            phases.add_metric([state.value], seconds)
+        yield phases
+
+    def _planned(self) -> Iterator[Metric]:
+        rounds = CounterMetricFamily(
+            "logstore_planning_rounds", "Rounds of the planning loop.", labels=["outcome"]
+        )
+        for outcome, count in self._plans.rounds.items():
+            rounds.add_metric([outcome], count)
+        refused = CounterMetricFamily(
+            "logstore_planner_refusals",
+            "Candidates refused, by reason (docs/reasons.md).",
+            labels=["reason"],
+        )
+        for reason, count in self._plans.refused.items():
+            refused.add_metric([reason], count)
+        started = CounterMetricFamily(
+            "logstore_planner_moves", "Moves that the planner started.", value=self._plans.started
+        )
+        yield from (rounds, refused, started)
+
+    def _forecasts(self) -> Iterator[Metric]:
+        error = GaugeMetricFamily(
+            "logstore_forecast_wape_ratio",
+            "Sum of absolute errors over the sum of actual loads.",
+            labels=["model", "horizon_slots"],
+        )
+        covered = GaugeMetricFamily(
+            "logstore_forecast_coverage_ratio",
+            "Share of actual loads inside the interval.",
+            labels=["model", "horizon_slots", "level"],
+        )
+        for model, horizons in self._score().items():
+            for horizon, score in horizons.items():
+                if not score.n:
+                    continue
+                error.add_metric([model, str(horizon)], score.wape)
+                for level, share in (("0.80", score.coverage80), ("0.95", score.coverage95)):
+                    if share is not None:
+                        covered.add_metric([model, str(horizon), level], share)
+        yield from (error, covered)
+
+
+def _phase_seconds(moves: list[MigrationRecord]) -> dict[State, float]:
+    spent: dict[State, float] = {}
+    for move in moves:
+        for phase, following in zip(move.phases, move.phases[1:], strict=False):
+            took_s = max(following.at_us - phase.at_us, 0) / 1e6
+            spent[phase.state] = spent.get(phase.state, 0.0) + took_s
+    return spent
+
+
+def _histogram(name: str, text: str, values_s: list[float]) -> Metric:
+    family = HistogramMetricFamily(name, text)
+    buckets = [(f"{b:g}", float(sum(v <= b for v in values_s))) for b in BLACKOUT_BOUNDS_S]
+    family.add_metric([], [*buckets, ("+Inf", float(len(values_s)))], sum(values_s))
+    return family

@@ -1,0 +1,156 @@
+"""What one instance shows to Prometheus: rate, errors, duration, saturation, and its copies.
+
+Read from the instance's own state at each scrape, so the hot path pays nothing but the agent's
+counts. Shards beyond `shards_max` are summed up as shard="other": an operator's Prometheus must not
+grow with the shards. Names are `logstore_…` in base units (seconds, bytes).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from logstore.replication.events import Role
+
+if TYPE_CHECKING:
+    from logstore.node.instance import Instance
+    from logstore.node.replica import Replica
+
+OTHER = "other"
+SHARD_FIGURES = (
+    ("log_end_records", "Offset that the next record gets on this copy."),
+    ("high_watermark_records", "Offset below which every in-sync copy holds the records."),
+    ("epoch", "Epoch of the shard's configuration as this copy knows it."),
+    ("stored_bytes", "Bytes of live batches of this copy."),
+    ("queue_bytes", "Bytes of appends that wait to be given an offset."),
+    ("index_backlog_records", "Records between the key index and the log end."),
+    ("replication_lag_records", "Records that the in-sync peer furthest behind has not acked."),
+    ("commit_age_seconds", "Since when the oldest record not yet committed waits; 0: none."),
+)
+NOT_ADDED = ("epoch", "commit_age_seconds")
+"""Of several shards the largest is shown."""
+
+
+class NodeCollector(Collector):
+    """Collects on the instance's loop."""
+
+    def __init__(self, instance: "Instance", shards_max: int) -> None:
+        self._instance = instance
+        self._shards_max = shards_max
+        self._uncommitted: dict[str, tuple[int, float]] = {}
+        """Shard -> its high watermark, and when it was first seen there with records above."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._work()
+        yield from self._copies()
+
+    def _work(self) -> Iterator[Metric]:
+        node = self._instance.node
+        counts = node.agent.totals
+        done = CounterMetricFamily("logstore_operations", "Records appended, reads.", labels=["op"])
+        size = CounterMetricFamily("logstore_operation_bytes", "Bytes of them.", labels=["op"])
+        took = HistogramMetricFamily(
+            "logstore_operation_duration_seconds",
+            "From arrival to answer, as the instance saw it; one append of many records counts "
+            "once a record.",
+            labels=["op"],
+        )
+        for op, total in counts.items():
+            done.add_metric([op.value], total.count)
+            size.add_metric([op.value], total.bytes)
+            took.add_metric([op.value], total.buckets(), total.seconds)
+        yield from (done, size, took)
+        yield CounterMetricFamily(
+            "logstore_throttled_operations",
+            "Operations refused because the instance was at its stated capacity.",
+            value=node.admission.throttled,
+        )
+        limit = GaugeMetricFamily(
+            "logstore_capacity", "What the instance admits a second; absent: no bound.",
+            labels=["of"],
+        )  # fmt: skip
+        for of, rate in (
+            ("operations", node.config.ops_per_s_max),
+            ("bytes", node.config.bytes_per_s_max),
+        ):
+            if rate is not None:
+                limit.add_metric([of], rate)
+        yield limit
+
+    def _copies(self) -> Iterator[Metric]:
+        replicas = sorted(self._instance.replicas.values(), key=lambda r: r.shard)
+        roles = dict.fromkeys(Role, 0)
+        broken = 0
+        for replica in replicas:
+            roles[replica.role] += 1
+            broken += replica.error is not None
+        copies = GaugeMetricFamily("logstore_copies", "Copies held, by role.", labels=["role"])
+        for known, count in roles.items():
+            copies.add_metric([known.value], count)
+        yield copies
+        yield GaugeMetricFamily(
+            "logstore_broken_copies", "Copies that serve nothing because of an error.", value=broken
+        )
+        families = [
+            GaugeMetricFamily(f"logstore_shard_{name}", text, labels=["shard", "role"])
+            for name, text in SHARD_FIGURES
+        ]
+        for label, role, figures in self._shards(replicas):
+            for family, figure in zip(families, figures, strict=True):
+                family.add_metric([label, role], figure)
+        yield from families
+
+    def _shards(self, replicas: Iterable["Replica"]) -> Iterator[tuple[str, str, list[float]]]:
+        """Label, role and SHARD_FIGURES of the first `shards_max` copies; the sum of the others."""
+        open_copies = [r for r in replicas if r.exists]
+        for replica in open_copies[: self._shards_max]:
+            yield replica.shard, replica.role.value, self._figures(replica)
+        rest = [self._figures(r) for r in open_copies[self._shards_max :]]
+        if rest:
+            names = [name for name, _ in SHARD_FIGURES]
+            columns = zip(*rest, strict=True)
+            yield (
+                OTHER,
+                OTHER,
+                [
+                    max(column) if name in NOT_ADDED else sum(column)
+                    for name, column in zip(names, columns, strict=True)
+                ],
+            )
+        gone = self._uncommitted.keys() - {r.shard for r in open_copies}
+        for shard in gone:
+            del self._uncommitted[shard]
+
+    def _figures(self, replica: "Replica") -> list[float]:
+        engine, me = self._instance.node.engine, replica.member.replica_id
+        end, mark = engine.end(me).end, replica.high_watermark
+        peers = [p.match.end for p in replica.machine.peers.values()]
+        leads = replica.role is Role.PRIMARY
+        lag = max(end - min(peers), 0) if leads and peers else 0
+        return [
+            end,
+            mark,
+            replica.epoch,
+            engine.bytes_stored(me),
+            replica.writer.queue_bytes,
+            engine.index_backlog(me),
+            lag,
+            self._commit_age_s(replica.shard, end, mark) if leads else 0.0,
+        ]
+
+    def _commit_age_s(self, shard: str, end: int, mark: int) -> float:
+        if end <= mark:
+            self._uncommitted.pop(shard, None)
+            return 0.0
+        now_s = self._instance.node.now_s()
+        seen, since_s = self._uncommitted.get(shard, (-1, now_s))
+        if seen != mark:
+            seen, since_s = mark, now_s
+        self._uncommitted[shard] = (seen, since_s)
+        return now_s - since_s
