@@ -18,6 +18,7 @@ COMMANDS = {
     "forecast-table": "bench.forecast_table",
     "profiler": "bench.profiler",
     "metadata": "bench.metadata",
+    "migrate": "bench.migrate",
     "picture": "bench.picture",
     "report": "bench.report",
 }

@@ -44,12 +44,9 @@ async def test_batches_come_once_in_order_as_they_are_stored(source: Scene) -> N
 
 async def test_an_idle_source_tells_its_mark(source: Scene) -> None:
     await source.append(3)
-    async with source.feed() as feed, asyncio.timeout(WAIT_S):
-        async with aclosing(feed.follow(30)) as parts:
-            async for part in parts:
-                assert part.batches == ()
-                assert part.high_watermark == 30
-                break
+    async with source.feed() as feed, aclosing(feed.follow(30)) as parts:
+        part = await asyncio.wait_for(anext(parts), WAIT_S)
+        assert (part.batches, part.high_watermark) == ((), 30)
 
 
 async def test_it_goes_on_at_an_offset_whatever_the_cursor(source: Scene) -> None:
@@ -94,13 +91,11 @@ async def test_only_what_is_committed_is_told(source: Scene) -> None:
             await asyncio.sleep(0.01)
     assert replica.high_watermark == 20
     idle = 0
-    async with source.feed() as feed, asyncio.timeout(WAIT_S):
-        async with aclosing(feed.follow(0)) as parts:
-            async for part in parts:
-                assert part.high_watermark <= 20
-                assert all(b.end <= 20 for b in part.batches)
-                idle += not part.batches
-                if idle == 4:
-                    break
+    async with source.feed() as feed, aclosing(feed.follow(0)) as parts:
+        while idle < 4:
+            part = await asyncio.wait_for(anext(parts), WAIT_S)
+            assert part.high_watermark <= 20
+            assert all(b.end <= 20 for b in part.batches)
+            idle += not part.batches
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

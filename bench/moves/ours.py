@@ -1,0 +1,159 @@
+"""Moves of our own: a filled shard, load beside it, a probe on it, one move after the other."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import logstore
+from bench.moves.probe import Probe, Seen
+from bench.services.base import ServiceError
+from coordinator.local.cluster import Cluster
+from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsStub
+from logstore.proto.status import called
+
+RECORD_BYTES = 1_000
+CHUNK_RECORDS = 2_000
+MOVE_DEADLINE_S = 600.0
+OPTIONS = {"shadow_s": 0.5, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 0.05}
+ENDS = ("completed", "rolled-back", "aborted")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move as its record tells it, and when it ran (CLOCK_MONOTONIC)."""
+
+    record: dict[str, Any]
+    start_s: float
+    stop_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.stop_s - self.start_s
+
+
+async def fill(log: logstore.Log, megabytes: int) -> None:
+    """Records of 1,000 B under keys `fill-0` to `fill-999` and more."""
+    rng = np.random.default_rng(1)
+    count = megabytes * 1_000_000 // RECORD_BYTES
+    for at in range(0, count, CHUNK_RECORDS):
+        size = min(CHUNK_RECORDS, count - at)
+        values = [rng.bytes(RECORD_BYTES - 12) for _ in range(size)]
+        keys = [b"fill-%d" % ((at + i) % 100_000) for i in range(size)]
+        await log.append_many(keys, values)
+
+
+@contextlib.asynccontextmanager
+async def load(db: logstore.Client, name: str, mb_per_s: float) -> AsyncIterator[None]:
+    """`mb_per_s` of appends and as much of reads, on a shard beside the one that moves, which the
+    two instances of the moves hold in turn. Its log is deleted at the end, so the disk stays."""
+    instances = ["instance-1", "instance-2"]
+    log = await db.create_log(name, shards=2, instances=instances, key_index=False)
+    value = bytes(RECORD_BYTES - 8)
+    records = 100
+    keys = [bytes([i % 256]) + b"%06d" % i for i in range(records)]
+    per_s = mb_per_s * 1e6 / (records * RECORD_BYTES)
+    stop = asyncio.Event()
+
+    async def append() -> None:
+        begin, number = time.monotonic(), 0
+        while not stop.is_set():
+            while number <= (time.monotonic() - begin) * per_s and not stop.is_set():
+                await log.append_many(keys, [value] * records)
+                number += 1
+            await asyncio.sleep(0.005)
+
+    async def read() -> None:
+        while not stop.is_set():
+            async for _ in log.lists(tail=True):
+                if stop.is_set():
+                    return
+
+    tasks = [asyncio.create_task(append()), asyncio.create_task(read())]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await db.delete_log(name)
+
+
+class Moving:
+    """One log of one shard, moved to and fro between the instances."""
+
+    def __init__(self, cluster: Cluster, db: logstore.Client, name: str) -> None:
+        self._cluster, self._db, self.name = cluster, db, name
+
+    async def create(self, megabytes: int, *, replicas: int = 1) -> None:
+        options: dict[str, Any] = {"replicas": replicas, "shards": 1}
+        if replicas == 1:
+            options["instances"] = ["instance-1"]
+        log = await self._db.create_log(self.name, **options)
+        await fill(log, megabytes)
+
+    async def move(self, strategy: str, feed: str) -> Move:
+        """To the next instance; ServiceError unless it completed with equal chains."""
+        log = await self._db.log(self.name)
+        (shard,) = (await log.shard_map()).open_shards
+        number = int(shard.primary.rpartition("-")[2])
+        target = f"instance-{number % 3 + 1}" if strategy == "switch" else (
+            "instance-2" if number == 1 else "instance-1")  # fmt: skip
+        request = pb.MoveRequest(
+            shard=shard.id, target=target, strategy=strategy,
+            options_json=msgspec.json.encode({**OPTIONS, "feed": feed}),
+        )  # fmt: skip
+        start_s = time.monotonic()
+        async with open_channel(self._cluster.address) as channel, called():
+            stub = MigrationsStub(channel)
+            found = msgspec.json.decode((await stub.Move(request)).json)
+            get = pb.GetMigrationRequest(id=found["id"])
+            async with asyncio.timeout(MOVE_DEADLINE_S):
+                while found["state"] not in ENDS:
+                    await asyncio.sleep(0.05)
+                    found = msgspec.json.decode((await stub.Get(get)).json)
+        if found["state"] != "completed":
+            raise ServiceError(f"a move ended as {found['state']}: {found['cause']}")
+        return Move(found, start_s, time.monotonic())
+
+
+async def moves_under_load(
+    moving: Moving,
+    db: logstore.Client,
+    address: str,
+    folder: Path,
+    *,
+    strategy: str,
+    feed: str,
+    count: int,
+    mb_per_s: float,
+    still_s: float,
+    say: Callable[[str], None],
+) -> tuple[list[Move], Seen, list[float]]:
+    """`count` moves with a still time before and after each. Also the middles between them."""
+    found: list[Move] = []
+    edges: list[float] = []
+    out = folder / f"{moving.name}-{feed}.npz"
+    async with (
+        load(db, f"beside-{moving.name}-{feed}", mb_per_s),
+        Probe("ours", address, moving.name, out) as probe,
+    ):
+        await asyncio.sleep(still_s)
+        for number in range(count):
+            edges.append(time.monotonic())
+            await asyncio.sleep(still_s)
+            found.append(await moving.move(strategy, feed))
+            say(f"{strategy} by {feed}: move {number + 1} of {count}: {found[-1].seconds:.1f} s")
+            await asyncio.sleep(still_s)
+        edges.append(time.monotonic())
+        seen = await probe.stop()
+    return found, seen, edges
