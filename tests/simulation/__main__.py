@@ -10,7 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from tests.simulation.faults import POSSIBLE
+from tests.simulation.doc import write_between
+from tests.simulation.faults import (
+    COORDINATOR_FAULTS,
+    MOVE_FAULTS,
+    NODE_FAULTS,
+    POSSIBLE,
+    ROLES,
+    STATES,
+)
 from tests.simulation.run import Result, simulate
 
 ALL_PAIRS_FROM_SEEDS = 1_000
@@ -49,6 +57,8 @@ def main() -> int:
         if given.seeds == 1:
             print(f"seed {result.seed}: trace {result.trace}")
     print(_line(totals))
+    if given.write_doc:
+        write_between("coverage", _coverage_table(totals, coverage))
     if given.coverage:
         for fault, where in sorted(POSSIBLE):
             print(f"{fault:<34} {where:<14} {coverage[fault, where]:>7}")
@@ -59,6 +69,19 @@ def main() -> int:
         print(f"never met: {missing}")
         return 1
     return 1 if failed else 0
+
+
+def _coverage_table(totals: Counter[str], coverage: Counter[tuple[str, str]]) -> str:
+    """One row a fault: how often it hit each role, or each state of a move."""
+    lines = [f"Commit {_commit()}: {_line(totals)}.", ""]
+    for faults, places in ((NODE_FAULTS, ROLES), (COORDINATOR_FAULTS + MOVE_FAULTS, STATES)):
+        lines.append("| fault | " + " | ".join(p.value for p in places) + " |")
+        lines.append("|---" * (len(places) + 1) + "|")
+        for fault in faults:
+            counts = [str(coverage[fault, place.value]) for place in places]
+            lines.append(f"| {fault} | " + " | ".join(counts) + " |")
+        lines.append("")
+    return "\n".join(lines[:-1])
 
 
 def _line(totals: Counter[str]) -> str:
@@ -73,6 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
+    parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
     parser.add_argument("--verbose", action="store_true", help="print the whole story")
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import logstore.node.instance
 from logstore.base.env import Env
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.config import NodeConfig
@@ -17,6 +18,7 @@ from tests.simulation.metadata import Cluster, SimStore
 from tests.simulation.world import SimClock, World
 
 SLOW_WRITE_S = 0.3
+logstore.node.instance.LAG_PROBE_S = 0.25  # no load here, so nobody needs to know of lag sooner
 TIMING = {
     "follower_timeout_s": 0.7,
     "hand_over_timeout_s": 1.5,

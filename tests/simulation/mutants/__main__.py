@@ -1,24 +1,28 @@
-"""`python -m tests.simulation.mutants [NAME...]`: each patch must be caught within 200 seeds.
+"""`python -m tests.simulation.mutants [NAME...] [--write-doc]`: each must be caught in 200 seeds.
 
-Prints how many seeds each took and what caught it. A patch that no longer applies fails the run.
+Prints how many seeds each took and what caught it; `--write-doc` puts the table of a whole run into
+docs/simulation.md. A patch that no longer applies fails the run.
 """
 
+import argparse
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.simulation.doc import write_between
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 COPIED = ("profiler", "sharder", "logstore", "coordinator", "tests")
 SEEDS_MAX = 200
 PROCESSES = 2
-TIMEOUT_S = 280.0
+TIMEOUT_S = 600.0
+"""For one mutant, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +30,44 @@ class Verdict:
     """`seeds`: how many it took, None when none of them saw it. `how`: the first violation."""
 
     name: str
+    what: str
     seeds: int | None
     how: str
 
 
-def main(names: Sequence[str]) -> int:
+def main() -> int:
     """0 when every mutant was caught."""
-    patches = [p for p in sorted(HERE.glob("*.patch")) if not names or p.stem in names]
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants")
+    parser.add_argument("names", nargs="*", help="some of them, by the patch's name")
+    parser.add_argument("--write-doc", action="store_true", help="the table into docs/")
+    given = parser.parse_args()
+    patches = [p for p in sorted(HERE.glob("*.patch")) if not given.names or p.stem in given.names]
+    width = max(len(p.stem) for p in patches)
+    verdicts = []
     with ThreadPoolExecutor(PROCESSES) as pool:
-        verdicts = list(pool.map(judge, patches))
-    width = max(len(v.name) for v in verdicts)
-    for verdict in verdicts:
-        seeds = "MISSED" if verdict.seeds is None else str(verdict.seeds)
-        print(f"{verdict.name:<{width}} {seeds:>7}  {verdict.how}")
+        for verdict in pool.map(judge, patches):
+            seeds = "MISSED" if verdict.seeds is None else str(verdict.seeds)
+            print(f"{verdict.name:<{width}} {seeds:>7}  {verdict.how}", flush=True)
+            verdicts.append(verdict)
     missed = [v.name for v in verdicts if v.seeds is None]
     print(f"{len(verdicts) - len(missed)} of {len(verdicts)} mutants were caught")
+    if given.write_doc and not given.names:
+        write_between("mutants", _table(verdicts))
     return 1 if missed else 0
+
+
+def _table(verdicts: list[Verdict]) -> str:
+    rows = ["| deliberate fault | seeds to catch | the first violation |", "|---|---|---|"]
+    for verdict in verdicts:
+        seeds = "**missed**" if verdict.seeds is None else str(verdict.seeds)
+        how = verdict.how.replace("|", "\\|")
+        rows.append(f"| {verdict.name[:2]} {verdict.what} | {seeds} | {how} |")
+    return "\n".join(rows)
 
 
 def judge(patch: Path) -> Verdict:
     """Apply the patch to a copy of the tree and run seeds there until one fails."""
+    name, what = patch.stem, patch.read_text().partition("\n")[0]
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         for package in COPIED:
             ignore = shutil.ignore_patterns("__pycache__", "*.patch")
@@ -58,7 +80,7 @@ def judge(patch: Path) -> Verdict:
             check=False,
         )
         if applied.returncode:
-            return Verdict(patch.stem, None, f"does not apply: {applied.stdout.strip()[:120]}")
+            return Verdict(name, what, None, f"does not apply: {applied.stdout.strip()[:120]}")
         command = [sys.executable, "-m", "tests.simulation", "--seed", "1",
                    "--seeds", str(SEEDS_MAX), "--processes", "1"]  # fmt: skip
         try:
@@ -66,14 +88,14 @@ def judge(patch: Path) -> Verdict:
                 command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            return Verdict(patch.stem, None, f"not caught in {TIMEOUT_S:g} s")
+            return Verdict(name, what, None, f"not caught in {TIMEOUT_S:g} s")
     failed = re.search(r"^seed (\d+) failed", run.stdout, re.MULTILINE)
     if failed is None:
         why = run.stderr.strip().rpartition("\n")[2] if run.returncode else "every seed held"
-        return Verdict(patch.stem, None, why)
+        return Verdict(name, what, None, why)
     found = re.search(r"^(\w+) at [\d.]+ s: (.*)$", run.stdout, re.MULTILINE)
-    return Verdict(patch.stem, int(failed[1]), f"{found[1]}: {found[2][:90]}" if found else "")
+    return Verdict(name, what, int(failed[1]), f"{found[1]}: {found[2][:90]}" if found else "")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
