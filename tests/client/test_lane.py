@@ -16,6 +16,8 @@ from logstore.base.errors import (
     OutOfSequenceError,
     OverloadedError,
     UnavailableError,
+    VersionAheadError,
+    VersionConflictError,
 )
 from logstore.client.lane import Entry, Lane, Mode
 
@@ -202,3 +204,25 @@ def test_expired_batches_are_kept_only_while_unknown(uncertain: bool) -> None:
     again, failures = lane.resume(99)
     assert failures == []
     assert [(e.sink, e.sequence) for e in again] == ([(0, 1), (1, 2)] if uncertain else [(1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (VersionConflictError("has 3"), VersionConflictError),
+        (VersionAheadError("has 1"), OutcomeUnknownError),
+    ],
+)
+def test_a_conflict_after_an_uncertain_attempt(
+    answer: LogstoreError, told: type[LogstoreError]
+) -> None:
+    """Rule 6: with more records than expected no copy of it can be stored; with fewer one can."""
+    lane = Lane(producer_id=1, window=1, bytes_max=1 << 20)
+    first = entry(0)
+    first.expected_version = 2
+    lane.send(first)
+    lane.broken(UnavailableError("gone"))
+    lane.resume(fresh_id=2)
+    ((failed, error),) = lane.refused(first, answer)
+    assert failed is first
+    assert type(error) is told

@@ -27,7 +27,7 @@ def check(story: Story) -> list[Violation]:
         gaps,
         prefixes,
         once,
-        lambda s: check_keys(s.appends, s.conflicts),
+        lambda s: check_keys(s.appends, s.conflicts, {row.value for row in s.final}),
     ]
     return [violation for one in checks for violation in one(story)]
 

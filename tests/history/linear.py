@@ -5,7 +5,7 @@ one that expects `e` adds 1 if the version is `e`, else it is a conflict and cha
 answer's `version`, where there is one, is the version after it. Keys are independent objects, so
 each is checked alone (Herlihy and Wing's locality). The search is Wing and Gong's, with Lowe's
 memory of visited (set of done operations, state) pairs. Operations of unknown outcome may take
-effect at any time after their call, or never.
+effect at any time after their call, or never; the last read of the log tells which of the two.
 """
 
 from collections import defaultdict
@@ -40,8 +40,13 @@ class Op:
         return state + 1
 
 
-def check_keys(appends: Iterable[AppendCall], conflicts: Set[bytes]) -> list[Violation]:
-    """Every key that was appended to with an expectation at least once."""
+def check_keys(
+    appends: Iterable[AppendCall], conflicts: Set[bytes], stored: Set[bytes] | None = None
+) -> list[Violation]:
+    """Every key that was appended to with an expectation at least once.
+
+    `stored`: the values that the log has at the end; None if nobody read it.
+    """
     keys: dict[bytes, list[AppendCall]] = defaultdict(list)
     for call in appends:
         keys[call.key].append(call)
@@ -49,7 +54,7 @@ def check_keys(appends: Iterable[AppendCall], conflicts: Set[bytes]) -> list[Vio
     for key, calls in keys.items():
         if all(call.expected_version is None for call in calls):
             continue
-        ops = [op for call in calls if (op := _op(call, call.value in conflicts)) is not None]
+        ops = [op for c in calls if (op := _op(c, c.value in conflicts, stored)) is not None]
         why = explain(ops)
         if why is not None:
             name = "not-linearizable" if "steps" not in why else "search-too-long"
@@ -57,11 +62,14 @@ def check_keys(appends: Iterable[AppendCall], conflicts: Set[bytes]) -> list[Vio
     return found
 
 
-def _op(call: AppendCall, conflict: bool) -> Op | None:
+def _op(call: AppendCall, conflict: bool, stored: Set[bytes] | None) -> Op | None:
     name = call.value.decode(errors="replace")
     end_s = call.returned_s
     if call.outcome is Outcome.UNKNOWN or end_s is None:
-        return Op(call.called_s, float("inf"), call.expected_version, None, None, name)
+        if stored is not None and call.value not in stored:
+            return None
+        ok = None if stored is None else True
+        return Op(call.called_s, float("inf"), call.expected_version, ok, None, name)
     if call.outcome is Outcome.ACKED:
         return Op(call.called_s, end_s, call.expected_version, True, call.version, name)
     if conflict:

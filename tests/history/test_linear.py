@@ -3,7 +3,8 @@
 import itertools
 import random
 
-from tests.history.linear import Op, explain
+from tests.checkers.history import AppendCall, Outcome
+from tests.history.linear import Op, check_keys, explain
 
 INF = float("inf")
 
@@ -33,6 +34,14 @@ def test_an_unknown_one_may_explain_the_others_at_any_later_time() -> None:
     assert explain([unknown, op(5, 6, 1)]) is None
     assert explain([unknown, op(5, 6, 0)]) is None
     assert explain([op(1, 2, 1), op(5, INF, 0, ok=None)]) is not None
+
+
+def test_the_last_read_decides_what_became_of_an_unknown_one() -> None:
+    lost = AppendCall("c1", b"k", b"lost", 0.0, 0)
+    late = AppendCall("c2", b"k", b"late", 5.0, 0, 6.0, Outcome.REFUSED)
+    assert check_keys([lost, late], {b"late"}) == []
+    assert check_keys([lost, late], {b"late"}, {b"lost"}) == []
+    assert len(check_keys([lost, late], {b"late"}, set())) == 1
 
 
 def test_the_told_version_counts() -> None:
