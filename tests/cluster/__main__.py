@@ -9,6 +9,7 @@ import fcntl
 import os
 import sys
 from pathlib import Path
+from subprocess import run
 
 from bench.services.base import ServiceError
 from bench.services.install import on_path, program
@@ -25,6 +26,7 @@ PROGRAMS = {
     "mount": "mount",
     "etcd": "etcd-server",
 }
+NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 COMMANDS = {
     "test": ["-m", "pytest", "tests/cluster", "-o", "python_files=fault_*.py", "-p",
              "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=session", "-o",
@@ -34,7 +36,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def refuse(text: str) -> "int":
+def refuse(text: str) -> int:
     print(f"error: {text}", file=sys.stderr)
     return 2
 
@@ -53,6 +55,11 @@ def main(arguments: list[str]) -> int:
                 return refuse(f"{name} is missing: install Debian's {package}")
         except ServiceError as e:
             return refuse(f"{name} is missing and {package} was not installed: {e}")
+    trial = run(
+        [str(on_path("unshare")), *NAMESPACES, "--", "true"], capture_output=True, text=True
+    )
+    if trial.returncode:
+        return refuse(f"no namespaces can be made here: {trial.stderr.strip()}")
     folder = cache_root() / "cluster" / arguments[0]
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
@@ -73,9 +80,8 @@ def enter(folder: Path, command: list[str]) -> None:
         INSIDE: str(folder),
         "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin",
     }
-    flags = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     sys.stdout.flush()
-    os.execve(unshare, [unshare, *flags, "--", *command], environment)
+    os.execve(unshare, [unshare, *NAMESPACES, "--", *command], environment)
 
 
 if __name__ == "__main__":

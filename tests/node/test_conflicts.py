@@ -1,0 +1,62 @@
+"""P10: a conflict is answered only once what it cites is committed."""
+
+import asyncio
+
+import pytest
+
+from logstore.base.errors import VersionAheadError, VersionConflictError
+from logstore.base.types import Ack, Durability
+from logstore.engine.memory import MemoryEngine
+from logstore.engine.port import ReplicaMeta
+from logstore.meta.records import LogOptions
+from logstore.node.appends import PendingAppend
+from logstore.node.writer import ShardWriter
+from logstore.proto.v1 import log_pb2
+
+
+def _append(expected: int) -> PendingAppend:
+    message = log_pb2.AppendBatch(expected_version=expected)
+    done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+    return PendingAppend.of_records([log_pb2.Record(key=b"k", value=b"v")], message, done, 0.0)
+
+
+def _writer(engine: MemoryEngine) -> ShardWriter:
+    engine.create_replica(ReplicaMeta(1, "log/0"))
+    writer = ShardWriter(
+        "log/0", 1, engine, LogOptions(), lambda: 1, lambda _: None, lambda _: None, lambda _: None
+    )
+    writer.lead(1)
+    writer.open = True
+    return writer
+
+
+async def test_a_conflict_waits_for_the_commit_of_what_it_cites() -> None:
+    engine = MemoryEngine()
+    writer = _writer(engine)
+    first, second = _append(0), _append(0)
+    writer.submit(first)
+    writer.submit(second)  # conflicts with what is in the same group
+    write = writer.cut(1 << 20)
+    assert write is not None
+    engine.write([write], Durability.OS)
+    writer.written()
+    third, fourth = _append(0), _append(7)
+    writer.submit(third)
+    writer.submit(fourth)
+    assert writer.cut(1 << 20) is None
+    assert not any(a.done.done() for a in (first, second, third, fourth))
+    assert writer.commit(1) == [first]
+    assert first.done.result().version == 1
+    for conflict, kind in (
+        (second, VersionConflictError),
+        (third, VersionConflictError),
+        (fourth, VersionAheadError),
+    ):
+        with pytest.raises(VersionConflictError, match="key b'k' has 1") as told:
+            conflict.done.result()
+        assert type(told.value) is kind
+    late = _append(0)
+    writer.submit(late)
+    assert writer.cut(1 << 20) is None
+    with pytest.raises(VersionConflictError):
+        late.done.result()
