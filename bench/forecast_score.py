@@ -8,6 +8,8 @@ import numpy.typing as npt
 from bench.series import FloatArray, IntArray
 from profiler.forecast.intervals import I80, I95, LEVELS
 
+ATOM_SHARE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -34,8 +36,9 @@ def quantile_metrics(told: Told) -> dict[str, float]:
     """WAPE (Kolassa and Schütz, 2007), mean pinball loss over LEVELS, Winkler's interval score
     (Winkler, 1972; Gneiting and Raftery, 2007), coverage, mean width; n slots.
 
-    Pinball, Winkler and width are divided by the mean of what came, so that series compare. The
-    slots without intervals yet are left out of all of them, `n` counts the rest.
+    Pinball, Winkler and width are divided by the mean of what came, so that series compare.
+    `_free` leaves the hours of atoms out (`_atoms`). The slots without intervals yet are left out
+    of all of them, `n` counts the rest.
     """
     usable = ~(np.isnan(told.actual) | np.isnan(told.mean) | np.isnan(told.quantiles).any(axis=1))
     usable[: told.warm] = False
@@ -58,17 +61,38 @@ def quantile_metrics(told: Told) -> dict[str, float]:
         found[f"winkler{name}"] = float((upper - lower + 2.0 / miss * outside).mean() / unit)
         found[f"coverage{name}"] = float(inside.mean())
         found[f"width{name}"] = float((upper - lower).mean() / unit)
-        hourly = _by_hour(inside, told.hours[usable])
+        hours = told.hours[usable]
+        hourly, atoms = _by_hour(inside, hours), _atoms(y, hours)
+        free = ~np.isin(hours, atoms)
+        if free.any():
+            found[f"coverage{name}_free"] = float(inside[free].mean())
         if len(hourly):
-            found[f"coverage{name}_hour_min"] = float(hourly.min())
-            found[f"coverage{name}_hour_max"] = float(hourly.max())
+            found[f"coverage{name}_hour_min"] = min(hourly.values())
+            found[f"coverage{name}_hour_max"] = max(hourly.values())
+            found[f"coverage{name}_hour_max_free"] = max(
+                (share for hour, share in hourly.items() if hour not in atoms), default=0.8
+            )
     return {key: round(value, 6) if key != "n" else value for key, value in found.items()}
 
 
-def _by_hour(inside: npt.NDArray[np.bool_], hours: IntArray) -> FloatArray:
+def _by_hour(inside: npt.NDArray[np.bool_], hours: IntArray) -> dict[int, float]:
     """Coverage in each hour of the day with at least 50 slots."""
-    known = hours >= 0
-    count = np.bincount(hours[known], minlength=24)
-    covered = np.bincount(hours[known], weights=inside[known], minlength=24)
-    enough = count >= 50
-    return np.asarray(covered[enough] / count[enough])
+    found = {}
+    for hour in range(24):
+        at = inside[hours == hour]
+        if len(at) >= 50:
+            found[hour] = float(at.mean())
+    return found
+
+
+def _atoms(actual: FloatArray, hours: IntArray) -> list[int]:
+    """Hours of the day in which one value is most of what comes (nights of zeros).
+
+    No interval around such a value can cover 80 %: it holds the value, or it does not.
+    """
+    found = []
+    for hour in range(24):
+        at = actual[hours == hour]
+        if len(at) and np.unique(at, return_counts=True)[1].max() > ATOM_SHARE * len(at):
+            found.append(hour)
+    return found

@@ -102,6 +102,7 @@ def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
     losers: list[str] = []
     for h in HORIZONS:
         ratio_best, ratio_last, covered, winkler, hourly = [], [], [], [], []
+        long_winkler: list[list[float]] = []
         for name, kept in found.items():
             for series, models in kept["scores"].items():
                 at = {m: s[str(h)] for m, s in models.items() if "wape" in s.get(str(h), {})}
@@ -121,10 +122,16 @@ def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
                     )
                 if kept["slots"] < LONG_SLOTS:
                     continue
+                if seasonal:
+                    long_winkler.append(winkler[-1])
                 ratio_last.append(ours["wape"] / at["last_value"]["wape"])
-                covered.append([ours["coverage80"], ours["coverage95"]])
+                covered.append(
+                    [ours["coverage80"], ours["coverage95"], ours.get("coverage80_free", 0.8)]
+                )
                 if "coverage80_hour_min" in ours:
-                    hourly.append([ours["coverage80_hour_min"], ours["coverage80_hour_max"]])
+                    hourly.append(
+                        [ours[f"coverage80_hour_{k}"] for k in ("min", "max", "max_free")]
+                    )
                 if ratio_best[-1] > 1.02:
                     losers.append(
                         f"{name} {series} at {h}: {100 * ours['wape']:.2f} % against "
@@ -132,6 +139,7 @@ def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
                     )
         last, cover, hours = np.array(ratio_last), np.array(covered), np.array(hourly)
         score = np.array(winkler)
+        long_score = np.array(long_winkler)
         cells = {
             "all: ensemble / best single of each series, median": f"{np.median(ratio_best):.3f}",
             f"series of >= {LONG_SLOTS} slots": f"{len(last)}",
@@ -139,18 +147,30 @@ def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
             "… worst against last value": f"{100 * (last.max() - 1):+.1f} %",
             "… coverage of 80 % (least, median, most)": _spread(cover[:, 0]),
             "… within 3 points": f"{100 * np.mean(np.abs(cover[:, 0] - 0.8) <= 0.03):.0f} %",
+            "… within 3 points, hours of one value (nights of 0) apart": (
+                f"{100 * np.mean(np.abs(cover[:, 2] - 0.8) <= 0.03):.0f} %"
+            ),
             "… coverage of 95 % (least, median, most)": _spread(cover[:, 1]),
             "… within 3 points of 95": f"{100 * np.mean(np.abs(cover[:, 1] - 0.95) <= 0.03):.0f} %",
             "… every hour of day within 8 points of 80": (
                 f"{100 * np.mean((hours[:, 0] >= 0.72) & (hours[:, 1] <= 0.88)):.0f} %"
+            ),
+            "… hours of one value apart": (
+                f"{100 * np.mean((hours[:, 0] >= 0.72) & (hours[:, 2] <= 0.88)):.0f} %"
             ),
             "… no hour of day under 72": f"{100 * np.mean(hours[:, 0] >= 0.72):.0f} %",
             "all with seasons: Winkler 80 / best seasonal quantiles, median": (
                 f"{np.median(score[:, 0]):.2f}"
             ),
             "… no worse": f"{100 * np.mean(score[:, 0] <= 1):.0f} %",
+            f"… no worse, series of >= {LONG_SLOTS} slots": (
+                f"{100 * np.mean(long_score[:, 0] <= 1):.0f} %"
+            ),
             "Winkler 95 / best seasonal quantiles, median": f"{np.median(score[:, 1]):.2f}",
             "… no worse at 95": f"{100 * np.mean(score[:, 1] <= 1):.0f} %",
+            f"… no worse at 95, series of >= {LONG_SLOTS} slots": (
+                f"{100 * np.mean(long_score[:, 1] <= 1):.0f} %"
+            ),
         }
         for key, cell in cells.items():
             rows.setdefault(key, []).append(cell)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from coordinator.announcements import AnnouncementsService
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import CatalogService
 from coordinator.cell_pulse import Pulse
@@ -63,15 +64,18 @@ class CellWork:
         self._store = store
         intake = parts.learner.intake
         self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
-        self.catalog = Catalog(store, env)
+        self.catalog = Catalog(store, env, has_broker=config.kafka is not None)
         self.driver = MigrationDriver(store, parts.nodes, env, intake.figures, self._owns)
         self.reshapes = ReshapeDriver(store, parts.nodes, env)
-        self.loop = PlanningLoop(config, env, store, parts.learner, self.driver, parts.nodes)
+        self.loop = PlanningLoop(
+            config, env, store, parts.learner, self.driver, parts.nodes, self.reshapes
+        )
         moves = DrainMoves(self.driver, env, self.loop.move_options, config.moves_max)
         self.repair = RepairLoop(
             store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns, moves
         )
         self.services: dict[str, object] = {
+            "Announcements": AnnouncementsService(store, intake.slot_s),
             "Catalog": CatalogService(self.catalog, intake, env, config.silence_s, config.replicas),
             "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake),
             "Migrations": MigrationsService(

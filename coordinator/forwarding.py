@@ -23,9 +23,11 @@ from logstore.proto.channel import open_channel
 from logstore.proto.status import served
 
 PACKAGE = "coordinator.v1."
-SERVICES = frozenset({"Catalog", "Drains", "Migrations", "Plans"})
+SERVICES = frozenset({"Announcements", "Catalog", "Drains", "Migrations", "Plans"})
 ANYWHERE = frozenset(
     {
+        ("Announcements", "ListEvents"),
+        ("Announcements", "ListProfiles"),
         ("Catalog", "ListLogs"),
         ("Catalog", "DescribeLog"),
         ("Catalog", "ListInstances"),

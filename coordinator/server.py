@@ -7,6 +7,7 @@ from grpc.aio import Server
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from coordinator.announcements import Announced
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import RouteService
 from coordinator.cell_pulse import Pulse
@@ -65,6 +66,7 @@ class CoordinatorServer:
             heatmap_buckets=config.heatmap_buckets,
         )
         self.learner = Learner(self.intake, env, config.data / LEARNED_FILE)
+        self.announced = Announced(self.store, self.learner)
         self.nodes = GrpcNodes(self.store, self._tls)
         self._parts = Parts(config, env, self.learner, self.nodes, Pulse(self.intake, env))
         self._leading: Leading | None = None
@@ -108,6 +110,7 @@ class CoordinatorServer:
         await self._server.start()
         self.address = f"{self.config.host}:{port}"
         self.learner.start()
+        await self.announced.start()
         if self._router is None:
             await self.work.start()
         else:
@@ -150,6 +153,7 @@ class CoordinatorServer:
         if self._leading is not None:
             await self._leading.close()
         await self.work.close()
+        await self.announced.close()
         await self.learner.close()
         await self._server.stop(STOP_GRACE_S)
         if self._router is not None:

@@ -12,14 +12,16 @@ slow and runs in a thread (`coordinator.learning`), which owns models and heatma
 import copy
 import threading
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from coordinator.migration.ramp import Figures
+from profiler.calendar import Calendar, Event
 from profiler.forecast.book import ForecastBook, seasons_of
+from profiler.forecast.groups import GroupBook, UsageProfile
 from profiler.heatmap import AccessHeatmap
 from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, Forecast, OpType, ShardStatistics
@@ -47,6 +49,8 @@ class _Pending:
 
     first_seen_s: float
     ops: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Shard -> client group -> operations, where groups were told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,16 @@ class Due:
     log: str
     slot: int
     ops: dict[str, float]
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Shard -> client group -> operations; those that no group was told of are of ""."""
+        found = {}
+        for shard, ops in self.ops.items():
+            told = self.groups.get(shard, {})
+            rest = ops - sum(told.values())
+            found[shard] = {**told, "": rest} if rest > 0 or not told else told
+        return found
 
 
 class SavedLog(msgspec.Struct, frozen=True):
@@ -120,7 +134,14 @@ class StatisticsIntake:
     ) -> None:
         self.slot_s = slot_s
         self._seasons = tuple(seasons_slots if seasons_slots is not None else seasons_of(slot_s))
-        self.book = ForecastBook(self._seasons, shards_max=SHARDS_MAX)
+        self.calendar = Calendar()
+        self.book = ForecastBook(
+            self._seasons, shards_max=SHARDS_MAX, calendar=self.calendar, period_s=slot_s
+        )
+        self.groups = GroupBook(
+            self.book, ForecastBook(self._seasons[:1], horizons=(1, 6, 12), shards_max=SHARDS_MAX)
+        )
+        """Learned while a client group's profile is announced, and only then: it costs as much."""
         self._models = threading.RLock()
         """Held while models or heatmaps are at work."""
         self._settle_s, self._silence_s = settle_s, silence_s
@@ -156,7 +177,7 @@ class StatisticsIntake:
                     continue
                 self._history[told.shard] = deque(maxlen=self._history_slots)
             self._history[told.shard].append(told)
-            if told.query_count:
+            if told.query_count or told.failed_count:
                 self._received[told.shard, told.instance] = (told, now_us)
             self._add(told, now_s)
 
@@ -180,6 +201,10 @@ class StatisticsIntake:
             return  # too late to learn; the models have gone on
         slot = log.pending.setdefault(told.slot, _Pending(now_s))
         slot.ops[told.shard] = slot.ops.get(told.shard, 0.0) + told.query_count
+        if told.group_counts:
+            groups = slot.groups.setdefault(told.shard, {})
+            for group, count in told.group_counts.items():
+                groups[group] = groups.get(group, 0.0) + count
 
     def learn(self, now_s: float, slots_max: int = 50) -> int:
         """Learn up to `slots_max` slots that are complete, in order; returns how many."""
@@ -197,14 +222,18 @@ class StatisticsIntake:
                     return found
                 if not self._complete(log, number, now_s):
                     break
-                found.append(Due(name, number, log.pending.pop(number).ops))
+                pending = log.pending.pop(number)
+                found.append(Due(name, number, pending.ops, pending.groups))
         return found
 
     def absorb(self, due: Sequence[Due]) -> None:
         """The slow part: models learn the slots, heatmaps take the sampled keys."""
         for slot in due:
             with self._models:
-                self.book.learn_many(slot.slot, slot.ops)
+                if self.groups.profiles():
+                    self.groups.learn(slot.slot, slot.parts())
+                else:
+                    self.book.learn_many(slot.slot, slot.ops)
         for log in list(self._logs.values()):
             self._take_samples(log)
 
@@ -215,7 +244,7 @@ class StatisticsIntake:
             if log is None:  # deleted meanwhile
                 with self._models:
                     for shard in slot.ops:
-                        self.book.forget(shard)
+                        self.groups.forget(shard)
                 continue
             self._known.update(slot.ops)
             log.learned = max(slot.slot, log.learned if log.learned is not None else slot.slot)
@@ -250,7 +279,7 @@ class StatisticsIntake:
             del self._history[shard]
             self._loads.pop(shard, None)
             with self._models:
-                self.book.forget(shard)
+                self.groups.forget(shard)
             self._known.discard(shard)
         for key in [k for k in self._received if log_of(k[0]) == name]:
             del self._received[key]
@@ -331,8 +360,31 @@ class StatisticsIntake:
             over = self.slot_before_now(name, now_s, wall_s_per_slot)
             if over is not None and self._log(name).learned is not None:
                 with self._models:
-                    found.update(self.book.forecast_many(group, horizon_slots, over))
+                    found.update(self._forecasts(group, horizon_slots, over))
         return found
+
+    def _forecasts(self, shards: list[str], horizon_slots: int, over: int) -> dict[str, Forecast]:
+        if not self.groups.profiles():
+            return self.book.forecast_many(shards, horizon_slots, over)
+        return {shard: self.groups.forecast(shard, horizon_slots, over)[0] for shard in shards}
+
+    def announce(self, events: Collection[Event], profiles: Mapping[str, UsageProfile]) -> None:
+        """All that is announced now, in place of what was; for the thread that learns.
+
+        What kinds of events turned out to be is kept. ValueError beyond the limits.
+        """
+        with self._models:
+            for event in self.calendar.events():
+                self.calendar.remove(event.name)
+            for event in events:
+                self.calendar.add(event)
+            before = self.groups.profiles()
+            for group in before.keys() - profiles.keys():
+                self.groups.set_profile(group, None)
+            for group, profile in profiles.items():
+                if before.get(group) != profile:
+                    self.groups.set_profile(group, profile)
+            self.groups.know(self._known)
 
     def score(self) -> dict[str, dict[int, Score]]:
         with self._models:
@@ -389,6 +441,7 @@ class StatisticsIntake:
         both = [told[0] for told in (ours, theirs) if told is not None]
         samples = min(_reads(told) for told in both) if len(both) == 2 else 0
         return Figures(
+            error_rate=theirs[0].error_rate if theirs is not None else None,
             source_p99_ms=ours[0].p99_ms if ours is not None else None,
             target_p99_ms=theirs[0].p99_ms if theirs is not None else None,
             samples=samples,
@@ -397,4 +450,5 @@ class StatisticsIntake:
 
 
 def _reads(told: ShardStatistics) -> int:
-    return told.query_count - told.counts.get(OpType.APPEND, 0)
+    """Reads, and whatever failed: a side that serves nothing has samples too."""
+    return told.query_count - told.counts.get(OpType.APPEND, 0) + told.failed_count

@@ -11,6 +11,10 @@ from profiler.key_sample import KeySample, as_key
 from profiler.types import OpType, ShardStatistics
 
 SHARDS_MAX = 16_384
+GROUPS_MAX = 64
+"""Client groups of a shard in a slot; operations of more are counted under OTHER_GROUPS."""
+OTHER_GROUPS = "other"
+GROUP_CHARS_MAX = 64
 OPEN_SLOTS_MAX = 65_536
 """Slots of all shards held at once, not drained; over it, batches go to the newest held."""
 ZERO_RUN_SLOTS_MAX = 1_024
@@ -20,13 +24,15 @@ ZERO_RUN_SLOTS_MAX = 1_024
 class _Open:
     """One shard in one slot, still counting."""
 
-    __slots__ = ("bytes_in", "bytes_out", "counts", "keys", "late", "latency")
+    __slots__ = ("bytes_in", "bytes_out", "counts", "failed", "groups", "keys", "late", "latency")
 
     def __init__(self, keys_max: int) -> None:
         self.counts: dict[OpType, int] = {}
+        self.groups: dict[str, int] = {}
         self.bytes_in = 0.0
         self.bytes_out = 0.0
         self.late = 0
+        self.failed = 0
         self.latency = LatencyHistogram()
         self.keys = KeySample(keys_max)
 
@@ -93,8 +99,11 @@ class Agent:
         now_us: int,
         event_time_us: npt.NDArray[np.int64] | None = None,
         keys: Sequence[Any] | None = None,
+        group: str = "",
     ) -> None:
         """One batch: `count` operations of `byte_count` bytes in all that took `latency_s` each.
+
+        `group` is the client group that sent them; empty: not told.
 
         `event_time_us` and `keys`, where given, have one element for each operation; of the keys
         only a few are looked at. A shard beyond the limit is not counted, but in `refused_count`.
@@ -108,19 +117,29 @@ class Agent:
                 return
             slots = self._open[shard] = {}
         if event_time_us is None:
-            self._add(slots, now_us // self.period_us, op, count, byte_count, latency_s)
+            self._add(slots, now_us // self.period_us, op, count, byte_count, latency_s, group)
             self._sample(slots, now_us // self.period_us, count, keys)
             return
         first = int(event_time_us.min()) // self.period_us
         if first == int(event_time_us.max()) // self.period_us:
-            self._add(slots, first, op, count, byte_count, latency_s)
+            self._add(slots, first, op, count, byte_count, latency_s, group)
             self._sample(slots, first, count, keys)
             return
         each = event_time_us // self.period_us
         found, counts = np.unique(each, return_counts=True)
         for slot, part in zip(found.tolist(), counts.tolist(), strict=True):
-            self._add(slots, slot, op, part, byte_count * part / count, latency_s)
+            self._add(slots, slot, op, part, byte_count * part / count, latency_s, group)
         self._sample(slots, each, count, keys)
+
+    def failed(self, shard: str, count: int, now_us: int) -> None:
+        """`count` operations were asked for and could not be served."""
+        slots = self._open.get(shard)
+        if slots is None:
+            if len(self._open) >= self._shards_max:
+                self.refused_count += count
+                return
+            slots = self._open[shard] = {}
+        self._at(slots, now_us // self.period_us).failed += count
 
     def drain(self, up_to_slot: int) -> list[ShardStatistics]:
         """Close the slots up to and with `up_to_slot`: their statistics, by shard and slot.
@@ -153,10 +172,16 @@ class Agent:
         count: int,
         byte_count: float,
         latency_s: float,
+        group: str,
     ) -> None:
         late = self._floor is not None and slot < self._floor
         opened = self._at(slots, slot)
         opened.counts[op] = opened.counts.get(op, 0) + count
+        if group:
+            group = group[:GROUP_CHARS_MAX]
+            if group not in opened.groups and len(opened.groups) >= GROUPS_MAX:
+                group = OTHER_GROUPS
+            opened.groups[group] = opened.groups.get(group, 0) + count
         if op is OpType.APPEND:
             opened.bytes_in += byte_count
         else:
@@ -226,6 +251,8 @@ class Agent:
             p99_ms=at.latency.percentile_s(0.99) * 1e3,
             migration_weight=self._weights.get(shard, 1.0),
             late_count=at.late,
+            failed_count=at.failed,
+            group_counts=at.groups,
             sampled_keys=at.keys.counts(),
         )
 

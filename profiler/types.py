@@ -23,7 +23,9 @@ class ShardStatistics:
     `query_count` their sum, `bytes_in` and `bytes_out` bytes appended and read, the response times
     milliseconds per operation (p50 and p99 from a histogram: within 5 %). `sampled_keys` are
     (routing key, estimated count) pairs, largest first: an unbiased sample, so its counts sum to
-    about `query_count`. `late_count` operations belonged to slots that had been reported before.
+    about `query_count`. `group_counts` are the operations by client group, where it was told.
+    `late_count` operations belonged to slots that had been reported before. `failed_count`
+    operations are not in `query_count`: the instance failed to serve them.
     """
 
     shard: str
@@ -39,7 +41,15 @@ class ShardStatistics:
     p99_ms: float
     migration_weight: float = 1.0
     late_count: int = 0
+    failed_count: int = 0
+    group_counts: dict[str, int] = field(default_factory=dict)
     sampled_keys: tuple[tuple[bytes, float], ...] = ()
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the operations that the instance could not serve, 0 to 1."""
+        tried = self.query_count + self.failed_count
+        return self.failed_count / tried if tried else 0.0
 
     @property
     def queries_per_s(self) -> float:

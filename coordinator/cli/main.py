@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import typer
 
-from coordinator.cli import cluster, data, logs, moves, profile, reshape, serve, simulate, verify
+from coordinator.cli import (
+    announce,
+    cluster,
+    data,
+    logs,
+    moves,
+    profile,
+    reshape,
+    serve,
+    simulate,
+    verify,
+)
 from logstore.base.errors import ConfigError, InvalidArgumentError, LogstoreError
 
 app = typer.Typer(
@@ -17,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (serve, logs, data, cluster, profile, moves, reshape, simulate, verify):
+for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify):
     module.register(app)
 
 

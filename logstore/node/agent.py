@@ -14,9 +14,15 @@ import psutil
 import structlog
 
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import (
+    LogstoreError,
+    OverloadedError,
+    StorageError,
+    UnavailableError,
+)
 from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
+from logstore.node.totals import Total
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from profiler.agent import Agent as Recorder
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
@@ -32,6 +38,8 @@ LATENESS_S = 2.0
 LIVE_SLOTS_MAX = 8
 """While event time runs faster than this many slots in LATENESS_S, history is being fed: shards are
 then apart in event time, and a slot stays open LATENESS_S longer."""
+
+FAULTS = (StorageError, OverloadedError, UnavailableError)
 
 Send = Callable[
     [coordinator_pb2.ReportRequest], Coroutine[Any, Any, coordinator_pb2.ReportResponse]
@@ -67,6 +75,8 @@ class Agent:
         self._totals = (0, 0, 0.0, 0.0)
         self._operations = 0
         self._bytes = 0
+        self.totals = {op: Total() for op in OpType}
+        """Since the start, for the metrics."""
         self.round_trip_ms: dict[str, float] = {}
 
     def _new_recorder(self) -> Recorder:
@@ -83,27 +93,40 @@ class Agent:
     def appended(self, shard: str, event_time: bool, appends: Iterable[PendingAppend]) -> None:
         """Appends of a shard were acked; by event time if the log says so."""
         now_us, now_s = self._env.clock.wall_us(), self._env.clock.monotonic_s()
-        small: list[PendingAppend] = []
+        small: dict[str, list[PendingAppend]] = {}
         for append in appends:
             if append.duplicate:
                 continue
             self._operations += append.count
             self._bytes += append.size
+            if not self._config.profile:
+                latency_s = now_s - append.received_s
+                self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
+                continue
             times = append.event_times() if event_time else None
             if times is None and append.count == 1:
-                small.append(append)
+                small.setdefault(append.group, []).append(append)
                 continue
             if times is not None and append.time_max_us is not None:
                 self._event_us = max(self._event_us, append.time_max_us)
             recorder = self._wall if times is None else self._event
             latency_s = now_s - append.received_s
+            self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
             recorder.record(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
-                            times, append.record_keys())  # fmt: skip
-        if small:  # one commit's single records arrived within one gathering: told as one batch
-            mean_s = now_s - sum(a.received_s for a in small) / len(small)
-            size = sum(a.size for a in small)
-            keys = [key for a in small for key in a.record_keys()]
-            self._wall.record(shard, OpType.APPEND, len(small), size, mean_s, now_us, None, keys)
+                            times, append.record_keys(), append.group)  # fmt: skip
+        for group, singles in small.items():
+            self._append_singles(shard, singles, now_us, now_s, group)
+
+    def _append_singles(
+        self, shard: str, singles: list[PendingAppend], now_us: int, now_s: float, group: str
+    ) -> None:
+        """One commit's single records arrived within one gathering: told as one batch."""
+        mean_s = now_s - sum(a.received_s for a in singles) / len(singles)
+        size = sum(a.size for a in singles)
+        self.totals[OpType.APPEND].add(len(singles), size, mean_s)
+        keys = [key for a in singles for key in a.record_keys()]
+        self._wall.record(shard, OpType.APPEND, len(singles), size, mean_s, now_us, None, keys,
+                          group)  # fmt: skip
 
     def read(
         self,
@@ -113,21 +136,36 @@ class Agent:
         size: int,
         latency_s: float,
         key: bytes | None,
+        group: str = "",
     ) -> None:
         """One read of a shard; in a log of event time it counts at the newest event."""
         self._operations += 1
         self._bytes += size
+        self.totals[op].add(1, size, latency_s)
+        if not self._config.profile:
+            return
         keys = None if key is None else [key]
         if not event_time:
             at_us = self._env.clock.wall_us()
-            self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys)
+            self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
         elif (slot := self._event_slot()) >= 0:
             at_us = slot * round(self.slot_s * 1e6)
-            self._event.record(shard, op, 1, size, latency_s, at_us, None, keys)
+            self._event.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
 
     def copied(self, size_bytes: int) -> None:
         """Bytes of a move that were sent or taken: they are load like any other (R1.2)."""
         self._bytes += size_bytes
+
+    def failed(self, shard: str, event_time: bool, error: Exception, count: int = 1) -> None:
+        """An operation failed here. Only what the instance is to blame for counts: not a bad
+        request, and not one that belongs elsewhere now, which the client sends there.
+        """
+        if isinstance(error, LogstoreError) and not isinstance(error, FAULTS):
+            return
+        if not event_time:
+            self._wall.failed(shard, count, self._env.clock.wall_us())
+        elif (slot := self._event_slot()) >= 0:
+            self._event.failed(shard, count, slot * round(self.slot_s * 1e6))
 
     def track(self, shard: str, event_time: bool) -> None:
         """The shard's primary is here from now on."""
@@ -137,7 +175,9 @@ class Agent:
         """The shard's primary is elsewhere: hand over what was counted."""
         recorder = self._event if event_time else self._wall
         newest = self._event_slot() if event_time else self._wall_slot()
-        self._waiting.extend(s for s in recorder.drain(newest) if s.shard == shard or s.query_count)
+        self._waiting.extend(
+            s for s in recorder.drain(newest) if s.shard == shard or s.query_count or s.failed_count
+        )
         recorder.forget(shard)
 
     # ---- reports ---------------------------------------------------------------------------

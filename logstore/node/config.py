@@ -68,7 +68,22 @@ class NodeConfig(MetadataSettings):
         description="host:port,… of a Kafka, for feeds that go through it",
     )  # fmt: skip
     report_interval_s: float = Field(default=1.0, ge=0.1, le=3600)
+    profile: bool = Field(
+        default=True, description="count operations, groups and keys by shard and slot"
+    )
     sample_keys_per_batch: int = Field(default=16, ge=0, le=4096)
+    scrub_interval_s: float = Field(
+        default=86_400.0, ge=0.1, le=31_536_000, description="each copy is read back this often"
+    )
+    scrub_bytes_per_s: float = Field(
+        default=16e6, ge=1e4, description="bound of what the scrub reads"
+    )
+    metrics_listen: str | None = Field(
+        default=None, max_length=255, description="host:port of /metrics, /healthz and /readyz"
+    )
+    metrics_shards_max: int = Field(
+        default=200, ge=0, le=10_000, description="shards with metrics of their own"
+    )
     read_threads: int = Field(default=2, ge=1, le=64)
 
     tls_ca: Path | None = None

@@ -1,7 +1,7 @@
 """Client groups: a model for each group's part of a shard, profiles that groups announce, and the
 reconciliation of the parts with the shard's total."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,12 +22,14 @@ class UsageProfile:
     """What a client group says that it will do: operations in each slot from `first_slot` on.
 
     Of the whole group, over all shards. With `repeats` the profile starts again at its end (a day's
-    or week's rhythm); else slots outside it are not told.
+    or week's rhythm); else slots outside it are not told. `shards` are prefixes of the names of the
+    shards that it is about, none means all.
     """
 
     first_slot: int
     ops: tuple[float, ...]
     repeats: bool = False
+    shards: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.ops) <= PROFILE_SLOTS_MAX:
@@ -36,6 +38,9 @@ class UsageProfile:
             )
         if not all(0 <= value < float("inf") for value in self.ops):
             raise ValueError("ops has a value out of bounds, the limit is >= 0 and finite")
+
+    def touches(self, shard: str) -> bool:
+        return not self.shards or shard.startswith(self.shards)
 
     def at(self, slots: Sequence[int]) -> FloatArray:
         """Operations in each of `slots`, NaN where the profile tells nothing."""
@@ -74,6 +79,19 @@ class GroupBook:
             self._profiles[group] = profile
         for key in [key for key in self._error if key[1] == group]:
             del self._error[key]
+
+    def know(self, shards: Iterable[str]) -> None:
+        """Shards that a group which was never heard of may come to."""
+        for shard in shards:
+            self._groups.setdefault(shard, set())
+
+    def forget(self, shard: str) -> None:
+        """Free what is held of the shard and its parts."""
+        for group in self._groups.pop(shard, ()):
+            self.parts.forget(shard + SEPARATOR + group)
+            self._share.pop((shard, group), None)
+            self._error.pop((shard, group), None)
+        self.total.forget(shard)
 
     def profiles(self) -> dict[str, UsageProfile]:
         return dict(self._profiles)
@@ -139,15 +157,22 @@ class GroupBook:
     def _news(self, shard: str, group: str, said: Forecast, slots: Sequence[int]) -> FloatArray:
         """What the group's profile says beyond its own model."""
         profile = self._profiles.get(group)
-        if profile is None:
+        if profile is None or not profile.touches(shard):
             return np.zeros(len(slots))
         expected = profile.at(slots) * self._share.get((shard, group), 1.0)
         gap = np.where(np.isnan(expected), 0.0, expected - np.array(said.mean))
         return np.asarray(self.trust(shard, group) * gap)
 
     def _unheard(self, shard: str, group: str, slots: Sequence[int]) -> FloatArray:
-        """A group that never came yet: its profile, in equal parts over the known shards."""
-        expected = self._profiles[group].at(slots) / max(1, len(self._groups))
+        """A group that never came yet: its profile, in equal parts over the known shards that it is
+        about."""
+        profile = self._profiles[group]
+        if not profile.touches(shard):
+            return np.zeros(len(slots))
+        heard = [s for s, groups in self._groups.items() if group in groups]
+        if heard:  # it comes, to other shards
+            return np.zeros(len(slots))
+        expected = profile.at(slots) / max(1, sum(profile.touches(s) for s in self._groups))
         return np.where(np.isnan(expected), 0.0, expected)
 
     def _judge(self, shard: str, group: str, slot: int, value: float) -> None:

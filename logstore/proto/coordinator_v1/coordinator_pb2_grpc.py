@@ -1414,3 +1414,251 @@ class Drains:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AnnouncementsStub:
+    """What people know of the future: kept in the metadata, taken into the forecasts.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.AddEvent = channel.unary_unary(
+                '/coordinator.v1.Announcements/AddEvent',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.AddEventRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.RemoveEvent = channel.unary_unary(
+                '/coordinator.v1.Announcements/RemoveEvent',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RemoveEventRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/coordinator.v1.Announcements/ListEvents',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.SetProfile = channel.unary_unary(
+                '/coordinator.v1.Announcements/SetProfile',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetProfileRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.ListProfiles = channel.unary_unary(
+                '/coordinator.v1.Announcements/ListProfiles',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListProfilesRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+
+
+class AnnouncementsServicer:
+    """What people know of the future: kept in the metadata, taken into the forecasts.
+    """
+
+    def AddEvent(self, request, context):
+        """one of the same name is replaced
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveEvent(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetProfile(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProfiles(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AnnouncementsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'AddEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddEvent,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.AddEventRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'RemoveEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveEvent,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RemoveEventRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListEventsRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'SetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProfile,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetProfileRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'ListProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProfiles,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListProfilesRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'coordinator.v1.Announcements', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('coordinator.v1.Announcements', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Announcements:
+    """What people know of the future: kept in the metadata, taken into the forecasts.
+    """
+
+    @staticmethod
+    def AddEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Announcements/AddEvent',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.AddEventRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Announcements/RemoveEvent',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RemoveEventRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Announcements/ListEvents',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListEventsRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Announcements/SetProfile',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetProfileRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Announcements/ListProfiles',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListProfilesRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

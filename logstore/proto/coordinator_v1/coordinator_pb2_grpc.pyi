@@ -388,3 +388,70 @@ class DrainsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
 
 def add_DrainsServicer_to_server(servicer: DrainsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AnnouncementsStub:
+    """What people know of the future: kept in the metadata, taken into the forecasts."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AnnouncementsAsyncStub: ...
+    AddEvent: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AddEventRequest, _coordinator_pb2.JsonResponse]
+    """one of the same name is replaced"""
+    RemoveEvent: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RemoveEventRequest, _coordinator_pb2.JsonResponse]
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListEventsRequest, _coordinator_pb2.JsonResponse]
+    SetProfile: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SetProfileRequest, _coordinator_pb2.JsonResponse]
+    ListProfiles: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListProfilesRequest, _coordinator_pb2.JsonResponse]
+
+@_typing.type_check_only
+class AnnouncementsAsyncStub(AnnouncementsStub):
+    """What people know of the future: kept in the metadata, taken into the forecasts."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    AddEvent: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AddEventRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """one of the same name is replaced"""
+    RemoveEvent: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RemoveEventRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    ListEvents: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListEventsRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    SetProfile: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SetProfileRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    ListProfiles: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListProfilesRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+
+class AnnouncementsServicer(metaclass=_abc_1.ABCMeta):
+    """What people know of the future: kept in the metadata, taken into the forecasts."""
+
+    @_abc_1.abstractmethod
+    def AddEvent(
+        self,
+        request: _coordinator_pb2.AddEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """one of the same name is replaced"""
+
+    @_abc_1.abstractmethod
+    def RemoveEvent(
+        self,
+        request: _coordinator_pb2.RemoveEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _coordinator_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetProfile(
+        self,
+        request: _coordinator_pb2.SetProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListProfiles(
+        self,
+        request: _coordinator_pb2.ListProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
+
+def add_AnnouncementsServicer_to_server(servicer: AnnouncementsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,238 @@
+"""What people know of the future: events of the calendar and profiles of client groups.
+
+The metadata holds them (`/calendar/NAME`, `/profiles/GROUP`); every coordinator watches them and
+takes them into its forecasts, so they survive restarts and leaders.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import structlog
+
+from coordinator.edge import Context, unary
+from coordinator.learning import Learner
+from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
+from logstore.meta.port import Compare, Delete, MetadataStore, Put
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
+from profiler.calendar import EVENTS_MAX, Event
+from profiler.forecast.groups import GROUPS_MAX, PROFILE_SLOTS_MAX, UsageProfile
+
+CALENDAR = "/calendar/"
+PROFILES = "/profiles/"
+NAME_CHARS_MAX = 200
+STEPS_MAX = 10_000
+"""Steps of one profile: it is one value of the metadata, which are small."""
+RETRY_S = 0.2
+_TRIES = 10
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRecord:
+    """What a client group says that it will do: `ops_per_s` in each `step_s` from `start_s` on.
+
+    Seconds are Unix seconds of the logs' own time. With `repeats` it starts again at its end. Of
+    all shards of `logs` together (none: of all logs).
+    """
+
+    group: str
+    start_s: float
+    step_s: float
+    ops_per_s: tuple[float, ...]
+    repeats: bool = False
+    logs: tuple[str, ...] = ()
+
+
+def check_profile(record: ProfileRecord) -> ProfileRecord:
+    """Refuse what cannot be kept or forecast with."""
+    _check_name("group", record.group)
+    if not 1 <= len(record.ops_per_s) <= STEPS_MAX:
+        raise InvalidArgumentError(
+            f"ops_per_s has {len(record.ops_per_s)} steps, the limit is 1 to {STEPS_MAX}"
+        )
+    if not record.step_s > 0:
+        raise InvalidArgumentError(f"step_s is {record.step_s}, the limit is more than 0")
+    for value in record.ops_per_s:
+        if not 0 <= value < float("inf"):
+            raise InvalidArgumentError(f"ops_per_s is {value}, the limit is >= 0 and finite")
+    return record
+
+
+def usage(record: ProfileRecord, slot_s: float) -> UsageProfile:
+    """The profile in operations a slot; a step may be shorter or longer than a slot.
+
+    InvalidArgumentError where it repeats after what is not a whole number of slots, or is too long.
+    """
+    length_s = len(record.ops_per_s) * record.step_s
+    first = int(record.start_s // slot_s)
+    slots = -(-(record.start_s + length_s - first * slot_s) // slot_s)
+    if record.repeats:
+        whole = round(length_s / slot_s)
+        if whole < 1 or abs(whole * slot_s - length_s) > 1e-6 or record.start_s % slot_s:
+            raise InvalidArgumentError(
+                f"a profile that repeats starts and ends with slots of {slot_s:g} s: start_s is "
+                f"{record.start_s}, its length {length_s:g} s"
+            )
+        slots = whole
+    if slots > PROFILE_SLOTS_MAX:
+        raise InvalidArgumentError(
+            f"the profile has {slots:.0f} slots, the limit is {PROFILE_SLOTS_MAX}"
+        )
+    edges = record.start_s + np.arange(len(record.ops_per_s) + 1) * record.step_s
+    done = np.concatenate([[0.0], np.cumsum(np.array(record.ops_per_s) * record.step_s)])
+    at = np.interp((first + np.arange(int(slots) + 1)) * slot_s, edges, done)
+    prefixes = tuple(f"{log}/" for log in record.logs)
+    return UsageProfile(first, tuple(np.diff(at).tolist()), record.repeats, prefixes)
+
+
+class AnnouncementsService(AnnouncementsServicer):
+    """Writes what is announced to the metadata, by compare-and-swap (I9)."""
+
+    def __init__(self, store: MetadataStore, slot_s: float) -> None:
+        self._store, self._slot_s = store, slot_s
+
+    @unary
+    async def AddEvent(self, request: pb.AddEventRequest, context: Context) -> pb.JsonResponse:
+        event = _decoded("event", request.event_json, Event)
+        _check_name("name", event.name)
+        await self._put(CALENDAR, event.name, event, EVENTS_MAX)
+        return _json({"added": event})
+
+    @unary
+    async def RemoveEvent(
+        self, request: pb.RemoveEventRequest, context: Context
+    ) -> pb.JsonResponse:
+        await self._delete(CALENDAR, "event", request.name)
+        return _json({"removed": request.name})
+
+    @unary
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.JsonResponse:
+        return _json({"events": await events_of(self._store)})
+
+    @unary
+    async def SetProfile(self, request: pb.SetProfileRequest, context: Context) -> pb.JsonResponse:
+        if not request.profile_json:
+            await self._delete(PROFILES, "profile of", request.group)
+            return _json({"removed": request.group})
+        record = check_profile(_decoded("profile", request.profile_json, ProfileRecord))
+        if record.group != request.group:
+            raise InvalidArgumentError(f"group is {request.group!r} and {record.group!r}")
+        usage(record, self._slot_s)
+        await self._put(PROFILES, record.group, record, GROUPS_MAX)
+        return _json({"set": record.group, "steps": len(record.ops_per_s)})
+
+    @unary
+    async def ListProfiles(
+        self, request: pb.ListProfilesRequest, context: Context
+    ) -> pb.JsonResponse:
+        return _json({"profiles": await profiles_of(self._store)})
+
+    async def _put(self, prefix: str, name: str, value: object, limit: int) -> None:
+        for _ in range(_TRIES):
+            found = await self._store.get(prefix + name)
+            if found is None and len((await self._store.range(prefix)).items) >= limit:
+                raise InvalidArgumentError(f"{prefix} holds {limit} already, which is the limit")
+            revision = found.revision if found is not None else 0
+            put = Put(prefix + name, msgspec.json.encode(value))
+            if (await self._store.txn([Compare(put.key, revision)], [put])).succeeded:
+                return
+        raise ConflictError(f"{prefix}{name} changed too often, try again")
+
+    async def _delete(self, prefix: str, what: str, name: str) -> None:
+        for _ in range(_TRIES):
+            found = await self._store.get(prefix + name) if name else None
+            if found is None:
+                raise InvalidArgumentError(f"there is no {what} {name!r}")
+            compares = [Compare(found.key, found.revision)]
+            if (await self._store.txn(compares, [Delete(found.key)])).succeeded:
+                return
+        raise ConflictError(f"{prefix}{name} changed too often, try again")
+
+
+class Announced:
+    """Takes what is announced into the forecasts: at the start, and at each change."""
+
+    def __init__(self, store: MetadataStore, learner: Learner) -> None:
+        self._store, self._learner = store, learner
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._follow(prefix), name=f"follows {prefix}")
+            for prefix in (CALENDAR, PROFILES)
+        ]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def take(self) -> None:
+        """Read all, and hand it to the models. One that does not fit the slots is told and left."""
+        slot_s = self._learner.intake.slot_s
+        profiles = {}
+        for record in await profiles_of(self._store):
+            try:
+                profiles[record.group] = usage(record, slot_s)
+            except InvalidArgumentError as e:
+                _log.warning("a profile is not used", group=record.group, why=e.message)
+        events = await events_of(self._store)
+        await self._learner.call(self._learner.intake.announce, events, profiles)
+
+    async def _follow(self, prefix: str) -> None:
+        while True:
+            try:
+                revision = (await self._store.range(prefix)).revision
+                await self.take()
+                watch = self._store.watch(prefix, revision)
+                async with contextlib.aclosing(watch):  # type: ignore[type-var]
+                    async for _ in watch:
+                        await self.take()
+            except ConflictError:
+                continue  # the watch's history was compacted
+            except LogstoreError as e:
+                _log.warning("what is announced is not followed", why=e.message)
+                await asyncio.sleep(RETRY_S)
+
+
+async def events_of(store: MetadataStore) -> list[Event]:
+    """Every announced event, earliest first."""
+    found = [
+        msgspec.json.decode(item.value, type=Event) for item in (await store.range(CALENDAR)).items
+    ]
+    return sorted(found, key=lambda event: (event.start_s, event.name))
+
+
+async def profiles_of(store: MetadataStore) -> Sequence[ProfileRecord]:
+    return [
+        msgspec.json.decode(item.value, type=ProfileRecord)
+        for item in (await store.range(PROFILES)).items
+    ]
+
+
+def _check_name(field: str, name: str) -> None:
+    if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise InvalidArgumentError(
+            f"{field} is {name[:NAME_CHARS_MAX]!r}, it must be 1 to {NAME_CHARS_MAX} printable "
+            "characters"
+        )
+
+
+def _decoded(what: str, data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError) as e:
+        raise InvalidArgumentError(f"{what}: {e}") from None
+
+
+def _json(value: object) -> pb.JsonResponse:
+    return pb.JsonResponse(json=msgspec.json.encode(value))
