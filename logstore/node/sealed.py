@@ -63,7 +63,11 @@ class SealedAnswers:
             raise ShardSealedError(f"shard {replica.shard} was sealed before: not stored")
         append.duplicate = True
         time_us = self._time_at(entry.offset)
-        append.done.set_result(Ack(replica.shard, entry.offset, time_us, entry.count))
+        if append.expected_version is not None:
+            append.version = append.expected_version + 1  # it was stored on this condition
+        append.done.set_result(
+            Ack(replica.shard, entry.offset, time_us, entry.count, append.version)
+        )
 
     def _known(self, append: PendingAppend) -> ProducerEntry | None:
         if not append.producer_id:

@@ -158,6 +158,8 @@ class ShardWriter:
             entry = known.get(append.sequence)
             if entry is not None:
                 append.duplicate, append.offset = True, entry.offset
+                if append.expected_version is not None:
+                    append.version = append.expected_version + 1  # stored on this condition
                 append.count, append.timestamp = entry.count, self._time_at(entry.offset)
                 self._ack_later(append, entry.offset + entry.count)
                 return True
