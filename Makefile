@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants test-cluster soak-cluster bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants test-moves test-cluster soak-cluster bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -52,6 +52,9 @@ sim: $(READY)             ## the real machines under simulated faults; make sim 
 
 sim-mutants: $(READY)     ## does the simulator see deliberate faults?
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)
+
+test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state of every strategy
+	$(BIN)/python -m pytest tests/migration/check_cycles.py tests/migration/check_kills.py -q $(ARGS)
 
 test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)

@@ -95,9 +95,12 @@ class Moves:
                         raise
                     await asyncio.sleep(0.1)
 
-    async def move(self, target: str) -> str:
+    async def move(self, target: str, strategy: str = "shadow", shard: str = SHARD) -> str:
         request = coordinator_pb2.MoveRequest(
-            shard=SHARD, target=target, options_json=msgspec.json.encode(OPTIONS)
+            shard=shard,
+            target=target,
+            strategy=strategy,
+            options_json=msgspec.json.encode(OPTIONS),
         )
         return str((await self.ask("Move", request))["id"])
 
@@ -136,11 +139,19 @@ class Moves:
             await store.close()
 
 
-async def kill_when(moves: Moves, state: State, victim: str, source: str, target: str) -> State:
+async def kill_when(
+    moves: Moves,
+    state: State,
+    victim: str,
+    source: str,
+    target: str,
+    strategy: str = "shadow",
+    shard: str = SHARD,
+) -> State:
     """Move source → target; kill `victim` as `state` begins; the state that the move ends in."""
     process = {"source": source, "target": target, "coordinator": "coordinator"}[victim]
     async with moves.states() as states:
-        id_ = await moves.move(target)
+        id_ = await moves.move(target, strategy, shard)
         async with asyncio.timeout(END_WITHIN_S):
             asked = False
             while True:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import logstore
 from coordinator.local.checker import Check, Verdict
@@ -73,10 +74,17 @@ async def sealing(
                 await bench.grpc.close()
 
 
+class HasClient(Protocol):
+    """What the load and the checks need."""
+
+    @property
+    def db(self) -> logstore.Client: ...
+
+
 class Writers:
     """Appends without pause, some of them conditional; journals each outcome."""
 
-    def __init__(self, bench: Sealing, journal: Journal, *, keys: int = 40) -> None:
+    def __init__(self, bench: HasClient, journal: Journal, *, keys: int = 40) -> None:
         self.bench, self.journal = bench, journal
         self.keys = [b"k%03d" % i for i in range(keys)]
         self.acked = 0
@@ -159,7 +167,7 @@ class Writers:
 class Tail:
     """A tailing reader of every key; checks each key's numbers as they come (I5)."""
 
-    def __init__(self, bench: Sealing) -> None:
+    def __init__(self, bench: HasClient) -> None:
         self._bench = bench
         self.seen: dict[bytes, list[bytes]] = {}
         self.count = 0
@@ -193,17 +201,27 @@ class Tail:
             await asyncio.sleep(0.02)
         raise AssertionError(f"{self.count} of {count} records came; {self.faults()[:3]}")
 
+    async def reach_of(self, count: int, prefix: bytes, limit_s: float) -> None:
+        """As `reach`, counting only keys with this prefix."""
+        for _ in range(int(limit_s / 0.1)):
+            if sum(len(v) for k, v in self.seen.items() if k.startswith(prefix)) >= count:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{count} records did not come; {self.faults()[:3]}")
+
     def faults(self) -> list[str]:
         """Keys whose values did not come as 0, 1, 2 … per key."""
         found = []
         for key, values in self.seen.items():
+            if not key.startswith(b"k"):
+                continue  # another load's
             numbers = [int(v.rsplit(b"-", 1)[1]) for v in values]
             if numbers != sorted(set(numbers)):
                 found.append(f"{key!r}: {numbers}")
         return found
 
 
-async def verdict_of(bench: Sealing, journal: Path) -> Verdict:
+async def verdict_of(bench: HasClient, journal: Path) -> Verdict:
     """The independent checker over the whole log."""
     header, entries = read_journal(journal)
     check = Check(header.log)
