@@ -118,7 +118,7 @@ async def test_a_frozen_leader_that_wakes_up_cannot_write(
         assert fence is not None
         f.processes[frozen].send_signal(signal.SIGSTOP)
         await f.settled(dict.fromkeys(cells, other), FOLLOWED_S_MAX)
-        # What the frozen one still holds is its fence; with it nothing can be written any more.
+        # What the frozen one still holds is its fence (test_fence: all of a leader's parts).
         stale = FencedStore(f.store, Compare(cell_leader_key(cell), fence.revision))
         with pytest.raises(FencedError, match="nothing was written"):
             await stale.txn([], [Put("/written-by-a-stale-leader", b"1")])
