@@ -39,6 +39,7 @@ from logstore.meta.records import (
     LogRecord,
     Member,
     ShardRecord,
+    changefeed_prefix,
     decode_instance,
     decode_log,
     decode_shard,
@@ -51,6 +52,7 @@ from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges
 from sharder.ring import place
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
+_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 REPLICAS_MAX = 7
 _CHUNK = TXN_OPERATIONS_MAX - 1
 _TRIES = 20
@@ -102,6 +104,11 @@ def check_log_options(options: LogOptions) -> LogOptions:
             f"min_in_sync is {options.min_in_sync}, with {options.replicas} replicas it must be "
             f"within 1..{options.replicas}"
         )
+    topic = options.changefeed
+    if topic is not None and not _TOPIC.fullmatch(topic):
+        raise InvalidArgumentError(
+            f"changefeed is {topic[:300]!r}, a topic's name must match [a-zA-Z0-9._-]{{1,249}}"
+        )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)
         if value is not None and not value > 0:
@@ -140,9 +147,11 @@ def ranges_of(
 class Catalog:
     """The logs and instances of one store."""
 
-    def __init__(self, store: MetadataStore, env: Env) -> None:
+    def __init__(self, store: MetadataStore, env: Env, *, has_broker: bool = False) -> None:
+        """`has_broker`: logs may have a change stream."""
         self._store = store
         self._env = env
+        self.has_broker = has_broker
 
     async def create(
         self,
@@ -160,6 +169,11 @@ class Catalog:
         """
         check_name(name)
         check_log_options(options)
+        if options.changefeed is not None and not self.has_broker:
+            raise InvalidArgumentError(
+                f"changefeed is {options.changefeed!r}, but no broker is configured; "
+                "start with --kafka HOST:PORT"
+            )
         ranges = ranges_of(options, shards, split_keys)
         known = {record.instance: record for record in await self.instances()}
         ids = [f"{name}/{number}" for number in range(len(ranges))]
@@ -212,8 +226,15 @@ class Catalog:
             done = await self._store.txn([Compare(found.key, found.revision)], [Delete(found.key)])
             if done.succeeded:
                 await self._drop_shards(name)
+                await self._drop_cursors(name)
                 return
         raise ConflictError(f"log {name} changed too often, try again")
+
+    async def _drop_cursors(self, name: str) -> None:
+        """How far a change stream came; the topic is the user's and stays."""
+        items = (await self._store.range(changefeed_prefix(name))).items
+        for at in range(0, len(items), _CHUNK):
+            await self._store.txn([], [Delete(item.key) for item in items[at : at + _CHUNK]])
 
     async def _drop_shards(self, name: str) -> None:
         """Remove shard records that belong to no log."""

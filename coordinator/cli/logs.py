@@ -50,6 +50,10 @@ def create(
         list[str] | None, typer.Option(help="Primary of each shard, in order; default: the ring.")
     ] = None,
     partitioner: Annotated[str, typer.Option(help="range or hash")] = "range",
+    changefeed: Annotated[
+        str | None,
+        typer.Option(metavar="TOPIC", help="Publish every record to this Kafka topic, too."),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="durability, compression, key_index, event_time …"),
@@ -62,6 +66,10 @@ def create(
     Example: logstore log create orders --shards 4 --option durability=fsync
     """
 
+    options = dict(parse_option(o) for o in option or ())
+    if changefeed is not None:
+        options["changefeed"] = changefeed
+
     async def work() -> None:
         async with connect(address) as db:
             await db.create_log(
@@ -70,7 +78,7 @@ def create(
                 shards=shards,
                 split_keys=[key.encode() for key in split_key or ()],
                 instances=instance or (),
-                **dict(parse_option(o) for o in option or ()),
+                **options,
             )
 
     run(work())

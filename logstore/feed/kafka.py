@@ -17,7 +17,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
 
 from logstore.base.limits import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX
-from logstore.feed.port import BrokerAwayError, FeedMessage, TopicWriter
+from logstore.feed.port import (
+    BrokerAwayError,
+    Change,
+    ChangeWriter,
+    FeedMessage,
+    TopicWriter,
+)
 
 CALL_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 15.0
@@ -35,6 +41,12 @@ TOPIC_CONFIG = {
     "max.message.bytes": str(MESSAGE_BYTES_MAX),
     "message.timestamp.type": "CreateTime",
 }
+
+CHANGEFEED_PARTITIONS = 8
+"""Of a topic that the user did not make; their number must not change, or keys change places."""
+CHANGEFEED_CONFIG = {"max.message.bytes": str(MESSAGE_BYTES_MAX)}
+CHANGES_IN_FLIGHT = 2_000
+SHARD_HEADER, OFFSET_HEADER = "logstore-shard", "logstore-offset"
 
 _log = structlog.get_logger(__name__)
 # A broker that is away is told by our own errors; the client would repeat it all the time.
@@ -129,6 +141,14 @@ class KafkaBroker:
         async with self.producer() as producer:
             yield _Writer(producer, topic, self.servers)
 
+    async def ensure_changefeed(self, topic: str) -> None:
+        await self.create(topic, partitions=CHANGEFEED_PARTITIONS, config=CHANGEFEED_CONFIG)
+
+    @asynccontextmanager
+    async def change_writer(self, topic: str) -> AsyncIterator[ChangeWriter]:
+        async with self.producer() as producer:
+            yield _ChangeWriter(producer, topic, self.servers)
+
     # ---- reading -----------------------------------------------------------------------------
 
     async def last(self, topic: str) -> FeedMessage | None:
@@ -204,6 +224,29 @@ class _Writer:
                 for m in messages
             ]
             await asyncio.gather(*sent)
+
+
+class _ChangeWriter:
+    """The client's partitioner is Kafka's own (murmur2 of the key): a key stays in its place."""
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, servers: str) -> None:
+        self._producer, self._topic, self._servers = producer, topic, servers
+
+    async def write(self, shard: str, changes: Sequence[Change]) -> None:
+        where = (SHARD_HEADER, shard.encode())
+        for at in range(0, len(changes), CHANGES_IN_FLIGHT):
+            async with _answering(self._servers, WRITE_TIMEOUT_S):
+                sent = [
+                    await self._producer.send(
+                        self._topic,
+                        key=c.key,
+                        value=c.value,
+                        timestamp_ms=c.timestamp_us // 1_000,
+                        headers=[where, (OFFSET_HEADER, b"%d" % c.offset), *c.headers],
+                    )
+                    for c in changes[at : at + CHANGES_IN_FLIGHT]
+                ]
+                await asyncio.gather(*sent)
 
 
 @asynccontextmanager

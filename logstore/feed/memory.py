@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from logstore.feed.port import BrokerAwayError, FeedMessage, TopicWriter
+from logstore.feed.port import BrokerAwayError, Change, ChangeWriter, FeedMessage, TopicWriter
 
 IDLE_S = 0.05
 READ_MESSAGES = 64
@@ -16,6 +16,7 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.held: dict[str, list[FeedMessage]] = {}
+        self.changes: dict[str, list[tuple[str, Change]]] = {}
         self._away = False
         self._changed = asyncio.Event()
 
@@ -61,6 +62,19 @@ class MemoryBroker:
                 except TimeoutError:
                     continue
 
+    async def ensure_changefeed(self, topic: str) -> None:
+        self._check()
+        self.changes.setdefault(topic, [])
+
+    @asynccontextmanager
+    async def change_writer(self, topic: str) -> AsyncIterator[ChangeWriter]:
+        self._check()
+        yield _ChangeWriter(self, topic)
+
+    def add_changes(self, topic: str, shard: str, changes: Sequence[Change]) -> None:
+        self._check()
+        self.changes[topic].extend((shard, change) for change in changes)
+
     async def topics(self, prefix: str) -> list[str]:
         self._check()
         return sorted(t for t in self.held if t.startswith(prefix))
@@ -98,3 +112,11 @@ class _Writer:
 
     async def write(self, messages: Sequence[FeedMessage]) -> None:
         self._broker.add(self._topic, messages)
+
+
+class _ChangeWriter:
+    def __init__(self, broker: MemoryBroker, topic: str) -> None:
+        self._broker, self._topic = broker, topic
+
+    async def write(self, shard: str, changes: Sequence[Change]) -> None:
+        self._broker.add_changes(self._topic, shard, changes)

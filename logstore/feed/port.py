@@ -93,6 +93,26 @@ class TopicWriter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed record in a log's change stream, with its place in its shard."""
+
+    offset: int
+    key: bytes
+    value: bytes
+    timestamp_us: int
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class ChangeWriter(Protocol):
+    """One shard's way into its log's change stream."""
+
+    async def write(self, shard: str, changes: Sequence[Change]) -> None:
+        """Append in this order to the partitions of their keys; at return every in-sync broker
+        holds them. BrokerAwayError: some may be in the topic."""
+        ...
+
+
 class Broker(Protocol):
     """Topics of one partition that nothing is deleted from. Every call may raise BrokerAwayError,
     within a few seconds."""
@@ -113,6 +133,12 @@ class Broker(Protocol):
         """Messages from `cursor` on (None: the first), for ever; an empty list: nothing came for a
         while and the broker answered. A cursor that the topic does not have means the first."""
         ...
+
+    async def ensure_changefeed(self, topic: str) -> None:
+        """Make a topic for a change stream; an existing one (and its partitions) is the user's."""
+        ...
+
+    def change_writer(self, topic: str) -> AbstractAsyncContextManager[ChangeWriter]: ...
 
     async def topics(self, prefix: str) -> list[str]:
         """Names of the topics that begin so."""

@@ -17,6 +17,7 @@ LOGS = "/logs/"
 SHARDS = "/shards/"
 INSTANCES = "/instances/"
 MIGRATIONS = "/migrations/"
+CHANGEFEEDS = "/changefeeds/"
 CELLS = "/cells/"
 CELL_COUNT = "/settings/cells"
 """How many cells the shard space is divided into; written once."""
@@ -60,6 +61,15 @@ def drain_key(instance: str) -> str:
     return f"{DRAINS}{instance}"
 
 
+def changefeed_key(shard: str) -> str:
+    """How far a shard's change stream was published; its value is a `ChangefeedCursor`."""
+    return f"{CHANGEFEEDS}{shard}"
+
+
+def changefeed_prefix(log: str) -> str:
+    return f"{CHANGEFEEDS}{log}/"
+
+
 def cell_leader_key(cell: str) -> str:
     """The election key of a cell; its value is a `LeaderRecord`."""
     return f"{CELLS}{cell}/leader"
@@ -87,6 +97,15 @@ class LogOptions:
     event_time: bool = False
     retention_s: float | None = None
     retention_bytes: int | None = None
+    changefeed: str | None = None
+    """A Kafka topic that every committed record is published to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangefeedCursor:
+    """Records below `offset` are in the topic."""
+
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +126,19 @@ class Member:
     instance: str
     incarnation: int
     replica_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PossibleLoss:
+    """P6: a copy that was not whole had to lead from `epoch` on, as no other was there.
+
+    Acked records at `offset` and above may be gone; how many nobody knows, and the offsets are
+    given again.
+    """
+
+    epoch: int
+    offset: int
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +177,9 @@ class ShardRecord:
     """Bound that a migration asks for its learner's snapshot copy; 0: the instance's own."""
     feed_topic: str = ""
     """The primary publishes to this topic, the learner reads it; empty: the feed is direct."""
+
+    possible_loss: tuple[PossibleLoss, ...] = ()
+    """Newest last; for people to see, never removed by itself."""
 
     def members(self) -> tuple[Member, ...]:
         """Every copy that must not be deleted: in-sync set and learners."""

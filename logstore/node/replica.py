@@ -7,11 +7,13 @@ One loop owns it. Configuration arrives by `on_config` (a watch or our own compa
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from logstore.base.errors import (
+    CorruptStorageError,
     FencedError,
     LogstoreError,
     NotServingError,
@@ -32,8 +34,10 @@ from logstore.meta.records import (
     shard_key,
 )
 from logstore.node.appends import PendingAppend
+from logstore.node.changefeed import Changefeed
 from logstore.node.context import NodeContext
 from logstore.node.forward import Forwarder
+from logstore.node.health import Health
 from logstore.node.learner import Learner
 from logstore.node.publisher import Publisher
 from logstore.node.pusher import Pusher
@@ -83,6 +87,7 @@ class Replica:
         self._forwarder: Forwarder | None = None
         self.publisher: Publisher | None = None
         self._publishing: asyncio.Task[None] | None = None
+        self._changefeed: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._marked = asyncio.Event()
         self._seen: tuple[object, ...] = ()
@@ -103,7 +108,10 @@ class Replica:
                 hand_over_timeout_s=node.config.hand_over_timeout_s,
             ),
             loses_on_power=options.durability is Durability.OS,
+            damaged=known is not None and bool(known.damage),
+            tail_lost=known is not None and known.tail_lost,
         )
+        self.health = Health(self, known.damage if known is not None else "")
         self.writer = ShardWriter(
             shard=record.shard,
             replica_id=member.replica_id,
@@ -156,8 +164,10 @@ class Replica:
 
     def serving(self) -> bool:
         """True when reads below the high watermark may be answered here (P8)."""
-        if self.error is not None or self.machine.suspect:
+        if self.error is not None:
             return False
+        if self.machine.unsure:
+            return self.machine.damaged and self.health.alone()
         if self.is_sealed():
             return self.holds_seal()
         if self.role is Role.PRIMARY:
@@ -174,7 +184,11 @@ class Replica:
         if primary_only and not self.machine.lease_valid(self.node.now_s()):
             raise NotServingError(f"the lease of {self.node.instance} on {self.shard} ran out")
         if not self.serving():
-            why = self.error or f"it is {self.role.value} here, in epoch {self.epoch}"
+            why = (
+                self.error
+                or self.health.damage
+                or f"it is {self.role.value} here, in epoch {self.epoch}"
+            )
             raise NotServingError(
                 f"shard {self.shard} is not served by {self.node.instance}: {why}"
             )
@@ -216,12 +230,16 @@ class Replica:
 
     def handle(self, event: Event) -> None:
         """Feed the machine and carry its effects out, in their order."""
-        for effect in self.machine.handle(event, self.node.now_s()):
-            self._carry_out(effect)
+        try:
+            for effect in self.machine.handle(event, self.node.now_s()):
+                self._carry_out(effect)
+        except CorruptStorageError as e:  # what begins a term is read from the disk
+            self.health.found(e.message)
         self._notify()
 
     def tick(self) -> None:
         self.handle(Tick())
+        self.health.survey_if_due()
 
     def on_config(self, record: ShardRecord, revision: int) -> None:
         """A newer configuration was read (older ones are ignored)."""
@@ -292,6 +310,13 @@ class Replica:
         if topic and self.publisher is None and broker is not None:
             self.publisher = Publisher(self, broker, topic)
             self._publishing = self.spawn(self.publisher.run(), f"publish {self.shard}")
+        changes = self.options.changefeed
+        if self._changefeed is not None and not leads:
+            self._changefeed.cancel()
+            self._changefeed = None
+        if leads and changes and self._changefeed is None and broker is not None:
+            feed = Changefeed(self, broker, changes)
+            self._changefeed = self.spawn(feed.run(), f"changefeed {self.shard}")
 
     def _become(self, role: Role, primary: Member) -> None:
         _log.info(
@@ -332,6 +357,8 @@ class Replica:
             self._held_since_s = None
 
     def _admit(self, is_open: bool) -> None:
+        if is_open:
+            self._forget_lost_tail()
         if is_open and not self._leading:
             self._leading = True
             self.writer.lead(self.epoch)
@@ -343,6 +370,13 @@ class Replica:
         self.writer.committed = max(self.writer.committed, self.high_watermark)
         if is_open:
             self.node.committer.wake(self.writer)
+
+    def _forget_lost_tail(self) -> None:
+        """The possible loss is in the metadata, and this copy leads: what it holds is the log."""
+        engine, me = self.node.engine, self.member.replica_id
+        meta = next((m for m in engine.replicas() if m.replica_id == me), None)
+        if meta is not None and meta.tail_lost:
+            engine.set_meta(replace(meta, tail_lost=False))
 
     async def _cas(self, cas: Cas) -> None:
         """Carry one compare-and-swap to a known outcome (P3: a timeout is no outcome)."""
@@ -412,6 +446,7 @@ class Replica:
         """Take an append: queue it where we lead (or will), forward it where we follow."""
         if self.error is not None:
             raise StorageError(f"shard {self.shard} on {self.node.instance}: {self.error}")
+        self.health.check_appends()
         request = append.request
         forwarded = request is not None and request.forwarded
         if self.is_sealed():

@@ -1,0 +1,149 @@
+"""The change stream of a log for others: every committed record, to a topic that the log names.
+
+One message a record: key and value as they are, the record's headers, and `logstore-shard`,
+`logstore-offset` of its place. A key is always in one partition, and in its order: a successor of a
+split or merge begins once its parents' cursors reached their ends (S4). It is at least once: after
+a failure some records come again, with the same place, and a reader drops what it has seen.
+
+The cursor is a key in the metadata, moved behind what every in-sync broker holds; whoever leads the
+shard goes on from there.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from logstore.base.errors import LogstoreError
+from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
+from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, StoredBatch
+from logstore.feed.port import Broker, Change, ChangeWriter
+from logstore.meta.port import Compare, Put
+from logstore.meta.records import ChangefeedCursor, changefeed_key
+from logstore.replication.events import Role
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+IDLE_S = 0.5
+CURSOR_INTERVAL_S = 1.0
+"""A cursor is written this often at most: what is published again after a kill is no more."""
+PARENT_POLL_S = 0.2
+_log = structlog.get_logger(__name__)
+
+
+class Changefeed:
+    """Publishes one shard's records to the log's topic while this copy leads."""
+
+    def __init__(self, replica: "Replica", broker: Broker, topic: str) -> None:
+        self._replica, self._broker, self._topic = replica, broker, topic
+        self._key = changefeed_key(replica.shard)
+        self.offset = 0
+        """Everything below it is in the topic."""
+        self._stored, self._revision, self._stored_s = 0, 0, 0.0
+
+    async def run(self) -> None:
+        """Until cancelled, or until all of a sealed shard is published."""
+        config = self._replica.node.config
+        while True:
+            try:
+                await self._session()
+                return
+            except LogstoreError as e:
+                _log.info("changefeed broke", shard=self._replica.shard, error=e.message)
+            await asyncio.sleep(config.retry_interval_s)
+
+    async def _session(self) -> None:
+        replica = self._replica
+        await self._parents_published()
+        await self._load()
+        await self._broker.ensure_changefeed(self._topic)
+        async with self._broker.change_writer(self._topic) as writer:
+            while not self._ended():
+                if replica.role is Role.PRIMARY:
+                    await self._publish(writer)
+                await self._store(force=self._ended())
+                if not self._ended():
+                    await replica.wait_mark(IDLE_S)
+        await self._store(force=True)
+
+    def _ended(self) -> bool:
+        end = self._replica.record.sealed_end
+        return self._replica.is_sealed() and end is not None and self.offset >= end
+
+    async def _publish(self, writer: ChangeWriter) -> None:
+        replica = self._replica
+        while (mark := replica.high_watermark) > self.offset:
+            batches = replica.node.engine.read(
+                replica.member.replica_id, self.offset, mark, SNAPSHOT_CHUNK_BYTES
+            )
+            for batch in batches:
+                await writer.write(replica.shard, changes_of(batch, self.offset))
+                self.offset = batch.end
+            await self._store(force=False)
+
+    async def _parents_published(self) -> None:
+        """S4: a key's history in the parents comes before its own."""
+        store = self._replica.node.store
+        for parent in self._replica.record.predecessors:
+            while True:
+                record = self._replica.node.shard_record(parent)
+                if record is None or record.sealed_end is None:
+                    break  # trimmed away with its history
+                found = await store.get(changefeed_key(parent))
+                cursor = msgspec.json.decode(found.value, type=ChangefeedCursor) if found else None
+                if record.sealed_end == 0 or (cursor and cursor.offset >= record.sealed_end):
+                    break
+                await asyncio.sleep(PARENT_POLL_S)
+
+    async def _load(self) -> None:
+        replica = self._replica
+        found = await replica.node.store.get(self._key)
+        self._revision = found.revision if found is not None else 0
+        self._stored = (
+            msgspec.json.decode(found.value, type=ChangefeedCursor).offset if found else 0
+        )
+        engine, me = replica.node.engine, replica.member.replica_id
+        base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
+        if base > self._stored:
+            _log.warning("records were trimmed before they were published", shard=replica.shard,
+                         first=self._stored, stop=base)  # fmt: skip
+        self.offset = max(self._stored, base)
+
+    async def _store(self, *, force: bool) -> None:
+        """Move the cursor; another's move is read and overtaken, never turned back."""
+        now_s = self._replica.node.now_s()
+        due = now_s - self._stored_s >= CURSOR_INTERVAL_S
+        if self.offset <= self._stored or not (force or due):
+            return
+        store = self._replica.node.store
+        value = msgspec.json.encode(ChangefeedCursor(self.offset))
+        done = await store.txn([Compare(self._key, self._revision)], [Put(self._key, value)])
+        if done.succeeded:
+            self._stored, self._revision, self._stored_s = self.offset, done.revision, now_s
+            return
+        found = await store.get(self._key)
+        if found is not None:
+            self._revision = found.revision
+            self._stored = msgspec.json.decode(found.value, type=ChangefeedCursor).offset
+
+
+def changes_of(batch: StoredBatch, start: int) -> list[Change]:
+    """The records of a batch from offset `start` on."""
+    rows = batch.records()
+    keys, values = rows.column("key").to_pylist(), rows.column("value").to_pylist()
+    times = rows.column("timestamp").to_pylist() if batch.flags & FLAG_TIMES else [None] * len(keys)
+    headers = (
+        rows.column("headers").to_pylist() if batch.flags & FLAG_HEADERS else [None] * len(keys)
+    )
+    return [
+        Change(
+            offset=batch.base_offset + i,
+            key=keys[i],
+            value=values[i],
+            timestamp_us=batch.append_time_us if times[i] is None else times[i],
+            headers=tuple((h["name"], h["value"]) for h in headers[i] or ()),
+        )
+        for i in range(max(0, start - batch.base_offset), len(keys))
+    ]
