@@ -15,6 +15,7 @@ from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
+from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.views import make_view
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError
@@ -65,7 +66,9 @@ class PlanningLoop:
         learner: Learner,
         driver: MigrationDriver,
         nodes: GrpcNodes,
+        reshapes: ReshapeDriver | None = None,
     ) -> None:
+        """`reshapes`: who carries out splits; None: they are planned as advice only."""
         self.mode = config.autopilot
         self.move_options = parse_options(
             msgspec.json.encode(config.move),
@@ -74,7 +77,7 @@ class PlanningLoop:
         self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
         self._config, self._env, self._store = config, env, store
         self._learner, self._intake = learner, learner.intake
-        self._driver, self._nodes = driver, nodes
+        self._driver, self._nodes, self._reshapes = driver, nodes, reshapes
         self._catalog = Catalog(store, env)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
@@ -148,7 +151,7 @@ class PlanningLoop:
             now_s=now_s,
             mono_s=mono_s,
             config=self._config,
-            planner=planner_config(self._config, self.mode),
+            planner=self._planner_config(),
             shards=shards,
             instances=instances,
             alive={i.instance: self._intake.alive(i.instance, mono_s) for i in instances},
@@ -161,6 +164,13 @@ class PlanningLoop:
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
         return replace(view, instances=tuple(seen))
 
+    def _planner_config(self) -> PlannerConfig:
+        """Merges stay advice: nobody asked for fewer shards than a log was created with."""
+        made = planner_config(self._config, self.mode)
+        if self._reshapes is None:
+            return made
+        return replace(made, executable=(*made.executable, "split"))
+
     async def _measure(self, instances: set[str]) -> None:
         """Bytes of each shard, asked of the instances that lead them."""
         found = await asyncio.gather(
@@ -171,6 +181,8 @@ class PlanningLoop:
                 self._sizes.update(sizes)
 
     async def _begin(self, operator: Operator) -> str | None:
+        if operator.kind == "split":
+            return await self._split(operator)
         seen = operator.forecast
         note = ForecastNote(seen.mean, seen.lower, seen.upper, seen.horizon_s)
         proposal = Proposal(
@@ -189,6 +201,21 @@ class PlanningLoop:
             _log.warning("a planned move was not started", shard=operator.shard, why=e.message)
             return None
         _log.info("move started", id=record.id, shard=record.shard, reason=record.reason)
+        return record.id
+
+    async def _split(self, operator: Operator) -> str | None:
+        """Seal the shard and open its halves where it is; a later plan moves the part."""
+        if self._reshapes is None:
+            return None
+        try:
+            draft = await self._reshapes.draft(
+                [operator.shard], operator.key, operator.trigger.value, operator.reason
+            )
+            record = await self._reshapes.propose(draft)
+        except LogstoreError as e:
+            _log.warning("a planned split was not started", shard=operator.shard, why=e.message)
+            return None
+        _log.info("split started", id=record.id, shard=operator.shard, reason=operator.reason)
         return record.id
 
     def _note(self, note: PlanNote) -> PlanNote:
