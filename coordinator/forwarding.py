@@ -87,10 +87,9 @@ class CellRouter(grpc.aio.ServerInterceptor):
         )
 
     async def cell_of_request(self, request: Any) -> str:
-        """By its field `shard`, the first of `parents`, or the shard of the migration `id`; else it
-        is log-wide."""
-        parents = getattr(request, "parents", ())
-        shard: str = getattr(request, "shard", "") or (parents[0] if parents else "")
+        """By its field `shard`, or the shard of the migration `id`; else it is log-wide: splits and
+        merges too, whose shards may be in several cells."""
+        shard: str = getattr(request, "shard", "")
         migration: str = getattr(request, "id", "")
         if not shard and migration:
             found = await self._store.get(migration_key(migration))
