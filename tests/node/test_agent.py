@@ -7,7 +7,13 @@ from pathlib import Path
 import msgspec
 
 from logstore.base.env import Env, ManualClock
-from logstore.base.errors import UnavailableError
+from logstore.base.errors import (
+    FencedError,
+    InvalidArgumentError,
+    OverloadedError,
+    StorageError,
+    UnavailableError,
+)
 from logstore.base.types import Ack
 from logstore.node.agent import LATENESS_S, Agent, Send
 from logstore.node.appends import PendingAppend
@@ -121,3 +127,25 @@ async def test_every_coordinator_is_told_everything_also_one_that_was_away(tmp_p
     for _ in range(5):
         await tell()
     assert heard["x"] == heard["y"] == list(range(39))
+
+
+async def test_what_the_instance_fails_to_serve_is_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append("l/0", range(3))
+    told: list[ShardStatistics] = []
+
+    async def take(
+        request: coordinator_pb2.ReportRequest,
+    ) -> coordinator_pb2.ReportResponse:
+        told.extend(msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics]))
+        return coordinator_pb2.ReportResponse(slot_s=3600.0, newest_slot=9)
+
+    for error in (StorageError("disk"), OverloadedError("full"), RuntimeError("a bug")):
+        bench.agent.failed("l/0", True, error)
+    for error in (FencedError("elsewhere"), InvalidArgumentError("bad")):
+        bench.agent.failed("l/0", True, error)  # not to be blamed on the instance
+    for _ in range(5):
+        bench.clock.advance(1.0)
+        await bench.agent.report(take, 1, bench.agent.status(0, 1.0))
+    failed = {s.slot: (s.query_count, s.failed_count, s.error_rate) for s in told if s.failed_count}
+    assert failed == {2: (1, 3, 0.75)}
