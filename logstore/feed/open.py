@@ -13,7 +13,9 @@ def open_broker(servers: str | None) -> Broker | None:
         return None
     try:
         from logstore.feed.kafka import KafkaBroker
-    except ImportError:
+    except ModuleNotFoundError as e:
+        if e.name != "aiokafka":
+            raise
         raise ConfigError(
             f"kafka is {servers!r}, but the client is missing: install logstore[kafka]"
         ) from None
