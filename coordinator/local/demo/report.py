@@ -229,7 +229,11 @@ def checks(report: dict[str, Any]) -> dict[str, bool]:
     throttled = report["throttled"]["after_the_move"] or {}
     return found | {
         "moved_before_its_peak": bool(ahead),
-        "chains_equal": bool(moves) and all(m["hash_equal"] for m in moves),
+        # A switch copies nothing: both have held the same in sync all the time.
+        "chains_equal": bool(moves)
+        and all(
+            m["hash_equal"] or m["strategy"] == "switch" or m["state"] != "completed" for m in moves
+        ),
         "went_on_past_the_peak": any(m["crossing_s"] + 12 < hours for m in ahead),
         "less_throttled_after_the_move": bool(throttled)
         and throttled["with_autopilot"] < throttled["without_autopilot"],
