@@ -118,6 +118,7 @@ def _figures(result: Result) -> dict[str, int]:
         "unknown": result.unknown,
         "virtual_s": round(result.virtual_s),
         **{f"moves {state}": count for state, count in sorted(result.moves.items())},
+        **dict(sorted(result.reshapes.items())),
     }
 
 

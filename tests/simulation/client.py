@@ -108,9 +108,9 @@ class SimClient:
             await self._append_many(log)
         elif dice < 0.79:
             await self._append_if(log)
-        elif dice < 0.93:
+        elif dice < 0.91:
             await self._read(log, key)
-        elif dice < 0.985:
+        elif dice < 0.99:
             await self._read_latest(log)
         else:
             await self._read(log, None)

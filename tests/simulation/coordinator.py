@@ -7,6 +7,7 @@ from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import MoveOptions
+from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.repair import RepairLoop
 from logstore.base.errors import LogstoreError
 from logstore.base.types import START, ShardStatus
@@ -65,6 +66,7 @@ class SimCoordinator:
         self.process = Process(self.name, alive=False)
         self.driver: MigrationDriver | None = None
         """While it leads, as far as it knows."""
+        self.reshapes: ReshapeDriver | None = None
         self._heard_s: dict[str, float] = {}
 
     def start(self) -> None:
@@ -76,7 +78,7 @@ class SimCoordinator:
     def kill(self) -> None:
         if self.process.alive:
             die(self.process)
-            self.driver = None
+            self.driver = self.reshapes = None
             self._cluster.network.died(self.process)
 
     async def _run(self) -> None:
@@ -86,16 +88,19 @@ class SimCoordinator:
             leadership = await election.campaign()
             fenced = FencedStore(store, leadership.fence)
             driver = MigrationDriver(fenced, GrpcNodes(fenced), env)
+            reshapes = ReshapeDriver(fenced, GrpcNodes(fenced), env)
             repair = RepairLoop(fenced, Catalog(fenced, env), self._silent_s, LOST_AFTER_S)
             try:
                 await driver.start()
+                await reshapes.start()
                 repair.start()
-                self.driver = driver
+                self.driver, self.reshapes = driver, reshapes
                 await leadership.lost.wait()
             except LogstoreError as e:
                 self.world.tell(f"{self.name} cannot lead: {e.message}")
-            self.driver = None
+            self.driver = self.reshapes = None
             await driver.close()
+            await reshapes.close()
             await repair.close()
 
     def _silent_s(self, instances: Sequence[str]) -> Mapping[str, float]:
@@ -119,6 +124,22 @@ class SimCoordinator:
             self.world.tell(f"{record.id} is proposed: {proposal.shard} to {proposal.target}")
         except LogstoreError as e:
             self.world.tell(f"a move to {proposal.target} is refused: {e.message}")
+
+    def reshape(self, parents: Sequence[str], at: bytes | None) -> None:
+        """Ask the present leader for a split at a routing key, or for a merge."""
+        if self.reshapes is not None and self.process.alive:
+            work = self._reshape(self.reshapes, parents, at)
+            self.world.loop.spawn_in(self.process, work, "propose reshape")
+
+    async def _reshape(
+        self, driver: ReshapeDriver, parents: Sequence[str], at: bytes | None
+    ) -> None:
+        what = f"a {'merge' if at is None else 'split'} of {' '.join(parents)}"
+        try:
+            record = await driver.propose(await driver.draft(parents, at))
+            self.world.tell(f"{record.id} is proposed: {what} at {at!r}")
+        except LogstoreError as e:
+            self.world.tell(f"{what} is refused: {e.message}")
 
     def order(self, migration: str, action: str) -> None:
         if self.driver is not None and self.process.alive:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coordinator.migration.records import MigrationRecord, State
+from coordinator.migration.reshape import ReshapeRecord, ReshapeState
+from logstore.base.types import ShardStatus
 from logstore.replication.events import Role
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.metadata import STORE, Cluster
@@ -18,7 +20,8 @@ from tests.simulation.world import World
 ROLES = (Role.PRIMARY, Role.FOLLOWER, Role.LEARNER)
 NODE_FAULTS = (
     "kill", "power loss", "torn write", "pause", "slow disk", "disk full", "clock jump",
-    "clock drift", "isolate", "partition", "one way out", "one way in", "store unreachable",
+    "clock drift", "isolate", "cut off", "partition", "one way out", "one way in",
+    "store unreachable",
     "store reply lost", "store request late", "watch broken", "watch compacted", "packet loss",
     "delay", "repeat",
 )  # fmt: skip
@@ -28,9 +31,12 @@ COORDINATOR_FAULTS = (
 )  # fmt: skip
 MOVE_FAULTS = ("source killed", "target killed")
 STATES = tuple(s for s in State if s not in (State.COMPLETED, State.ROLLED_BACK, State.ABORTED))
+RESHAPE_FAULTS = ("coordinator killed", "parent's primary killed")
+RESHAPE_STATES = (ReshapeState.PLANNED, ReshapeState.SEALING)
 POSSIBLE = frozenset(
     {(fault, role.value) for fault in NODE_FAULTS for role in ROLES}
     | {(fault, state.value) for fault in COORDINATOR_FAULTS + MOVE_FAULTS for state in STATES}
+    | {(fault, f"reshape {state.value}") for fault in RESHAPE_FAULTS for state in RESHAPE_STATES}
 )
 
 FAULT_GAP_S = 0.25
@@ -38,7 +44,10 @@ FAULTS_MIN = 5
 OPEN_MAX = 3
 """Faults that last at one time; with more of them nothing gets done."""
 MOVE_GAP_S = 0.8
+RESHAPE_GAP_S = 1.0
+OPEN_SHARDS_MAX = 3
 STATE_FAULT_CHANCE = 0.14
+RESHAPE_FAULT_CHANCE = 0.25
 FAULT_S = (0.1, 2.5)
 
 
@@ -52,6 +61,8 @@ class Faults:
     coordinators: list[SimCoordinator]
     observer: Observer
     on: bool = False
+    split_keys: tuple[bytes, ...] = ()
+    """Where shards may be split; none: this run has no splits and merges."""
     _undo: dict[int, tuple[str, Callable[[], None]]] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -60,6 +71,9 @@ class Faults:
         self.observer.on_migration = self._migration_moved
         self._again(self._inject, FAULT_GAP_S)
         self._again(self._move, MOVE_GAP_S)
+        if self.split_keys:
+            self.observer.on_reshape = self._reshape_moved
+            self._again(self._reshape, RESHAPE_GAP_S)
 
     def heal(self) -> None:
         """Undo everything; what is down starts again."""
@@ -101,8 +115,7 @@ class Faults:
         if len(self._undo) >= OPEN_MAX:
             return
         role = rng.choices(ROLES, (5, 4, 4))[0]
-        shards = list(self.observer.shards)
-        shard = rng.choice(shards)
+        shard = rng.choice(list(self.observer.shards))
         found = [n for n in self.nodes if n.role(shard) is role]
         if found:
             self._on_node(rng.choice(NODE_FAULTS), rng.choice(found), role)
@@ -156,6 +169,47 @@ class Faults:
         elif self.coordinator.process.alive:
             self._note(fault, record.state.value, self.coordinator.name)
             self._on_coordinator(fault)
+
+    def _reshape(self) -> None:
+        """Split a shard, or merge two neighbours, one reshape at a time."""
+        if any(r.active for r in self.observer.reshapes.values()):
+            return
+        rng = self.world.rng
+        records = [known.record for known in self.observer.shards.values()]
+        found = sorted(
+            (r for r in records if r.status is ShardStatus.OPEN), key=lambda r: r.range.start
+        )
+        if len(found) >= OPEN_SHARDS_MAX or (len(found) > 1 and rng.random() < 0.4):
+            first = rng.randrange(len(found) - 1)
+            self.coordinator.reshape([r.shard for r in found[first : first + 2]], None)
+        elif found:
+            parent, at = rng.choice(found), rng.choice(self.split_keys)
+            low, high = parent.range.start, parent.range.end
+            if low < at and (high is None or at < high):
+                self.coordinator.reshape([parent.shard], at)
+
+    def _reshape_moved(self, record: ReshapeRecord) -> None:
+        """A reshape entered a state: now and then somebody dies just then, or soon after."""
+        rng = self.world.rng
+        if self.on and record.active and rng.random() < RESHAPE_FAULT_CHANCE:
+            self.world.after(rng.choice((0.0, rng.uniform(0.0, 0.02))), self._on_reshape, record.id)
+
+    def _on_reshape(self, reshape: str) -> None:
+        record = self.observer.reshapes[reshape]
+        if not self.on or not record.active:
+            return
+        where = f"reshape {record.state.value}"
+        if self.world.rng.random() < 0.5:
+            coordinator = self.coordinator
+            if coordinator.process.alive:
+                self._note("coordinator killed", where, coordinator.name)
+                self._on_coordinator("coordinator killed")
+            return
+        parent = self.observer.shards[self.world.rng.choice(record.parents)].record
+        node = self._node(parent.primary.instance)
+        if node.process.alive:
+            self._note("parent's primary killed", where, node.name)
+            self._down(node, node.kill)
 
     def _note(self, fault: str, where: str, who: str) -> None:
         self.world.faults += 1
@@ -262,6 +316,9 @@ class Faults:
         match fault:
             case "isolate":
                 pairs = [(name, o) for o in everyone] + [(o, name) for o in everyone]
+            case "cut off":  # only clients reach it
+                apart = [*others, STORE, *(c.name for c in self.coordinators)]
+                pairs = [(name, o) for o in apart] + [(o, name) for o in apart]
             case "partition":
                 other = self.world.rng.choice(others)
                 pairs = [(name, other), (other, name)]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.migration.records import MigrationRecord, decode_migration
+from coordinator.migration.reshape import RESHAPES, ReshapeRecord, decode_reshape
 from logstore.base.types import START, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
@@ -35,6 +36,8 @@ class Observer:
         self.nodes = {node.name: node for node in nodes}
         self.shards: dict[str, _Shard] = {}
         self.migrations: dict[str, MigrationRecord] = {}
+        self.reshapes: dict[str, ReshapeRecord] = {}
+        self.on_reshape: Callable[[ReshapeRecord], None] = lambda record: None
         self.on_migration: Callable[[MigrationRecord], None] = lambda record: None
         cluster.on_change = self._changed
         network_module.on_answer = self._answered
@@ -47,6 +50,8 @@ class Observer:
                 continue
             if event.key.startswith(SHARDS):
                 self._reconfigured(decode_shard(event.value))
+            elif event.key.startswith(RESHAPES):
+                self._reshaped(decode_reshape(event.value))
             elif event.key.startswith(MIGRATIONS):
                 record = decode_migration(event.value)
                 before = self.migrations.get(record.id)
@@ -54,6 +59,14 @@ class Observer:
                 if before is None or before.state is not record.state:
                     self.world.tell(f"{record.id} is {record.state.value}: {record.cause or ''}")
                     self.on_migration(record)
+
+    def _reshaped(self, record: ReshapeRecord) -> None:
+        before = self.reshapes.get(record.id)
+        self.reshapes[record.id] = record
+        if before is None or before.state is not record.state:
+            ends = f"{record.successors} {record.sealed_ends} {record.cause or ''}"
+            self.world.tell(f"{record.id} ({record.kind}) is {record.state.value}: {ends}")
+            self.on_reshape(record)
 
     def _reconfigured(self, record: ShardRecord) -> None:
         known = self.shards.get(record.shard)

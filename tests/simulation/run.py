@@ -50,6 +50,8 @@ SETUP_S = 30.0
 SAFETY_S = 300.0
 LIVENESS_S = 90.0
 LOOK_S = 0.05
+SPLITS_CHANCE = 0.4
+"""Runs whose shards are split and merged."""
 COLLECT_EVERY = 8
 """Seeds between two runs of the collector, which costs as much as a tenth of a seed."""
 _seeds = itertools.count(1)
@@ -68,6 +70,7 @@ class Result:
     acked: int
     unknown: int
     moves: dict[str, int]
+    reshapes: dict[str, int]
     virtual_s: float
     steps: int
     story: list[str]
@@ -77,12 +80,20 @@ class Result:
         return not self.violations
 
 
+def split_keys(partitioner: Partitioner) -> tuple[bytes, ...]:
+    """Routing keys at which shards are split: between the clients' keys, and at one of them."""
+    if partitioner is Partitioner.RANGE:
+        return (b"a-1", b"a-1-2", b"m", b"shared-1", b"z-0-1", b"z-2")
+    return tuple(bytes((first,)) + bytes(7) for first in (0x20, 0x50, 0x80, 0xB0, 0xE0))
+
+
 class Simulation:
     """A cluster drawn from the seed."""
 
     def __init__(self, seed: int, operations: int) -> None:
         world = self.world = World(seed)
         rng = world.rng
+        splits = rng.random() < SPLITS_CHANCE
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
         shards = rng.choice((1, 1, 2))
@@ -101,6 +112,8 @@ class Simulation:
             SimCoordinator(world, self.cluster, self.nodes, i) for i in range(COORDINATORS)
         ]
         self.faults = Faults(world, self.cluster, self.nodes, self.coordinators, self.observer)
+        if splits:
+            self.faults.split_keys = split_keys(self.options.partitioner)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
         create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
@@ -193,6 +206,7 @@ class Simulation:
         """What has not ended yet, in words."""
         found = [f"{c.name} waits for its calls" for c in self.clients if not c.done]
         found += [f"{m.id} is {m.state}" for m in self.observer.migrations.values() if m.active]
+        found += [f"{r.id} is {r.state}" for r in self.observer.reshapes.values() if r.active]
         for known in self.observer.shards.values():
             record = known.record
             if len(record.in_sync) != self.options.replicas or record.learners:
@@ -297,6 +311,9 @@ def _simulate(seed: int, operations: int) -> Result:
         acked=sum(c.outcome is Outcome.ACKED for c in appends),
         unknown=sum(c.outcome is Outcome.UNKNOWN for c in appends),
         moves=Counter(m.state.value for m in simulation.observer.migrations.values()),
+        reshapes=Counter(
+            f"{r.kind} {r.state.value}" for r in simulation.observer.reshapes.values()
+        ),
         virtual_s=virtual_s,
         steps=steps,
         story=story,
