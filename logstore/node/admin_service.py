@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from logstore.base.errors import FencedError, InvalidArgumentError, OutOfRangeError
+from logstore.base.errors import (
+    CorruptStorageError,
+    FencedError,
+    InvalidArgumentError,
+    OutOfRangeError,
+)
 from logstore.base.types import Position
 from logstore.node.replica import Replica
 from logstore.proto.status import served
@@ -51,8 +56,16 @@ class NodeAdmin(NodeAdminServicer):
             serving=replica.serving(),
             high_watermark=replica.high_watermark,
             blackout_ms=replica.blackout_ms,
-            error=replica.error or "",
+            error=replica.error or replica.health.damage,
+            damage=replica.health.damage,
+            scrub_result=replica.health.scrub_result,
+            scrub_age_s=-1.0,
         )
+        if replica.health.scrubbed_s is not None:
+            status.scrub_age_s = self._node.now_s() - replica.health.scrubbed_s
+        vote = replica.health.vote()
+        status.vouches, status.readable = vote.vouches, vote.readable
+        status.last_epoch = vote.last_epoch
         if replica.exists:
             end = engine.end(me)
             status.end, status.chain = end.end, end.chain
@@ -89,13 +102,17 @@ class NodeAdmin(NodeAdminServicer):
                     f"stop_offset is {stop}, the copy holds {base.end}..{engine.end(me).end}"
                 )
             at: Position | None
-            if request.recompute:
-                loop = asyncio.get_running_loop()
-                at = await loop.run_in_executor(
-                    self._node.readers, engine.verify_chain, me, base, stop
-                )
-            else:
-                at = engine.position_at(me, stop)
+            try:
+                if request.recompute:
+                    loop = asyncio.get_running_loop()
+                    at = await loop.run_in_executor(
+                        self._node.readers, engine.verify_chain, me, base, stop
+                    )
+                else:
+                    at = engine.position_at(me, stop)
+            except CorruptStorageError as e:
+                replica.health.found(e.message)
+                raise
             if at is None:
                 raise InvalidArgumentError(f"stop_offset is {stop}, no batch ends there")
             return node_pb2.VerifyChainResponse(

@@ -6,10 +6,11 @@ would only add a hop. Synced groups and large ones go to the writer thread.
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import CorruptStorageError, LogstoreError
 from logstore.base.limits import GROUP_BYTES_MAX
 from logstore.base.types import Durability
 from logstore.engine.port import Engine, ReplicaWrite
@@ -37,11 +38,17 @@ class Source(Protocol):
         ...
 
 
+def _unheard(source: Source | None, error: CorruptStorageError) -> None:
+    raise error
+
+
 class GroupCommit:
     """The one writer of an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.on_damage: Callable[[Source | None, CorruptStorageError], None] = _unheard
+        """Told of damage that a source met, or (None) that stopped the writes of the engine."""
         self._dirty: dict[Source, None] = {}
         self._wake = asyncio.Event()
         self._woken = 0
@@ -79,7 +86,11 @@ class GroupCommit:
         size = 0
         durability = Durability.OS
         for source in list(self._dirty):
-            write = source.cut(GROUP_BYTES_MAX - size)
+            try:
+                write = source.cut(GROUP_BYTES_MAX - size)
+            except CorruptStorageError as e:  # met while looking up what an append cites
+                self.on_damage(source, e)
+                write = None
             if write is None:
                 del self._dirty[source]
                 continue
@@ -99,8 +110,13 @@ class GroupCommit:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._thread, self._engine.write, writes, durability)
         except LogstoreError as e:
+            if isinstance(e, CorruptStorageError):
+                self.on_damage(None, e)
             for source in sources:
-                source.failed(e)
+                try:
+                    source.failed(e)
+                except CorruptStorageError as found:
+                    self.on_damage(source, found)
         else:
             for source in sources:
                 source.written()

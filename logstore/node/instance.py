@@ -41,11 +41,12 @@ from logstore.meta.records import (
 from logstore.node.admission import Admission
 from logstore.node.agent import Agent
 from logstore.node.catalog import Catalog
-from logstore.node.commit import GroupCommit
+from logstore.node.commit import GroupCommit, Source
 from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
 from logstore.node.copying import CopyPace
 from logstore.node.replica import Replica
+from logstore.node.scrub import Scrubber
 from logstore.proto.channel import open_channel
 from logstore.replication.events import Role
 from sharder.keys import routing_key
@@ -74,6 +75,10 @@ class Instance:
         self.catalog = Catalog()
         self.replicas: dict[str, Replica] = {}
         self.committer = GroupCommit(engine)
+        self.committer.on_damage = self._on_damage
+        self.scrubber = Scrubber(self)
+        self.writes_stopped: str | None = None
+        """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
         self._tls = tls
         self._channels: dict[str, Channel] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,6 +141,7 @@ class Instance:
         """Begin to work; the metadata may come later."""
         works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
                  self._probe_loop())  # fmt: skip
+        works = (*works, self.scrubber.run())
         for work in works:
             self._tasks.append(asyncio.create_task(work))
 
@@ -175,8 +181,10 @@ class Instance:
                 if not self.catalog.filled:
                     await self._fill()
                 async for events in store.watch("/", self.catalog.revision):
-                    for event in events:
-                        await self._take(event)
+                    # All of a revision at once: routes never show a half-done split (I1).
+                    taken = [(event, self.catalog.take(event)) for event in events]
+                    for event, record in taken:
+                        await self._act_on(event, record)
                     self.catalog.revision = events[-1].revision
             except ConflictError:
                 self.catalog.filled = False
@@ -196,8 +204,7 @@ class Instance:
             await self._follow_shard(record, revision)
         await self._drop_orphans()
 
-    async def _take(self, event: WatchEvent) -> None:
-        record = self.catalog.take(event)
+    async def _act_on(self, event: WatchEvent, record: ShardRecord | None) -> None:
         if record is not None:
             await self._follow_shard(record, event.revision)
         elif event.key.startswith(LOGS) and event.value is not None:
@@ -240,11 +247,25 @@ class Instance:
         mine = replace(member, incarnation=self.node.incarnation)
         replica = Replica(self.node, mine, record, log.options)
         if not exists and member in record.in_sync:
-            replica.fail(
+            missing = (
                 f"copy {member.replica_id} of shard {record.shard} is missing on the disk of "
                 f"{self.node.instance}, though it is in sync by the metadata"
             )
+            replica.fail(missing)
+            replica.health.found(missing)
         return replica
+
+    def _on_damage(self, source: Source | None, error: CorruptStorageError) -> None:
+        if source is None:
+            self.writes_stopped = error.message
+            return
+        for replica in self.replicas.values():
+            if source in (replica.writer, replica.receiver):
+                replica.health.found(error.message)
+
+    def leaving(self) -> bool:
+        """A damaged copy is still to be deleted here."""
+        return any(r.health.damage and not r.health.alone() for r in self.replicas.values())
 
     def _begins_here(self, member: Member, record: ShardRecord) -> bool:
         """May this copy begin empty? A new log's primary does, and each first member of a successor
@@ -320,9 +341,6 @@ class Instance:
                 done = await loop.run_in_executor(
                     self._index_thread, self.node.engine.index_step, INDEX_RECORDS
                 )
-            except CorruptStorageError as e:
-                _log.error("index stopped", error=e.message)
-                return
             except LogstoreError as e:
                 _log.warning("index step failed", error=e.message)
                 done = 0

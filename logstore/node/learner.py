@@ -12,6 +12,7 @@ import structlog
 
 from logstore.base.errors import (
     CorruptBatchError,
+    CorruptStorageError,
     DivergedError,
     LogstoreError,
     OutOfRangeError,
@@ -65,6 +66,10 @@ class Learner:
                 await self._pull()
             except (DivergedError, CorruptBatchError) as e:
                 _log.error("learner failed", shard=self._replica.shard, error=e.message)
+                self.phase = f"failed: {e.message}"
+                return
+            except CorruptStorageError as e:  # a peer never says this of itself
+                self._replica.health.found(e.message)
                 self.phase = f"failed: {e.message}"
                 return
             except OutOfRangeError:

@@ -1,7 +1,8 @@
 """LogService and RouteService of an instance: what clients talk to."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -65,8 +66,9 @@ class LogService(LogServiceServicer):
             replica, append = self._unary(request)
             self._node.admission.admit(append.count, append.size, append.received_s)
             await replica.await_epoch(request.epoch)
-            replica.submit(append)
-            ack = await append.done
+            with self._failures(replica.shard):
+                replica.submit(append)
+                ack = await append.done
             return log_pb2.AppendResponse(
                 shard=ack.shard,
                 base_offset=ack.offset,
@@ -104,15 +106,31 @@ class LogService(LogServiceServicer):
         self, request: log_pb2.ReadRequest, context: "Context"
     ) -> AsyncIterator[log_pb2.ReadResponse]:
         async with served(context):
-            async for answer in self._read(request, tail=False):
-                yield answer
+            with self._failures(request.shard):
+                async for answer in self._read(request, tail=False):
+                    yield answer
 
     async def Tail(
         self, request: log_pb2.TailRequest, context: "Context"
     ) -> AsyncIterator[log_pb2.ReadResponse]:
         async with served(context):
-            async for answer in self._read(request.read, tail=True):
-                yield answer
+            with self._failures(request.read.shard):
+                async for answer in self._read(request.read, tail=True):
+                    yield answer
+
+    @contextlib.contextmanager
+    def _failures(self, shard: str) -> Iterator[None]:
+        """Count what fails for reasons of ours."""
+        try:
+            yield
+        except Exception as e:
+            self.count_failure(shard, e)
+            raise
+
+    def count_failure(self, shard: str, error: BaseException) -> None:
+        replica = self._instance.replicas.get(shard)
+        if replica is not None and isinstance(error, Exception):
+            self._node.agent.failed(shard, replica.options.event_time, error)
 
     async def _read(
         self, request: log_pb2.ReadRequest, tail: bool
@@ -127,15 +145,16 @@ class LogService(LogServiceServicer):
         )
         query = reads.Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
-        count_read = self._node.agent.read
+        count_read, group = self._node.agent.read, request.caller.client_group
         size = 0
-        async for answer in reads.read(replica, query, tail):
-            size += len(answer.payload)
-            if tail:
-                count_read(replica.shard, by_event, op, len(answer.payload), 0.0, None)
-            yield answer
+        with replica.health.watching():
+            async for answer in reads.read(replica, query, tail):
+                size += len(answer.payload)
+                if tail:
+                    count_read(replica.shard, by_event, op, len(answer.payload), 0.0, None, group)
+                yield answer
         took_s = self._node.now_s() - started_s
-        count_read(replica.shard, by_event, op, size, took_s, query.key)
+        count_read(replica.shard, by_event, op, size, took_s, query.key, group)
 
 
 def _op_of(query: reads.Query, tail: bool) -> OpType:
@@ -172,6 +191,7 @@ class _AppendStream:
         try:
             replica, append = await self._service.submit(message)
         except LogstoreError as e:
+            self._service.count_failure(message.shard, e)
             self.results.put_nowait(
                 log_pb2.AppendResult(id=message.id, shard=message.shard, error=detail_of(e))
             )
@@ -184,6 +204,8 @@ class _AppendStream:
             self._unanswered -= 1
             self._room.set()
             if not future.cancelled():
+                if (error := future.exception()) is not None:
+                    self._service.count_failure(message.shard, error)
                 self.results.put_nowait(_result_of(message, append, replica))
             self._end_when_answered()
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pydantic
+import structlog
 import uvloop
 
 from logstore.base.env import Env
@@ -15,6 +16,7 @@ from logstore.base.logs import configure_logs
 from logstore.node.config import NodeConfig
 from logstore.node.server import NodeServer
 
+STATUS_RESTART = 3
 LISTS = ("metadata", "coordinators")
 
 
@@ -28,19 +30,28 @@ def _config(arguments: list[str]) -> NodeConfig:
     return NodeConfig(**given)
 
 
-async def _serve(config: NodeConfig) -> None:
+async def _serve(config: NodeConfig) -> int:
     server = NodeServer(config, Env())
     address = await server.start()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     print(f"ready {address}", flush=True)
-    await stopped.wait()
+    restart = asyncio.create_task(server.wants_restart())
+    stop = asyncio.create_task(stopped.wait())
+    await asyncio.wait((restart, stop), return_when=asyncio.FIRST_COMPLETED)
+    wanted = restart.done()
+    if wanted:
+        structlog.get_logger(__name__).error("stopping to be started again", why=restart.result())
+    restart.cancel()
+    stop.cancel()
     await server.stop()
+    return STATUS_RESTART if wanted else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start."""
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start,
+    STATUS_RESTART when the process must be started again to rebuild its directory."""
     try:
         config = _config(sys.argv[1:] if arguments is None else arguments)
     except pydantic.ValidationError as e:
@@ -51,11 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     Path(config.data).mkdir(parents=True, exist_ok=True)
     configure_logs(config.instance)
     try:
-        uvloop.run(_serve(config))
+        return uvloop.run(_serve(config))
     except LogstoreError as e:
         print(f"error: {e.message}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

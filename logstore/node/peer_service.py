@@ -71,21 +71,25 @@ class PeerService(PeerServiceServicer):
         async with replica.apply_lock:
             replica.heartbeat_s = self._node.now_s()
             replica.handle(PrimaryHeard())
-            receiver = replica.receiver
-            if request.probe:
-                own = receiver.probe(Position(request.end, request.chain), replica.high_watermark)
-                replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
-                return self._ack(replica, own, request)
-            batches = [stored_batch(b) for b in request.batches]
-            matched = receiver.matched
-            if batches:
-                matched = await receiver.apply(
-                    batches, replica.high_watermark, request.high_watermark
-                )
-                replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
-            replica.machine.adopt(min(request.high_watermark, matched.end))
-            replica.handle(Written(self._node.engine.end(replica.member.replica_id)))
-            return self._ack(replica, matched, request)
+            with replica.health.watching(for_peer=True):
+                return await self._apply(replica, request)
+
+    async def _apply(
+        self, replica: Replica, request: node_pb2.ReplicateRequest
+    ) -> node_pb2.ReplicateAck:
+        receiver = replica.receiver
+        if request.probe:
+            own = receiver.probe(Position(request.end, request.chain), replica.high_watermark)
+            replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
+            return self._ack(replica, own, request)
+        batches = [stored_batch(b) for b in request.batches]
+        matched = receiver.matched
+        if batches:
+            matched = await receiver.apply(batches, replica.high_watermark, request.high_watermark)
+            replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
+        replica.machine.adopt(min(request.high_watermark, matched.end))
+        replica.handle(Written(self._node.engine.end(replica.member.replica_id)))
+        return self._ack(replica, matched, request)
 
     async def _fence(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
         if request.replica_id != replica.member.replica_id:
@@ -99,8 +103,8 @@ class PeerService(PeerServiceServicer):
             )
         if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
             raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
-        if replica.machine.suspect:
-            raise NotServingError(f"this copy of {request.shard} may have lost records (P6)")
+        if replica.machine.unsure:
+            raise NotServingError(f"this copy of {request.shard} may not be whole (P6)")
         if not replica.exists:
             raise NotServingError(f"the copy of {request.shard} is not created yet")
 
@@ -138,7 +142,7 @@ class PeerService(PeerServiceServicer):
             replica = await self._source(request.shard, request.epoch)
             snapshot = self._node.engine.snapshot(replica.member.replica_id, replica.high_watermark)
             try:
-                with self._node.pace.copying():
+                with self._node.pace.copying(), replica.health.watching(for_peer=True):
                     async for chunk in self._chunks(replica, snapshot, request):
                         yield chunk
             finally:
@@ -189,13 +193,14 @@ class PeerService(PeerServiceServicer):
             while True:
                 replica.check_serving()
                 mark = replica.high_watermark
-                batches = (
-                    self._node.engine.read(
-                        replica.member.replica_id, at, mark, SNAPSHOT_CHUNK_BYTES
+                with replica.health.watching(for_peer=True):
+                    batches = (
+                        self._node.engine.read(
+                            replica.member.replica_id, at, mark, SNAPSHOT_CHUNK_BYTES
+                        )
+                        if at < mark
+                        else []
                     )
-                    if at < mark
-                    else []
-                )
                 for batch in batches:
                     yield node_pb2.FeedBatch(
                         epoch=replica.epoch, high_watermark=mark, batch=batch_message(batch)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import structlog
 
-from logstore.base.errors import DivergedError, FencedError, LogstoreError, UnavailableError
+from logstore.base.errors import (
+    CorruptStorageError,
+    DivergedError,
+    FencedError,
+    LogstoreError,
+    UnavailableError,
+)
 from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
@@ -62,6 +68,8 @@ class Pusher:
                 return
             except FencedError:
                 await self._reread()
+            except CorruptStorageError as e:  # a peer never says this of itself
+                self._replica.health.found(e.message)
             except LogstoreError as e:
                 _log.info("push broke", shard=self._replica.shard, peer=self._member.instance,
                           error=e.message)  # fmt: skip

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
+from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
 from logstore.engine.rocks import RocksEngine
@@ -21,6 +22,7 @@ from logstore.node.boot import incarnation
 from logstore.node.config import NodeConfig
 from logstore.node.instance import Instance
 from logstore.node.log_service import LogService, RouteService
+from logstore.node.metrics import NodeCollector
 from logstore.node.peer_service import PeerService
 from logstore.proto.channel import listen, make_server, open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2
@@ -41,6 +43,7 @@ _log = structlog.get_logger(__name__)
 
 REPORT_TIMEOUT_S = 5.0
 STOP_GRACE_S = 1.0
+RESTART_LOOK_S = 1.0
 
 
 class NodeServer:
@@ -78,7 +81,16 @@ class NodeServer:
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._coordinators: list[Channel] = []
+        self._endpoint = Endpoint(
+            [NodeCollector(self.instance, config.metrics_shards_max)], self._not_ready
+        )
         self.address = ""
+        self.metrics_address = ""
+
+    def _not_ready(self) -> str | None:
+        if not self.instance.catalog.filled:
+            return "the metadata has not been read yet"
+        return None
 
     async def start(self) -> str:
         """Listen and begin to serve; returns the address. AddressInUseError, ConfigError."""
@@ -99,6 +111,8 @@ class NodeServer:
         reflection.enable_server_reflection(
             [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
+        if self._config.metrics_listen:
+            self.metrics_address = self._endpoint.start(self._config.metrics_listen)
         instance.start()
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -109,6 +123,7 @@ class NodeServer:
     async def stop(self) -> None:
         """Stop gracefully: calls in progress get a moment, then the engine is closed."""
         await self._health.enter_graceful_shutdown()
+        await self._endpoint.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -154,6 +169,21 @@ class NodeServer:
             for task in reports.values():
                 task.cancel()
             await asyncio.gather(*reports.values(), return_exceptions=True)
+
+    async def wants_restart(self) -> str:
+        """Wait until only a restart helps, and say why: the directory must be rebuilt.
+
+        That is so when damage stopped every write, or is contained and no damaged copy is still to
+        leave: without compactions the directory only grows.
+        """
+        while True:
+            await asyncio.sleep(RESTART_LOOK_S)
+            if self.instance.writes_stopped is not None:
+                return f"writes are stopped: {self.instance.writes_stopped}"
+            engine = self._engine
+            contained = isinstance(engine, RocksEngine) and engine.needs_rebuild
+            if contained and not self.instance.leaving():
+                return "files are damaged, the directory is rebuilt at the next start"
 
     async def _ping(self) -> None:
         """Round-trip times to the peers, for the planner (R5.7)."""

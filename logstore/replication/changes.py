@@ -75,13 +75,9 @@ def taken_over(record: ShardRecord, me: Member) -> ShardRecord:
 
 def sealing(record: ShardRecord, end: Position) -> ShardRecord:
     """S1: the drained primary says where the shard ends; nothing is acked above it."""
-    return replace(
-        record, status=ShardStatus.SEALING, sealed_end=end.end, sealed_chain=end.chain
-    )
+    return replace(record, status=ShardStatus.SEALING, sealed_end=end.end, sealed_chain=end.chain)
 
 
 def reopened(record: ShardRecord) -> ShardRecord:
     """S1: giving up a seal whose successors never came is a compare-and-swap as well."""
-    return replace(
-        record, status=ShardStatus.OPEN, seal=None, sealed_end=None, sealed_chain=None
-    )
+    return replace(record, status=ShardStatus.OPEN, seal=None, sealed_end=None, sealed_chain=None)

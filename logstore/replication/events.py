@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from logstore.base.types import Position
 from logstore.meta.records import Member, ShardRecord
+from logstore.replication.recovery import Vote
 
 NEVER = float("-inf")
 """A time before every other."""
@@ -94,6 +95,19 @@ class PrimaryHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class Damaged:
+    """A checksum or the chain of this copy does not hold: it must not ack, lead or be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What the other in-sync members said of their copies, and we of ours (P6)."""
+
+    mine: Vote
+    votes: tuple[Vote, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
@@ -107,6 +121,8 @@ Event = (
     | PeerLost
     | PeerDiverged
     | PrimaryHeard
+    | Damaged
+    | Surveyed
     | Tick
 )
 

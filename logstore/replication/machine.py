@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from logstore.base.types import START, Position, ShardStatus
 from logstore.meta.records import Member, ShardRecord
-from logstore.replication import changes
+from logstore.replication import changes, recovery
 from logstore.replication.events import (
     Admission,
     Assigned,
@@ -22,6 +22,7 @@ from logstore.replication.events import (
     Cas,
     Commit,
     ConfigRead,
+    Damaged,
     Effect,
     Event,
     PeerAcked,
@@ -32,6 +33,7 @@ from logstore.replication.events import (
     Push,
     Role,
     StopPush,
+    Surveyed,
     Tick,
     Written,
 )
@@ -76,6 +78,10 @@ class ReplicationMachine:
     timing: Timing = field(default_factory=Timing)
     loses_on_power: bool = True
     """With `os` durability a copy of another incarnation may have lost what it acked (P6)."""
+    damaged: bool = False
+    """A checksum or the chain of this copy does not hold: it leaves the set and is built anew."""
+    tail_lost: bool = False
+    """The disk's WAL was damaged: the end of this copy may be missing, whatever the durability."""
 
     role: Role = Role.LOADING
     record: ShardRecord | None = None
@@ -133,8 +139,14 @@ class ReplicationMachine:
             case PeerDiverged(replica_id):
                 if replica_id in self.peers:
                     self.peers[replica_id].diverged = True
+            case Damaged():
+                self.damaged = True
+                self._set_admission(False)
+            case Surveyed():
+                self._on_survey(event)
             case Tick():
                 pass
+        self._leave_if_learner()
         self._advance()
         self._act(now_s)
         return self._out
@@ -192,8 +204,9 @@ class ReplicationMachine:
             if before is None:
                 self._raise_needed = False
             return
-        if self.suspect:
-            return  # silent, until another in-sync member takes over
+        if self._silent():
+            self._leave_primary()
+            return  # silent, until a survey says who leads (P6)
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
             self._raise_if_due(now_s)
         elif new_term or not self.term_began:
@@ -235,16 +248,59 @@ class ReplicationMachine:
         stored = next((m for m in self._record().in_sync if m.replica_id == replica_id), None)
         return stored is None or incarnation is None or stored.incarnation == incarnation
 
+    @property
+    def unsure(self) -> bool:
+        """True while this copy may lack what it acked, or is damaged: acks and leads nothing."""
+        return self.suspect or self.damaged or self.tail_lost
+
+    def _silent(self) -> bool:
+        """P6: unsure, and another member may be whole; a damaged copy is silent in any case."""
+        return self.unsure and (self.damaged or len(self._record().in_sync) > 1)
+
+    def needs_survey(self) -> bool:
+        """The edge shall ask the other in-sync members and report `Surveyed`."""
+        return (
+            self.unsure
+            and self.role in (Role.PRIMARY, Role.FOLLOWER)
+            and self.pending is None
+            and len(self._record().in_sync) > 1
+        )
+
+    def _on_survey(self, event: Surveyed) -> None:
+        if not self.needs_survey() or event.mine.epoch != self.epoch:
+            return
+        votes = {vote.replica_id: vote for vote in event.votes}
+        leave = self.damaged or self.tail_lost
+        step = recovery.next_record(self._record(), self.me, event.mine, votes, leave=leave)
+        if step is not None:
+            self._raised_epoch = step[0].primary_since
+            self._cas(*step)
+
+    def _leave_if_learner(self) -> None:
+        lossy = self.damaged or self.tail_lost
+        if lossy and self.role is Role.LEARNER and self.pending is None:
+            self._cas(recovery.left_learners(self._record(), self.me), "this copy is damaged")
+
+    def _may_have_lost(self, record: ShardRecord) -> bool:
+        """P6 with one replica: its own disk is all there is, and may lack what it acked."""
+        stored = next(m for m in record.in_sync if m.replica_id == self.me.replica_id)
+        rebooted = self.loses_on_power and stored.incarnation != self.me.incarnation
+        return len(record.in_sync) == 1 and record.epoch > 1 and (rebooted or self.tail_lost)
+
     def _raise_if_due(self, now_s: float) -> None:
         """One CAS at a time; after failed writes not before its time."""
         if self.pending is not None or now_s < self._raise_from_s:
             return
         record = changes.raised(self._record(), self.me)
+        if self._may_have_lost(self._record()):
+            cause = "its only copy restarted after a power loss or a damaged WAL"
+            record = recovery.with_loss(record, self.end.end, cause)
         self._raised_epoch = record.epoch
         self._cas(record, "raise the epoch")
 
     def _begin_term(self, now_s: float) -> None:
         self.term_began = True
+        self.tail_lost = False  # alone, and the possible loss is recorded
         self.peers.clear()
         self.recommit_end = self.assigned.end
         self._stopped_s = self._sealing_s = None
@@ -329,7 +385,7 @@ class ReplicationMachine:
     def _act(self, now_s: float) -> None:
         if self.role is Role.FOLLOWER and self.pending is None:
             self._act_as_follower(now_s)
-        if self.role is not Role.PRIMARY or self.suspect:
+        if self.role is not Role.PRIMARY or self._silent():
             return
         if not self.term_began:
             if self._raise_needed:
@@ -358,9 +414,8 @@ class ReplicationMachine:
     def _act_as_follower(self, now_s: float) -> None:
         """Leave if suspect (P6); take over when the primary's lease surely ended (P4, P7)."""
         record = self._record()
-        if self.suspect:
-            self._cas(changes.demoted(record, self.me), "this copy may have lost records")
-            return
+        if self.unsure:
+            return  # the survey decides
         ranks = sorted(m.replica_id for m in record.in_sync if m != record.primary)
         rank = ranks.index(self.me.replica_id)
         silent_s = now_s - (self.heard_s if self.heard_s is not None else now_s)

@@ -22,10 +22,12 @@ from logstore.replication.events import (
     Push,
     Role,
     StopPush,
+    Surveyed,
     Tick,
     Written,
 )
 from logstore.replication.machine import ReplicationMachine, Timing
+from logstore.replication.recovery import Vote
 from sharder.keys import KeyRange
 
 S, T = Member("s", 1, 1), Member("t", 1, 2)
@@ -56,6 +58,12 @@ class Bench:
         (cas,) = [e for e in effects if isinstance(e, Cas)]
         assert cas.revision == self.revision
         return self.config(cas.record)
+
+
+def vote(
+    member: Member, end: int, *, whole: bool = True, last_epoch: int = 1, epoch: int = 3
+) -> Vote:
+    return Vote(member.replica_id, epoch, whole, True, last_epoch, end)
 
 
 def leading(learners: tuple[Member, ...] = ()) -> Bench:
@@ -307,6 +315,8 @@ def test_copy_of_another_incarnation_leaves_and_is_learned_again() -> None:  # P
     bench = Bench(me=replace(T, incarnation=2), end=6, high_watermark=4)
     effects = bench.config(replace(RECORD, epoch=3, primary_since=2, in_sync=(S, T)))
     assert bench.machine.suspect
+    assert not any(isinstance(e, Cas) for e in effects)  # nobody vouched for the log yet
+    effects = bench.feed(Surveyed(vote(T, 6, whole=False), (vote(S, 6),)))
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.in_sync, cas.record.learners) == ((S,), (replace(T, incarnation=2),))
     bench.config(cas.record)

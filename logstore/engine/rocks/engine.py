@@ -291,11 +291,21 @@ class RocksEngine(Reads):
         return 0 if replica.index is None else max(replica.end.end - replica.index.end, 0)
 
     def index_step(self, max_records: int) -> int:
-        indexed = [(r, r.index) for r in list(self._replicas.values()) if r.index is not None]
+        indexed = [
+            (r.end.end, r.index)
+            for r in list(self._replicas.values())
+            if r.index is not None and not r.meta.damage
+        ]
         self._index_turn += 1
-        return index_step(
-            [(r.end.end, index) for r, index in indexed], max_records, self._index_turn
-        )
+        return index_step(indexed, max_records, self._index_turn, self._index_damaged)
+
+    def _index_damaged(self, index: KeyIndex, error: CorruptStorageError) -> None:
+        """A copy whose log or index cannot be read on is left out; the others go on."""
+        self._store.contain(error.message)
+        with self._lock:
+            for replica in self._replicas.values():
+                if replica.index is index:
+                    replica.meta = replace(replica.meta, damage=error.message)
 
     def _make_index(self, meta: ReplicaMeta) -> KeyIndex:
         who, replica_id = name_of(meta), meta.replica_id
@@ -310,6 +320,11 @@ class RocksEngine(Reads):
         )
 
     # --- upkeep
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """Damaged files are contained: nothing is compacted until the next open rebuilds."""
+        return self._store.contained
 
     def close(self) -> None:
         self._reclaimer.close()

@@ -32,7 +32,11 @@ def batches(
         return
     lower, upper = data_key(replica_id, 0), data_key(replica_id, stop)
     cursor = source or store.cursor(DATA, lower, upper)
-    cursor.seek_for_prev(data_key(replica_id, start))
+    cursor.seek(data_key(replica_id, start))
+    if not cursor.valid() or cursor.key() != data_key(replica_id, start):
+        # Not at once: from a copy's first batch it would step back into the copy before it, which
+        # may be damaged.
+        cursor.seek_for_prev(data_key(replica_id, start))
     at: Position | None = None
     while cursor.valid() and (key := cursor.key()) < upper:
         batch = open_batch(who, key, cursor.value())

@@ -25,6 +25,20 @@ from logstore.engine.rules import (
 T = TypeVar("T")
 
 
+def until_damage(batches: Iterator[StoredBatch]) -> Iterator[StoredBatch]:
+    """What is whole before the first damage; that itself is raised by the read that starts there.
+
+    With one replica what lies before it can be read."""
+    some = False
+    try:
+        for batch in batches:
+            yield batch
+            some = True
+    except CorruptStorageError:
+        if not some:
+            raise
+
+
 class Reads:
     """See `logstore.engine.port.Engine` for each."""
 
@@ -58,7 +72,8 @@ class Reads:
             upto = min(stop, replica.end.end)
             recent = self._recent.read(replica_id, start, upto, max_bytes)
             return recent or up_to_bytes(
-                reader.batches(self._store, replica.who, replica_id, start, upto), max_bytes
+                until_damage(reader.batches(self._store, replica.who, replica_id, start, upto)),
+                max_bytes,
             )
 
         return self._consistently(replica, attempt)

@@ -1,9 +1,9 @@
 """Rebuilding a directory with damaged files: what is whole goes into a new one, then they swap.
 
 Asked for by the marker DAMAGED (damage was met while running) or by a WAL that does not open. The
-old database is opened without compactions, skipping damaged WAL records; each copy is read batch by batch,
-checksums and chain verified, into a new database under `rebuilt/`. A copy with a hole keeps what is
-whole on both sides of it and is marked `damage`; if WAL records were skipped each copy is marked
+old database is opened without compactions, skipping damaged WAL records; each copy is read batch by
+batch, checksums and chain verified, into a new one under `rebuilt/`. A copy with a hole keeps what
+is whole on both sides of it and is marked `damage`; if WAL records were skipped each copy is marked
 `tail_lost`: what it holds is whole, but acked records may be missing behind.
 
 The swap survives kill -9 at each step: DAMAGED (write again from the start) → REBUILT (delete the

@@ -3,9 +3,9 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from logstore.base.errors import StorageError
+from logstore.base.errors import CorruptStorageError, StorageError
 from logstore.engine.rocks.key_index import KeyIndex
 from logstore.engine.rocks.store import DATA, INDEX, Store
 
@@ -13,7 +13,12 @@ INDEX_MEMORY_RECORDS_MAX = 8 * 1024 * 1024
 """Hashes (8 bytes each) that all indexes keep in memory; above it the largest is written."""
 
 
-def index_step(indexes: Sequence[tuple[int, KeyIndex]], records_max: int, turn: int) -> int:
+def index_step(
+    indexes: Sequence[tuple[int, KeyIndex]],
+    records_max: int,
+    turn: int,
+    on_damage: Callable[[KeyIndex, CorruptStorageError], None],
+) -> int:
     """Advance the index that is furthest behind its log end, then merge a slice of one index.
 
     `indexes` are pairs of log end and index. Returns records hashed plus entries merged.
@@ -21,11 +26,20 @@ def index_step(indexes: Sequence[tuple[int, KeyIndex]], records_max: int, turn: 
     if not indexes:
         return 0
     end, index = max(indexes, key=lambda pair: pair[0] - pair[1].end)
-    done = index.advance(end, records_max)
+    try:
+        done = index.advance(end, records_max)
+    except CorruptStorageError as e:
+        on_damage(index, e)
+        return 1
     if sum(i.memory_records for _, i in indexes) > INDEX_MEMORY_RECORDS_MAX:
         max((i for _, i in indexes), key=lambda i: i.memory_records).write_run()
     for n in range(len(indexes)):
-        merged = indexes[(turn + n) % len(indexes)][1].merge_step()
+        index = indexes[(turn + n) % len(indexes)][1]
+        try:
+            merged = index.merge_step()
+        except CorruptStorageError as e:
+            on_damage(index, e)
+            return 1
         if merged:
             return done + merged
     return done

@@ -399,6 +399,12 @@ class ReplicaStatus(_message.Message):
     FEED_ERROR_FIELD_NUMBER: _builtins.int
     RECORDS_PER_S_FIELD_NUMBER: _builtins.int
     PUBLISHED_END_FIELD_NUMBER: _builtins.int
+    VOUCHES_FIELD_NUMBER: _builtins.int
+    READABLE_FIELD_NUMBER: _builtins.int
+    LAST_EPOCH_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
+    SCRUB_AGE_S_FIELD_NUMBER: _builtins.int
+    SCRUB_RESULT_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     role: _builtins.str
@@ -431,6 +437,18 @@ class ReplicaStatus(_message.Message):
     """learner: rate of applying, smoothed"""
     published_end: _builtins.int
     """primary: end of what it published to the feed's topic"""
+    vouches: _builtins.bool
+    """whole and in sync: it has all that it ever acked (P6)"""
+    readable: _builtins.bool
+    """no hole, though its end may be missing"""
+    last_epoch: _builtins.int
+    """of its last batch"""
+    damage: _builtins.str
+    """what checksum or chain does not hold"""
+    scrub_age_s: _builtins.float
+    """since the last scrub of the whole copy; negative: none yet"""
+    scrub_result: _builtins.str
+    """"whole", or what was found"""
     def __init__(
         self,
         *,
@@ -457,10 +475,16 @@ class ReplicaStatus(_message.Message):
         feed_error: _builtins.str = ...,
         records_per_s: _builtins.float = ...,
         published_end: _builtins.int = ...,
+        vouches: _builtins.bool = ...,
+        readable: _builtins.bool = ...,
+        last_epoch: _builtins.int = ...,
+        damage: _builtins.str = ...,
+        scrub_age_s: _builtins.float = ...,
+        scrub_result: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "blackout_ms", b"blackout_ms", "bytes_copied", b"bytes_copied", "bytes_stored", b"bytes_stored", "chain", b"chain", "copy_seconds", b"copy_seconds", "end", b"end", "epoch", b"epoch", "error", b"error", "feed", b"feed", "feed_down_s", b"feed_down_s", "feed_error", b"feed_error", "high_watermark", b"high_watermark", "index_backlog", b"index_backlog", "learner_phase", b"learner_phase", "published_end", b"published_end", "records_per_s", b"records_per_s", "replica_id", b"replica_id", "role", b"role", "serving", b"serving", "shard", b"shard", "snapshot_end", b"snapshot_end", "source_high_watermark", b"source_high_watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "blackout_ms", b"blackout_ms", "bytes_copied", b"bytes_copied", "bytes_stored", b"bytes_stored", "chain", b"chain", "copy_seconds", b"copy_seconds", "damage", b"damage", "end", b"end", "epoch", b"epoch", "error", b"error", "feed", b"feed", "feed_down_s", b"feed_down_s", "feed_error", b"feed_error", "high_watermark", b"high_watermark", "index_backlog", b"index_backlog", "last_epoch", b"last_epoch", "learner_phase", b"learner_phase", "published_end", b"published_end", "readable", b"readable", "records_per_s", b"records_per_s", "replica_id", b"replica_id", "role", b"role", "scrub_age_s", b"scrub_age_s", "scrub_result", b"scrub_result", "serving", b"serving", "shard", b"shard", "snapshot_end", b"snapshot_end", "source_high_watermark", b"source_high_watermark", "vouches", b"vouches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,90 @@
+"""The scrub: each copy's batches are read back and linked again, slowly, so that cold rot is found.
+
+One copy after the other, in steps of STEP_BYTES, at `scrub_bytes_per_s` at most, each copy once an
+`scrub_interval_s`. What it finds goes to the copy's `Health`.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from logstore.base.errors import (
+    CorruptStorageError,
+    LogstoreError,
+    OutOfRangeError,
+    UnknownShardError,
+)
+
+if TYPE_CHECKING:
+    from logstore.node.context import NodeContext
+    from logstore.node.instance import Instance
+    from logstore.node.replica import Replica
+
+STEP_BYTES = 4 * 1024 * 1024
+LOOK_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Scrubber:
+    """Scrubs the copies of one instance until cancelled. `scrub` does one copy at once."""
+
+    def __init__(self, instance: "Instance") -> None:
+        self._instance = instance
+
+    @property
+    def _node(self) -> "NodeContext":
+        return self._instance.node
+
+    async def run(self) -> None:
+        interval_s = self._node.config.scrub_interval_s
+        first_s = self._node.now_s()
+        while True:
+            await asyncio.sleep(min(LOOK_S, interval_s))
+            self._look_at_disk()
+            for replica in list(self._instance.replicas.values()):
+                last_s = replica.health.scrubbed_s
+                since_s = first_s if last_s is None else last_s
+                if self._node.now_s() - since_s < interval_s:
+                    continue
+                try:
+                    await self.scrub(replica)
+                except LogstoreError as e:
+                    _log.warning("scrub broke", shard=replica.shard, error=e.message)
+
+    def _look_at_disk(self) -> None:
+        """What the engine's own background work met."""
+        damaged = {m.replica_id: m.damage for m in self._node.engine.replicas() if m.damage}
+        for replica in self._instance.replicas.values():
+            if replica.member.replica_id in damaged:
+                replica.health.found(damaged[replica.member.replica_id])
+
+    async def scrub(self, replica: "Replica") -> None:
+        """Recompute the chain of what the copy holds now, from its base (F4)."""
+        engine, me = self._node.engine, replica.member.replica_id
+        meta = next((m for m in engine.replicas() if m.replica_id == me), None)
+        if meta is None or replica.health.damage:
+            return
+        at, stop = meta.base, engine.end(me).end
+        records = max(stop - at.end, 1)
+        step = max(1, int(STEP_BYTES / max(engine.bytes_stored(me) / records, 1)))
+        loop = asyncio.get_running_loop()
+        try:
+            while at.end < stop:
+                due_s = self._node.now_s() + STEP_BYTES / self._node.config.scrub_bytes_per_s
+                upto = min(at.end + step, stop)
+                found = await loop.run_in_executor(
+                    self._node.readers, engine.verify_chain, me, at, upto
+                )
+                step = 2 * step if found == at else step  # a batch larger than the step
+                at = found
+                await asyncio.sleep(max(due_s - self._node.now_s(), 0.0))
+        except CorruptStorageError as e:
+            replica.health.scrub_result = e.message
+            replica.health.found(e.message)
+        except (OutOfRangeError, UnknownShardError):
+            return  # trimmed or dropped meanwhile: the next round begins anew
+        else:
+            replica.health.scrub_result = "whole"
+        replica.health.scrubbed_s = self._node.now_s()
