@@ -445,6 +445,7 @@ class StatisticsIntake:
             source_p99_ms=ours[0].p99_ms if ours is not None else None,
             target_p99_ms=theirs[0].p99_ms if theirs is not None else None,
             samples=samples,
+            target_samples=_reads(theirs[0]) if theirs is not None else 0,
             at_us=theirs[1] if theirs is not None else 0,
         )
 

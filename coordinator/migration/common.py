@@ -30,7 +30,7 @@ def switches(record: MigrationRecord) -> bool:
 def soak(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     after = replace(advance(record, State.SOAKING, facts.now_us), soaked_s=0.0)
     changed = replace(shard, route={}, hand_over=None, admit=())
-    return Commit(after, changed, "the target is the primary")
+    return Commit(after, changed, "the target is the primary", ramp=ramp.RampState())
 
 
 def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:

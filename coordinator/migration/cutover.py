@@ -80,6 +80,14 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
             why = "complete asked for" if done else f"{source.instance} is declared dead"
             return Commit(replace(noted(record, why), removing=True), None, why)
         return _learn_source(record, facts, shard)
+    broken = ramp.soak_breach(
+        facts.ramp, facts.figures, record.options, record.p99_ms.get("before")
+    )
+    if broken is not None and facts.ramp.breaches:
+        return roll_back(record, facts, shard, f"soaking: {broken}")
+    if broken is not None:
+        seen = replace(facts.ramp, breaches=1, judged_us=facts.figures.at_us)
+        return Commit(noted(record, f"soaking: {broken}"), None, broken, ramp=seen)
     soaked = min(wanted, record.soaked_s + _unwritten_s(record, facts))
     if soaked >= wanted or record.request == "complete":
         after = with_after(replace(record, soaked_s=soaked, removing=True), facts)

@@ -36,6 +36,7 @@ class Figures:
     source_p99_ms: float | None = None
     target_p99_ms: float | None = None
     samples: int = 0
+    target_samples: int = 0
     at_us: int = 0
 
 
@@ -72,6 +73,21 @@ def breach(state: RampState, figures: Figures, options: MoveOptions) -> str | No
         if target > limit:
             return f"target's p99 is {target:.2f} ms, the limit is {limit:.2f} ms"
     return None
+
+
+def soak_breach(
+    state: RampState, figures: Figures, options: MoveOptions, before_ms: float | None
+) -> str | None:
+    """Which guard rail the target breaks while it leads; its p99 against the source's before."""
+    if figures.target_samples < options.samples_min or figures.at_us <= state.judged_us:
+        return None
+    if figures.error_rate is not None and figures.error_rate > options.error_rate_max:
+        return f"error rate is {figures.error_rate:.4f}, the limit is {options.error_rate_max:g}"
+    target = figures.target_p99_ms
+    if target is None or before_ms is None:
+        return None
+    limit = max(options.p99_floor_ms, options.p99_ratio_max * before_ms)
+    return f"p99 is {target:.2f} ms, the limit is {limit:.2f} ms" if target > limit else None
 
 
 def step(state: RampState, figures: Figures, options: MoveOptions, now_us: int) -> RampStep:

@@ -62,7 +62,7 @@ async def sealing(
     patient = {"follower_timeout_s": 20.0, "lease_s": 20.0, "grace_s": grace_s}
     async with nodes(folder, count, **patient) as cluster:
         await cluster.store.txn([], [Put(REPLICA_COUNTER, b"1000")])
-        await cluster.create(f"{LOG}/0", "i1", **options)
+        await cluster.create(f"{LOG}/0", "i1", **options)  # type: ignore[arg-type]
         addresses = [s.address for s in cluster.servers.values()]
         async with logstore.connect(addresses, timeout_s=timeout_s) as db:
             bench = Sealing(cluster, db)
