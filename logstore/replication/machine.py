@@ -344,6 +344,7 @@ class ReplicationMachine:
     def required(self) -> set[int]:
         """Replica ids whose copy an ack waits for: old ∪ new while a change is undecided (P2)."""
         ids = {m.replica_id for m in self._record().in_sync}
+        ids |= {r for r, progress in self.peers.items() if progress.joining_s is not None}
         if self.pending is not None:
             ids |= {m.replica_id for m in self.pending.record.in_sync}
         return ids
@@ -397,6 +398,7 @@ class ReplicationMachine:
         if self.pending is None and reconciled:
             self._fulfil_remove()
         if self.pending is None:
+            self._follow_learners(now_s)
             self._fulfil_admit()
         if reconciled:
             self._fulfil_hand_over(now_s)
@@ -449,6 +451,18 @@ class ReplicationMachine:
         if len(left) < record.min_in_sync:
             return
         self._cas(changes.removed(record, ids), "asked to remove")
+
+    def _follow_learners(self, now_s: float) -> None:
+        """Under load a learner is always some batches behind, so one that keeps up is counted
+        before it is added (P3 counts it from before the CAS): the high watermark waits for it."""
+        record = self._record()
+        learners = {m.replica_id for m in record.learners} & set(record.admit)
+        for replica_id, progress in self.peers.items():
+            if replica_id not in learners or progress.diverged:
+                progress.leave()
+            elif progress.mode is Mode.REPLICATE:
+                round_s_max = self.timing.follower_timeout_s / 2
+                progress.follow(self.high_watermark, round_s_max, now_s)
 
     def _fulfil_admit(self) -> None:
         """P3: add a learner that matches up to the high watermark, counting it from now on.

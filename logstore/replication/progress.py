@@ -24,10 +24,32 @@ class Progress:
     lease_from_s: float = float("-inf")
     """When the newest message was sent that the peer has answered (P7)."""
     incarnation: int | None = None
+    joining_s: float | None = None
+    """Since when a learner about to be admitted is waited for; None: it is not."""
+    _goal: int | None = None
+    _goal_s: float = 0.0
 
     def lost(self) -> None:
         """Back to probing; what was acked in this term stays acked (P1)."""
         self.mode = Mode.PROBE
+        self.leave()
+
+    def leave(self) -> None:
+        """It is not waited for; before it is again, it must catch up once more."""
+        self.joining_s = self._goal = None
+
+    def follow(self, high_watermark: int, round_s_max: float, now_s: float) -> None:
+        """Of a learner that may be admitted: each time it reaches the high watermark of a moment
+        ago a round ends; after a quick one it is waited for, not for longer than two of them."""
+        if self.joining_s is not None:
+            if now_s - self.joining_s > 2 * round_s_max:
+                self.leave()
+        elif self._goal is None:
+            self._goal, self._goal_s = high_watermark, now_s
+        elif self.match.end >= self._goal:
+            if now_s - self._goal_s <= round_s_max:
+                self.joining_s = now_s
+            self._goal, self._goal_s = high_watermark, now_s
 
     def matched(self, end: Position, now_s: float, sent_s: float, incarnation: int | None) -> None:
         """Of another incarnation than before only what it holds now counts (P6)."""

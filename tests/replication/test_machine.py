@@ -352,3 +352,45 @@ def test_learner_is_admitted_under_its_present_incarnation() -> None:
 def test_grace_must_outlast_the_lease() -> None:
     with pytest.raises(ValueError, match=r"grace_s is 2.0 s, the least is 1.1 x lease_s"):
         Timing(lease_s=2.0, grace_s=2.0)
+
+
+def test_a_learner_that_keeps_up_is_admitted_under_load() -> None:  # P3
+    """It is always one batch behind the high watermark: then that waits for it, once, briefly."""
+    bench = leading((T,))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, admit=(2,)))
+    epoch = record.epoch
+    bench.feed(Written(at(1)))
+    bench.feed(PeerMatched(2, epoch, at(0)))
+    admitted: list[Effect] = []
+    for end in range(2, 12):
+        bench.now_s += 0.1
+        bench.feed(Written(at(end)))
+        admitted += bench.feed(PeerAcked(2, epoch, at(end - 1)))
+    (cas,) = [e for e in admitted if isinstance(e, Cas)]
+    assert [m.replica_id for m in cas.record.in_sync] == [1, 2]
+    held = bench.machine.high_watermark
+    bench.feed(Written(at(20)))
+    assert bench.machine.high_watermark == held  # old and new must hold it while undecided
+
+
+def test_a_learner_that_stops_keeping_up_is_waited_for_no_longer() -> None:
+    bench = leading((T,))
+    record = bench.machine.record
+    assert record is not None
+    bench.config(replace(record, admit=(2,)))
+    bench.feed(Written(at(9)))
+    bench.feed(PeerMatched(2, record.epoch, at(1)))
+    bench.feed(PeerAcked(2, record.epoch, at(8)))
+    bench.feed(Written(at(10)))
+    bench.feed(Written(at(11)))
+    bench.feed(PeerAcked(2, record.epoch, at(10)))
+    assert bench.machine.required() == {1, 2}
+    bench.feed(Written(at(30)))
+    assert bench.machine.high_watermark < 30
+    bench.now_s += Timing().follower_timeout_s + 0.1
+    bench.feed(Tick())
+    bench.feed(Tick())
+    assert bench.machine.required() == {1}
+    assert bench.machine.high_watermark == 30
