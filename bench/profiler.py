@@ -1,5 +1,6 @@
 """`python -m bench profiler`: what the profiler costs, and how true its pictures are (B9, B10)."""
 
+import asyncio
 import gc
 import json
 import time
@@ -13,9 +14,12 @@ import numpy as np
 import pyarrow as pa
 import typer
 
+from bench.profiler_path import append_path
 from bench.series import read_columns
 from profiler import AccessHeatmap, Agent, CoAccess, HeavyHitters, OpType
-from profiler.forecast import ForecastBook
+from profiler.forecast import ForecastBook, Forecaster
+from profiler.forecast.bank import default_models
+from profiler.forecast.history import History
 
 BATCH = 1_000
 RANGES = 256
@@ -124,7 +128,7 @@ def picture(path: Path) -> dict[str, float]:
     blocks = [b"%012d" % int(text) for text in columns["lbn"]]
     at_us = np.array(columns["time"], dtype=np.int64)
     slots = ((at_us - at_us.min()) // 60_000_000).tolist()
-    heatmap, heavy = AccessHeatmap(512, 168, 1e9), HeavyHitters(1024)
+    heatmap, heavy = AccessHeatmap(half_life_slots=1e9), HeavyHitters(1024)
     start = time.perf_counter()
     for first in range(0, len(blocks), 512):
         part = blocks[first : first + 512]
@@ -166,9 +170,18 @@ def _ranks_agree(a: Any, b: Any) -> float:
 
 
 def forecasts(shards: int, periods: int = 5) -> dict[str, float]:
-    """B10: one period of so many shards, learned and forecast at 4 horizons by the ensemble."""
+    """B10: one period of so many shards, learned and forecast at 4 horizons by the ensemble.
+
+    The history is filled to its depth (two weeks of 5-minute slots) before it is measured.
+    """
     rng = np.random.default_rng(1)
-    book = ForecastBook((288, 2016), horizons=(1, 3, 6, 12))
+    kept: list[History] = []
+
+    def models(history: History, seasons: tuple[int, ...], steps: Any) -> list[Forecaster]:
+        kept.append(history)
+        return default_models(history, seasons, steps)
+
+    book = ForecastBook((288, 2016), horizons=(1, 3, 6, 12), models=models)
     size, names = rng.uniform(10, 1000, shards), [f"s{i}" for i in range(shards)]
 
     def period(t: int) -> float:
@@ -179,7 +192,12 @@ def forecasts(shards: int, periods: int = 5) -> dict[str, float]:
         book.said(names)
         return time.process_time() - start
 
-    for t in range(30):
+    period(0)
+    depth, rows = kept[0].depth, np.arange(shards)
+    wave = 1.0 + 0.5 * np.sin(2 * np.pi * np.arange(1 - depth, 1) / 288)
+    for some in np.array_split(rows, 20):
+        kept[0].preload(some, size[some, None] * wave)
+    for t in range(1, 30):
         period(t)
     taken = [period(30 + t) for t in range(periods)]
     return {"shards": shards, "cpu_s_median": float(np.median(taken)), "cpu_s_worst": max(taken)}
@@ -204,9 +222,15 @@ def command(
     pairs: Annotated[int, typer.Option(help="pairs with and without the agent", min=20)] = 24,
     keys_max: Annotated[int, typer.Option(help="most distinct keys")] = 100_000_000,
     shards: Annotated[int, typer.Option(help="shards to forecast")] = 10_000,
+    records: Annotated[int, typer.Option(help="appended a turn on the whole path")] = 400_000,
+    path_only: Annotated[bool, typer.Option(help="only the whole append path (B9)")] = False,
 ) -> None:
     """Cost of the agent, memory by distinct keys, truth of the pictures, time of the forecasts."""
-    found: dict[str, Any] = {"agent": agent_cost(pairs)}
+    found: dict[str, Any] = {"append_path": asyncio.run(append_path(pairs, records))}
+    if path_only:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    found["agent"] = agent_cost(pairs)
     found["memory"] = {
         str(n): memory(n) for n in (1_000_000, 10_000_000, 100_000_000) if n <= keys_max
     }

@@ -57,7 +57,7 @@ class CoordinatorConfig(MetadataSettings):
     )
     horizon_slots: int = Field(default=12, ge=1, le=1024, description="slots forecast ahead")
     history_slots: int = Field(default=336, ge=1, le=10_000, description="slots of statistics kept")
-    heatmap_buckets: int = Field(default=128, ge=4, le=4096)
+    heatmap_buckets: int = Field(default=256, ge=4, le=4096)
 
     autopilot: Autopilot = Autopilot.ON
     threshold: float = Field(default=0.8, ge=0.05, le=1, description="share of capacity")
@@ -88,6 +88,10 @@ class CoordinatorConfig(MetadataSettings):
     )  # fmt: skip
     feed_sweep_s: float = Field(
         default=30.0, ge=0.1, le=86_400, description="s between sweeps of orphaned feed topics"
+    )
+
+    metrics_listen: str | None = Field(
+        default=None, max_length=255, description="host:port of /metrics, /healthz and /readyz"
     )
 
     tls_ca: Path | None = None

@@ -130,7 +130,7 @@ class StatisticsIntake:
         silence_s: float = 3.0,
         seasons_slots: Sequence[int] | None = None,
         history_slots: int = 336,
-        heatmap_buckets: int = 128,
+        heatmap_buckets: int = 256,
     ) -> None:
         self.slot_s = slot_s
         self._seasons = tuple(seasons_slots if seasons_slots is not None else seasons_of(slot_s))

@@ -11,7 +11,7 @@ from profiler.key_sample import KEY_BYTES_MAX
 
 FloatArray = npt.NDArray[np.float64]
 BLOCKS = " ▁▂▃▄▅▆▇█"
-KEYS_PER_BUCKET = 32
+KEYS_PER_BUCKET = 128
 
 
 class AccessHeatmap:
@@ -26,7 +26,7 @@ class AccessHeatmap:
     """
 
     def __init__(
-        self, buckets_max: int = 128, slots_max: int = 168, half_life_slots: float = 12.0
+        self, buckets_max: int = 256, slots_max: int = 168, half_life_slots: float = 12.0
     ) -> None:
         if buckets_max < 4 or slots_max < 1 or not half_life_slots > 0:
             raise ValueError(

@@ -38,6 +38,13 @@ class History:
         self._values[rows, self.last[rows] % self.depth] = values
         self.count[rows] = np.minimum(self.count[rows] + 1, self.depth)
 
+    def preload(self, rows: IntArray, values: FloatArray) -> None:
+        """Take (rows, n <= depth) values, oldest first, as those of the last n slots."""
+        n = values.shape[1]
+        slots = self.last[rows][:, None] - np.arange(n - 1, -1, -1)
+        self._values[rows[:, None], slots % self.depth] = values
+        self.count[rows] = np.maximum(self.count[rows], n)
+
     def lag(self, rows: IntArray, lags: IntArray) -> FloatArray:
         """Values `lags` slots before the newest (0 = newest), NaN where not known.
 

@@ -1,0 +1,136 @@
+"""B9 on the whole append path: CPU of an instance a record, with its agent on and off, in pairs.
+
+Two clusters run side by side and differ in one setting (`NodeConfig.profile`). The same batches go
+to one, then to the other, in turns that swap from pair to pair. The CPU is that of the instances'
+processes, by the scheduler's own account (nanoseconds, all threads), from one turn of a cluster to
+its next, so what it does afterwards (index, compaction, reports) is in it.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.local.cluster import COORDINATOR, Cluster, ClusterOptions, running
+from logstore import connect
+
+BATCH = 4_096
+IN_FLIGHT = 8
+INSTANCES = 2
+VALUE_BYTES = 88
+BATCHES_KEPT = 16
+"""Different batches, sent again and again."""
+T95 = 2.07
+"""Student's t for 24 pairs or so, two-sided 95 %."""
+
+
+@dataclass(slots=True)
+class Side:
+    """One cluster and what was measured of it."""
+
+    cluster: Cluster
+    log: Any
+    read_ns: int = 0
+    cpu_ns: list[float] = field(default_factory=list)
+    records_per_s: list[float] = field(default_factory=list)
+
+    def pids(self) -> list[int]:
+        return [pid for name, pid in self.cluster.pids.items() if name != COORDINATOR]
+
+
+async def append_path(pairs: int, records: int) -> dict[str, float]:
+    """CPU a record in ns and records/s, on and off; what the agent adds, with its 95 % interval."""
+    batches = _batches()
+    rounds = max(1, records // BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        async with (
+            running(_options(data / "on", profile=True)) as on,
+            running(_options(data / "off", profile=False)) as off,
+            connect(on.address) as db_on,
+            connect(off.address) as db_off,
+        ):
+            sides = [
+                Side(cluster, await db.create_log("bench", shards=INSTANCES))
+                for cluster, db in ((on, db_on), (off, db_off))
+            ]
+            for side in sides:  # caches, memtables and code paths warm up
+                await _send(side, batches, rounds)
+                side.read_ns = cpu_ns(side.pids())
+            for pair in range(pairs + 1):
+                for side in sides if pair % 2 else sides[::-1]:
+                    now_ns = cpu_ns(side.pids())
+                    if pair:  # of the turn before, with what came after it
+                        side.cpu_ns.append((now_ns - side.read_ns) / (rounds * BATCH))
+                    side.read_ns = now_ns
+                    if pair < pairs:
+                        side.records_per_s.append(await _send(side, batches, rounds))
+    return _told(*sides)
+
+
+def cpu_ns(pids: Iterable[int]) -> int:
+    """What all threads of these processes have had of the CPU."""
+    total = 0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def _told(on: Side, off: Side) -> dict[str, float]:
+    gain = np.array(on.cpu_ns) - np.array(off.cpu_ns)
+    half = T95 * float(np.std(gain, ddof=1)) / len(gain) ** 0.5
+    base = float(np.median(off.cpu_ns))
+    ordered = np.sort(gain)
+    # Order statistics that hold the median with 95 % (sign test): a turn beside other work counts
+    # as one vote, however long it took.
+    out = max(0, int(len(gain) / 2 - 0.98 * len(gain) ** 0.5))
+    rate = np.array(on.records_per_s) / np.array(off.records_per_s)
+    return {
+        "pairs": len(gain),
+        "off_ns_per_record": base,
+        "on_ns_per_record": float(np.median(on.cpu_ns)),
+        "agent_share": float(np.mean(gain)) / base,
+        "agent_share_low": (float(np.mean(gain)) - half) / base,
+        "agent_share_high": (float(np.mean(gain)) + half) / base,
+        "agent_share_median": float(np.median(gain)) / base,
+        "agent_share_median_low": float(ordered[out]) / base,
+        "agent_share_median_high": float(ordered[-1 - out]) / base,
+        "on_records_per_s": float(np.median(on.records_per_s)),
+        "off_records_per_s": float(np.median(off.records_per_s)),
+        "throughput_on_by_off_median": float(np.median(rate)),
+    }
+
+
+def _options(data: Path, *, profile: bool) -> ClusterOptions:
+    return ClusterOptions(
+        data=data, instances=INSTANCES, autopilot="off", node_settings={"profile": profile}
+    )
+
+
+def _batches() -> list[tuple[list[bytes], list[bytes]]]:
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(BATCHES_KEPT):
+        keys = [bytes(k) for k in rng.integers(0, 256, (BATCH, 12), dtype=np.uint8)]
+        found.append((keys, [rng.bytes(VALUE_BYTES) for _ in range(BATCH)]))
+    return found
+
+
+async def _send(side: Side, batches: list[tuple[list[bytes], list[bytes]]], rounds: int) -> float:
+    """Records/s of so many batches, IN_FLIGHT at once."""
+    waiting = iter(range(rounds))
+
+    async def sender() -> None:
+        for i in waiting:
+            keys, values = batches[i % BATCHES_KEPT]
+            await side.log.append_many(keys, values)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(sender() for _ in range(IN_FLIGHT)))
+    return rounds * BATCH / (time.perf_counter() - start)
