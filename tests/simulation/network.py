@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from logstore.base.errors import UnavailableError
+from logstore.proto.v1 import log_pb2
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.world import World
 
@@ -187,6 +188,9 @@ class Call:
         self.ended: Ended | None = None
         self.lost = False
         self.sent: deque[Any] = deque(maxlen=GHOST_MESSAGES)
+        self.answered: set[int] = set()
+        """Ids of appends whose answers were read: no network brings those messages again, and a
+        client may rely on that (rule 2 of the lane)."""
         self.task: asyncio.Task[Any] | None = None
         found = network.servers.get(address)
         self.server: Process | None = found[0] if found is not None else None
@@ -225,6 +229,8 @@ class Call:
             if self.down.inbox:
                 item = self.down.inbox.popleft()
                 if isinstance(item, _Message):
+                    if isinstance(item.value, log_pb2.AppendResult):
+                        self.answered.add(item.value.id)
                     return item.value
                 self._end(item)
             if self.ended is not None:
@@ -377,7 +383,8 @@ class Call:
         if not chance or not self.sent or self.path.rpartition("/")[2] not in GHOSTS_OF:
             return
         if world.rng.random() < chance:
-            world.after(world.rng.uniform(0.0, 1.5), self._ghost, list(self.sent))
+            again = [m for m in self.sent if getattr(m, "id", None) not in self.answered]
+            world.after(world.rng.uniform(0.0, 1.5), self._ghost, again)
 
     def _ghost(self, messages: list[Any]) -> None:
         if self.server is None or not self.server.alive or not self.client.alive:
