@@ -48,7 +48,7 @@ class Mode:
     still_s: float
 
 
-QUICK = Mode("quick", 100, 20.0, 3, 2, 2.0)
+QUICK = Mode("quick", 60, 20.0, 3, 2, 1.5)
 FULL = Mode("full", 300, 20.0, 5, 3, 5.0)
 
 
@@ -235,7 +235,7 @@ async def run_migrate(mode: Mode, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="100 MB, three moves each.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="60 MB, three moves each.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     keep: Annotated[bool, typer.Option(help="Add a line to bench/history.jsonl.")] = True,
 ) -> None:

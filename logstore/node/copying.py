@@ -75,13 +75,14 @@ class CopyPace:
         )
         self._running = 0
         self._due_s = 0.0
+        self._ended_s = float("-inf")
         self.bytes_total = 0
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        """Around one copy."""
-        if self._running == 0:
-            now_s = self._now_s()
+        """Around one copy. One that follows another at once goes on with its pace."""
+        now_s = self._now_s()
+        if self._running == 0 and now_s - self._ended_s > BEFORE_S:  # else it is felt in the p99
             self._bound()
             self.aimd.begin(self.latency.p99_ms(now_s, BEFORE_S), now_s)
             self._due_s = now_s
@@ -90,6 +91,7 @@ class CopyPace:
             yield
         finally:
             self._running -= 1
+            self._ended_s = self._now_s()
 
     @property
     def chunk_bytes(self) -> int:

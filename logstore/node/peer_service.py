@@ -189,7 +189,7 @@ class PeerService(PeerServiceServicer):
     ) -> AsyncIterator[node_pb2.FeedBatch]:
         async with served(context):
             replica = await self._source(request.shard, request.epoch)
-            at = request.start_offset
+            at, told = request.start_offset, replica.high_watermark
             while True:
                 replica.check_serving()
                 mark = replica.high_watermark
@@ -206,6 +206,19 @@ class PeerService(PeerServiceServicer):
                         epoch=replica.epoch, high_watermark=mark, batch=batch_message(batch)
                     )
                     at = batch.end
+                await self._pace_backlog(batches, mark - told)
+                told = mark
                 if not batches:
                     yield node_pb2.FeedBatch(epoch=replica.epoch, high_watermark=mark)
                     await replica.wait_mark(FEED_IDLE_S)
+
+    async def _pace_backlog(self, batches: list[StoredBatch], committed: int) -> None:
+        """A feed keeps up with what is committed meanwhile; what is older goes at the pace."""
+        records = sum(b.count for b in batches)
+        if records:
+            size = sum(len(b.data) for b in batches)
+            self._node.agent.copied(size)
+            older = max(0, records - committed) / records
+            if older:
+                with self._node.pace.copying():
+                    await self._node.pace.spend(round(size * older))
