@@ -274,3 +274,26 @@ def test_learning_and_forecasting_64_shards_stays_under_100_ms_a_slot() -> None:
         book.forecast_many(book.shards, 24, slot)
         taken.append(time.process_time() - start)
     assert sorted(taken)[len(taken) // 2] < 0.1
+
+
+def test_every_hour_of_the_day_is_covered_alike() -> None:
+    """Noise that triples at noon, and nights of nothing but zeros."""
+    slots, hour = 1800, np.arange(1800) % 24
+    noise = np.where((hour >= 11) & (hour < 15), 30.0, 10.0)
+    drawn = np.random.default_rng(4).normal(0.0, 1.0, (6, slots)) * noise
+    load = np.where(hour < 5, 0.0, np.maximum(150.0 + 40.0 * np.sin(hour / 4.0) + drawn, 0.0))
+    book, names = ForecastBook((24,), horizons=(1, 6)), [f"s{i}" for i in range(6)]
+    inside: dict[int, list[bool]] = {}
+    for slot in range(slots):
+        if slot > 300:
+            said = book.forecast_many(names, 6, slot - 1)
+            for i, name in enumerate(names):
+                for step in (1, 6):
+                    if slot + step <= slots:
+                        low, high = said[name].lower80[step - 1], said[name].upper80[step - 1]
+                        at = slot + step - 1
+                        inside.setdefault(int(hour[at]), []).append(low <= load[i, at] <= high)
+        book.learn_many(slot, {name: float(load[i, slot]) for i, name in enumerate(names)})
+    covered = {h: float(np.mean(got)) for h, got in inside.items()}
+    assert all(0.74 <= covered[h] <= 0.86 for h in range(5, 24)), covered
+    assert all(covered[h] >= 0.74 for h in range(5))
