@@ -114,6 +114,27 @@ def test_a_move_and_what_is_told_of_it(shell: Shell) -> None:
     assert "is not registered" in shell.text("move", "m/0", "nobody", status=1)
 
 
+def test_split_and_merge(shell: Shell) -> None:
+    shell.lines("log", "create", "sm", "--instance", "instance-1")
+    for key in ("a", "m", "z"):
+        shell.lines("append", "sm", key, "0")
+    assert "nothing is done" in shell.text("split", "sm/0", "--at", "m", "--dry-run")
+    (split,) = shell.lines("split", "sm/0", "--at", "m")
+    assert (split["state"], split["successors"]) == ("completed", ["sm/1", "sm/2"])
+    assert shell.lines("append", "sm", "m", "1", "--expected-version", "1")[0]["shard"] == "sm/2"
+    assert "are no neighbours" in shell.text("merge", "sm/1", "sm/1", status=2)
+    told = shell.text("merge", "sm/2", "sm/1")
+    assert "sm/1 and sm/2 became sm/3" in told
+    assert "appends were held" in told
+    read = shell.lines("read", "sm", "--key", "m")
+    assert [(r["shard"], r["value"]) for r in read] == [("sm/0", "0"), ("sm/2", "1")]
+    kinds = {r["kind"] for r in shell.lines("reshapes")[0]}
+    assert kinds == {"split", "merge"}
+    (dry,) = shell.lines("move", "sm/3", "instance-2", "--strategy", "copy-on-write", "--dry-run")
+    assert [step["state"] for step in dry["steps"]][2:4] == ["cutover", "snapshot"]
+    assert dry["blackout_ms"] > 0
+
+
 def test_what_the_cluster_says_of_itself(shell: Shell, tmp_path: Path) -> None:
     shell.lines("log", "create", "s")
     shell.lines("append", "s", "k", "v")

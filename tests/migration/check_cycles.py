@@ -2,7 +2,7 @@
 
 Conditional appenders, plain ones with several appends of one key in flight, and a reader that tails
 every key never stop. At the end the independent checker counts what is lost, doubled or out of
-order. An open-loop client of 1,000 appends/s tells the longest gap between two acks around each
+order. An open-loop client of 200 appends/s tells the longest gap between two acks around each
 step, which is what a user would call the stall or the blackout.
 """
 
@@ -31,7 +31,9 @@ from tests.seals.fix_seals import LOG, Tail, Writers, verdict_of
 CYCLES = 10
 OPTIONS = {"shadow_s": 0.1, "soak_s": 0.2, "ramp_step": 0.25, "ramp_interval_s": 0.05}
 STRATEGIES = ("shadow", "copy-on-write", "log-shipping")
-RATE_PER_S = 1_000
+RATE_PER_S = 200
+PATIENT = {"follower_timeout_s": 15.0, "lease_s": 15.0, "grace_s": 20.0}
+"""A machine under other load must not look like dead instances here."""
 
 
 class OpenLoop:
@@ -148,7 +150,7 @@ class Operator:
 async def test_ten_cycles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "w.journal"
     async with (
-        local_cluster(2, data=tmp_path / "data", autopilot="off") as cluster,
+        local_cluster(2, data=tmp_path / "data", autopilot="off", node_settings=PATIENT) as cluster,
         logstore.connect(cluster.addresses, timeout_s=60) as db,
         logstore.connect(cluster.addresses, timeout_s=60) as probe,
         open_channel(cluster.address) as channel,

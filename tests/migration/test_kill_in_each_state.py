@@ -64,7 +64,8 @@ class Loader:
     async def _read(self, log: logstore.Log) -> None:
         while not self._stop.is_set():
             try:
-                seen = [r.offset async for r in log.read(key=b"key-0-1")]
+                values = [r.value async for r in log.read(key=b"key-0-1")]
+                seen = [int(v.rsplit(b"-", 1)[1]) for v in values]
                 assert seen == sorted(set(seen))
             except LogstoreError as e:
                 self.errors.append(f"read: {e.code}: {e.message}")
