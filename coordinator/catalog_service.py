@@ -84,12 +84,14 @@ class CatalogService(CatalogServicer):
         self, request: pb.ListInstancesRequest, context: Context
     ) -> pb.ListInstancesResponse:
         statuses = self._intake.statuses()
+        draining = await self._catalog.draining()
         found = []
         for record in await self._catalog.instances():
             status = statuses.get(record.instance)
             told = {
                 **msgspec.to_builtins(record),
                 "alive": self._alive(record.instance),
+                "draining": record.instance in draining,
                 "load": status.load if status is not None else None,
             }
             found.append(msgspec.json.encode(told))

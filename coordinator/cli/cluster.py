@@ -47,12 +47,23 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
         return
     print_table(
         "Instances",
-        ("instance", "address", "alive", "load", "ops/s max", "bytes/s max", "tier", "zone"),
+        (
+            "instance",
+            "address",
+            "alive",
+            "draining",
+            "load",
+            "ops/s max",
+            "bytes/s max",
+            "tier",
+            "zone",
+        ),
         [
             (
                 i["instance"],
                 i["address"],
                 i["alive"],
+                i["draining"],
                 i["load"],
                 i["capacity"]["ops_per_s"],
                 i["capacity"]["bytes_per_s"],
@@ -61,7 +72,7 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
             )
             for i in found
         ],
-    )
+    )  # fmt: skip
 
 
 def stats(

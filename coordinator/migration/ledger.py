@@ -17,6 +17,7 @@ from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
     ConflictError,
+    RefusedError,
     UnknownInstanceError,
     UnknownMigrationError,
     UnknownShardError,
@@ -25,6 +26,7 @@ from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put
 from logstore.meta.records import (
     MIGRATIONS,
     decode_shard,
+    drain_key,
     instance_key,
     migration_key,
     shard_key,
@@ -76,6 +78,8 @@ class Ledger:
         shard = decode_shard(found.value)
         if await self._store.get(instance_key(proposal.target)) is None:
             raise UnknownInstanceError(f"instance {proposal.target!r} is not registered")
+        if await self._store.get(drain_key(proposal.target)) is not None:
+            raise RefusedError(f"instance {proposal.target} is being drained, it takes no shards")
         strategy = choose_strategy(proposal.strategy, shard, proposal.target)
         now = self._env.clock.wall_us()
         return MigrationRecord(

@@ -20,6 +20,7 @@ from logstore.base.errors import (
     AddressInUseError,
     DirectoryInUseError,
     InvalidArgumentError,
+    RefusedError,
     UnknownInstanceError,
     UnknownLogError,
     UnknownMigrationError,
@@ -40,8 +41,9 @@ from tests.coordinator.test_statistics import status, told
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[CoordinatorServer]:
     config = CoordinatorConfig(
-        data=tmp_path, port=0, slot_s=3600, seasons_slots=(24,), autopilot=Autopilot.OFF
-    )
+        data=tmp_path, port=0, slot_s=3600, seasons_slots=(24,), autopilot=Autopilot.OFF,
+        alive_s=60,
+    )  # fmt: skip
     server = CoordinatorServer(config, Env())
     await server.start()
     yield server
@@ -169,6 +171,39 @@ async def test_moves_are_refused_by_name(channel: grpc.aio.Channel) -> None:
     with pytest.raises(UnknownMigrationError, match="m77"):
         async with called():
             await moves.Get(pb.GetMigrationRequest(id="m77"))
+
+
+async def test_a_drain_is_checked_listed_and_cancelled(channel: grpc.aio.Channel) -> None:
+    catalog, drains = stubs.CatalogStub(channel), stubs.DrainsStub(channel)
+    for name in ("a", "b"):
+        report = pb.ReportRequest(instance=name, status_json=msgspec.json.encode(status(name)))
+        await stubs.StatisticsStub(channel).Report(report)
+    await catalog.CreateLog(pb.CreateLogRequest(name="x", instances=["a", "b"], shards=2))
+    with pytest.raises(UnknownInstanceError, match="'z'"):
+        async with called():
+            await drains.Begin(pb.DrainRequest(instance="z"))
+    dry = json.loads((await drains.Begin(pb.DrainRequest(instance="a", dry_run=True))).json)
+    assert (dry["left"], dry["primaries"]) == (1, 1)
+    assert json.loads((await drains.List(pb.ListDrainsRequest())).json) == []
+    await drains.Begin(pb.DrainRequest(instance="a"))
+    again = json.loads((await drains.Begin(pb.DrainRequest(instance="a"))).json)
+    assert again["state"] == "draining"
+    for request in (
+        stubs.MigrationsStub(channel).Move(pb.MoveRequest(shard="x/1", target="a")),
+        catalog.CreateLog(pb.CreateLogRequest(name="y", instances=["a"])),
+        drains.Begin(pb.DrainRequest(instance="b")),
+    ):
+        with pytest.raises(RefusedError, match="drain"):
+            async with called():
+                await request
+    told = await catalog.ListInstances(pb.ListInstancesRequest())
+    rows = [json.loads(row) for row in told.instances_json]
+    assert {row["instance"]: row["draining"] for row in rows} == {"a": True, "b": False}
+    ended = json.loads((await drains.Cancel(pb.DrainRequest(instance="a"))).json)
+    assert ended["state"] == "cancelled"
+    with pytest.raises(UnknownInstanceError, match="not being drained"):
+        async with called():
+            await drains.Cancel(pb.DrainRequest(instance="a"))
 
 
 async def test_a_dry_run_writes_nothing_and_a_move_is_watched_to_its_end(
