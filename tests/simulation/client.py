@@ -62,6 +62,8 @@ class SimClient:
         self.rows: list[Row] = []
         self._keys = keys
         self._addresses = addresses
+        self._latest_at = addresses[0]
+        """Who showed a latest record last; asked again, also after it was cut off."""
         self._number = 0
         self._rng = Random(world.rng.getrandbits(64))
         self._calls: dict[asyncio.Task[None], None] = {}
@@ -191,7 +193,7 @@ class SimClient:
 
     async def _read_latest(self, log: Log) -> None:
         """Ask any instance for a shard's latest; only one under a lease may answer (P7)."""
-        address = self._rng.choice(self._addresses)
+        address = self._rng.choice((self._latest_at, self._rng.choice(self._addresses)))
         called_s = self.world.now_s
         try:
             shard = self._rng.choice((await log.shard_map()).open_shards).id
@@ -201,6 +203,7 @@ class SimClient:
             answers = [answer async for answer in stub.Read(request, timeout=2.0)]
         except (LogstoreError, grpc.aio.AioRpcError):
             return
+        self._latest_at = address
         end = answers[0].high_watermark if answers else 0
         self.world.history.latest.append(LatestRead(self.name, address, shard, called_s, end))
         self._pool.left -= 1

@@ -49,6 +49,8 @@ OPEN_SHARDS_MAX = 3
 STATE_FAULT_CHANCE = 0.14
 RESHAPE_FAULT_CHANCE = 0.25
 FAULT_S = (0.1, 2.5)
+CUT_OFF_S = (1.0, 4.0)
+"""Long enough for a follower to take over meanwhile."""
 
 
 @dataclass(slots=True)
@@ -330,9 +332,10 @@ class Faults:
                 pairs = [(name, STORE), (STORE, name)]
             case _:
                 raise AssertionError(fault)
-        self._block(f"{fault} at {name}", pairs)
+        lasts_s = self.world.rng.uniform(*CUT_OFF_S) if fault == "cut off" else None
+        self._block(f"{fault} at {name}", pairs, lasts_s)
 
-    def _block(self, what: str, pairs: list[tuple[str, str]]) -> None:
+    def _block(self, what: str, pairs: list[tuple[str, str]], seconds: float | None = None) -> None:
         network = self.cluster.network
         ours = [pair for pair in pairs if pair not in network.blocked]
         for pair in ours:
@@ -342,7 +345,7 @@ class Faults:
             for pair in ours:
                 network.unblock(*pair)
 
-        self._for(what, undo)
+        self._for(what, undo, seconds)
 
     def _set(self, what: str, node: SimNode, field_name: str) -> None:
         setattr(node, field_name, True)

@@ -79,7 +79,7 @@ class _Task(asyncio.Task[Any]):
 class SimLoop(asyncio.BaseEventLoop):
     """Time jumps to the next timer; no thread, no socket, no real clock."""
 
-    _ready: "deque[_Handle]"  # type: ignore[assignment]
+    _ready: "deque[_Handle]"
     _stopping: bool
     _closed: bool
 
