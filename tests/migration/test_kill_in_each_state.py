@@ -33,6 +33,10 @@ OPTIONS = {"shadow_s": 0.3, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 
 END_WITHIN_S = 60.0
 
 
+class EndedBefore(AssertionError):
+    """The move ended before it came to the state."""
+
+
 class Loader:
     """Appends and reads of its own keys until stopped; journals what was acked."""
 
@@ -166,7 +170,8 @@ async def kill_when(
                     moves.cluster.kill(process)
                     moves.killed.add((state, victim))
                     break
-                assert now not in END_STATES, f"{id_} ended in {now} before {state}"
+                if now in END_STATES:
+                    raise EndedBefore(f"{id_} ended in {now} before {state}")
             while True:
                 row = await moves.get(id_)
                 if State(str(row["state"])) in END_STATES:
