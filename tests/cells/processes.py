@@ -13,7 +13,7 @@ from logstore.meta.port import WatchEvent
 from logstore.meta.records import CELLS, cell_leader_key, decode_leader
 from tests.meta.conftest import etcd_target
 
-READY_S = 40.0
+READY_S = 90.0
 CELLS_COUNT = 4
 
 

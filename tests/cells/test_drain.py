@@ -16,7 +16,7 @@ from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogStub, DrainsStub
 from logstore.proto.status import called
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 WAIT_S = 60.0
 MOVE = '{"shadow_s": 0.2, "soak_s": 0.5, "ramp_step": 0.5}'
 

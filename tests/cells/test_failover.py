@@ -22,7 +22,7 @@ from logstore.proto.status import called
 from tests.cells.processes import CELLS_COUNT, READY_S, Fleet, fleet
 from tests.meta.conftest import etcd_address  # noqa: F401
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 FOLLOWED_S_MAX = 15.0
 """The budget is 5 s; a test machine may be busy. docs/design/0004-cells.md tells the figures."""
 

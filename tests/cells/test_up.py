@@ -16,7 +16,7 @@ from logstore.meta.etcd import EtcdMetadataStore
 from logstore.meta.records import CELLS, decode_leader, decode_log, log_key
 from tests.meta.conftest import etcd_address, etcd_target  # noqa: F401
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 READY_S = 90.0
 
 
