@@ -21,6 +21,7 @@ COMMANDS = {
     "migrate": "bench.migrate",
     "picture": "bench.picture",
     "report": "bench.report",
+    "restart": "bench.restart",
 }
 
 

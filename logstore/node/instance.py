@@ -141,8 +141,7 @@ class Instance:
         """Begin to work; the metadata may come later."""
         works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
                  self._probe_loop())  # fmt: skip
-        works = (*works, self.scrubber.run())
-        for work in works:
+        for work in (*works, self.scrubber.run()):
             self._tasks.append(asyncio.create_task(work))
 
     async def register(self, address: str) -> None:

@@ -88,8 +88,10 @@ def test_losses_are_bounded() -> None:
     assert [x.offset for x in record.possible_loss] == list(range(5, LOSSES_MAX + 5))
 
 
-def machine(me: Member, **facts: bool) -> ReplicationMachine:
-    return ReplicationMachine(me, Position(6, b"c" * 16), 4, Timing(), **facts)
+def machine(me: Member, *, damaged: bool = False, tail_lost: bool = False) -> ReplicationMachine:
+    return ReplicationMachine(
+        me, Position(6, b"c" * 16), 4, Timing(), damaged=damaged, tail_lost=tail_lost
+    )
 
 
 def test_an_only_copy_after_a_power_loss_leads_and_says_so() -> None:
