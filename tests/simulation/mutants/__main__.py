@@ -49,10 +49,10 @@ def main() -> int:
             seeds = "MISSED" if verdict.seeds is None else str(verdict.seeds)
             print(f"{verdict.name:<{width}} {seeds:>7}  {verdict.how}", flush=True)
             verdicts.append(verdict)
+            if given.write_doc:
+                write_between("mutants", _table([verdict], read_between("mutants")))
     missed = [v.name for v in verdicts if v.seeds is None]
     print(f"{len(verdicts) - len(missed)} of {len(verdicts)} mutants were caught")
-    if given.write_doc:
-        write_between("mutants", _table(verdicts, read_between("mutants")))
     return 1 if missed else 0
 
 
