@@ -133,7 +133,9 @@ def changes_of(batch: StoredBatch, start: int) -> list[Change]:
     """The records of a batch from offset `start` on."""
     rows = batch.records()
     keys, values = rows.column("key").to_pylist(), rows.column("value").to_pylist()
-    times = rows.column("timestamp").to_pylist() if batch.flags & FLAG_TIMES else [None] * len(keys)
+    at_us = batch.append_time_us
+    given = rows.column("timestamp").to_pylist() if batch.flags & FLAG_TIMES else []
+    times = [at_us if t is None else int(t) for t in given] or [at_us] * len(keys)
     headers = (
         rows.column("headers").to_pylist() if batch.flags & FLAG_HEADERS else [None] * len(keys)
     )
@@ -142,7 +144,7 @@ def changes_of(batch: StoredBatch, start: int) -> list[Change]:
             offset=batch.base_offset + i,
             key=keys[i],
             value=values[i],
-            timestamp_us=batch.append_time_us if times[i] is None else times[i],
+            timestamp_us=times[i],
             headers=tuple((h["name"], h["value"]) for h in headers[i] or ()),
         )
         for i in range(max(0, start - batch.base_offset), len(keys))
