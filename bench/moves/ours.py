@@ -105,9 +105,13 @@ class Moving:
         """To the next instance; ServiceError unless it completed with equal chains."""
         log = await self._db.log(self.name)
         (shard,) = (await log.shard_map()).open_shards
-        number = int(shard.primary.rpartition("-")[2])
-        target = f"instance-{number % 3 + 1}" if strategy == "switch" else (
-            "instance-2" if number == 1 else "instance-1")  # fmt: skip
+        if strategy == "switch":
+            others = [i for i in shard.in_sync if i != shard.primary]
+            if not others:
+                raise ServiceError("no follower is in sync, so there is nothing to switch to")
+            target = others[0]
+        else:
+            target = "instance-2" if shard.primary == "instance-1" else "instance-1"
         request = pb.MoveRequest(
             shard=shard.id, target=target, strategy=strategy,
             options_json=msgspec.json.encode({**OPTIONS, "feed": feed}),
