@@ -214,3 +214,9 @@ def _print_shards(title: str, found: list[dict[str, Any]]) -> None:
             for s in found
         ],
     )
+    for s in found:
+        for loss in s.get("possible_loss", ()):
+            typer.echo(
+                f"POSSIBLE LOSS in {s['shard']}: acked records at offset {loss['offset']} and above "
+                f"may be missing since epoch {loss['epoch']} ({loss['cause']})"
+            )
