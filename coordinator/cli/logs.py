@@ -217,6 +217,6 @@ def _print_shards(title: str, found: list[dict[str, Any]]) -> None:
     for s in found:
         for loss in s.get("possible_loss", ()):
             typer.echo(
-                f"POSSIBLE LOSS in {s['shard']}: acked records at offset {loss['offset']} and above "
+                f"POSSIBLE LOSS in {s['shard']}: acked records from offset {loss['offset']} on "
                 f"may be missing since epoch {loss['epoch']} ({loss['cause']})"
             )
