@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,8 @@ from tests.simulation.faults import (
     MOVE_FAULTS,
     NODE_FAULTS,
     POSSIBLE,
+    RESHAPE_FAULTS,
+    RESHAPE_STATES,
     ROLES,
     STATES,
 )
@@ -74,11 +76,16 @@ def main() -> int:
 def _coverage_table(totals: Counter[str], coverage: Counter[tuple[str, str]]) -> str:
     """One row a fault: how often it hit each role, or each state of a move."""
     lines = [f"Commit {_commit()}: {_line(totals)}.", ""]
-    for faults, places in ((NODE_FAULTS, ROLES), (COORDINATOR_FAULTS + MOVE_FAULTS, STATES)):
-        lines.append("| fault | " + " | ".join(p.value for p in places) + " |")
+    tables: tuple[tuple[Sequence[str], Sequence[str]], ...] = (
+        (NODE_FAULTS, [role.value for role in ROLES]),
+        (COORDINATOR_FAULTS + MOVE_FAULTS, [state.value for state in STATES]),
+        (RESHAPE_FAULTS, [f"reshape {state.value}" for state in RESHAPE_STATES]),
+    )
+    for faults, places in tables:
+        lines.append("| fault | " + " | ".join(places) + " |")
         lines.append("|---" * (len(places) + 1) + "|")
         for fault in faults:
-            counts = [str(coverage[fault, place.value]) for place in places]
+            counts = [str(coverage[fault, place]) for place in places]
             lines.append(f"| {fault} | " + " | ".join(counts) + " |")
         lines.append("")
     return "\n".join(lines[:-1])
