@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -191,14 +192,10 @@ class Cluster:
     def fill_disk(self, instance: str) -> None:
         """Take all the space that is left on an instance's disk, to the last block."""
         free = shutil.disk_usage(self.folder / "data" / instance).free
-        with self.ballast(instance).open("wb") as file:
-            block = bytes(64 * 1024)
-            try:
-                for _ in range(free // len(block) + 2):
-                    file.write(block)
-                file.flush()
-            except OSError:
-                return
+        block = bytes(64 * 1024)
+        with self.ballast(instance).open("wb", buffering=0) as file, suppress(OSError):
+            for _ in range(2 * (free // len(block) + 1)):  # to the error; short writes are counted
+                file.write(block)
 
     # ---- waiting ---------------------------------------------------------------------------
 
