@@ -11,6 +11,7 @@ import structlog
 from coordinator.catalog import Catalog
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.learning import Learner
+from coordinator.metrics import PlanCounts
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
@@ -75,6 +76,7 @@ class PlanningLoop:
             MoveOptions(feed="kafka" if config.kafka else "direct"),
         )
         self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
+        self.counts = PlanCounts()
         self._config, self._env, self._store = config, env, store
         self._learner, self._intake = learner, learner.intake
         self._driver, self._nodes, self._reshapes = driver, nodes, reshapes
@@ -220,4 +222,5 @@ class PlanningLoop:
 
     def _note(self, note: PlanNote) -> PlanNote:
         self.history.append(note)
+        self.counts.add(note)
         return note

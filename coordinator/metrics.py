@@ -6,7 +6,7 @@ asks any of them sees the same. Plans and forecasts are those of the process tha
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,13 +32,22 @@ BLACKOUT_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 _log = structlog.get_logger(__name__)
 
 
-class Moves:
-    """The migrations as the metadata last showed them."""
+class Fetched:
+    """What a scrape cannot wait for: the migrations as the metadata last showed them, the scores.
 
-    def __init__(self, ledger: "Ledger") -> None:
-        self._ledger = ledger
+    `fresh` is False before the first answer and while the metadata does not answer.
+    """
+
+    def __init__(
+        self,
+        ledger: "Ledger",
+        score: Callable[[], Awaitable[Mapping[str, Mapping[int, Score]]]],
+    ) -> None:
+        self._ledger, self._score = ledger, score
         self._task: asyncio.Task[None] | None = None
-        self.seen: list[MigrationRecord] = []
+        self.moves: list[MigrationRecord] = []
+        self.scores: Mapping[str, Mapping[int, Score]] = {}
+        self.fresh = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="metrics")
@@ -51,8 +60,11 @@ class Moves:
     async def _run(self) -> None:
         while True:
             try:
-                self.seen = await self._ledger.all()
+                self.moves = await self._ledger.all()
+                self.scores = await self._score()
+                self.fresh = True
             except LogstoreError as e:
+                self.fresh = False
                 _log.warning("the migrations are not shown", why=e.message)
             await asyncio.sleep(REFRESH_S)
 
@@ -77,16 +89,15 @@ class CoordinatorCollector(Collector):
 
     def __init__(
         self,
-        moves: Moves,
-        plans: PlanCounts,
+        fetched: Fetched,
+        plans: Callable[[], PlanCounts],
         intake: "StatisticsIntake",
         now_s: Callable[[], float],
         cells: Callable[[], list[str]],
-        score: Callable[[], Mapping[str, Mapping[int, Score]]],
     ) -> None:
-        """`cells`: those led here. `score`: of the forecasts, as last known."""
-        self._moves, self._plans, self._intake = moves, plans, intake
-        self._now_s, self._cells, self._score = now_s, cells, score
+        """`cells`: those led here."""
+        self._fetched, self._plans, self._intake = fetched, plans, intake
+        self._now_s, self._cells = now_s, cells
 
     def collect(self) -> Iterator[Metric]:
         led = GaugeMetricFamily("logstore_cell_leader", "1: led here.", labels=["cell"])
@@ -113,7 +124,7 @@ class CoordinatorCollector(Collector):
         yield from (alive, load)
 
     def _migrations(self) -> Iterator[Metric]:
-        states = Counter(m.state for m in self._moves.seen)
+        states = Counter(m.state for m in self._fetched.moves)
         active = GaugeMetricFamily(
             "logstore_migrations_active", "Moves under way, by state.", labels=["state"]
         )
@@ -123,11 +134,11 @@ class CoordinatorCollector(Collector):
         for state in State:
             (ended if state in END_STATES else active).add_metric([state.value], states[state])
         yield from (active, ended)
-        done = [m for m in self._moves.seen if m.state in END_STATES]
+        done = [m for m in self._fetched.moves if m.state in END_STATES]
         yield CounterMetricFamily(
             "logstore_migration_bytes",
             "Bytes copied by moves.",
-            value=sum(m.bytes for m in self._moves.seen),
+            value=sum(m.bytes for m in self._fetched.moves),
         )
         yield _histogram(
             "logstore_migration_blackout_seconds",
@@ -145,17 +156,18 @@ class CoordinatorCollector(Collector):
         rounds = CounterMetricFamily(
             "logstore_planning_rounds", "Rounds of the planning loop.", labels=["outcome"]
         )
-        for outcome, count in self._plans.rounds.items():
+        plans = self._plans()
+        for outcome, count in plans.rounds.items():
             rounds.add_metric([outcome], count)
         refused = CounterMetricFamily(
             "logstore_planner_refusals",
             "Candidates refused, by reason (docs/reasons.md).",
             labels=["reason"],
         )
-        for reason, count in self._plans.refused.items():
+        for reason, count in plans.refused.items():
             refused.add_metric([reason], count)
         started = CounterMetricFamily(
-            "logstore_planner_moves", "Moves that the planner started.", value=self._plans.started
+            "logstore_planner_moves", "Moves that the planner started.", value=plans.started
         )
         yield from (rounds, refused, started)
 
@@ -170,7 +182,7 @@ class CoordinatorCollector(Collector):
             "Share of actual loads inside the interval.",
             labels=["model", "horizon_slots", "level"],
         )
-        for model, horizons in self._score().items():
+        for model, horizons in self._fetched.scores.items():
             for horizon, score in horizons.items():
                 if not score.n:
                     continue

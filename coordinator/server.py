@@ -1,5 +1,6 @@
 """The coordinator as a server: metadata, catalog, statistics, plans, migrations."""
 
+import functools
 import socket
 
 import structlog
@@ -19,12 +20,15 @@ from coordinator.leading import Leading, agree_on_cells
 from coordinator.learning import LEARNED_FILE, Learner
 from coordinator.loop import PlanningLoop
 from coordinator.metadata_service import MetadataService
+from coordinator.metrics import CoordinatorCollector, Fetched
 from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.ledger import Ledger
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import StatisticsService
 from logstore.base.env import Env
 from logstore.base.errors import AddressInUseError
+from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import LOGS
@@ -81,7 +85,12 @@ class CoordinatorServer:
             self._led = led
             self._server = make_server([self._router])
         self._health = health.aio.HealthServicer()
+        self._fetched = Fetched(
+            Ledger(self.store, env), functools.partial(self.learner.call, self.intake.score)
+        )
+        self._endpoint = Endpoint([self._collector()], self._not_ready)
         self.address = ""
+        self.metrics_address = ""
 
     @property
     def catalog(self) -> Catalog:
@@ -109,6 +118,9 @@ class CoordinatorServer:
         await self._restore()
         await self._server.start()
         self.address = f"{self.config.host}:{port}"
+        if self.config.metrics_listen:
+            self.metrics_address = self._endpoint.start(self.config.metrics_listen)
+            self._fetched.start()
         self.learner.start()
         await self.announced.start()
         if self._router is None:
@@ -127,6 +139,25 @@ class CoordinatorServer:
         """What was learned before the last stop, of logs that are still there."""
         names = {item.key.removeprefix(LOGS) for item in (await self.store.range(LOGS)).items}
         await self.learner.restore(names)
+
+    def _cells_led(self) -> dict[str, CellWork]:
+        return {LOG_WIDE: self.work} if self._router is None else self._led
+
+    def _planning(self) -> PlanningLoop:
+        """The loop that plans over all shards, if it runs here."""
+        return self._cells_led().get(LOG_WIDE, self.work).loop
+
+    def _collector(self) -> CoordinatorCollector:
+        return CoordinatorCollector(
+            self._fetched,
+            lambda: self._planning().counts,
+            self.intake,
+            self._env.clock.monotonic_s,
+            lambda: sorted(self._cells_led()),
+        )
+
+    def _not_ready(self) -> str | None:
+        return None if self._fetched.fresh else "the metadata has not been read yet"
 
     def _make(self, cell: str, store: MetadataStore) -> CellWork:
         return CellWork(cell, store, self._parts)
@@ -150,6 +181,8 @@ class CoordinatorServer:
     async def stop(self) -> None:
         """Stop gracefully; migrations go on with the next start, or at the next leader."""
         await self._health.enter_graceful_shutdown()
+        await self._endpoint.stop()
+        await self._fetched.close()
         if self._leading is not None:
             await self._leading.close()
         await self.work.close()
