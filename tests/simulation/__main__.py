@@ -39,25 +39,12 @@ def main() -> int:
     coverage: Counter[tuple[str, str]] = Counter()
     totals: Counter[str] = Counter()
     failed: list[int] = []
-    for result in _results(given):
-        coverage.update({(fault, where): n for fault, where, n in result.coverage})
-        totals.update(_figures(result))
-        if not result.ok:
-            failed.append(result.seed)
-        if given.verbose or (not result.ok and not given.all):
-            _tell(result, given.ops, whole=given.verbose)
-        elif not result.ok:
-            found = result.violations[0]
-            print(
-                f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text[:300]}",
-                flush=True,
-            )
-        if failed and not given.all:
-            return 1
-        if totals["seeds"] % PROGRESS_SEEDS == 0 and totals["seeds"] < given.seeds:
-            print(f"... {_line(totals)}", flush=True)
-        if given.seeds == 1:
-            print(f"seed {result.seed}: trace {result.trace}")
+    try:
+        _run(given, coverage, totals, failed)
+    except KeyboardInterrupt:
+        print("interrupted, so far:")
+    if failed and not given.all:
+        return 1
     print(_line(totals))
     if given.write_doc:
         write_between("coverage", _coverage_table(totals, coverage))
@@ -93,6 +80,34 @@ def _coverage_table(totals: Counter[str], coverage: Counter[tuple[str, str]]) ->
 
 def _line(totals: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in totals.items())
+
+
+def _run(
+    given: argparse.Namespace,
+    coverage: Counter[tuple[str, str]],
+    totals: Counter[str],
+    failed: list[int],
+) -> None:
+    """Run the seeds, add them up, tell what failed."""
+    for result in _results(given):
+        coverage.update({(fault, where): n for fault, where, n in result.coverage})
+        totals.update(_figures(result))
+        if not result.ok:
+            failed.append(result.seed)
+        if given.verbose or (not result.ok and not given.all):
+            _tell(result, given.ops, whole=given.verbose)
+        elif not result.ok:
+            found = result.violations[0]
+            print(
+                f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text[:300]}",
+                flush=True,
+            )
+        if failed and not given.all:
+            return
+        if totals["seeds"] % PROGRESS_SEEDS == 0 and totals["seeds"] < given.seeds:
+            print(f"... {_line(totals)}", flush=True)
+        if given.seeds == 1:
+            print(f"seed {result.seed}: trace {result.trace}")
 
 
 def _arguments() -> argparse.Namespace:
