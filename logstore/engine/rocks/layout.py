@@ -3,7 +3,7 @@
 | column family | key | value |
 |---|---|---|
 | data | replica u64, base offset u64 | chain before 16, after 16, largest time i64, envelope |
-| meta | replica u64, kind 1 | `m` facts, `h` high watermark, `f` feed cursor, `s` sums, `r` index runs |
+| meta | replica u64, kind 1 | `m` facts, `h` watermark, `f` feed cursor, `s` sums, `r` index runs |
 | producers | replica u64, kind 1, producer u64 | forgot u8, entries; of base `a`, checkpoint `c` |
 | counts | replica u64, record key | trimmed records of the key, u64 |
 | index | replica u64, run u64, first entry u64 | sorted entries u64 little-endian (`key_index`) |
