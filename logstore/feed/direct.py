@@ -1,12 +1,15 @@
 """The feed straight from another instance, over PeerService."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from typing import Any, TypeVar
 
 import google_crc32c
 import msgspec
-from grpc.aio import Channel
+from grpc.aio import Channel, UnaryStreamCall
 
-from logstore.base.errors import CorruptBatchError
+from logstore.base.errors import CorruptBatchError, UnavailableError
+from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch, parse
 from logstore.engine.port import Anchor, ProducerEntry
@@ -14,6 +17,13 @@ from logstore.feed.port import FeedPart, SnapshotPart
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
+
+FEED_SILENCE_S = 10.0
+"""A source tells its high watermark several times a second: silence means that it, or the way, is gone."""
+SNAPSHOT_SILENCE_S = 30.0
+"""Chunks may be paced; a move's own bound of bytes/s makes the wait as much longer."""
+
+M = TypeVar("M")
 
 
 def encode_anchor(anchor: Anchor) -> bytes:
@@ -72,7 +82,10 @@ class DirectFeed:
             bytes_per_s=self._bytes_per_s,
         )
         async with called():
-            async for chunk in self._stub.Snapshot(request):
+            own_s = 2 * SNAPSHOT_CHUNK_BYTES / self._bytes_per_s if self._bytes_per_s > 0 else 0.0
+            async for chunk in self._heard(
+                self._stub.Snapshot(request), SNAPSHOT_SILENCE_S + own_s
+            ):
                 crc = chunk_crc(chunk.batches)
                 if crc != chunk.crc32c:
                     raise CorruptBatchError(
@@ -89,6 +102,25 @@ class DirectFeed:
     async def follow(self, start: int, cursor: int | None = None) -> AsyncGenerator[FeedPart, None]:
         request = node_pb2.FeedRequest(shard=self._shard, epoch=self._epoch, start_offset=start)
         async with called():
-            async for message in self._stub.Feed(request):
+            async for message in self._heard(self._stub.Feed(request), FEED_SILENCE_S):
                 batches = (stored_batch(message.batch),) if message.HasField("batch") else ()
                 yield FeedPart(batches, message.high_watermark, message.epoch)
+
+    async def _heard(
+        self, call: UnaryStreamCall[Any, M], silence_s: float
+    ) -> AsyncGenerator[M, None]:
+        """The messages of a call; UnavailableError once the other end is silent for too long."""
+        messages = aiter(call)
+        try:
+            while True:
+                async with asyncio.timeout(silence_s):
+                    message = await anext(messages)
+                yield message
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise UnavailableError(
+                f"the source of shard {self._shard} was silent for {silence_s:g} s"
+            ) from None
+        finally:
+            call.cancel()
