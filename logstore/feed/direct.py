@@ -19,7 +19,8 @@ from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
 
 FEED_SILENCE_S = 10.0
-"""A source tells its high watermark several times a second: silence means that it, or the way, is gone."""
+"""A source tells its high watermark several times a second: silence means that it, or the way to
+it, is gone."""
 SNAPSHOT_SILENCE_S = 30.0
 """Chunks may be paced; a move's own bound of bytes/s makes the wait as much longer."""
 
