@@ -67,6 +67,8 @@ class ClusterOptions:
     coordinators: int = 1
 
     def __post_init__(self) -> None:
+        if not 1 <= self.instances <= INSTANCES_MAX:
+            raise ConfigError(f"instances is {self.instances}, allowed are 1 to {INSTANCES_MAX}")
         if self.replicas is not None and not 1 <= self.replicas <= self.instances:
             raise ConfigError(
                 f"replicas is {self.replicas}, with {self.instances} instances 1 to "
@@ -80,8 +82,6 @@ class ClusterOptions:
             raise ConfigError(
                 f"coordinators is {self.coordinators}, the embedded store has 1: give metadata"
             )
-        if not 1 <= self.instances <= INSTANCES_MAX:
-            raise ConfigError(f"instances is {self.instances}, allowed are 1 to {INSTANCES_MAX}")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}, allowed are 0 (any free one) to 65535")
 

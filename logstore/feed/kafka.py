@@ -100,7 +100,7 @@ class KafkaBroker:
                             bootstrap_servers=self.servers,
                             request_timeout_ms=int(CALL_TIMEOUT_S * 1e3),
                         )
-                        await self._admin.start()
+                        await _started(self._admin)
                         brokers = (await self._admin.describe_cluster())["brokers"]
                         self._copies = max(1, min(COPIES_MAX, len(brokers)))
                     yield self._admin
@@ -131,7 +131,7 @@ class KafkaBroker:
         )
         try:
             async with _answering(self.servers):
-                await producer.start()
+                await _started(producer)
             yield producer
         finally:
             await _quietly(producer.stop())
@@ -191,7 +191,7 @@ class KafkaBroker:
         partition = TopicPartition(topic, 0)
         try:
             async with _answering(self.servers):
-                await consumer.start()
+                await _started(consumer)
                 consumer.assign([partition])
             yield consumer, partition
         finally:
@@ -262,6 +262,16 @@ async def _answering(servers: str, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIt
     except (TimeoutError, OSError) as e:
         why = f"no answer in {timeout_s:g} s" if isinstance(e, TimeoutError) else str(e)
         raise BrokerAwayError(f"Kafka at {servers}: {why}") from e
+
+
+async def _started(client: AIOKafkaAdminClient | AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Start a client to the end also when we are cancelled: half-way its connections would leak."""
+    starting = asyncio.ensure_future(client.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait([starting])
+        raise
 
 
 async def _quietly(closing: Coroutine[Any, Any, None]) -> None:
