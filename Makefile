@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants test-moves test-cluster soak-cluster bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-cluster soak-cluster bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -49,6 +49,10 @@ SEEDS ?= 1000
 
 sim: $(READY)             ## the real machines under simulated faults; make sim SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+properties: $(READY)      ## the property tests on new examples; prints what reproduces a failure
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -n $(WORKERS) tests/sharder tests/profiler \
+	  tests/client tests/engine $(ARGS)
 
 sim-mutants: $(READY)     ## does the simulator see deliberate faults?
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)

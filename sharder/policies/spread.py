@@ -50,6 +50,8 @@ def _spread(draft: Draft, row: int, zone: dict[str, str]) -> Refusal | None:
         if zone[name] in taken:
             double = name
         taken.add(zone[name])
+    gone = set(shard.in_sync) - zone.keys()  # a dead instance may come back with its copy
+    taken |= {i.zone for i in draft.table.instances if i.id in gone}
     fits = draft.open & (draft.stored + shard.bytes <= draft.stored_max)
     fits &= draft.busy < draft.config.operators_per_instance_max
     fits &= np.array([i.zone not in taken for i in draft.table.instances])

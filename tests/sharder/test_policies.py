@@ -198,6 +198,16 @@ def test_a_second_copy_in_a_zone_goes_to_another_zone() -> None:
     none_planned(spread)
 
 
+def test_a_zone_with_a_dead_copy_is_taken() -> None:
+    three = {**THREE, "d": THREE["c"]}
+    view = scene([shard("log/0", "a", [10.0] * 6, in_sync=("b", "d"))], three, able())
+    for name, zone in (("a", "z1"), ("b", "z1"), ("c", "z2"), ("d", "z2")):
+        view = with_instance(view, name, zone=zone)
+    dead = with_instance(view, "d", alive=False)
+    none_planned(dead)
+    assert refusal(dead, Reason.NO_ZONE, "log/0").instance == "b"
+
+
 def test_20_no_zone() -> None:
     small = with_instance(crowded_zone(), "c", capacity_stored_bytes=MB)
     none_planned(small)
