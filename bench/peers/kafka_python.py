@@ -67,7 +67,7 @@ class ConfluentKafka(_PythonKafka):
         Setting("acks", "all", "the same promise as ours"),
         Setting("linger.ms", "10", "batches fill"),
         Setting("batch.size", "1000000", "librdkafka's own default, larger gains nothing"),
-        Setting("queue.buffering.max.messages", "2000000", "produce() never finds a full queue"),
+        Setting("queue.buffering.max.messages", "2000000", "produce() rarely finds a full queue"),
         Setting("call", "produce_batch(10000)", "faster than produce() in a loop"),
         Setting("delivery callback", "none", "a Python call per record halves the rate; the count "
                 "is asked from the broker instead"),
@@ -83,7 +83,7 @@ class ConfluentKafka(_PythonKafka):
         return Result(records.count, records.total_bytes, seconds, digest=records.digest())
 
     def _produce(self, topic: str, records: RecordSet) -> float:
-        from confluent_kafka import Producer
+        from confluent_kafka import KafkaError, Producer
 
         producer = Producer(
             {
@@ -101,9 +101,18 @@ class ConfluentKafka(_PythonKafka):
         for at in range(0, records.count, PRODUCE_BATCH):
             chunk = slice(at, at + PRODUCE_BATCH)
             pairs = zip(keys[chunk], values[chunk], strict=True)
-            queued = producer.produce_batch(topic, [{"key": k, "value": v} for k, v in pairs])
-            if queued != len(keys[chunk]):
-                raise PeerError(f"{self.name}: only {queued} of {len(keys[chunk])} were queued")
+            left_over = [{"key": k, "value": v} for k, v in pairs]
+            while left_over:  # a full queue takes the rest once the broker has acked some
+                producer.produce_batch(topic, left_over)
+                full = KafkaError._QUEUE_FULL
+                other = [m["_error"] for m in left_over if m.get("_error", full) != full]
+                if other:
+                    raise PeerError(f"{self.name}: {other[0]}")
+                left_over = [
+                    {"key": m["key"], "value": m["value"]} for m in left_over if "_error" in m
+                ]
+                if left_over:
+                    producer.poll(0.05)
         left = producer.flush(60)
         seconds = time.perf_counter() - begin
         if left:

@@ -59,7 +59,9 @@ class Learner:
         return self._rate.per_s
 
     async def run(self) -> None:
-        """Pull until cancelled; a copy that can never match stops with phase `failed: …`."""
+        """Pull until cancelled; a copy that can never match stops with phase `failed: …`.
+
+        A full disk says so too, and goes on trying: space may be made."""
         node = self._replica.node
         while True:
             try:
@@ -74,9 +76,8 @@ class Learner:
                 return
             except OutOfRangeError:
                 self._start_over()
-            except StorageFullError as e:
+            except StorageFullError as e:  # a move is rolled back on it; a repair waits for space
                 self.phase = f"failed: {e.message}"
-                return
             except BrokerAwayError as e:
                 self._broker_away(e.message)
             except LogstoreError as e:
