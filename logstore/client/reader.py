@@ -7,7 +7,7 @@ newest route names, up to the high watermark that the first answer showed: no ga
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -179,8 +179,7 @@ class Reader:
                         await queue.put(page)
                 finished[shard.id].set()
                 if tail:  # the shard was sealed: go on with what follows it (S4)
-                    following = await self._following(spec, shard.id)
-                    begin([s for s in following if s.id not in finished], 0)
+                    begin(await self._following(spec, shard.id, finished), 0)
                 await queue.put(None)
             except LogstoreError as e:
                 await queue.put(e)
@@ -201,13 +200,36 @@ class Reader:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _following(self, spec: ReadSpec, shard: str) -> list[Shard]:
-        """The successors of a sealed shard that the read wants, as of the newest map."""
+    async def _following(
+        self, spec: ReadSpec, shard: str, finished: Mapping[str, asyncio.Event]
+    ) -> list[Shard]:
+        """The successors of a sealed shard that the read wants and may begin, as of the newest map.
+
+        One with another parent that is still read, or is yet to be reached, waits for that one: it
+        follows when the last of its parents ends.
+        """
         router = await self._directory.router(spec.log)
+        wanted = {s.id for s in router.shards_to_read(spec.start, spec.end, spec.key)}
+
+        def to_come(parent: str) -> bool:
+            if parent in finished:
+                return not finished[parent].is_set()
+            found = router.map.get(parent) if parent in wanted else None
+            return found is not None and any(reached(p) for p in found.predecessors)
+
+        def reached(ancestor: str) -> bool:
+            return ancestor in finished or to_come(ancestor)
+
         found = router.map.get(shard)
         named = [router.map.get(s) for s in found.successors] if found is not None else []
-        wanted = {s.id for s in router.shards_to_read(spec.start, spec.end, spec.key)}
-        return [s for s in named if s is not None and s.id in wanted]
+        return [
+            s
+            for s in named
+            if s is not None
+            and s.id in wanted
+            and s.id not in finished
+            and not any(to_come(p) for p in s.predecessors)
+        ]
 
     async def _shard(self, spec: ReadSpec, shard: Shard, tail: bool) -> AsyncGenerator[Page, None]:
         """One shard from the spec's offset on, over as many calls as it takes."""
