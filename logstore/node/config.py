@@ -17,6 +17,9 @@ class NodeConfig(MetadataSettings):
     instance: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,64}$", description="instance id")
     data: Path = Field(description="folder of this instance's RocksDB")
     listen: str = Field(default="127.0.0.1:0", description="host:port; port 0 takes a free one")
+    advertise: str | None = Field(
+        default=None, max_length=255, description="host:port that others reach us at; default ours"
+    )
     metadata: list[str] = Field(
         min_length=1, description="host:port of the coordinators, or etcd://HOST:PORT,…"
     )
@@ -36,6 +39,9 @@ class NodeConfig(MetadataSettings):
 
     follower_timeout_s: float = Field(default=1.5, ge=0.1, le=60)
     hand_over_timeout_s: float = Field(default=5.0, ge=0.1, le=60)
+    stop_hand_over_s: float = Field(
+        default=5.0, ge=0, le=600, description="a stop waits this long until others lead; 0: never"
+    )
     lease_s: float = Field(
         default=1.5, ge=0.1, le=60, description="latest reads need an answer this fresh (P7)"
     )

@@ -21,6 +21,7 @@ from logstore.node.admin_service import NodeAdmin
 from logstore.node.boot import incarnation
 from logstore.node.config import NodeConfig
 from logstore.node.instance import Instance
+from logstore.node.leaving import hand_over_all
 from logstore.node.log_service import LogService, RouteService
 from logstore.node.metrics import NodeCollector
 from logstore.node.peer_service import PeerService
@@ -116,13 +117,19 @@ class NodeServer:
         instance.start()
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        for work in (instance.register(self.address), self._report(), self._ping()):
+        for work in (
+            instance.register(self._config.advertise or self.address),
+            self._report(),
+            self._ping(),
+        ):
             self._tasks.append(asyncio.create_task(work))
         return self.address
 
     async def stop(self) -> None:
-        """Stop gracefully: calls in progress get a moment, then the engine is closed."""
+        """Stop gracefully: others lead our shards (`logstore.node.leaving`), calls in progress get
+        a moment, then the engine is closed."""
         await self._health.enter_graceful_shutdown()
+        await hand_over_all(self.instance, self._config.stop_hand_over_s)
         await self._endpoint.stop()
         for task in self._tasks:
             task.cancel()

@@ -48,7 +48,8 @@ class Nodes:
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def start(self, instance: str, **settings: object) -> NodeServer:
-        values = {"report_interval_s": 3600.0, **self.settings, **settings}
+        sudden = {"report_interval_s": 3600.0, "stop_hand_over_s": 0.0}
+        values = {**sudden, **self.settings, **settings}
         config = NodeConfig(
             instance=instance,
             data=self.folder / instance,

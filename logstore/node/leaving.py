@@ -1,0 +1,125 @@
+"""A stop that nobody waits for: others lead our shards before we go, and no ack needs us.
+
+Nothing is copied: the heirs are in sync already, and our own copies stay on the disk as learners,
+which repair lets join again as soon as they are heard of. So a restart costs a hand-over a shard (H1, H2) and not a
+fail-over, and no append waits for a follower that is gone. What cannot be handed over is left to
+the fail-over.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from logstore.base.errors import LogstoreError
+from logstore.base.types import ShardStatus
+from logstore.meta.port import Compare, Put
+from logstore.meta.records import Member, ShardRecord, encode, shard_key
+from logstore.replication import changes
+from logstore.replication.events import Role
+from logstore.replication.progress import Mode
+
+if TYPE_CHECKING:
+    from logstore.node.instance import Instance
+    from logstore.node.replica import Replica
+
+POLL_S = 0.02
+HEARD_S = 1.0
+"""An heir has answered within this time."""
+_log = structlog.get_logger(__name__)
+
+
+async def hand_over_all(instance: "Instance", limit_s: float) -> None:
+    """Hand over what we lead, then leave the in-sync sets; `limit_s` seconds at most, never raises.
+
+    Only what we lead now: of several instances that stop at the same time each hands over once, and
+    none passes on what another one gave it.
+    """
+    if limit_s <= 0:
+        return
+    led = {r.shard for r in _open(instance) if r.role is Role.PRIMARY}
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                if not await _lead_away(instance, led):
+                    break
+                await asyncio.sleep(POLL_S)
+            await asyncio.gather(*(_step_down(instance, r) for r in _open(instance)))
+    except TimeoutError:
+        left = [r.shard for r in _open(instance) if r.shard in led and r.role is Role.PRIMARY]
+        _log.info("stops before all was handed over", shards=left[:8], count=len(left))
+    except LogstoreError as e:
+        _log.info("stops without handing over", error=e.message)
+
+
+def _open(instance: "Instance") -> list["Replica"]:
+    """Copies of open shards that no move is at work on: a move deals with our end by itself."""
+    found = []
+    for replica in instance.replicas.values():
+        record = replica.machine.record
+        if record is not None and record.status is ShardStatus.OPEN and record.migration is None:
+            found.append(replica)
+    return found
+
+
+async def _lead_away(instance: "Instance", led: set[str]) -> bool:
+    """Ask for each hand-over that is possible; is one still to come?"""
+    leads = Counter(r.primary.instance for r, _ in instance.catalog.shards.values())
+    waiting = False
+    for replica in _open(instance):
+        if replica.role is not Role.PRIMARY or replica.shard not in led:
+            continue
+        heir = _heir(replica, leads)
+        if heir is None:
+            continue
+        waiting = True
+        if replica.record.hand_over is None:
+            leads[heir.instance] += 1
+            wanted = heir.replica_id
+            await _write(instance, replica, lambda r, w=wanted: replace(r, hand_over=w))
+    return waiting
+
+
+def _heir(replica: "Replica", leads: Counter[str]) -> Member | None:
+    """Who leads fewest of those in sync that answered lately."""
+    now_s, peers = replica.node.now_s(), replica.machine.peers
+    fit = []
+    for member in replica.record.in_sync:
+        progress = peers.get(member.replica_id)
+        if progress is None or progress.mode is not Mode.REPLICATE:
+            continue
+        if now_s - progress.heard_s <= HEARD_S:
+            fit.append(member)
+    return min(fit, key=lambda m: (leads[m.instance], m.instance), default=None)
+
+
+async def _step_down(instance: "Instance", replica: "Replica") -> None:
+    """P3: a member that removes itself. The copy stays; repair has it admitted when it is back."""
+    if replica.role is not Role.FOLLOWER:
+        return
+    mine = replica.member.replica_id
+
+    def without_us(record: ShardRecord) -> ShardRecord:
+        member = next((m for m in record.in_sync if m.replica_id == mine), None)
+        if member is None or member == record.primary:
+            return record
+        if len(record.in_sync) - 1 < max(1, record.min_in_sync):
+            return record
+        return changes.demoted(record, member)
+
+    await _write(instance, replica, without_us)
+
+
+async def _write(
+    instance: "Instance", replica: "Replica", change: Callable[[ShardRecord], ShardRecord]
+) -> None:
+    """One compare-and-swap on what this copy knows; a lost race is seen in the next round."""
+    before, revision = replica.record, replica.machine.revision
+    after = change(before)
+    if after == before:
+        return
+    key = shard_key(replica.shard)
+    await instance.node.store.txn([Compare(key, revision)], [Put(key, encode(after))])
