@@ -1,9 +1,9 @@
 """A stop that nobody waits for: others lead our shards before we go, and no ack needs us.
 
 Nothing is copied: the heirs are in sync already, and our own copies stay on the disk as learners,
-which repair lets join again as soon as they are heard of. So a restart costs a hand-over a shard (H1, H2) and not a
-fail-over, and no append waits for a follower that is gone. What cannot be handed over is left to
-the fail-over.
+which repair lets join again once they are heard of. So a restart costs a hand-over a shard (H1, H2)
+and not a fail-over, and no append waits for a follower that is gone. What cannot be handed over is
+left to the fail-over.
 """
 
 import asyncio
