@@ -8,14 +8,23 @@ from coordinator.catalog import Catalog, Described, parse_log_options
 from coordinator.edge import Context, unary
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
-from logstore.base.errors import RefusedError
+from logstore.base.errors import InvalidArgumentError, RefusedError, UnknownLogError
+from logstore.base.limits import LOG_NAME_CHARS_MAX
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import INSTANCES, encode, shard_prefix
+from logstore.meta.records import (
+    INSTANCES,
+    MAPPING_SUFFIX,
+    LogOptions,
+    encode,
+    mapping_log,
+    shard_prefix,
+)
 from logstore.meta.routes import read_routes
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer
 from logstore.proto.v1 import common_pb2, log_pb2
 from logstore.proto.v1.log_pb2_grpc import RouteServiceServicer
+from sharder.keys import Partitioner
 
 ROUTES_WAIT_S = 1.0
 
@@ -48,18 +57,27 @@ class CatalogService(CatalogServicer):
 
     @unary
     async def CreateLog(self, request: pb.CreateLogRequest, context: Context) -> pb.LogInfo:
+        if request.name.endswith(MAPPING_SUFFIX):
+            raise InvalidArgumentError(
+                f"log name is {request.name[:200]!r}, the ending {MAPPING_SUFFIX!r} is for what"
+                " remembers the keys of balanced logs"
+            )
         instances = await self._catalog.instances()
         draining = await self._catalog.draining()
         for name in request.instances:
             if name in draining:
                 raise RefusedError(f"instance {name} is being drained, it takes no new shards")
+        options = parse_log_options(request.options_json, self._replicas)
+        alive = {
+            i.instance: self._alive(i.instance) and i.instance not in draining for i in instances
+        }
+        shards = request.shards
+        if options.partitioner is Partitioner.BALANCED:
+            _check_mapping_name(request.name)
+            if not shards and not request.split_keys:
+                shards = sum(alive.values())  # keys can only be placed where there is a shard
         described = await self._catalog.create(
-            request.name,
-            parse_log_options(request.options_json, self._replicas),
-            request.shards,
-            list(request.split_keys),
-            list(request.instances),
-            {i.instance: self._alive(i.instance) and i.instance not in draining for i in instances},
+            request.name, options, shards, list(request.split_keys), list(request.instances), alive
         )
         return _info(described)
 
@@ -67,9 +85,26 @@ class CatalogService(CatalogServicer):
     async def DeleteLog(
         self, request: pb.DeleteLogRequest, context: Context
     ) -> pb.DeleteLogResponse:
-        await self._catalog.delete(request.name)
-        self._intake.forget_log(request.name)
+        base = request.name.removesuffix(MAPPING_SUFFIX)
+        if base != request.name and await self._options(base) is not None:
+            raise RefusedError(f"log {request.name} remembers the keys of {base}: delete that one")
+        options = await self._options(request.name)
+        await self._delete(request.name)
+        if options is not None and options.partitioner is Partitioner.BALANCED:
+            mapping = mapping_log(request.name)
+            if await self._options(mapping) is not None:
+                await self._delete(mapping)
         return pb.DeleteLogResponse()
+
+    async def _delete(self, name: str) -> None:
+        await self._catalog.delete(name)
+        self._intake.forget_log(name)
+
+    async def _options(self, name: str) -> LogOptions | None:
+        try:
+            return (await self._catalog.describe(name)).log.options
+        except UnknownLogError:
+            return None
 
     @unary
     async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
@@ -96,6 +131,15 @@ class CatalogService(CatalogServicer):
             }
             found.append(msgspec.json.encode(told))
         return pb.ListInstancesResponse(instances_json=found)
+
+
+def _check_mapping_name(log: str) -> None:
+    """The mapping log's name must be a name."""
+    if len(mapping_log(log)) > LOG_NAME_CHARS_MAX:
+        raise InvalidArgumentError(
+            f"log name has {len(log)} characters, that of a balanced log has at most"
+            f" {LOG_NAME_CHARS_MAX - len(MAPPING_SUFFIX)}"
+        )
 
 
 class RouteService(RouteServiceServicer):

@@ -27,10 +27,12 @@ from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import decode_migration
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.service import MigrationsService
+from coordinator.placement_service import PlacementService
 from coordinator.repair import RepairLoop
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, FencedError, LogstoreError
+from logstore.base.tls import TlsOptions
 from logstore.feed.open import open_broker
 from logstore.meta.port import (
     Compare,
@@ -74,6 +76,10 @@ class CellWork:
         self.repair = RepairLoop(
             store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns, moves
         )
+        tls = TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
+        self.placement = PlacementService(
+            store, env, self.catalog, self.loop, intake, tls, config.planning_period_s
+        )
         self.services: dict[str, object] = {
             "Announcements": AnnouncementsService(store, intake.slot_s),
             "Catalog": CatalogService(self.catalog, intake, env, config.silence_s, config.replicas),
@@ -86,6 +92,7 @@ class CellWork:
                 self.reshapes,
                 intake.heatmap_copy,
             ),
+            "Placement": self.placement,
             "Plans": PlansService(self.loop),
         }
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,6 +130,7 @@ class CellWork:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self.placement.close()
         await self.loop.close()
         await self.reshapes.close()
         await self.repair.close()

@@ -23,7 +23,7 @@ from logstore.proto.channel import open_channel
 from logstore.proto.status import served
 
 PACKAGE = "coordinator.v1."
-SERVICES = frozenset({"Announcements", "Catalog", "Drains", "Migrations", "Plans"})
+SERVICES = frozenset({"Announcements", "Catalog", "Drains", "Migrations", "Placement", "Plans"})
 ANYWHERE = frozenset(
     {
         ("Announcements", "ListEvents"),

@@ -34,7 +34,7 @@ from logstore.meta.port import MetadataStore
 from logstore.meta.records import LOGS
 from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
-from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2, placement_pb2_grpc
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.v1.log_pb2_grpc import add_RouteServiceServicer_to_server
 
@@ -166,13 +166,15 @@ class CoordinatorServer:
         server, services = self._server, self.work.services
         rpc.add_MetadataServicer_to_server(MetadataService(self.store), server)
         for name, service in services.items():
-            getattr(rpc, f"add_{name}Servicer_to_server")(service, server)
+            home = placement_pb2_grpc if name == "Placement" else rpc
+            getattr(home, f"add_{name}Servicer_to_server")(service, server)
         add_RouteServiceServicer_to_server(RouteService(self.store), server)
         rpc.add_StatisticsServicer_to_server(
             StatisticsService(self.config, self._env, self.store, self.learner), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [s.full_name for s in coordinator_pb2.DESCRIPTOR.services_by_name.values()]
+        files = (coordinator_pb2.DESCRIPTOR, placement_pb2.DESCRIPTOR)
+        names = [s.full_name for file in files for s in file.services_by_name.values()]
         reflection.enable_server_reflection(
             [*names, "logstore.v1.RouteService", health.SERVICE_NAME, reflection.SERVICE_NAME],
             server,

@@ -1,7 +1,9 @@
 """Routing keys: the bytes that shard ranges are cut over.
 
 A `range` log routes by the key itself, so neighbouring keys share a shard. A `hash` log routes by
-an 8-byte big-endian xxh3 token followed by the key, so that load spreads whatever the keys are.
+an 8-byte big-endian xxh3 token followed by the key, so that load spreads whatever the keys are. A
+`balanced` log routes by the virtual shard key that was drawn for a key before its first write: an
+8-byte token and then the key; its records are stored under it.
 """
 
 from dataclasses import dataclass
@@ -20,10 +22,11 @@ class Partitioner(StrEnum):
 
     RANGE = "range"
     HASH = "hash"
+    BALANCED = "balanced"
 
 
 def routing_key(partitioner: Partitioner, key: bytes) -> bytes:
-    """The routing key of `key`: itself for range logs, xxh3 token + key for hash logs."""
+    """The routing key of a stored key: xxh3 token + key for hash logs, else the key itself."""
     if partitioner is Partitioner.HASH:
         return xxhash.xxh3_64_digest(key) + key
     return key

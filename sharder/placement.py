@@ -116,7 +116,7 @@ def headrooms(view: View) -> dict[str, Headroom]:
 class Placement:
     """Draws slots for keys. Mutable: how full its draws made each instance, learned corrections.
 
-    ValueError without slots, or for a slot on an instance whose headroom is not told.
+    ValueError when no slot is on an instance whose headroom is told.
     """
 
     def __init__(
@@ -128,26 +128,30 @@ class Placement:
     ) -> None:
         self.config = config or PlacementConfig()
         self.schemas = dict(schemas or {})
-        self.instances = tuple(sorted({s.instance for s in slots}))
+        self.instances: tuple[str, ...] = ()
+        self._bias: Floats = np.ones(0)
+        self._expected: Floats = np.zeros(0)
+        self.renew(slots, headroom)
+
+    def renew(self, slots: Sequence[Slot], headroom: Mapping[str, Headroom]) -> None:
+        """Take what the next forecast says; slots on an instance that is not in `headroom` take
+        nothing: it is lost, and its weight is the others'.
+
+        Learned corrections stay; fill levels begin anew, since the headroom has them in it.
+        """
+        left = tuple(s for s in slots if s.instance in headroom)
+        if not left:
+            raise ValueError("there is no slot on an instance with headroom")
+        bias = self.corrections
+        meant = self.expected
+        self.slots = left
+        self.instances = tuple(sorted({*bias, *(s.instance for s in left)}))
+        self._bias = np.array([bias.get(n, 1.0) for n in self.instances])
+        self._expected = np.array([meant.get(n, 0.0) for n in self.instances])
         self._seeds = np.array(
             [xxhash.xxh3_64_intdigest(n.encode(), self.config.seed) for n in self.instances],
             dtype=np.uint64,
         )
-        self._bias: Floats = np.ones(len(self.instances))
-        self.renew(slots, headroom)
-
-    def renew(self, slots: Sequence[Slot], headroom: Mapping[str, Headroom]) -> None:
-        """Take what the next forecast says; an instance that is not in `headroom` is lost.
-
-        Learned corrections stay; fill levels begin anew, since the headroom has them in it.
-        """
-        lost = set(self.instances) - set(headroom)
-        self.slots = tuple(s for s in slots if s.instance not in lost)
-        for slot in self.slots:
-            if slot.instance not in self.instances:
-                raise ValueError(f"slot {slot.shard} is on {slot.instance}, which is not known")
-        if not self.slots:
-            raise ValueError("there is no slot on an instance with headroom")
         none = Headroom(0.0, 0.0, 0.0, 0.0)
         told = [headroom.get(n, none) for n in self.instances]
         self._room: Floats = np.array(
@@ -163,6 +167,8 @@ class Placement:
 
     def lose(self, instance: str) -> None:
         """An instance is gone: its weight goes to the others by what they have left."""
+        if instance not in self.instances:
+            raise ValueError(f"instance {instance} is not known")
         left = {
             n: Headroom(*row)
             for n, row in zip(self.instances, self._room.tolist(), strict=True)
@@ -173,20 +179,32 @@ class Placement:
         self.filled = filled
 
     def observe(self, expected: Mapping[str, float], observed: Mapping[str, float]) -> None:
-        """Correct the weights by the loads (any one unit) that drawn keys brought to instances.
+        """Correct the weights by the loads that drawn keys brought to instances, against what was
+        expected of them (any one unit each; only shares count).
 
-        One that got more than its expected share of all gets a lower weight, and the reverse.
+        An instance whose keys bring twice their expected share comes to half its weight: the
+        correction follows 1 / error by `learning_rate` a call, and so settles.
         """
         names = [n for n in self.instances if expected.get(n, 0) > 0 and n in observed]
         meant = np.array([expected[n] for n in names])
         came = np.array([observed[n] for n in names])
         if not len(names) or came.sum() <= 0:
             return
-        error = (came / came.sum()) / (meant / meant.sum())
+        error = np.clip((came / came.sum()) / (meant / meant.sum()), 1e-3, 1e3)
         at = np.array([self.instances.index(n) for n in names])
-        steps = np.clip(error, 1e-3, 1e3) ** -self.config.learning_rate
-        most = self.config.bias_max
-        self._bias[at] = np.clip(self._bias[at] * steps, 1.0 / most, most)
+        rate, most = self.config.learning_rate, self.config.bias_max
+        found = self._bias[at] ** (1.0 - rate) * error**-rate
+        self._bias[at] = np.clip(found, 1.0 / most, most)
+
+    @property
+    def corrections(self) -> dict[str, float]:
+        """What each instance's weight is multiplied by, as learned."""
+        return dict(zip(self.instances, self._bias.tolist(), strict=True))
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """Keys that each instance should have had by the target shares at the time of each draw."""
+        return dict(zip(self.instances, self._expected.tolist(), strict=True))
 
     def learn(self, schema: str, seen: Estimate, rate: float = 0.1) -> None:
         """What a key of a schema brought: its estimate follows by `rate`."""
@@ -270,6 +288,7 @@ class Placement:
         free = _uniform(_mixed(hashes ^ np.uint64(self.config.seed) ^ _CHOICE))
         choosing = (free >= self.config.randomness) & np.isfinite(score[rows, second])
         chosen = np.where(choosing & (self.filled[second] < self.filled[first]), second, first)
+        self._expected += (weights / weights.sum(axis=1, keepdims=True)).sum(axis=0)
         np.add.at(self.filled, chosen, 1.0 / weights[rows, chosen])
         return np.asarray(chosen, dtype=np.int64)
 
@@ -303,20 +322,30 @@ def _uniform(values: NDArray[np.uint64]) -> Floats:
     return ((values >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
 
 
-def virtual_key(slot: Slot, key: bytes) -> RoutingKey:
-    """The virtual shard key of `key` in a slot: an 8-byte token inside its range, then the key.
+def token_of(slot: Slot, key_hash: int) -> int:
+    """The token of a key in a slot: inside its range, spread evenly by the key's hash, so a later
+    split halves the keys. ValueError for a range too narrow for any token (`takes_keys`)."""
+    low, high = _tokens_in(slot.range)
+    if low >= high:
+        raise ValueError(f"slot {slot.shard}: no token lies in {slot.range}")
+    return low + key_hash * (high - low) // _TOKENS
 
-    Tokens are spread evenly over the range by the key's hash, so a later split halves them. In a
-    range too narrow for a token it is the range's start followed by the key, or the start alone.
-    """
-    low, high = _token(slot.range.start, up=True), _TOKENS
-    if slot.range.end is not None:
-        high = _token(slot.range.end, up=False)
-    if low < high:
-        token = low + xxhash.xxh3_64_intdigest(key) * (high - low) // _TOKENS
-        return token.to_bytes(TOKEN_BYTES, "big") + key
-    found = slot.range.start + key
-    return found if found in slot.range else slot.range.start
+
+def takes_keys(slot: Slot) -> bool:
+    """Whether new keys can be placed in the slot: not in what is left around one hot key."""
+    low, high = _tokens_in(slot.range)
+    return low < high
+
+
+def virtual_key(token: int, key: bytes) -> RoutingKey:
+    """The virtual shard key: 8 bytes of token, then the key itself."""
+    return token.to_bytes(TOKEN_BYTES, "big") + key
+
+
+def _tokens_in(keys: KeyRange) -> tuple[int, int]:
+    """Tokens [low, high) of which every virtual key lies in the range."""
+    low = _token(keys.start, up=True)
+    return low, _TOKENS if keys.end is None else _token(keys.end, up=False)
 
 
 def _token(bound: bytes, *, up: bool) -> int:

@@ -42,14 +42,17 @@ def parse_option(text: str) -> tuple[str, object]:
 @group.command("create")
 def create(
     name: Name,
-    shards: Annotated[int, typer.Option(help="Even ranges to start with.")] = 1,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Even ranges to start with; default 1, balanced: one an instance."),
+    ] = None,
     split_key: Annotated[
         list[str] | None, typer.Option(help="Cut the key space here instead; repeat it.")
     ] = None,
     instance: Annotated[
         list[str] | None, typer.Option(help="Primary of each shard, in order; default: the ring.")
     ] = None,
-    partitioner: Annotated[str, typer.Option(help="range or hash")] = "range",
+    partitioner: Annotated[str, typer.Option(help="range, hash or balanced")] = "range",
     changefeed: Annotated[
         str | None,
         typer.Option(metavar="TOPIC", help="Publish every record to this Kafka topic, too."),

@@ -141,6 +141,10 @@ class Cluster:
         that was killed."""
         return self._process(name).kill()
 
+    def lose(self, name: str) -> int:
+        """kill -9 of a process that stays away. Returns its pid."""
+        return self._process(name).lose()
+
     async def wait_ready(self, timeout_s: float | None = None) -> None:
         """Until every process serves and the coordinator counts every instance as alive."""
         limit_s = self.options.start_timeout_s if timeout_s is None else timeout_s

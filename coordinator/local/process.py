@@ -93,6 +93,11 @@ class Supervised:
         os.kill(self.pid, number)
         return self.pid
 
+    def lose(self) -> int:
+        """kill -9, and it is not started again. Returns its pid."""
+        self._stopping.set()
+        return self.kill()
+
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after STOP_TIMEOUT_S; it is not started again."""
         self._stopping.set()

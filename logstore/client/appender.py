@@ -15,6 +15,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
@@ -23,10 +24,11 @@ from logstore.client import checks
 from logstore.client.batching import Gathering, ManyJob, chunks, make_entry
 from logstore.client.directory import Directory
 from logstore.client.lane import Entry
+from logstore.client.placing import Placer
 from logstore.client.router import Router, take
 from logstore.client.sender import Sender
 from logstore.client.stream import AppendStream
-from logstore.engine.batch import FLAG_TIMES
+from logstore.engine.batch import FLAG_TIMES, KEY
 from sharder.shard_map import Shard
 
 BUFFER_BYTES_MAX = 64 * 1024 * 1024
@@ -89,9 +91,13 @@ class Buffer:
 class Appender:
     """The lanes, the streams, the buffer, and the offsets this client must be shown (P8)."""
 
-    def __init__(self, directory: Directory, env: Env, *, timeout_s: float) -> None:
+    def __init__(
+        self, directory: Directory, env: Env, *, timeout_s: float, placer: Placer | None = None
+    ) -> None:
+        """`placer`: who knows the virtual shard keys of balanced logs."""
         self.directory = directory
         self.env = env
+        self.placer = placer or Placer(directory, timeout_s)
         self.session: dict[str, int] = {}
         self._timeout_s = timeout_s
         self._buffer = Buffer(BUFFER_BYTES_MAX)
@@ -118,6 +124,8 @@ class Appender:
             checks.number("expected_version", expected_version)
         deadline = self._loop.time() + self._timeout_s
         router = self.directory.cached(log) or await self.directory.router(log)
+        if router.balanced:
+            key = await self.placer.place(log, key, size)
         if not self._buffer.try_take(size):
             await self._buffer.take(size, deadline)
             router = self.directory.cached(log) or router
@@ -142,6 +150,8 @@ class Appender:
         rows = checks.columns(keys, values, timestamps)
         flags = FLAG_TIMES if timestamps is not None else 0
         router = await self.directory.router(log)
+        if router.balanced:
+            rows = await self._rows_placed(log, rows)
         job = ManyJob(rows.num_rows)
         parts = [_numbered(part.shard, rows, part.rows) for part in router.split(rows.column(0))]
         first_error: LogstoreError | None = None
@@ -281,7 +291,15 @@ class Appender:
             if sender.shard.log == router.map.log:
                 sender.on_route(router.map.get(shard))
 
+    async def _rows_placed(self, log: str, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows under their virtual shard keys."""
+        keys, values = rows.column(0), rows.column(1)
+        sizes = pc.add(pc.binary_length(keys), pc.binary_length(values)).to_pylist()
+        placed = await self.placer.place_many(log, keys.to_pylist(), sizes)
+        return rows.set_column(0, KEY, pa.array(placed, pa.binary()))
+
     def _on_gone(self, log: str) -> None:
+        self.placer.forget(log)
         for key, sender in list(self._senders.items()):
             if sender.shard.log == log:
                 del self._senders[key]

@@ -82,7 +82,11 @@ class Client:
     async def __aenter__(self) -> Self:
         self._appender = Appender(self._directory, self._env, timeout_s=self._timeout_s)
         self._reader = Reader(
-            self._directory, self._env, self._appender.session, timeout_s=self._timeout_s
+            self._directory,
+            self._env,
+            self._appender.session,
+            timeout_s=self._timeout_s,
+            placer=self._appender.placer,
         )
         return self
 
@@ -105,13 +109,14 @@ class Client:
         name: str,
         *,
         partitioner: str = "range",
-        shards: int = 1,
+        shards: int | None = None,
         split_keys: Sequence[bytes] = (),
         instances: Sequence[str] = (),
         **options: Any,
     ) -> "Log":
         """Create a log. `split_keys` cut the routing keys instead of `shards` even ranges;
-        `instances` names the primary of each shard instead of the ring. `options` are LogOptions:
+        default: one, of a balanced log one for each instance. `instances` names the primary of each
+        shard instead of the ring. `options` are LogOptions:
         replicas, min_in_sync, durability, compression, key_index, event_time, retention_s,
         retention_bytes; those not given have the cluster's defaults.
 
@@ -119,7 +124,9 @@ class Client:
         """
         checks.log_name(name)
         cuts = [checks.key(cut, "split_keys") for cut in split_keys]
-        count = len(cuts) + 1 if cuts else checks.number("shards", shards, 1)
+        count = (
+            len(cuts) + 1 if cuts else 0 if shards is None else checks.number("shards", shards, 1)
+        )
         if count > SHARDS_PER_LOG_MAX:
             raise InvalidArgumentError(f"shards is {count}, the limit is {SHARDS_PER_LOG_MAX}")
         unknown = options.keys() - {field.name for field in dataclasses.fields(LogOptions)}

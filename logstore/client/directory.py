@@ -155,9 +155,13 @@ class Directory:
 
     async def catalog(self, method: str, request: Any) -> Any:
         """Call the coordinator's Catalog at whichever of the given addresses serves it."""
-        error: LogstoreError = UnavailableError("no address serves the catalog")
+        return await self.coordinator(coordinator_pb2_grpc.CatalogStub, method, request)
+
+    async def coordinator(self, stub_of: Any, method: str, request: Any) -> Any:
+        """Call a service of the coordinator (its stub's class) where it is served."""
+        error: LogstoreError = UnavailableError("no address serves the coordinator's calls")
         for address in self.addresses:
-            stub = coordinator_pb2_grpc.CatalogStub(self.channel(address))
+            stub = stub_of(self.channel(address))
             try:
                 return await getattr(stub, method)(request, timeout=30.0)
             except grpc.aio.AioRpcError as e:

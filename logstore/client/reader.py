@@ -26,10 +26,13 @@ from logstore.base.errors import (
 )
 from logstore.client.directory import Directory
 from logstore.client.pages import SCAN_SCHEMA, Page, page_of
+from logstore.client.placing import Placer
 from logstore.client.router import read_instance
 from logstore.client.sender import BACKOFF_FIRST_S, BACKOFF_MAX_S
+from logstore.meta.records import mapping_log
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import common_pb2, log_pb2, log_pb2_grpc
+from sharder.keys import KeyRange
 from sharder.shard_map import Shard
 
 READ_CONCURRENCY = 8
@@ -60,14 +63,29 @@ class ReadSpec:
     offset: int | None = None
     limit: int | None = None
     order: Order = "any"
+    written: KeyRange | None = None
+    """Of a balanced log: the keys as they were written; `key` is then the virtual shard key."""
+
+    @property
+    def sifts(self) -> bool:
+        """Whether more comes over the wire than is wanted."""
+        return self.written is not None and self.written != KeyRange()
 
 
 class Reader:
     """Reads of one client."""
 
     def __init__(
-        self, directory: Directory, env: Env, session: dict[str, int], *, timeout_s: float
+        self,
+        directory: Directory,
+        env: Env,
+        session: dict[str, int],
+        *,
+        timeout_s: float,
+        placer: Placer | None = None,
     ) -> None:
+        self._placer = placer or Placer(directory, timeout_s)
+        self._placer.lookup = self._token
         self._directory = directory
         self._env = env
         self._session = session
@@ -75,6 +93,10 @@ class Reader:
 
     async def pages(self, spec: ReadSpec, *, tail: bool = False) -> AsyncGenerator[Page, None]:
         """The records as they come: in offset order per shard, so in order per key."""
+        placed = await self._placed(spec, tail)
+        if placed is None:
+            return
+        spec = placed
         shards = await self._shards(spec)
         if tail and spec.shard is None and spec.offset is None:
             shards = [s for s in shards if s.is_open]  # nothing is appended to the others
@@ -101,6 +123,10 @@ class Reader:
 
     async def _by_key(self, spec: ReadSpec) -> AsyncGenerator[pa.RecordBatch, None]:
         """Key, then position in history, then offset: shard groups in key order, each sorted."""
+        placed = await self._placed(spec, False)
+        if placed is None:
+            return
+        spec = placed
         unlimited = replace(spec, limit=None)
         left = spec.limit
         for group in self._groups(await self._shards(spec)):
@@ -123,13 +149,35 @@ class Reader:
                     left -= batch.num_rows
                 yield batch
 
+    async def _placed(self, spec: ReadSpec, tail: bool) -> ReadSpec | None:
+        """The spec with routing keys; None: a key of a balanced log that was never written."""
+        router = await self._directory.router(spec.log)
+        if not router.balanced or spec.written is not None:
+            return spec
+        if spec.key is None:
+            return replace(spec, start=b"", end=None, written=KeyRange(spec.start, spec.end))
+        virtual = await self._placer.find(spec.log, spec.key)
+        if virtual is not None:
+            return replace(spec, key=virtual, written=KeyRange())
+        if not tail:
+            return None
+        return replace(spec, key=None, written=KeyRange(spec.key, spec.key + b"\0"))
+
+    async def _token(self, log: str, key: bytes) -> bytes | None:
+        """What the mapping log of a balanced log says: its first record of the key counts."""
+        spec = ReadSpec(mapping_log(log), key=key, limit=1)
+        async with contextlib.aclosing(self.pages(spec)) as pages:
+            async for page in pages:
+                return cast("bytes", page.batch.column("value")[0].as_py())
+        return None
+
     def _groups(self, shards: Sequence[Shard]) -> list[list[Shard]]:
-        """Shards whose key ranges follow each other may be read one after the other; hash logs and
-        shards with history are one group.
+        """Shards whose key ranges follow each other may be read one after the other; hash and
+        balanced logs, and shards with history, are one group.
         """
         ordered = sorted(shards, key=lambda shard: shard.range.start)
         hashed = any(
-            router is not None and router.hashed
+            router is not None and (router.hashed or router.balanced)
             for router in (self._directory.cached(shard.log) for shard in shards)
         )
         if hashed or any(shard.predecessors or shard.successors for shard in shards):
@@ -319,7 +367,7 @@ class Reader:
             while (response := await call.read()) is not grpc.aio.EOF:
                 page = page_of(response)
                 place.advance(page, response.high_watermark, tail)
-                yield page
+                yield page if place.written is None else page.as_written(place.written)
                 if place.finished:
                     return
         except grpc.aio.AioRpcError as e:
@@ -333,7 +381,8 @@ class _Place:
 
     def __init__(self, spec: ReadSpec, offset: int) -> None:
         self._spec = spec
-        self._left = spec.limit
+        self._left = None if spec.sifts else spec.limit
+        self.written = spec.written
         self._offset = offset
         self._resumed = False
         self.stop: int | None = None

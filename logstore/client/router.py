@@ -42,12 +42,13 @@ class Part:
 class Router:
     """Routes keys over one immutable map; a new map version needs a new router."""
 
-    __slots__ = ("_boundaries", "_windows", "compression", "hashed", "map")
+    __slots__ = ("_boundaries", "_windows", "balanced", "compression", "hashed", "map")
 
     def __init__(self, shard_map: ShardMap, compression: str = "none") -> None:
         self.map = shard_map
         self.compression = compression
         self.hashed = shard_map.partitioner is Partitioner.HASH
+        self.balanced = shard_map.partitioner is Partitioner.BALANCED
         self._boundaries = [shard.range.start for shard in shard_map.open_shards[1:]]
         self._windows = np.array(
             [
@@ -58,7 +59,8 @@ class Router:
         )
 
     def find(self, key: bytes) -> Shard:
-        """The open shard that holds `key`."""
+        """The open shard that holds `key` (of a balanced log: the virtual shard key, as in all
+        calls)."""
         if not self._boundaries:
             return self.map.open_shards[0]
         return self.map.find(routing_key(self.map.partitioner, key))
@@ -110,7 +112,7 @@ class Router:
         if key is not None:
             at = routing_key(self.map.partitioner, key)
             found = self.map.overlapping(KeyRange(at, at + b"\0"), sealed=True)
-        elif self.hashed:
+        elif self.hashed or self.balanced:  # keys next to each other are anywhere
             found = list(self.map.shards)
         else:
             found = self.map.overlapping(KeyRange(start, end), sealed=True)

@@ -29,6 +29,14 @@ REPLICA_COUNTER = "/ids/replica"
 CLUSTER_ID = "/ids/cluster"
 """Drawn once; names what this cluster makes elsewhere."""
 
+MAPPING_SUFFIX = ".placement"
+"""A balanced log's keys are remembered in a log of its name and this; no other log may end so."""
+
+
+def mapping_log(log: str) -> str:
+    """The log that holds key -> token (8 bytes) of a balanced log; a key's first record counts."""
+    return f"{log}{MAPPING_SUFFIX}"
+
 
 def log_key(log: str) -> str:
     return f"{LOGS}{log}"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sharder.key_table import hashes_of
 from sharder.keys import KeyRange, ranges_from_cuts
 from sharder.placement import (
     Estimate,
@@ -15,6 +16,8 @@ from sharder.placement import (
     PlacementConfig,
     Slot,
     headrooms,
+    takes_keys,
+    token_of,
     virtual_key,
 )
 from tests.sharder.scenes import MB, scene, shard, with_instance
@@ -107,7 +110,7 @@ def test_weights_learn_from_what_came() -> None:
     for step in range(40):
         keys = [b"%d-%d" % (step, n) for n in range(4_000)]
         got = counts(made, made.draw(keys))
-        made.observe(dict.fromkeys("abcd", 1000.0), {n: got[n] * true_rate[n] for n in got})
+        made.observe(got, {n: got[n] * true_rate[n] for n in got})
     load = {n: got[n] * true_rate[n] for n in got}
     assert max(load.values()) / min(load.values()) < 1.25
     assert made.shares()["a"] < 0.15
@@ -138,15 +141,28 @@ def test_headroom_is_what_the_forecast_leaves_in_the_worst_period() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.binary(min_size=1, max_size=12), max_size=6, unique=True), st.binary())
-def test_a_virtual_key_lies_in_the_range_of_its_slot(cuts: list[bytes], key: bytes) -> None:
-    for range_ in ranges_from_cuts(sorted(cuts)):
-        assert virtual_key(Slot("log/0", "a", range_), key) in range_
+@given(
+    st.lists(st.binary(min_size=1, max_size=12), max_size=6, unique=True),
+    st.binary(),
+    st.integers(0, 2**64 - 1),
+)
+def test_a_virtual_key_lies_in_the_range_of_its_slot(
+    cuts: list[bytes], key: bytes, key_hash: int
+) -> None:
+    slots = [Slot("log/0", "a", range_) for range_ in ranges_from_cuts(sorted(cuts))]
+    for slot in slots:
+        if takes_keys(slot):
+            assert virtual_key(token_of(slot, key_hash), key) in slot.range
+        else:
+            with pytest.raises(ValueError, match="no token"):
+                token_of(slot, key_hash)
+    assert any(takes_keys(slot) for slot in slots)
 
 
 def test_virtual_keys_are_spread_over_the_range() -> None:
     slot = Slot("log/0", "a", KeyRange(b"\x40", b"\x80"))
-    tokens = [virtual_key(slot, b"%d" % n)[0] for n in range(6_400)]
+    hashes = hashes_of(b"%d" % n for n in range(6_400)).tolist()
+    tokens = [virtual_key(token_of(slot, h), b"")[0] for h in hashes]
     found = np.bincount(tokens, minlength=128)[0x40:0x80]
     assert found.min() > 50
     assert found.sum() == 6_400
