@@ -5,8 +5,10 @@ that no record names is deleted after one more linearizable read (P9).
 """
 
 import asyncio
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from grpc.aio import Channel
@@ -78,6 +80,8 @@ class Instance:
         self.committer.on_damage = self._on_damage
         self.scrubber = Scrubber(self)
         self.writes_stopped: str | None = None
+        self.broken: str | None = None
+        """The unexpected error that ended one of our tasks; only a new process helps."""
         """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
         self._tls = tls
         self._channels: dict[str, Channel] = {}
@@ -142,7 +146,16 @@ class Instance:
         works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
                  self._probe_loop())  # fmt: skip
         for work in (*works, self.scrubber.run()):
-            self._tasks.append(asyncio.create_task(work))
+            self._tasks.append(asyncio.create_task(self._watched(work)))
+
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        """No task of ours may end unseen: without it the instance would serve as if it were well.
+        """
+        try:
+            await work
+        except Exception as e:
+            self.broken = f"{type(e).__name__}: {e}"
+            _log.critical("instance broken", error=self.broken, exc_info=True)
 
     async def register(self, address: str) -> None:
         """Write who and where we are (compare-and-swap; retried until the store answers)."""

@@ -178,13 +178,16 @@ class NodeServer:
             await asyncio.gather(*reports.values(), return_exceptions=True)
 
     async def wants_restart(self) -> str:
-        """Wait until only a restart helps, and say why: the directory must be rebuilt.
+        """Wait until only a restart helps, and say why.
 
         That is so when damage stopped every write, or is contained and no damaged copy is still to
-        leave: without compactions the directory only grows.
+        leave: without compactions the directory only grows. An unexpected error that ended one of
+        the instance's tasks is the other reason.
         """
         while True:
             await asyncio.sleep(RESTART_LOOK_S)
+            if self.instance.broken is not None:
+                return f"unexpected error: {self.instance.broken}"
             if self.instance.writes_stopped is not None:
                 return f"writes are stopped: {self.instance.writes_stopped}"
             engine = self._engine

@@ -131,7 +131,7 @@ class ShardWriter:
                 break
             self.queue.popleft()
             self.queue_bytes -= append.size
-            if append.done.done() or self._settle(append, conditional, offset):
+            if append.done.done() or self._settle(append, conditional, group, offset):
                 continue
             append.offset = offset
             append.timestamp = now_us if append.time_min_us is None else append.time_min_us
@@ -149,7 +149,13 @@ class ShardWriter:
         self.on_assigned(batches)
         return ReplicaWrite(self.replica_id, batches, self.committed)
 
-    def _settle(self, append: PendingAppend, conditional: dict[bytes, int], end: int) -> bool:
+    def _settle(
+        self,
+        append: PendingAppend,
+        conditional: dict[bytes, int],
+        group: list[PendingAppend],
+        end: int,
+    ) -> bool:
         """True when the append is answered (or will be) without being stored. `end`: of what is
         assigned, the group included."""
         if append.producer_id:
@@ -160,7 +166,7 @@ class ShardWriter:
                 append.duplicate, append.offset = True, entry.offset
                 if append.expected_version is not None:
                     append.version = append.expected_version + 1  # stored on this condition
-                append.count, append.timestamp = entry.count, self._time_at(entry.offset)
+                append.count, append.timestamp = entry.count, self._time_at(entry.offset, group)
                 self._ack_later(append, entry.offset + entry.count)
                 return True
             if append.sequence != last + 1:
@@ -201,9 +207,16 @@ class ShardWriter:
             last = self._waiting[-1].needed if self._waiting else 0
             self._waiting.append(_Waiting(max(needed, last), [append]))
 
-    def _time_at(self, offset: int) -> int:
-        """The timestamp of a record that is on our disk (every cut follows the last write)."""
-        batch = self.engine.read(self.replica_id, offset, offset + 1, 1)[0]
+    def _time_at(self, offset: int, group: list[PendingAppend]) -> int:
+        """The timestamp of a record that we have: in the group that is being made, or on our disk,
+        for every cut follows the last write. What was trimmed has none any more: our newest."""
+        for append in group:
+            if append.offset == offset:  # sent twice, and both came at once
+                return append.timestamp
+        found = self.engine.read(self.replica_id, offset, offset + 1, 1)
+        if not found:
+            return self._last_time_us
+        batch = found[0]
         if batch.flags & FLAG_TIMES:
             return int(batch.records().column("timestamp")[offset - batch.base_offset].as_py())
         return batch.append_time_us
