@@ -60,3 +60,25 @@ async def test_a_conflict_waits_for_the_commit_of_what_it_cites() -> None:
     assert writer.cut(1 << 20) is None
     with pytest.raises(VersionConflictError):
         late.done.result()
+
+
+async def test_an_append_sent_twice_at_once_is_stored_once_and_both_are_acked() -> None:
+    """A retry that overtakes: both lie in the queue when the group is cut (I6)."""
+    engine = MemoryEngine()
+    writer = _writer(engine)
+    message = log_pb2.AppendBatch(producer_id=7, sequence=1)
+    record = log_pb2.Record(key=b"k", value=b"v")
+    sent: list[PendingAppend] = []
+    for _ in range(2):
+        done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        sent.append(PendingAppend.of_records([record], message, done, 0.0))
+        writer.submit(sent[-1])
+    write = writer.cut(1 << 20)
+    assert write is not None
+    assert sum(b.count for b in write.batches) == 1
+    engine.write([write], Durability.OS)
+    writer.written()
+    assert len(writer.commit(1)) == 2
+    first, second = (a.done.result() for a in sent)
+    assert (first.offset, first.timestamp) == (second.offset, second.timestamp) == (0, 1)
+    assert [a.duplicate for a in sent] == [False, True]

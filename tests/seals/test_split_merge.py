@@ -1,5 +1,6 @@
 """Split and merge under load: real instances, real client, conditional appenders and a tail."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,38 @@ async def test_a_key_keeps_its_version_and_history_across_seals(tmp_path: Path) 
         assert [r.value async for r in log.read(key=b"z")] == [b"0"]
         ordered = [(r.key, r.value) async for r in log.read(order="key")]
         assert ordered == [(b"a", b"%d" % i) for i in range(5)] + [(b"z", b"0")]
+
+
+async def test_a_tail_reads_every_parent_before_what_was_merged_from_them(tmp_path: Path) -> None:
+    """The tail is still at the first shard when its successors were split and merged (S4)."""
+    async with sealing(tmp_path) as bench:
+        log = await bench.db.log(LOG)
+        sent: dict[bytes, int] = dict.fromkeys((b"a", b"h", b"z"), 0)
+
+        async def more(times: int) -> None:
+            for _ in range(times):
+                for key in sent:
+                    await log.append(key, b"%d" % sent[key])
+                    sent[key] += 1
+
+        await more(1)
+        tail = log.tail(from_start=True)
+        seen = [await anext(tail)]
+        await bench.split(f"{LOG}/0", b"m")
+        await more(2)
+        large = [b"b"] * 400  # the left one takes a while to read
+        await log.append_many(large, [bytes(50_000)] * len(large))
+        await bench.split(f"{LOG}/1", b"g")
+        await more(2)
+        merge = await bench.merge(f"{LOG}/4", f"{LOG}/2")
+        assert merge.successors == (f"{LOG}/5",)
+        await more(2)
+        async with asyncio.timeout(30):
+            while len(seen) < sum(sent.values()) + len(large):
+                seen.append(await anext(tail))
+        await tail.aclose()
+        for key, count in sent.items():
+            assert [int(r.value) for r in seen if r.key == key] == list(range(count))
 
 
 async def test_what_cannot_be_reshaped_is_refused_with_the_reason(tmp_path: Path) -> None:

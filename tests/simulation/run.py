@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import sys
@@ -275,11 +276,16 @@ def _drop(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
     raise structlog.DropEvent
 
 
+@functools.cache
+def _freeze_once() -> None:
+    """What was imported is no work for the collector."""
+    gc.freeze()
+
+
 def simulate(seed: int, operations: int = 500) -> Result:
     """Run one seed; every violation is in the result."""
     with _quiet():
-        if not gc.get_freeze_count():
-            gc.freeze()  # what was imported is no work for the collector
+        _freeze_once()
         gc.disable()
         try:
             return _simulate(seed, operations)
