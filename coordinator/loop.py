@@ -42,6 +42,8 @@ class PlanNote:
 
 
 def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerConfig:
+    """Without the policy `drain`: `coordinator.drain` and repair empty instances, also while the
+    autopilot is off. Nothing is planned onto a draining instance either way."""
     mode = Mode.ACTIVE if autopilot is Autopilot.ON else Mode.DRY_RUN
     return PlannerConfig(
         mode=mode,
@@ -53,6 +55,7 @@ def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerCo
         flip_back_s=config.flip_back_s or 0.0,
         margin_periods=config.margin_periods,
         operators_in_flight_max=config.moves_max,
+        policies=tuple(name for name in PlannerConfig().policies if name != "drain"),
     )
 
 

@@ -5,6 +5,7 @@ Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on
 """
 
 from collections.abc import Mapping, Sequence, Set
+from math import log2
 from statistics import fmean, median
 
 import msgspec
@@ -28,6 +29,10 @@ from sharder.view import (
 )
 
 _RECENT_MOVES = 20
+WEIGHT_MIN, WEIGHT_MAX = 1 / 16, 2.0
+WEIGHT_HALF_LIFE_S = 86_400.0
+BLACKOUT_MS_MIN = 10.0
+"""Shorter blackouts than twice this are nothing to blame a shard for."""
 CUT_SHARDS_MAX = 256
 """Shards for which split keys are looked up, those with the most load first."""
 CUTS_MAX = 32
@@ -59,6 +64,7 @@ def make_view(
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
     cuts = _cuts(live, intake)
+    weights = migration_weights(migrations, now_s)
     views = tuple(
         _shard_view(
             s,
@@ -69,6 +75,7 @@ def make_view(
             moved,
             migrating,
             cuts.get(s.shard, ()),
+            weights.get(s.shard, 1.0),
         )
         for s in live
     )
@@ -122,6 +129,7 @@ def _shard_view(
     moved: Mapping[str, tuple[float, str]],
     migrating: Set[str],
     cuts: tuple[Cut, ...],
+    weight: float,
 ) -> ShardView:
     load = intake.load(shard.shard)
     ops, moved_bytes = (load.ops, load.bytes_moved) if load is not None else (0.0, 0.0)
@@ -135,6 +143,7 @@ def _shard_view(
         bytes_per_s=moved_bytes * per_s,
         forecast=_forecast_view(forecast, per_s) if forecast is not None else None,
         migrating=shard.shard in migrating,
+        migration_weight=weight,
         last_moved_s=at_s,
         last_moved_from=source,
         cuts=cuts,
@@ -189,6 +198,37 @@ def _last_moves(migrations: Sequence[MigrationRecord]) -> dict[str, tuple[float,
             if phase.state is State.ROLLED_BACK:
                 found[m.shard] = (phase.at_us / 1e6, m.target_instance)
     return found
+
+
+def migration_weights(migrations: Sequence[MigrationRecord], now_s: float) -> dict[str, float]:
+    """Shard -> migration weight as its moves turned out (R1.5, R4.4); others have 1.
+
+    A move that was rolled back by itself halves it; one that held appends for more than twice the
+    usual blackout takes a quarter off; one that held them for no more than the usual adds a tenth.
+    It goes back to 1 with WEIGHT_HALF_LIFE_S: what made a move fail does not last for ever.
+    `migrations` are oldest first.
+    """
+    held = [m.blackout_ms for m in migrations if m.blackout_ms is not None]
+    usual_ms = median(held) if held else 0.0
+    logs: dict[str, tuple[float, float]] = {}
+    for m in migrations:
+        if m.active or not m.phases:
+            continue
+        factor = 1.0
+        if m.state is State.ROLLED_BACK and m.request is None:
+            factor = 0.5
+        elif m.state is State.COMPLETED and m.blackout_ms is not None:
+            slow = m.blackout_ms > 2 * max(usual_ms, BLACKOUT_MS_MIN)
+            factor = 0.75 if slow else 1.1 if m.blackout_ms <= usual_ms else 1.0
+        at_s = m.phases[-1].at_us / 1e6
+        before, then_s = logs.get(m.shard, (0.0, at_s))
+        faded = before * 0.5 ** (max(0.0, at_s - then_s) / WEIGHT_HALF_LIFE_S)
+        logs[m.shard] = (faded + log2(factor), at_s)
+    return {
+        shard: min(max(2.0 ** (w * 0.5 ** (max(0.0, now_s - at_s) / WEIGHT_HALF_LIFE_S)),
+                       WEIGHT_MIN), WEIGHT_MAX)
+        for shard, (w, at_s) in logs.items()
+    }  # fmt: skip
 
 
 def move_history(

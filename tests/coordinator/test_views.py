@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import CoordinatorConfig
+from coordinator.migration.records import MigrationRecord, Phase, State
 from coordinator.statistics import StatisticsIntake
-from coordinator.views import make_view
+from coordinator.views import WEIGHT_HALF_LIFE_S, WEIGHT_MIN, make_view, migration_weights
 from logstore.base.types import ShardStatus
 from logstore.meta.records import CapacityRecord, InstanceRecord, Member, ShardRecord
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
@@ -17,6 +18,34 @@ from sharder.plan import dump_plan, explain, plan
 from sharder.view import View, dump_view, load_view
 
 KEYS = tuple((b"k%02d" % n, 40.0 if n == 30 else 1.0) for n in range(60))
+
+
+def moved(number: int, state: State, at_s: float, **more: object) -> MigrationRecord:
+    phase = Phase(state, round(at_s * 1e6))
+    return MigrationRecord(
+        f"m{number}", "x", f"x/{number}", Member("a", 1, 1), "b", 0, state=state, phases=(phase,),
+        **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_the_migration_weight_follows_how_moves_turned_out() -> None:
+    past = [
+        moved(0, State.COMPLETED, 50.0, blackout_ms=20.0),
+        moved(1, State.ROLLED_BACK, 60.0, cause="lag"),
+        moved(2, State.ROLLED_BACK, 70.0, request="rollback"),  # a person wanted it
+        moved(3, State.COMPLETED, 80.0, blackout_ms=20.0),
+        moved(4, State.COMPLETED, 90.0, blackout_ms=500.0),
+        moved(1, State.ROLLED_BACK, 100.0, cause="lag"),
+        moved(5, State.RAMPING, 100.0),
+    ]
+    found = migration_weights(past, 100.0)
+    assert found == pytest.approx(
+        {"x/0": 1.1, "x/1": 0.25, "x/2": 1.0, "x/3": 1.1, "x/4": 0.75}, rel=1e-3
+    )
+    later = migration_weights(past, 100.0 + WEIGHT_HALF_LIFE_S)
+    assert later["x/1"] == pytest.approx(0.5, rel=1e-3)
+    worst = [moved(1, State.ROLLED_BACK, 60.0 + n, cause="lag") for n in range(30)]
+    assert migration_weights(worst, 100.0)["x/1"] == WEIGHT_MIN
 
 
 def told(number: int, instance: str, slot: int, keys: tuple[tuple[bytes, float], ...]) -> object:
