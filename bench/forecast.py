@@ -17,6 +17,7 @@ from profiler.forecast.bank import default_models
 from profiler.forecast.history import History
 from profiler.forecast.intervals import LEVELS
 from profiler.forecast.port import Forecaster
+from profiler.forecast.slow import slow_models
 
 HORIZONS = (1, 3, 6, 12)
 WINDOW = 256
@@ -58,12 +59,18 @@ class Run:
     us_per_update: dict[str, float]
 
 
-def walk(found: SeriesSet, horizons: Sequence[int] = HORIZONS) -> Run:
-    """Feed the book slot by slot and keep what it says before the next slot is shown to it."""
+def walk(found: SeriesSet, horizons: Sequence[int] = HORIZONS, *, slow: bool = False) -> Run:
+    """Feed the book slot by slot and keep what it says before the next slot is shown to it.
+
+    With `slow` the slow learners are in the ensemble too, with a seat for every series.
+    """
     timed: list[Timed] = []
 
     def models(history: History, seasons: tuple[int, ...], steps: IntArray) -> list[Timed]:
         timed.extend(Timed(model) for model in default_models(history, seasons, steps))
+        if slow:
+            learners = slow_models(history, seasons, steps, seats=len(found.values))
+            timed.extend(Timed(model) for model in learners)
         return timed
 
     make: Callable[..., Sequence[Forecaster]] = models
@@ -95,10 +102,14 @@ def walk(found: SeriesSet, horizons: Sequence[int] = HORIZONS) -> Run:
 
 
 def evaluate(
-    found: SeriesSet, horizons: Sequence[int] = HORIZONS, warm_slots: int | None = None
+    found: SeriesSet,
+    horizons: Sequence[int] = HORIZONS,
+    warm_slots: int | None = None,
+    *,
+    slow: bool = False,
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """{series: {model: {horizon: metrics}}}; slots before `warm_slots` are learned, not scored."""
-    run = walk(found, horizons)
+    run = walk(found, horizons, slow=slow)
     warm = default_warm(found) if warm_slots is None else warm_slots
     hours = hours_of(found.first_slot, found.slots, found.slot_s)
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
@@ -210,12 +221,13 @@ def command(
     slots_max: Annotated[int, typer.Option(help="only the last so many slots")] = 30_000,
     warm_slots: Annotated[int | None, typer.Option(help="slots learned but not scored")] = None,
     events: Annotated[bool, typer.Option(help="a row is an arrival: count them by slot")] = False,
+    slow: Annotated[bool, typer.Option(help="river's SNARIMAX and trees as well")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Prequential scores of every model and the ensemble on the series of a CSV file."""
     steps = tuple(sorted({int(text) for text in horizons.split(",")}))
     found = trimmed(load_series(series, slot_s, events=events), slots_max)
-    results = evaluate(found, steps, warm_slots)
+    results = evaluate(found, steps, warm_slots, slow=slow)
     if as_json:
         typer.echo(json.dumps(results, indent=1, sort_keys=True))
         return

@@ -14,6 +14,7 @@ from bench.series import SeriesSet, flights_series, load_series
 
 HORIZONS = (1, 6, 12)
 LONG_SLOTS = 2_000
+SLOW = ("snarimax", "trees")
 Scores = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
@@ -41,6 +42,7 @@ def command(
     only: Annotated[str, typer.Option(help="only sets whose name has this in it")] = "",
     slots_max: Annotated[int, typer.Option(help="the last so many slots of each")] = 10_000,
     keep: Annotated[Path | None, typer.Option(help="folder of results, one JSON a set")] = None,
+    slow: Annotated[bool, typer.Option(help="river's SNARIMAX and trees as well")] = False,
     render: Annotated[bool, typer.Option(help="run nothing, print what is kept")] = False,
 ) -> None:
     """Score every set of series and print the tables in Markdown."""
@@ -49,7 +51,7 @@ def command(
         file = keep / f"{name.replace(' ', '_')}.json" if keep else None
         if only in name and not render:
             series = trimmed(load(), slots_max)
-            scores = evaluate(series, HORIZONS)
+            scores = evaluate(series, HORIZONS, slow=slow)
             found[name] = {"slots": series.slots, "slot_s": series.slot_s, "scores": scores}
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,9 @@ def shown(scores: Scores) -> list[str]:
     """The ensemble, the best other model at 6 slots by median, and the simple ones."""
     names = list(next(iter(scores.values())))
     simple = [
-        n for n in names if n == "last_value" or n.startswith(("seasonal_naive", "holt_winters"))
+        n
+        for n in names
+        if n in ("last_value", *SLOW) or n.startswith(("seasonal_naive", "holt_winters"))
     ]
     rest = [n for n in names if n not in simple and n != "ensemble"]
     best = min(rest, key=lambda n: medians(scores, n, 6, "wape"))
@@ -92,6 +96,8 @@ def medians(scores: Scores, model: str, horizon: int, key: str) -> float:
 
 def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
     """The targets, over all series, and by name where they are missed."""
+    if not any(kept["slots"] >= LONG_SLOTS for kept in found.values()):
+        return [f"No set of {LONG_SLOTS} slots: nothing to hold against the targets."]
     lines = ["## Against the targets", "", "| | 1 | 6 | 12 slots |", "|---|---|---|---|"]
     lines.append(
         "| median WAPE over all series: ensemble, best single model | "

@@ -20,6 +20,7 @@ from profiler import AccessHeatmap, Agent, CoAccess, HeavyHitters, OpType
 from profiler.forecast import ForecastBook, Forecaster
 from profiler.forecast.bank import default_models
 from profiler.forecast.history import History
+from profiler.forecast.slow import with_slow_models
 
 BATCH = 1_000
 RANGES = 256
@@ -169,8 +170,9 @@ def _ranks_agree(a: Any, b: Any) -> float:
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
-def forecasts(shards: int, periods: int = 5) -> dict[str, float]:
-    """B10: one period of so many shards, learned and forecast at 4 horizons by the ensemble.
+def forecasts(shards: int, periods: int = 20, *, slow: bool = False) -> dict[str, float]:
+    """B10: one period of so many shards, learned and forecast at 4 horizons by the ensemble; with
+    `slow` river's learners take turns among them.
 
     The history is filled to its depth (two weeks of 5-minute slots) before it is measured.
     """
@@ -179,7 +181,7 @@ def forecasts(shards: int, periods: int = 5) -> dict[str, float]:
 
     def models(history: History, seasons: tuple[int, ...], steps: Any) -> list[Forecaster]:
         kept.append(history)
-        return default_models(history, seasons, steps)
+        return (with_slow_models if slow else default_models)(history, seasons, steps)
 
     book = ForecastBook((288, 2016), horizons=(1, 3, 6, 12), models=models)
     size, names = rng.uniform(10, 1000, shards), [f"s{i}" for i in range(shards)]
@@ -241,4 +243,5 @@ def command(
     if requests.is_file():
         found["mooncake"] = together(requests)
     found["forecasts"] = forecasts(shards)
+    found["forecasts_with_slow"] = forecasts(shards, slow=True)
     typer.echo(json.dumps(found, indent=1))

@@ -11,6 +11,7 @@ from profiler.forecast.intervals import LEVELS, Intervals
 from profiler.forecast.lag_regression import LagRegression
 from profiler.forecast.mixture import BOUNDS, Mixture
 from profiler.forecast.port import FloatArray, Forecaster, IntArray, RowKeeper
+from profiler.forecast.repair import Repair
 from profiler.forecast.seasonal_profile import SeasonalProfile
 from profiler.forecast.selector import Selector
 from profiler.forecast.short_regression import ShortRegression
@@ -19,6 +20,8 @@ from profiler.forecast.smoothing import HoltWinters, Level
 from profiler.scoreboard import Scoreboard
 
 SPOKEN = "spoken"
+BORROWED_WIDER = 2.0
+"""How much less is known of a shard whose models are another's."""
 NEVER = np.iinfo(np.int64).min
 
 ModelFactory = Callable[[History, tuple[int, ...], IntArray], Sequence[Forecaster]]
@@ -70,13 +73,16 @@ class Bank:
         self.selector = Selector(names, self.horizons)
         self.intervals = Intervals(self.horizons, season_slots[0] if season_slots else 1)
         self.mixture = Mixture(self.history, season_slots, self.horizons)
+        self.repair = Repair(self.history, season_slots) if season_slots else None
+        self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
         self._parts: tuple[RowKeeper, ...] = (
             self.selector,
             self.intervals,
             self.mixture,
+            self.scores,
+            *((self.repair,) if self.repair is not None else ()),
             *self._models,
         )
-        self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
         # Of the means, those with a score of their own: models, ensemble, spoken.
         self._shown = [*range(len(names)), self.selector.columns - 1, self.selector.columns]
         self._ring = horizons[-1] + 1
@@ -109,6 +115,15 @@ class Bank:
             part.copy(parent, child, share)
         self._made[child] = NEVER  # what the parent said is scored once, by the parent
 
+    def borrow(self, lender: int, row: int, share: float, own_slots: int) -> None:
+        """Make `row` what `lender` would be at `share` of its size, but for its own last slots."""
+        at = np.array([row])
+        own = self.history.lag(at, np.arange(own_slots - 1, -1, -1))
+        self.copy(lender, row, share)
+        self.history.preload(at, own)
+        # A copy's errors are those of a part of a sum; these are those of another of that size.
+        self.intervals.widen(row, BORROWED_WIDER * share**0.5)
+
     def step(self, rows: IntArray, values: FloatArray) -> None:
         """One value for each row, of the slot after its last: score, learn, and say the next."""
         self._score(rows, values)
@@ -124,12 +139,11 @@ class Bank:
     def absorb(self, rows: IntArray, values: FloatArray) -> None:
         """Let history and models have a value without scoring it: filled gaps, restored rows."""
         self.history.push(rows, values)
+        if self.repair is not None:
+            self.repair.absorb(rows, values)
         self.mixture.absorb(rows)
         for model in self._models:
             model.learn(rows, values)
-
-    def reset_scores(self) -> None:
-        self.scores = Scoreboard(self.scores.models, self.scores.horizons)
 
     def say(self, rows: IntArray, steps: IntArray) -> Said:
         """Forecasts `steps` slots after each row's newest (ascending, >= 1)."""
@@ -182,7 +196,8 @@ class Bank:
         )
         bounds = quantiles[:, :, BOUNDS]
         errors = values[:, None, None] - said[:, :, : blended + 1]
+        usual = self.selector.usual_error(rows)[:, :, self._shown[:-1]]
         self.selector.learn(rows, errors[:, :, :blended])
         self.intervals.learn(rows, slot, values, mean, scale, bounds)
         self.mixture.learn(rows, values, said[:, :, -self._tried :], due)
-        self.scores.add(values, np.abs(errors[:, :, self._shown]), LEVELS, quantiles, bounds)
+        self.scores.add(rows, values, np.abs(errors[:, :, self._shown]), usual, bounds)

@@ -8,6 +8,7 @@ import numpy as np
 
 from profiler.calendar import Calendar
 from profiler.forecast.bank import Bank, ModelFactory, Said, default_models
+from profiler.forecast.cold_start import ColdStart
 from profiler.forecast.intervals import LEVELS
 from profiler.forecast.mixture import BOUNDS
 from profiler.forecast.port import FloatArray, IntArray
@@ -76,6 +77,7 @@ class ForecastBook:
                 f"season_slots is {seasons}: two of the longest and horizon {steps[-1]} need more "
                 f"than the limit of {history_slots_max} history slots"
             )
+        self._season = seasons[0] if seasons else 1
         # Four seasons for the profile, one more for the level of the last days.
         depth = min(history_slots_max, max(64, 5 * longest + 2 * steps[-1]))
         self._bank = Bank(seasons, steps, depth, models)
@@ -83,11 +85,17 @@ class ForecastBook:
             raise ValueError(f"period_s is {period_s}, the limit with a calendar is more than 0")
         self.calendar, self._period_s = calendar, period_s
         self._shards_max = shards_max
+        self._cold = ColdStart(self._bank.history, seasons[0]) if seasons else None
+        self._first: dict[str, int] = {}
+        """Shards that began with nothing, and their first slot."""
+        self._young: set[str] = set()
+        """Those that have not seen a whole season yet."""
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
         self._room = 0
         self.stale_count = 0
         self.filled_count = 0
+        self.borrowed_count = 0
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -117,6 +125,9 @@ class ForecastBook:
             row = self._rows.get(shard)
             if row is None:
                 row = self._row_for(shard, slot)
+                if self._cold is not None:
+                    self._first[shard] = slot
+                    self._young.add(shard)
             gap = slot - int(self._bank.history.last[row]) - 1
             if gap < 0:
                 self.stale_count += 1
@@ -127,6 +138,8 @@ class ForecastBook:
             taken.append(self._usual(shard, row, slot, float(value)))
         if rows:
             self._bank.step(np.array(rows, dtype=np.int64), np.array(taken))
+        if self._young:
+            self._borrow(slot, values)
 
     def forecast(self, shard: str, horizon_slots: int, now_slot: int) -> Forecast:
         """Slots `now_slot + 1` to `now_slot + horizon_slots`; see `forecast_many`."""
@@ -163,13 +176,16 @@ class ForecastBook:
         rows = np.array([self._known(shard) for shard in shards], dtype=np.int64)
         return self._bank.said(rows)
 
-    def score(self) -> dict[str, dict[int, Score]]:
-        """By model, `ensemble` (the blend) and `spoken` (what was really said), and by horizon."""
-        return self._bank.scores.score()
+    def score(self, shard: str | None = None) -> dict[str, dict[int, Score]]:
+        """By model, `ensemble` (the blend) and `spoken` (what was really said), and by horizon.
+
+        Of one shard since it is known, or of all, those that were forgotten included.
+        """
+        return self._bank.scores.score(None if shard is None else self._known(shard))
 
     def reset_score(self) -> None:
         """Start the score again, for example after the first weeks; what was learned stays."""
-        self._bank.reset_scores()
+        self._bank.scores.reset()
 
     def inherit(self, parent: str, child: str, share: float) -> None:
         """Start `child` as `share` (0 to 1] of what is known of `parent`: a split, a cold start."""
@@ -184,6 +200,8 @@ class ForecastBook:
     def forget(self, shard: str) -> None:
         """Free what is held of the shard (its scores stay in the sums); unknown ones are fine."""
         row = self._rows.pop(shard, None)
+        self._first.pop(shard, None)
+        self._young.discard(shard)
         if row is not None:
             self._free.append(row)
 
@@ -201,6 +219,7 @@ class ForecastBook:
             "selector": bank.selector.state(row),
             "intervals": bank.intervals.state(row),
             "mixture": bank.mixture.state(row),
+            "scores": bank.scores.state(row),
         }
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -216,6 +235,8 @@ class ForecastBook:
             self._bank.intervals.restore(row, dict(state["intervals"]))
             if "mixture" in state:
                 self._bank.mixture.restore(row, dict(state["mixture"]))
+            if "scores" in state:
+                self._bank.scores.restore(row, dict(state["scores"]))
             rows.append(row)
             series.append(values)
         for i in range(max((len(values) for values in series), default=0)):
@@ -252,6 +273,27 @@ class ForecastBook:
             said = self._bank.say(at, np.array([1]))
             self._bank.absorb(at, said.mean[:, 0])
 
+    def _borrow(self, slot: int, values: Mapping[str, float]) -> None:
+        """Let young shards borrow from the cluster that they are like (`ColdStart`)."""
+        cold = self._cold
+        if cold is None:
+            return
+        due = {}
+        for shard in self._young.intersection(values):
+            age = slot - self._first[shard] + 1
+            if cold.due(age) and self.last_slot(shard) == slot:
+                due[shard] = age
+        self._young -= {s for s in self._young if slot - self._first[s] >= self._season}
+        if not due or len(self._young) == len(self._rows):
+            return
+        old = [row for shard, row in self._rows.items() if shard not in self._young]
+        lenders = np.array(sorted(old), dtype=np.int64)
+        for shard, age in sorted(due.items()):
+            loan = cold.find(self._rows[shard], age, lenders)
+            if loan is not None:
+                self._bank.borrow(loan.lender, self._rows[shard], loan.share, age)
+                self.borrowed_count += 1
+
     def _usual(self, shard: str, row: int, slot: int, value: float) -> float:
         """The value without the events of its slot; their kinds learn from it."""
         if self.calendar is None:
@@ -267,6 +309,11 @@ class ForecastBook:
         usual = expected if self.calendar.unknown(shard, start_s, end_s) else value / factor
         self.calendar.learn(shard, start_s, end_s, expected, value)
         return usual
+
+    def _own_slots(self, shard: str, known: int) -> int:
+        """How much of the history that is known of the shard is its own, or its parent's."""
+        first = self._first.get(shard)
+        return known if first is None else min(known, self.last_slot(shard) - first + 1)
 
     def _with_events(self, shards: Sequence[str], slots: IntArray) -> FloatArray | None:
         """Factors (shards, steps) where an event is announced for any of the slots (per shard)."""
@@ -313,6 +360,6 @@ class ForecastBook:
                 model=tuple(names[m] for m in speakers[i]),
                 levels=LEVELS,
                 quantiles=tuple(tuple(at) for at in quantiles[i]),
-                learned_slots=int(count[rows[i]]),
+                learned_slots=self._own_slots(shard, int(count[rows[i]])),
             )
         return found

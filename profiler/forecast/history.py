@@ -15,28 +15,39 @@ class History:
         self._values: FloatArray = np.zeros((0, depth))
         self.last: IntArray = np.zeros(0, dtype=np.int64)
         self.count: IntArray = np.zeros(0, dtype=np.int64)
+        self.amended: FloatArray = np.zeros(0)
+        """The sum of all that `amend` changed in each row: who keeps running sums adds the news."""
 
     def grow(self, rows: int) -> None:
         more = rows - len(self.last)
         self._values = np.concatenate([self._values, np.zeros((more, self.depth))])
         self.last = np.concatenate([self.last, np.zeros(more, dtype=np.int64)])
         self.count = np.concatenate([self.count, np.zeros(more, dtype=np.int64)])
+        self.amended = np.concatenate([self.amended, np.zeros(more)])
 
     def start(self, row: int, slot: int) -> None:
         """Empty the row; its first value will be that of `slot`."""
         self.last[row] = slot - 1
         self.count[row] = 0
+        self.amended[row] = 0.0
 
     def copy(self, parent: int, child: int, share: float) -> None:
         """Give `child` the slots of `parent`, each value times `share`."""
         self._values[child] = self._values[parent] * share
         self.last[child], self.count[child] = self.last[parent], self.count[parent]
+        self.amended[child] = self.amended[parent] * share
 
     def push(self, rows: IntArray, values: FloatArray) -> None:
         """One value more for each row, for the slot after its last."""
         self.last[rows] += 1
         self._values[rows, self.last[rows] % self.depth] = values
         self.count[rows] = np.minimum(self.count[rows] + 1, self.depth)
+
+    def amend(self, rows: IntArray, age: int, values: FloatArray) -> None:
+        """Put `values` in place of what is held of the slot `age` before each row's newest."""
+        at = (self.last[rows] - age) % self.depth
+        self.amended[rows] += values - self._values[rows, at]
+        self._values[rows, at] = values
 
     def preload(self, rows: IntArray, values: FloatArray) -> None:
         """Take (rows, n <= depth) values, oldest first, as those of the last n slots."""

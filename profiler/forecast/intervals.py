@@ -117,6 +117,11 @@ class Intervals:
         self._scale[child] = self._scale[parent] * share  # squares
         self._overall[child] = self._overall[parent] * (share**0.5, 1.0)
 
+    def widen(self, row: int, factor: float) -> None:
+        """Take errors of the row to be `factor` times what they were."""
+        self._scale[row] *= factor * factor
+        self._overall[row, :, 0] *= factor
+
     def scale(self, rows: IntArray, slots: IntArray, mean: FloatArray, at: IntArray) -> FloatArray:
         """The unit of an error for each target, shape (rows, steps); never 0.
 

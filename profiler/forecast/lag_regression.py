@@ -43,6 +43,8 @@ class LagRegression:
         self._last = np.arange(LAST_SLOTS)
         # Of the last short season: the sum of what came minus what came a season before.
         self._sum: FloatArray = np.zeros(0)
+        self._amended: FloatArray = np.zeros(0)
+        """How much of `History.amended` is in `_sum`: what is amended is of the last season."""
         size = len(horizons)
         self._weights: FloatArray = np.zeros((0, size, FEATURES))
         self._inverse: FloatArray = np.zeros((0, size, FEATURES, FEATURES))
@@ -54,7 +56,7 @@ class LagRegression:
 
     def grow(self, rows: int) -> None:
         old = len(self._weights)
-        for name in ("_weights", "_inverse", "_spread", "_x", "_base", "_made", "_sum"):
+        for name in ("_weights", "_inverse", "_spread", "_x", "_base", "_made", "_sum", "_amended"):
             held = getattr(self, name)
             more = np.zeros((rows - old, *held.shape[1:]), dtype=held.dtype)
             setattr(self, name, np.concatenate([held, more]))
@@ -64,14 +66,14 @@ class LagRegression:
     def clear(self, row: int) -> None:
         self._weights[row] = 0.0
         self._inverse[row] = np.eye(FEATURES) / self._ridge
-        self._spread[row] = self._sum[row] = 0.0
+        self._spread[row] = self._sum[row] = self._amended[row] = 0.0
         self._made[row] = np.iinfo(np.int64).min
 
     def copy(self, parent: int, child: int, share: float) -> None:
         """Weights know no unit; spreads, features and bases scale with the share."""
         for held in (self._weights, self._inverse, self._made):
             held[child] = held[parent]
-        for held in (self._spread, self._x, self._base, self._sum):
+        for held in (self._spread, self._x, self._base, self._sum, self._amended):
             held[child] = held[parent] * share
 
     def learn(self, rows: IntArray, values: FloatArray) -> None:
@@ -84,7 +86,9 @@ class LagRegression:
         usable = due & ~np.isnan(base)
         x = np.where(usable[:, :, None], x, 0.0)
         self._update(rows, x, np.where(usable, values[:, None] - base, 0.0), usable)
-        self._sum[rows] += self._moved(rows)
+        amended = self._history.amended[rows]
+        self._sum[rows] += self._moved(rows) + amended - self._amended[rows]
+        self._amended[rows] = amended
         slot = now % self._ring
         made_x, made_base = self._features(rows, self._horizons)
         self._x[rows, slot] = made_x

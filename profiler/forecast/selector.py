@@ -105,6 +105,10 @@ class Selector:
         speaks = beaten & (self._scored[rows] >= self._min_scored)
         return np.where(speaks, len(self.names) - 1, 0)
 
+    def usual_error(self, rows: IntArray) -> FloatArray:
+        """The mean absolute error of late of all columns, shape (rows, horizons, columns)."""
+        return np.asarray(self._error[rows, 1])
+
     def state(self, row: int) -> dict[str, object]:
         return {
             "error": self._error[row].tolist(),

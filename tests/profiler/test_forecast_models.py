@@ -11,6 +11,7 @@ from profiler.forecast.port import FloatArray, Forecaster
 from profiler.forecast.seasonal_profile import SeasonalProfile
 from profiler.forecast.short_regression import ShortRegression
 from profiler.forecast.simple import LastValue, MovingAverage, SeasonalNaive
+from profiler.forecast.slow import slow_models
 from profiler.forecast.smoothing import HoltWinters, Level
 
 HORIZONS = np.array([1, 2, 3, 6, 12, 24])
@@ -22,6 +23,8 @@ MODELS: dict[str, Callable[[History], Forecaster]] = {
     "level": lambda history: Level(history, 0.2),
     "short_regression": lambda history: ShortRegression(history, HORIZONS),
     "seasonal_profile": lambda history: SeasonalProfile(history, 24),
+    "snarimax": lambda history: slow_models(history, (24,), HORIZONS)[0],
+    "trees": lambda history: slow_models(history, (24,), HORIZONS)[1],
     "lag_regression": lambda history: LagRegression(history, 24, 24, HORIZONS),
 }
 
