@@ -110,16 +110,18 @@ async def _step_down(instance: "Instance", replica: "Replica") -> None:
             return record
         return changes.demoted(record, member)
 
-    await _write(instance, replica, without_us)
+    if await _write(instance, replica, without_us):
+        replica.stepped_down = True
 
 
 async def _write(
     instance: "Instance", replica: "Replica", change: Callable[[ShardRecord], ShardRecord]
-) -> None:
+) -> bool:
     """One compare-and-swap on what this copy knows; a lost race is seen in the next round."""
     before, revision = replica.record, replica.machine.revision
     after = change(before)
     if after == before:
-        return
+        return False
     key = shard_key(replica.shard)
-    await instance.node.store.txn([Compare(key, revision)], [Put(key, encode(after))])
+    put = Put(key, encode(after))
+    return (await instance.node.store.txn([Compare(key, revision)], [put])).succeeded

@@ -5,9 +5,11 @@ One loop owns it. Configuration arrives by `on_config` (a watch or our own compa
 """
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -21,9 +23,10 @@ from logstore.base.errors import (
     UnavailableError,
     UnknownShardError,
 )
-from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
+from logstore.base.limits import READ_BATCHES_MAX, REPLICATION_WINDOW_BYTES_MAX
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
+from logstore.engine.rules import up_to_bytes
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
     LogOptions,
@@ -94,6 +97,8 @@ class Replica:
         self.recent: deque[StoredBatch] = deque()
         self._recent_bytes = 0
         self._leading = False
+        self.stepped_down = False
+        """It left the in-sync set because this process stops: nobody shall count on it again."""
         known = next((m for m in node.engine.replicas() if m.replica_id == member.replica_id), None)
         self.exists = known is not None
         end = node.engine.end(member.replica_id) if known else Position()
@@ -286,8 +291,8 @@ class Replica:
             case Commit(high_watermark):
                 acked = self.writer.commit(high_watermark)
                 if acked:
-                    now_s = self.node.now_s()
-                    self.node.pace.latency.acked(now_s, now_s - acked[0].received_s)
+                    received_s = [append.received_s for append in acked]
+                    self.node.pace.latency.acked(self.node.now_s(), received_s)
                 self.node.agent.appended(self.shard, self.options.event_time, acked)
             case Cas():
                 self.spawn(self._cas(effect), f"cas {self.shard}")
@@ -430,13 +435,9 @@ class Replica:
     def batches_from(self, offset: int, max_bytes: int) -> list[StoredBatch]:
         """Batches to push from `offset` on: assigned ones from memory, older ones from the disk."""
         if self.recent and self.recent[0].base_offset <= offset:
-            found: list[StoredBatch] = []
-            size = 0
-            for batch in self.recent:
-                if batch.base_offset >= offset and size < max_bytes:
-                    found.append(batch)
-                    size += len(batch.data)
-            return found
+            at = bisect_left(self.recent, offset, key=attrgetter("base_offset"))
+            rest = (self.recent[i] for i in range(at, len(self.recent)))
+            return up_to_bytes(rest, max_bytes, READ_BATCHES_MAX)
         stop = self.machine.end.end
         if offset >= stop:
             return []

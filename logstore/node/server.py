@@ -130,13 +130,13 @@ class NodeServer:
         a moment, then the engine is closed."""
         await self._health.enter_graceful_shutdown()
         await hand_over_all(self.instance, self._config.stop_hand_over_s)
-        await self._endpoint.stop()
+        closing = asyncio.create_task(self._endpoint.stop())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
         await self.instance.close()
-        await stopping
+        await asyncio.gather(stopping, closing)
         for channel in self._coordinators:
             await channel.close()
         if self._owned_store is not None:

@@ -81,6 +81,18 @@ def sweep(project: Compose) -> None:
     project.call("--profile", "grow", "down", "-v", "--remove-orphans", "-t", "5")
 
 
+def keep_logs(project: Compose, folder: Path) -> None:
+    """What every container printed, and their states."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told_ = project.call("--profile", "grow", "ps", "-a")
+    (folder / "ps").write_text(told_)
+    for service in project.call("--profile", "grow", "config", "--services").split():
+        with contextlib.suppress(CommandError):
+            (folder / f"{service}.log").write_text(
+                project.call("logs", "--no-color", "-t", service)
+            )
+
+
 def run_suite(suite: str, arguments: list[str], folder: Path) -> int:
     files: tuple[str, ...] = ("docker-compose.yml",)
     with engine(stay="DOCKER_HOST" in os.environ) as environment:
@@ -97,6 +109,7 @@ def run_suite(suite: str, arguments: list[str], folder: Path) -> int:
                 env={**os.environ, **environment, RUN: json.dumps(about)},
             ).returncode  # fmt: skip
         finally:
+            keep_logs(project, folder / "logs")
             sweep(project)
 
 

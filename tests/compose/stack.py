@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterable
@@ -216,23 +215,6 @@ class Stack:
             stub = NodeAdminStub(self.channel(instance))
             answer = await stub.Status(node_pb2.StatusRequest(), timeout=5.0)
         return [s for s in answer.replicas if s.shard.rpartition("/")[0] == log]
-
-    # ---- after a failure -----------------------------------------------------------------------
-
-    def keep_logs(self) -> Path:
-        """Write what every container printed, and their states, into the run's folder."""
-        folder = self.folder / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        for party in (*ETCD, "kafka", *COORDINATORS, *self.instances, "prometheus"):
-            try:
-                text = self.compose.call("logs", "--no-color", "-t", party)
-            except CommandError as e:
-                text = str(e)
-            (folder / f"{party}.log").write_text(text)
-        (folder / "ps").write_text(self.compose.call("ps"))
-        told = subprocess.run(["dmesg"], capture_output=True, text=True, check=False)
-        (folder / "dmesg").write_text(told.stdout[-20_000:])
-        return folder
 
 
 async def fetch(party: str, port: int, path: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from logstore.meta.records import Member
+from logstore.node.leaving import hand_over_all
 from logstore.replication.events import Role
 from tests.node.fix_nodes import Nodes, append, batch_of, nodes
 
@@ -28,6 +29,11 @@ async def test_others_lead_before_it_is_gone(tmp_path: Path) -> None:
         await replicated(n)
         (first,) = await append(n.log_stub("i1"), [batch_of(SHARD, [b"a"], 1, 5, 1)])
         assert not first.HasField("error"), first.error
+        leaving = n.servers["i1"]
+        await hand_over_all(leaving.instance, 10.0)
+        mine = (await n.record(SHARD)).learners[0].replica_id
+        await n.change(SHARD, admit=(mine,))  # repair still hears of it: it must not be admitted
+        await n.until(SHARD, lambda r: mine in r.admit)
         await n.stop("i1")
         record = await n.record(SHARD)
         assert record.primary.instance in ("i2", "i3")
@@ -40,7 +46,6 @@ async def test_others_lead_before_it_is_gone(tmp_path: Path) -> None:
         assert not second.HasField("error"), second.error
         assert (first.base_offset, second.base_offset) == (0, 1)
         await n.start("i1")
-        await n.change(SHARD, admit=(record.learners[0].replica_id,))  # what repair does
         await n.until(SHARD, lambda r: len(r.in_sync) == 3, 30.0)
 
 
