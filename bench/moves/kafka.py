@@ -1,40 +1,47 @@
-"""Kafka's own way: one partition of the same size, reassigned between brokers by Kafka's tool."""
+"""Kafka's own way: one partition of the same size, reassigned between brokers by Kafka's tool.
+
+The same load goes beside it: a topic with a partition on each of the two brokers that the moved one
+goes between, appended to and read at the same rate.
+"""
 
 import asyncio
+import contextlib
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench.moves.ours import RECORD_BYTES
+from bench.moves.ours import LOAD_RECORDS, RECORD_BYTES, RETENTION_BYTES, Reached
 from bench.moves.probe import Probe, Seen
 from bench.peers.kafka_java import admin
 from bench.services.base import ServiceError
 from bench.services.kafka import KafkaCluster, java_tool
 
 TOOL = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
-TOPIC = "moved"
+TOPIC, BESIDE = "moved", "beside"
 HEAP_MB = 384
 MOVE_DEADLINE_S = 300.0
 BATCH_RECORDS = 2_000
+MOVE_BETWEEN = (1, 2)
+PRODUCER = {"acks": "all", "linger.ms": 5, "batch.size": 1_048_576, "log_level": 0}
 
 
-def _create(address: str) -> None:
+def _create(address: str, name: str, brokers: list[int], **config: str) -> None:
     from confluent_kafka.cimpl import NewTopic
 
-    client = admin(address)
-    config = {"min.insync.replicas": "1"}
-    new = NewTopic(TOPIC, replica_assignment=[[1]], num_partitions=1, config=config)
-    client.create_topics([new])[TOPIC].result(30)
+    homes = [[broker] for broker in brokers]
+    new = NewTopic(name, replica_assignment=homes, num_partitions=len(homes), config=config)
+    admin(address).create_topics([new])[name].result(30)
 
 
 def _fill(address: str, megabytes: int) -> None:
     from confluent_kafka import Producer
 
-    producer = Producer({"bootstrap.servers": address, "acks": "all", "linger.ms": 20,
-                         "batch.size": 1_048_576, "log_level": 0})  # fmt: skip
+    producer = Producer({"bootstrap.servers": address, **PRODUCER})
     rng = np.random.default_rng(1)
     for at in range(megabytes * 1_000_000 // RECORD_BYTES):
         producer.produce(TOPIC, rng.bytes(RECORD_BYTES), partition=0)
@@ -44,13 +51,77 @@ def _fill(address: str, megabytes: int) -> None:
         raise ServiceError("Kafka did not take the records")
 
 
-def _leader(address: str) -> int:
-    found = admin(address).list_topics(TOPIC, timeout=10).topics[TOPIC].partitions[0]
+class _Load:
+    """Appends and reads at a steady rate, each in a thread of its own (librdkafka)."""
+
+    def __init__(self, address: str, mb_per_s: float) -> None:
+        self._address, self._per_s = address, mb_per_s * 1e6 / RECORD_BYTES
+        self._stop = threading.Event()
+        self.sent = self.read = 0
+        self.error: str = ""
+
+    def append(self) -> None:
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self._address, **PRODUCER})
+        value, begin = bytes(RECORD_BYTES), time.monotonic()
+
+        def acked(error: Any, message: Any) -> None:
+            self.sent += error is None
+            self.error = self.error or str(error or "")
+
+        at = 0
+        while not self._stop.wait(0.005):
+            due = int((time.monotonic() - begin) * self._per_s)
+            while at < due:
+                partition = at // LOAD_RECORDS % len(MOVE_BETWEEN)
+                with contextlib.suppress(BufferError):  # the queue is full: later
+                    producer.produce(BESIDE, value, partition=partition, on_delivery=acked)
+                at += 1
+            producer.poll(0)
+        producer.flush(30)
+
+    def consume(self) -> None:
+        from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self._address, "group.id": BESIDE,
+                             "enable.auto.commit": False, "log_level": 0})  # fmt: skip
+        consumer.assign([TopicPartition(BESIDE, n, OFFSET_END) for n in range(len(MOVE_BETWEEN))])
+        while not self._stop.is_set():
+            self.read += len(consumer.consume(BATCH_RECORDS, 0.05))
+        consumer.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+@contextlib.asynccontextmanager
+async def _load(address: str, mb_per_s: float) -> AsyncIterator[Reached]:
+    await asyncio.to_thread(
+        _create, address, BESIDE, list(MOVE_BETWEEN), **{"retention.bytes": str(RETENTION_BYTES)}
+    )
+    work, reached, begin = _Load(address, mb_per_s), Reached(), time.monotonic()
+    threads = [asyncio.create_task(asyncio.to_thread(f)) for f in (work.append, work.consume)]
+    try:
+        yield reached
+    finally:
+        seconds = time.monotonic() - begin
+        reached.append_mb_per_s = work.sent * RECORD_BYTES / seconds / 1e6
+        reached.read_mb_per_s = work.read * RECORD_BYTES / seconds / 1e6
+        work.stop()
+        await asyncio.gather(*threads)
+    if work.error:
+        raise ServiceError(f"the load beside Kafka's moves failed: {work.error}")
+
+
+def _home(client: Any) -> int:
+    """The only replica of the moved partition, once it leads; -1 meanwhile."""
+    found = client.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions[0]
     return int(found.leader) if found.replicas == [found.leader] else -1
 
 
-async def _reassign(address: str, folder: Path, broker: int) -> float:
-    """Move the partition; returns when only `broker` holds it. Seconds from the order."""
+async def _reassign(address: str, folder: Path, broker: int) -> tuple[float, float]:
+    """Move the partition; returns when it was ordered, and when only `broker` held it."""
     plan = folder / "reassign.json"
     plan.write_text(json.dumps({"version": 1, "partitions": [
         {"topic": TOPIC, "partition": 0, "replicas": [broker]}]}))  # fmt: skip
@@ -59,32 +130,54 @@ async def _reassign(address: str, folder: Path, broker: int) -> float:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    output, _ = await process.communicate()
-    begin = time.monotonic()  # the tool's own start is a JVM's, which is no part of the move
-    if process.returncode != 0 or b"rror" in output:
-        raise ServiceError(f"Kafka refused the reassignment: {output.decode()[-500:]}")
+    client, ordered_s = admin(address), time.monotonic()
+    told = asyncio.create_task(process.communicate())
+    begin: float | None = None
     async with asyncio.timeout(MOVE_DEADLINE_S):
-        while await asyncio.to_thread(_leader, address) != broker:  # noqa: ASYNC110 another's state
-            await asyncio.sleep(0.05)
-    return time.monotonic() - begin
+        while (home := await asyncio.to_thread(_home, client)) != broker:
+            # The tool's own start is a JVM's, which is no part of the move: it begins when the
+            # partition is first seen with two replicas.
+            if begin is None and home == -1:
+                begin = time.monotonic()
+            if told.done() and (process.returncode != 0 or b"rror" in told.result()[0]):
+                text = told.result()[0].decode()[-500:]
+                raise ServiceError(f"Kafka refused the reassignment: {text}")
+            await asyncio.sleep(0.02)
+    end = time.monotonic()
+    await told
+    return begin or ordered_s, end
 
 
 async def reassignments(
-    folder: Path, *, megabytes: int, count: int, still_s: float, say: Callable[[str], None]
-) -> tuple[list[tuple[float, float]], Seen]:
-    """Start and end of each move, and what the probe saw. No other load is on these brokers."""
-    service = KafkaCluster(3, heap_mb=HEAP_MB)
+    folder: Path,
+    *,
+    megabytes: int,
+    count: int,
+    mb_per_s: float,
+    still_s: float,
+    say: Callable[[str], None],
+) -> tuple[list[tuple[float, float]], Seen, list[float], Reached]:
+    """Start and end of each move, what the probe saw, the middles between the moves, the load."""
     moves: list[tuple[float, float]] = []
-    async with service:
+    edges: list[float] = []
+    async with KafkaCluster(3, heap_mb=HEAP_MB) as service:
         address = service.address
-        await asyncio.to_thread(_create, address)
+        await asyncio.to_thread(_create, address, TOPIC, [MOVE_BETWEEN[0]])
         await asyncio.to_thread(_fill, address, megabytes)
-        async with Probe("kafka", address, TOPIC, folder / "kafka.npz") as probe:
-            await asyncio.sleep(2 * still_s)
+        async with (
+            _load(address, mb_per_s) as reached,
+            Probe("kafka", address, TOPIC, folder / "kafka.npz") as probe,
+        ):
+            await asyncio.sleep(still_s)
             for number in range(count):
-                begin = time.monotonic()
-                took_s = await _reassign(address, folder, number % 2 + 2)
-                moves.append((begin, time.monotonic()))
+                edges.append(time.monotonic())
+                await asyncio.sleep(still_s)
+                moves.append(
+                    await _reassign(address, folder, MOVE_BETWEEN[(number + 1) % len(MOVE_BETWEEN)])
+                )
+                took_s = moves[-1][1] - moves[-1][0]
                 say(f"kafka: reassignment {number + 1} of {count}: {took_s:.1f} s")
-                await asyncio.sleep(2 * still_s)
-            return moves, await probe.stop()
+                await asyncio.sleep(still_s)
+            edges.append(time.monotonic())
+            seen = await probe.stop()
+    return moves, seen, edges, reached

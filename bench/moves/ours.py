@@ -21,7 +21,12 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsStub
 from logstore.proto.status import called
 
 RECORD_BYTES = 1_000
-CHUNK_RECORDS = 2_000
+LOAD_RECORDS = 400
+LOAD_IN_FLIGHT = 4
+RETENTION_BYTES = 500_000_000
+MOVE_BETWEEN = ("instance-1", "instance-2")
+CHUNK_RECORDS = 250
+FILLS_IN_FLIGHT = 8
 MOVE_DEADLINE_S = 600.0
 OPTIONS = {"shadow_s": 0.5, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 0.05}
 ENDS = ("completed", "rolled-back", "aborted")
@@ -44,48 +49,68 @@ async def fill(log: logstore.Log, megabytes: int) -> None:
     """Records of 1,000 B under keys `fill-0` to `fill-999` and more."""
     rng = np.random.default_rng(1)
     count = megabytes * 1_000_000 // RECORD_BYTES
+    calls: list[Any] = []
     for at in range(0, count, CHUNK_RECORDS):
         size = min(CHUNK_RECORDS, count - at)
         values = [rng.bytes(RECORD_BYTES - 12) for _ in range(size)]
         keys = [b"fill-%d" % ((at + i) % 100_000) for i in range(size)]
-        await log.append_many(keys, values)
+        calls.append(log.append_many(keys, values))
+        if len(calls) == FILLS_IN_FLIGHT:
+            await asyncio.gather(*calls)
+            calls = []
+    await asyncio.gather(*calls)
+
+
+@dataclass(slots=True)
+class Reached:
+    """What the load beside the moves came to, in MB/s of values."""
+
+    append_mb_per_s: float = 0.0
+    read_mb_per_s: float = 0.0
 
 
 @contextlib.asynccontextmanager
-async def load(db: logstore.Client, name: str, mb_per_s: float) -> AsyncIterator[None]:
-    """`mb_per_s` of appends and as much of reads, on a shard beside the one that moves, which the
-    two instances of the moves hold in turn. Its log is deleted at the end, so the disk stays."""
-    instances = ["instance-1", "instance-2"]
-    log = await db.create_log(name, shards=2, instances=instances, key_index=False)
+async def load(db: logstore.Client, name: str, mb_per_s: float) -> AsyncIterator[Reached]:
+    """`mb_per_s` of appends and as much of reads (tails), half of each on a shard of each of the
+    two instances that the moved shard goes between. Old records are trimmed, so the disk stays."""
+    log = await db.create_log(
+        name, shards=2, instances=MOVE_BETWEEN, key_index=False, retention_bytes=RETENTION_BYTES
+    )
     value = bytes(RECORD_BYTES - 8)
-    records = 100
-    keys = [bytes([i % 256]) + b"%06d" % i for i in range(records)]
-    per_s = mb_per_s * 1e6 / (records * RECORD_BYTES)
+    keys = [bytes([i * 256 // LOAD_RECORDS]) + b"%06d" % i for i in range(LOAD_RECORDS)]
+    batch_bytes = LOAD_RECORDS * RECORD_BYTES
+    per_s = mb_per_s * 1e6 / batch_bytes
     stop = asyncio.Event()
+    begin, reached = time.monotonic(), Reached()
+    sent = read_records = 0
 
     async def append() -> None:
-        begin, number = time.monotonic(), 0
+        nonlocal sent
         while not stop.is_set():
-            while number <= (time.monotonic() - begin) * per_s and not stop.is_set():
-                await log.append_many(keys, [value] * records)
-                number += 1
-            await asyncio.sleep(0.005)
+            while sent <= (time.monotonic() - begin) * per_s and not stop.is_set():
+                sent += 1
+                await log.append_many(keys, [value] * LOAD_RECORDS)
+            await asyncio.sleep(0.002)
 
     async def read() -> None:
-        while not stop.is_set():
-            async for _ in log.lists(tail=True):
-                if stop.is_set():
-                    return
+        nonlocal read_records
+        async for records in log.lists(tail=True):
+            read_records += len(records)
 
-    tasks = [asyncio.create_task(append()), asyncio.create_task(read())]
+    tasks = [asyncio.create_task(f()) for f in (read, *(append,) * LOAD_IN_FLIGHT)]
     try:
-        yield
+        yield reached
     finally:
         stop.set()
-        await asyncio.sleep(0)
-        tasks[1].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        seconds = time.monotonic() - begin
+        reached.append_mb_per_s = sent * batch_bytes / seconds / 1e6
+        reached.read_mb_per_s = read_records * RECORD_BYTES / seconds / 1e6
+        tasks[0].cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
         await db.delete_log(name)
+    for error in found:
+        if isinstance(error, Exception):
+            raise ServiceError(f"the load beside the moves failed: {error}")
 
 
 class Moving:
@@ -97,7 +122,7 @@ class Moving:
     async def create(self, megabytes: int, *, replicas: int = 1) -> None:
         options: dict[str, Any] = {"replicas": replicas, "shards": 1}
         if replicas == 1:
-            options["instances"] = ["instance-1"]
+            options["instances"] = MOVE_BETWEEN[:1]
         log = await self._db.create_log(self.name, **options)
         await fill(log, megabytes)
 
@@ -111,7 +136,7 @@ class Moving:
                 raise ServiceError("no follower is in sync, so there is nothing to switch to")
             target = others[0]
         else:
-            target = "instance-2" if shard.primary == "instance-1" else "instance-1"
+            target = MOVE_BETWEEN[shard.primary == MOVE_BETWEEN[0]]
         request = pb.MoveRequest(
             shard=shard.id, target=target, strategy=strategy,
             options_json=msgspec.json.encode({**OPTIONS, "feed": feed}),
@@ -142,13 +167,13 @@ async def moves_under_load(
     mb_per_s: float,
     still_s: float,
     say: Callable[[str], None],
-) -> tuple[list[Move], Seen, list[float]]:
+) -> tuple[list[Move], Seen, list[float], Reached]:
     """`count` moves with a still time before and after each. Also the middles between them."""
     found: list[Move] = []
     edges: list[float] = []
-    out = folder / f"{moving.name}-{feed}.npz"
+    out = folder / f"{moving.name}.npz"
     async with (
-        load(db, f"beside-{moving.name}-{feed}", mb_per_s),
+        load(db, f"beside-{moving.name}", mb_per_s) as reached,
         Probe("ours", address, moving.name, out) as probe,
     ):
         await asyncio.sleep(still_s)
@@ -160,4 +185,4 @@ async def moves_under_load(
             await asyncio.sleep(still_s)
         edges.append(time.monotonic())
         seen = await probe.stop()
-    return found, seen, edges
+    return found, seen, edges, reached

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from bench.services.paths import project_root
 
 APPENDS_PER_S = 1_000
-READS_PER_S = 50
+READS_PER_S = 20
 VALUE_BYTES = 100
 IN_FLIGHT_MAX = 8_192
 TICK_S = 0.001

@@ -1,5 +1,6 @@
 """`logstore verify`: the copies of a shard against each other, or a log against a journal."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from coordinator.cli.common import (
     run,
 )
 from coordinator.local.checker import check_log
+from coordinator.migration.difference import RangeDigest, first_difference
+from coordinator.migration.nodes import ask_digests
 from logstore.base.errors import InvalidArgumentError, UnavailableError
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
@@ -58,10 +61,11 @@ def verify(
                 typer.echo(f"  {example}")
         raise typer.Exit(0 if verdict.ok else 1)
     assert shard is not None
-    rows = run(_copies(address, shard, deep))
+    rows, differs = run(_compared(address, shard, deep))
     equal = len({row["chain"] for row in rows}) == 1
     if as_json:
-        print_json({"shard": shard, "deep": deep, "equal": equal, "copies": rows})
+        told = {"shard": shard, "deep": deep, "equal": equal, "copies": rows, "differs": differs}
+        print_json(told)
     else:
         print_table(
             f"Copies of {shard}",
@@ -69,11 +73,34 @@ def verify(
             [list(row.values()) for row in rows],
         )
     if not equal:
-        raise CommandError(f"the copies of shard {shard} differ")
+        raise CommandError(f"the copies of shard {shard} differ: {'; '.join(differs)}")
 
 
-async def _copies(address: str, shard: str, deep: bool) -> list[dict[str, Any]]:
-    """Each copy's chain at the offset that all of them have."""
+async def _compared(address: str, shard: str, deep: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """Each copy's chain at the offset that all of them have; where one differs from the first."""
+    rows, addresses = await _copies(address, shard, deep)
+    differs = []
+    for row in rows[1:]:
+        if row["chain"] != rows[0]["chain"]:
+            asks = [partial(_digests, addresses[r["instance"]], shard, r) for r in (rows[0], row)]
+            start = max(rows[0]["base"], row["base"])
+            found = await first_difference(asks[0], asks[1], start, row["end"])
+            differs.append(f"{row['instance']} from {rows[0]['instance']} at {found}")
+    return rows, differs
+
+
+async def _digests(
+    address: str, shard: str, row: dict[str, Any], start: int, stop: int, ranges: int
+) -> list[RangeDigest]:
+    async with open_channel(address) as channel:
+        stub = NodeAdminStub(channel)
+        return await ask_digests(stub, row["replica_id"], shard, start, stop, ranges)
+
+
+async def _copies(
+    address: str, shard: str, deep: bool
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Each copy's chain at the offset that all of them have; the instances' addresses."""
     log = shard.rpartition("/")[0]
     async with Coordinator(address) as coordinator:
         info = await coordinator.call("Catalog", "DescribeLog", pb.DescribeLogRequest(name=log))
@@ -104,7 +131,7 @@ async def _copies(address: str, shard: str, deep: bool) -> list[dict[str, Any]]:
                 "chain": found.chain.hex(),
             }
         )
-    return rows
+    return rows, addresses
 
 
 async def _status(address: str, shard: str, replica_id: int) -> node_pb2.ReplicaStatus:

@@ -123,9 +123,10 @@ def without_learner(shard: ShardRecord, member: Member) -> ShardRecord:
 def differs(found: Verified) -> str:
     if found.error is not None:
         return f"verification of replica {found.replica_id} failed: {found.error}"
+    where = f"; they differ first at {found.where}" if found.where else ""
     return (
         f"hash chains differ at offset {found.end}: the copy's is {found.chain.hex()}, "
-        f"the primary's {found.expected.hex()}"
+        f"the primary's {found.expected.hex()}{where}"
     )
 
 

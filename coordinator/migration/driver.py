@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from coordinator.migration.difference import first_difference
 from coordinator.migration.facts import Commit, Copy, Facts, Finished, Verified, Verify, Wait
 from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.migration.machine import decide
@@ -360,7 +361,23 @@ class MigrationDriver:
         expected = await self._nodes.chain(
             effect.against, record.shard, end, recompute=False, timeout_s=CHAIN_TIMEOUT_S
         )
-        return Verified(copy.replica_id, end, chain, expected)
+        where = "" if chain == expected else await self._where(record, effect)
+        return Verified(copy.replica_id, end, chain, expected, where=where)
+
+    async def _where(self, record: MigrationRecord, effect: Verify) -> str:
+        """The first difference of both copies; that it is not found changes no decision."""
+        nodes, shard = self._nodes, record.shard
+        try:
+            bases = [await nodes.base(m, shard) for m in (effect.copy, effect.against)]
+            found = await first_difference(
+                lambda *span: nodes.digests(effect.copy, shard, *span),
+                lambda *span: nodes.digests(effect.against, shard, *span),
+                max(bases),
+                effect.end,
+            )
+        except LogstoreError as e:
+            return f"an offset that was not found: {e.message}"
+        return str(found) if found is not None else "an offset in what was trimmed since"
 
 
 def _of(copies: list[Copy] | None, replica_id: int | None) -> Copy | None:

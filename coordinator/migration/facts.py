@@ -39,6 +39,8 @@ class Verified:
     chain: bytes = b""
     expected: bytes = b""
     error: str | None = None
+    where: str = ""
+    """Unequal chains: the first stored batches that differ, by offsets and bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
 
+from coordinator.migration.difference import RangeDigest
 from coordinator.migration.facts import Copy
 from logstore.base.errors import UnavailableError
 from logstore.base.tls import TlsOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from logstore.proto.v1.node_pb2_grpc import NodeAdminAsyncStub
 
 STATUS_TIMEOUT_S = 1.0
+DIGESTS_TIMEOUT_S = 600.0
 
 
 class Nodes(Protocol):
@@ -31,6 +33,16 @@ class Nodes(Protocol):
         self, member: Member, shard: str, stop: int, *, recompute: bool, timeout_s: float
     ) -> bytes:
         """The chain at `stop`: recomputed from the copy's disk, or as it is stored."""
+        ...
+
+    async def digests(
+        self, member: Member, shard: str, start: int, stop: int, ranges: int
+    ) -> list[RangeDigest]:
+        """Of the copy's stored batches that start in [start, stop)."""
+        ...
+
+    async def base(self, member: Member, shard: str) -> int:
+        """The offset from which on the copy holds records."""
         ...
 
 
@@ -70,6 +82,20 @@ class GrpcNodes:
             raise UnavailableError(f"{member.instance} verified up to {answer.end}, not {stop}")
         return bytes(answer.chain)
 
+    async def digests(
+        self, member: Member, shard: str, start: int, stop: int, ranges: int
+    ) -> list[RangeDigest]:
+        stub = await self._stub(member.instance)
+        return await ask_digests(stub, member.replica_id, shard, start, stop, ranges)
+
+    async def base(self, member: Member, shard: str) -> int:
+        stub = await self._stub(member.instance)
+        async with called():
+            answer = await stub.Status(
+                node_pb2.StatusRequest(shard=shard), timeout=STATUS_TIMEOUT_S
+            )
+        return max((s.base for s in answer.replicas if s.shard == shard), default=0)
+
     async def close(self) -> None:
         channels, self._channels = list(self._channels.values()), {}
         for _, channel in channels:
@@ -86,6 +112,21 @@ class GrpcNodes:
             if known is not None:
                 await known[1].close()
         return NodeAdminStub(self._channels[instance][1])
+
+
+async def ask_digests(
+    stub: "NodeAdminAsyncStub", replica_id: int, shard: str, start: int, stop: int, ranges: int
+) -> list[RangeDigest]:
+    """The digests that one copy tells."""
+    request = node_pb2.RangeDigestsRequest(
+        shard=shard, replica_id=replica_id, start_offset=start, stop_offset=stop, ranges=ranges
+    )
+    async with called():
+        answer = await stub.RangeDigests(request, timeout=DIGESTS_TIMEOUT_S)
+    return [
+        RangeDigest(r.start_offset, r.end_offset, r.start_byte, r.end_byte, r.batches, r.digest)
+        for r in answer.ranges
+    ]
 
 
 def _copy(status: node_pb2.ReplicaStatus) -> Copy:

@@ -64,13 +64,18 @@ def reparse(who: str, stored: StoredBatch) -> None:
 def relink(who: str, start: Position, stop: int, stored: Iterable[StoredBatch]) -> Position:
     """The position after the batches that end at or below `stop`, from their bytes alone (F4).
 
-    Raises CorruptStorageError naming the offsets of the first whose chain values do not hold.
+    Raises CorruptStorageError naming offsets and bytes (from `start` on) of the first whose chain
+    values do not hold.
     """
-    at = start
+    at, byte = start, 0
     for batch in stored:
         if batch.end > stop:
             break
-        place = f"{who}: batch at offsets {batch.base_offset}..{batch.end - 1}"
+        first_byte, byte = byte, byte + len(batch.data)
+        place = (
+            f"{who}: batch at offsets {batch.base_offset}..{batch.end - 1} "
+            f"(bytes {first_byte}..{byte - 1} from offset {start.end} on)"
+        )
         if batch.base_offset != at.end:
             raise CorruptStorageError(f"{place} does not start at {at.end}")
         if batch.chain_before != at.chain:
@@ -91,14 +96,17 @@ def keys_of(batch: StoredBatch) -> pa.BinaryArray:
     return batch.records().column("key")
 
 
-def up_to_bytes(stored: Iterable[StoredBatch], max_bytes: int | None) -> list[StoredBatch]:
-    """At least one if there is any, then until `max_bytes` are reached (None: all)."""
+def up_to_bytes(
+    stored: Iterable[StoredBatch], max_bytes: int | None, count_max: int | None = None
+) -> list[StoredBatch]:
+    """At least one if there is any, then until `max_bytes` or `count_max` batches are reached
+    (None: all)."""
     taken: list[StoredBatch] = []
     size = 0
     for batch in stored:
         taken.append(batch)
         size += len(batch.data)
-        if max_bytes is not None and size >= max_bytes:
+        if (max_bytes is not None and size >= max_bytes) or len(taken) == count_max:
             break
     return taken
 

@@ -1,7 +1,11 @@
 """How fast a copy may go beside live traffic (pure): additive increase, multiplicative decrease.
 
-As TCP's congestion control (Chiu and Jain, 1989), with the p99 of live appends in the place of
-loss: a copy takes what the machine has left, and gives it back when callers feel it.
+As TCP's congestion control (Chiu and Jain, 1989), with slow appends in the place of loss: a copy
+takes what the machine has left, and gives it back when callers feel it.
+
+A p99 that holds means that no more than one in a hundred appends is slower than the limit. So the
+slow ones are counted against that allowance, as an error budget is, over seconds: the p99 of a
+quarter of a second jumps by far more than 1.2 times without any copy, and would stop each.
 """
 
 from dataclasses import dataclass
@@ -9,12 +13,18 @@ from dataclasses import dataclass
 STEP_S = 0.25
 """The rate is looked at this often."""
 REST_S = 1.0
-"""After a decrease, until it shows in the p99; nothing is decided meanwhile."""
+"""After a decrease, until it shows in the p99; nothing is decided meanwhile, and only what comes
+in the second half of it is looked at afterwards."""
 INCREASE_BYTES_PER_S = 4e6
 """Added at each step."""
 DECREASE = 0.6
 """Factor at a breach."""
 START_BYTES_PER_S = 16e6
+SLOW_SHARE = 0.01
+"""Of the appends may be slower than the limit: that is what a p99 says."""
+CREDIT_STEPS = 8
+DEBT_STEPS = 16
+"""The allowance that was not used is kept for so many steps; a debt is no larger than this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,16 @@ class Guard:
         return max(self.floor_ms, self.ratio_max * before_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """Live appends since the last look: how many, how many above `Aimd.limit_ms`, and the p99 of
+    the last seconds."""
+
+    p99_ms: float
+    calls: int
+    slow: int
+
+
 @dataclass(slots=True)
 class Aimd:
     """One instance's copy rate in bytes/s, shared by its copies, between the two bounds."""
@@ -39,32 +59,55 @@ class Aimd:
     before_ms: float | None = None
     """p99 before the first of the present copies; None: nobody was there to be disturbed."""
     breaches: int = 0
+    since_s: float = 0.0
+    """What was acked from then on is what the next step is told of."""
+    credit: float | None = None
+    """Slow appends that are still allowed; below 0: overdrawn. None: no step was taken yet."""
     _due_s: float = 0.0
+
+    @property
+    def limit_ms(self) -> float:
+        """An append that takes longer is slow."""
+        return self.guard.limit_ms(self.before_ms) if self.before_ms is not None else 0.0
 
     def begin(self, before_ms: float | None, now_s: float) -> None:
         """The first copy starts. Without live traffic it starts at the upper bound."""
         self.before_ms = before_ms
         self.breaches = 0
+        self.credit = None
+        self.since_s = now_s
         self._due_s = now_s + STEP_S
         self.rate = self.rate_max if before_ms is None else min(START_BYTES_PER_S, self.rate_max)
 
-    def step(self, p99_ms: float | None, now_s: float) -> float:
-        """Look at the p99 of the last moments (None: no traffic); returns the rate from now on."""
+    def due(self, now_s: float) -> bool:
+        """Is it time to look? Looking has its price."""
+        return now_s >= self._due_s
+
+    def step(self, felt: Felt | None, now_s: float) -> float:
+        """What appends felt since the last step (None: no traffic); the rate from now on."""
         if now_s < self._due_s:
             return self._bounded()
-        self._due_s = now_s + STEP_S
-        if p99_ms is None:
+        self._due_s, self.since_s = now_s + STEP_S, now_s
+        if felt is None:
             self.rate = self.rate_max
         elif self.before_ms is None:
-            self.before_ms = p99_ms  # traffic came during the copy: hold what it has now
+            self.before_ms = felt.p99_ms  # traffic came during the copy: hold what it has now
             self.rate = min(self.rate, START_BYTES_PER_S)
-        elif p99_ms > self.guard.limit_ms(self.before_ms):
+        else:
+            self._judge(felt, now_s)
+        return self._bounded()
+
+    def _judge(self, felt: Felt, now_s: float) -> None:
+        allowed = SLOW_SHARE * felt.calls
+        before = CREDIT_STEPS * allowed if self.credit is None else self.credit
+        after = before + allowed - felt.slow
+        self.credit = min(max(after, -DEBT_STEPS * allowed), CREDIT_STEPS * allowed)
+        if felt.slow > allowed and self.credit < 0:
             self.rate *= DECREASE
             self.breaches += 1
-            self._due_s = now_s + REST_S
-        else:
+            self._due_s, self.since_s = now_s + REST_S, now_s + REST_S / 2
+        elif felt.slow <= allowed and self.credit >= 0:
             self.rate += INCREASE_BYTES_PER_S
-        return self._bounded()
 
     def bound(self, rate_max: float) -> None:
         """The upper bound changes (a share of the cluster's)."""

@@ -82,16 +82,18 @@ class DirectFeed:
             want_anchor=want_anchor,
             bytes_per_s=self._bytes_per_s,
         )
+        byte = 0
         async with called():
             own_s = 2 * SNAPSHOT_CHUNK_BYTES / self._bytes_per_s if self._bytes_per_s > 0 else 0.0
             async for chunk in self._heard(
                 self._stub.Snapshot(request), SNAPSHOT_SILENCE_S + own_s
             ):
                 crc = chunk_crc(chunk.batches)
+                first_byte, byte = byte, byte + sum(len(b.data) for b in chunk.batches)
                 if crc != chunk.crc32c:
                     raise CorruptBatchError(
-                        f"snapshot chunk up to offset {chunk.snapshot_end}: crc32c is {crc:#010x}, "
-                        f"the source says {chunk.crc32c:#010x}"
+                        f"snapshot chunk with bytes {first_byte}..{byte - 1} from offset {start} "
+                        f"on: crc32c is {crc:#010x}, the source says {chunk.crc32c:#010x}"
                     )
                 yield SnapshotPart(
                     anchor=decode_anchor(chunk.anchor) if chunk.anchor else None,

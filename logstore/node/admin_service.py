@@ -1,6 +1,7 @@
 """NodeAdmin: what the coordinator asks. It changes no configuration; intents are in metadata."""
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -12,6 +13,7 @@ from logstore.base.errors import (
     OutOfRangeError,
 )
 from logstore.base.types import Position
+from logstore.node.digests import RANGES_MAX, range_digests
 from logstore.node.replica import Replica
 from logstore.proto.status import served
 from logstore.proto.v1 import node_pb2
@@ -118,6 +120,30 @@ class NodeAdmin(NodeAdminServicer):
             return node_pb2.VerifyChainResponse(
                 base=base.end, base_chain=base.chain, end=at.end, chain=at.chain
             )
+        raise AssertionError("served() ends the call")
+
+    async def RangeDigests(
+        self, request: node_pb2.RangeDigestsRequest, context: "Context"
+    ) -> node_pb2.RangeDigestsResponse:
+        async with served(context):
+            replica = self._instance.replica(request.shard)
+            me = replica.member.replica_id
+            if request.replica_id != me:
+                raise FencedError(f"copy {request.replica_id} of {request.shard} is not here")
+            loop = asyncio.get_running_loop()
+            try:
+                found = await loop.run_in_executor(
+                    self._node.readers,
+                    range_digests,
+                    partial(self._node.engine.read, me),
+                    request.start_offset,
+                    min(request.stop_offset, self._node.engine.end(me).end),
+                    max(1, min(request.ranges, RANGES_MAX)),
+                )
+            except CorruptStorageError as e:
+                replica.health.found(e.message)
+                raise
+            return node_pb2.RangeDigestsResponse(ranges=found)
         raise AssertionError("served() ends the call")
 
     async def Trim(

@@ -5,13 +5,13 @@ The pace is one for the instance: copies it sends and copies it takes share it (
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from logstore.base.limits import COPY_CHUNK_BYTES_MAX, COPY_CHUNK_BYTES_MIN
-from logstore.feed.aimd import Aimd, Guard
+from logstore.feed.aimd import Aimd, Felt, Guard
 from logstore.node.config import NodeConfig
 
 NOW_S = 2.0
@@ -21,43 +21,48 @@ BEFORE_S = 10.0
 SAMPLES_MIN = 50
 """Fewer acks than this in the last NOW_S are no traffic."""
 SAMPLES_MAX = 20_000
+ACKS_AT_ONCE = 16
+"""Of appends acked together about so many are looked at."""
 CHUNK_S = 0.005
 """A chunk is what the pace gives in so long: small beside traffic, large without."""
 
 
 class LiveLatency:
-    """What an append takes here: from its arrival to its ack, and how long it waited before that
-    because the loop was busy. Both as p99, added."""
+    """What appends take here: from arrival to ack, and how late the loop was just before, because
+    one that waits in a socket has not arrived yet."""
 
     def __init__(self) -> None:
         self._acks: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
-        self._lags: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
+        self._late_s = 0.0
 
-    def acked(self, now_s: float, took_s: float) -> None:
-        self._acks.append((now_s, took_s))
+    def acked(self, now_s: float, received_s: Sequence[float]) -> None:
+        """These arrived at those times and were acked now."""
+        for at_s in received_s[:: 1 + len(received_s) // ACKS_AT_ONCE]:
+            self._acks.append((now_s, now_s - at_s + self._late_s))
 
-    def lagged(self, now_s: float, late_s: float) -> None:
-        self._lags.append((now_s, late_s))
+    def lagged(self, late_s: float) -> None:
+        self._late_s = late_s
 
     def p99_ms(self, now_s: float, window_s: float) -> float | None:
         """None: there is hardly any traffic."""
-        acks = _since(self._acks, now_s - window_s)
-        if len(acks) < SAMPLES_MIN:
+        acks = self._since(now_s - window_s)
+        return float(np.percentile(acks, 99)) * 1e3 if len(acks) >= SAMPLES_MIN else None
+
+    def felt(self, now_s: float, since_s: float, limit_ms: float) -> Felt | None:
+        """Of the appends acked since then; None: there is hardly any traffic."""
+        p99_ms = self.p99_ms(now_s, NOW_S)
+        if p99_ms is None:
             return None
-        found = float(np.percentile(acks, 99))
-        lags = _since(self._lags, now_s - window_s)
-        if lags:
-            found += float(np.percentile(lags, 99))
-        return found * 1e3
+        acks = self._since(since_s)
+        return Felt(p99_ms, len(acks), sum(took_s * 1e3 > limit_ms for took_s in acks))
 
-
-def _since(samples: deque[tuple[float, float]], start_s: float) -> list[float]:
-    found = []
-    for at_s, value in reversed(samples):
-        if at_s < start_s:
-            break
-        found.append(value)
-    return found
+    def _since(self, start_s: float) -> list[float]:
+        found = []
+        for at_s, value in reversed(self._acks):
+            if at_s < start_s:
+                break
+            found.append(value)
+        return found
 
 
 class CopyPace:
@@ -103,8 +108,10 @@ class CopyPace:
         self.bytes_total += size_bytes
         now_s = self._now_s()
         self._bound()
-        rate = self.aimd.step(self.latency.p99_ms(now_s, NOW_S), now_s)
-        self._due_s = max(self._due_s, now_s) + size_bytes / rate
+        if self.aimd.due(now_s):
+            aimd, latency = self.aimd, self.latency
+            aimd.step(latency.felt(now_s, aimd.since_s, aimd.limit_ms), now_s)
+        self._due_s = max(self._due_s, now_s) + size_bytes / self.aimd.rate
         await asyncio.sleep(max(0.0, self._due_s - now_s))
 
     def _bound(self) -> None:

@@ -149,8 +149,7 @@ class Instance:
             self._tasks.append(asyncio.create_task(self._watched(work)))
 
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
-        """No task of ours may end unseen: without it the instance would serve as if it were well.
-        """
+        """No task of ours may end unseen: without it the instance would serve as if well."""
         try:
             await work
         except Exception as e:
@@ -335,7 +334,7 @@ class Instance:
             due_s = node.now_s() + LAG_PROBE_S
             await asyncio.sleep(LAG_PROBE_S)
             now_s = node.now_s()
-            node.pace.latency.lagged(now_s, max(0.0, now_s - due_s))
+            node.pace.latency.lagged(max(0.0, now_s - due_s))
 
     async def _tick(self) -> None:
         while True:

@@ -5,7 +5,9 @@ are verified before they are written; what lies on the disk is verified again by
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -152,7 +154,8 @@ class Learner:
                     high_watermark=part.anchor.base.end,
                     snapshot_target=part.end,
                 )
-                engine.create_replica(meta, part.anchor, key_index=replica.options.key_index)
+                made = partial(engine.create_replica, meta, part.anchor, replica.options.key_index)
+                await self._synced(made)
                 replica.created()
             self.snapshot_end = part.end
             await self._apply(list(part.batches), part.end)
@@ -163,9 +166,21 @@ class Learner:
             self.copy_seconds = replica.node.now_s() - started_s
         reached = self._meta()
         if reached is not None and engine.end(reached.replica_id).end >= self.snapshot_end:
-            engine.set_meta(
-                ReplicaMeta(reached.replica_id, reached.shard, reached.base, reached.high_watermark)
+            whole = ReplicaMeta(
+                reached.replica_id, reached.shard, reached.base, reached.high_watermark
             )
+            await self._synced(partial(engine.set_meta, whole))
+
+    async def _synced(self, work: Callable[[], None]) -> None:
+        """What waits for the disk, off the loop: others' appends are served there. It is done when
+        this returns, also by a cancellation, so nothing of a copy is under way after its end."""
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(self._replica.node.readers, work)
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait([done])
+            raise
 
     async def _follow(self, source: FeedSource, topic: str) -> None:
         """Until the record names another topic, or none."""

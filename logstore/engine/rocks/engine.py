@@ -60,6 +60,7 @@ class RocksEngine(Reads):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._structure_lock = threading.RLock()
+        self._sync_lock = threading.Lock()
         self._broken: str | None = None
         self._closed = False
         self._since_checkpoint_bytes = 0
@@ -110,21 +111,24 @@ class RocksEngine(Reads):
     ) -> None:
         anchor = anchor or Anchor(meta.base)
         meta = replace(meta, base=anchor.base)
-        with self._structure_lock, self._lock:
-            if meta.replica_id in self._replicas:
-                raise AlreadyExistsError(f"{name_of(meta)} is on this disk already")
-            batch = self._store.batch()
-            state.put_new(batch, meta, anchor, key_index)
-            self._commit(batch, Durability.FSYNC)
-            self._replicas[meta.replica_id] = Replica(
-                meta=meta,
-                end=meta.base,
-                time_max_us=reader.TIME_NONE,
-                stored_bytes=0,
-                producers=ProducerTable(anchor.producers),
-                index=self._make_index(meta) if key_index else None,
-                who=name_of(meta),
-            )
+        with self._structure_lock:
+            with self._lock:
+                if meta.replica_id in self._replicas:
+                    raise AlreadyExistsError(f"{name_of(meta)} is on this disk already")
+                batch = self._store.batch()
+                state.put_new(batch, meta, anchor, key_index)
+                self._put(batch)
+            self._sync()  # others write meanwhile
+            with self._lock:
+                self._replicas[meta.replica_id] = Replica(
+                    meta=meta,
+                    end=meta.base,
+                    time_max_us=reader.TIME_NONE,
+                    stored_bytes=0,
+                    producers=ProducerTable(anchor.producers),
+                    index=self._make_index(meta) if key_index else None,
+                    who=name_of(meta),
+                )
 
     def set_meta(self, meta: ReplicaMeta) -> None:
         with self._lock:
@@ -132,9 +136,10 @@ class RocksEngine(Reads):
             meta = replace(meta, base=replica.meta.base)
             batch = self._store.batch()
             state.put_meta(batch, meta, replica.index is not None)
-            self._commit(batch, Durability.FSYNC)
+            self._put(batch)
             replica.meta = meta
             replica.who = name_of(meta)
+        self._sync()  # others write meanwhile
 
     def drop_replica(self, replica_id: int) -> None:
         with self._structure_lock, self._lock:
@@ -200,15 +205,25 @@ class RocksEngine(Reads):
             state.put_feed_cursor(batch, replica_id, part.feed_cursor)
 
     def _commit(self, batch: Batch, durability: Durability) -> None:
-        """Write, and with FSYNC put it on the disk.
+        """Write, and with FSYNC put it on the disk."""
+        self._put(batch)
+        if durability is Durability.FSYNC:
+            self._sync()
+
+    def _put(self, batch: Batch) -> None:
+        if self._broken is not None:
+            raise StorageError(self._broken)
+        self._store.write(batch)
+
+    def _sync(self) -> None:
+        """Put on the disk what was written.
 
         After a failed fsync nobody knows what the disk holds, and a second one would say yes
         (the kernel forgets): no write is taken until the directory was opened again.
         """
-        if self._broken is not None:
-            raise StorageError(self._broken)
-        self._store.write(batch)
-        if durability is Durability.FSYNC:
+        with self._sync_lock:
+            if self._broken is not None:
+                raise StorageError(self._broken)
             try:
                 self._store.sync()
             except StorageError as e:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from logstore.base.errors import CorruptStorageError, LogstoreError
+from logstore.base.limits import READ_BATCHES_MAX
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.key_hash import hash_key
@@ -74,6 +75,7 @@ class Reads:
             return recent or up_to_bytes(
                 until_damage(reader.batches(self._store, replica.who, replica_id, start, upto)),
                 max_bytes,
+                READ_BATCHES_MAX,
             )
 
         return self._consistently(replica, attempt)

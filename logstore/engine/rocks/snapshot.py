@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from logstore.base.errors import StorageError
-from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
+from logstore.base.limits import READ_BATCHES_MAX, SNAPSHOT_CHUNK_BYTES
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor, ReplicaMeta
@@ -52,7 +52,7 @@ class RocksSnapshot:
         check_not_below_base(self._meta, start, "start")
         while start < self.end.end:
             with self._lock:
-                page = up_to_bytes(self._stored(start), SNAPSHOT_CHUNK_BYTES)
+                page = up_to_bytes(self._stored(start), SNAPSHOT_CHUNK_BYTES, READ_BATCHES_MAX)
             start = page[-1].end
             yield from page
 

@@ -546,6 +546,95 @@ class VerifyChainRequest(_message.Message):
 Global___VerifyChainRequest: _TypeAlias = VerifyChainRequest  # noqa: Y015
 
 @_typing.final
+class RangeDigestsRequest(_message.Message):
+    """Digests of the batches that start in [start_offset, stop_offset), in so many ranges of offsets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    START_OFFSET_FIELD_NUMBER: _builtins.int
+    STOP_OFFSET_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    shard: _builtins.str
+    replica_id: _builtins.int
+    start_offset: _builtins.int
+    stop_offset: _builtins.int
+    ranges: _builtins.int
+    def __init__(
+        self,
+        *,
+        shard: _builtins.str = ...,
+        replica_id: _builtins.int = ...,
+        start_offset: _builtins.int = ...,
+        stop_offset: _builtins.int = ...,
+        ranges: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges", "replica_id", b"replica_id", "shard", b"shard", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangeDigestsRequest: _TypeAlias = RangeDigestsRequest  # noqa: Y015
+
+@_typing.final
+class RangeDigest(_message.Message):
+    """Batches that follow each other. Bytes are counted from start_offset's batch on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_OFFSET_FIELD_NUMBER: _builtins.int
+    END_OFFSET_FIELD_NUMBER: _builtins.int
+    START_BYTE_FIELD_NUMBER: _builtins.int
+    END_BYTE_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    start_offset: _builtins.int
+    end_offset: _builtins.int
+    start_byte: _builtins.int
+    end_byte: _builtins.int
+    batches: _builtins.int
+    digest: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        start_offset: _builtins.int = ...,
+        end_offset: _builtins.int = ...,
+        start_byte: _builtins.int = ...,
+        end_byte: _builtins.int = ...,
+        batches: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "digest", b"digest", "end_byte", b"end_byte", "end_offset", b"end_offset", "start_byte", b"start_byte", "start_offset", b"start_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangeDigest: _TypeAlias = RangeDigest  # noqa: Y015
+
+@_typing.final
+class RangeDigestsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RangeDigest]: ...
+    def __init__(
+        self,
+        *,
+        ranges: _abc.Iterable[Global___RangeDigest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RangeDigestsResponse: _TypeAlias = RangeDigestsResponse  # noqa: Y015
+
+@_typing.final
 class VerifyChainResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

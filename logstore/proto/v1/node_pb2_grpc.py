@@ -296,6 +296,11 @@ class NodeAdminStub:
                 request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.VerifyChainRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.VerifyChainResponse.FromString,
                 _registered_method=True)
+        self.RangeDigests = channel.unary_unary(
+                '/logstore.v1.NodeAdmin/RangeDigests',
+                request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.RangeDigestsRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.RangeDigestsResponse.FromString,
+                _registered_method=True)
         self.Trim = channel.unary_unary(
                 '/logstore.v1.NodeAdmin/Trim',
                 request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.TrimRequest.SerializeToString,
@@ -320,6 +325,12 @@ class NodeAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RangeDigests(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Trim(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -338,6 +349,11 @@ def add_NodeAdminServicer_to_server(servicer, server):
                     servicer.VerifyChain,
                     request_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.VerifyChainRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.VerifyChainResponse.SerializeToString,
+            ),
+            'RangeDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.RangeDigests,
+                    request_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.RangeDigestsRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.RangeDigestsResponse.SerializeToString,
             ),
             'Trim': grpc.unary_unary_rpc_method_handler(
                     servicer.Trim,
@@ -400,6 +416,33 @@ class NodeAdmin:
             '/logstore.v1.NodeAdmin/VerifyChain',
             logstore_dot_proto_dot_v1_dot_node__pb2.VerifyChainRequest.SerializeToString,
             logstore_dot_proto_dot_v1_dot_node__pb2.VerifyChainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RangeDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.NodeAdmin/RangeDigests',
+            logstore_dot_proto_dot_v1_dot_node__pb2.RangeDigestsRequest.SerializeToString,
+            logstore_dot_proto_dot_v1_dot_node__pb2.RangeDigestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -112,6 +112,7 @@ class NodeAdminStub:
     Status: _grpc.UnaryUnaryMultiCallable[_node_pb2.StatusRequest, _node_pb2.StatusResponse]
     VerifyChain: _grpc.UnaryUnaryMultiCallable[_node_pb2.VerifyChainRequest, _node_pb2.VerifyChainResponse]
     """The chain of a copy at an offset, recomputed from the disk between the two offsets (F4)."""
+    RangeDigests: _grpc.UnaryUnaryMultiCallable[_node_pb2.RangeDigestsRequest, _node_pb2.RangeDigestsResponse]
     Trim: _grpc.UnaryUnaryMultiCallable[_node_pb2.TrimRequest, _node_pb2.TrimResponse]
 
 @_typing.type_check_only
@@ -122,6 +123,7 @@ class NodeAdminAsyncStub(NodeAdminStub):
     Status: _aio.UnaryUnaryMultiCallable[_node_pb2.StatusRequest, _node_pb2.StatusResponse]  # type: ignore[assignment]
     VerifyChain: _aio.UnaryUnaryMultiCallable[_node_pb2.VerifyChainRequest, _node_pb2.VerifyChainResponse]  # type: ignore[assignment]
     """The chain of a copy at an offset, recomputed from the disk between the two offsets (F4)."""
+    RangeDigests: _aio.UnaryUnaryMultiCallable[_node_pb2.RangeDigestsRequest, _node_pb2.RangeDigestsResponse]  # type: ignore[assignment]
     Trim: _aio.UnaryUnaryMultiCallable[_node_pb2.TrimRequest, _node_pb2.TrimResponse]  # type: ignore[assignment]
 
 class NodeAdminServicer(metaclass=_abc_1.ABCMeta):
@@ -141,6 +143,13 @@ class NodeAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.VerifyChainResponse, _abc.Awaitable[_node_pb2.VerifyChainResponse]]:
         """The chain of a copy at an offset, recomputed from the disk between the two offsets (F4)."""
+
+    @_abc_1.abstractmethod
+    def RangeDigests(
+        self,
+        request: _node_pb2.RangeDigestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RangeDigestsResponse, _abc.Awaitable[_node_pb2.RangeDigestsResponse]]: ...
 
     @_abc_1.abstractmethod
     def Trim(
