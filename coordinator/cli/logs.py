@@ -1,5 +1,6 @@
 """`logstore log …` and `logstore shards`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +16,8 @@ from coordinator.cli.common import (
     range_text,
     run,
 )
+from coordinator.cli.history import shards_from_history
+from logstore.base.errors import InvalidArgumentError
 from logstore.client.client import connect
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
@@ -53,6 +56,13 @@ def create(
         list[str] | None, typer.Option(help="Primary of each shard, in order; default: the ring.")
     ] = None,
     partitioner: Annotated[str, typer.Option(help="range, hash or balanced")] = "range",
+    from_history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Cuts and homes from recorded accesses: a CSV with the columns time_s and key.",
+        ),
+    ] = None,
     changefeed: Annotated[
         str | None,
         typer.Option(metavar="TOPIC", help="Publish every record to this Kafka topic, too."),
@@ -67,25 +77,44 @@ def create(
     """Create a log.
 
     Example: logstore log create orders --shards 4 --option durability=fsync
+    Example: logstore log create flights --from-history accesses.csv --shards 12
     """
 
     options = dict(parse_option(o) for o in option or ())
     if changefeed is not None:
         options["changefeed"] = changefeed
+    cuts, homes, count = [key.encode() for key in split_key or ()], list(instance or ()), shards
+    if from_history is not None:
+        if cuts or homes:
+            raise InvalidArgumentError("--from-history is given together with what it decides:"
+                                       " --split-key or --instance")  # fmt: skip
+        rows = run(_instances(address))
+        planned = shards_from_history(from_history, partitioner, shards, rows)
+        cuts, homes, count = (
+            [s.range.start for s in planned[1:]],
+            [s.instance for s in planned],
+            None,
+        )
 
     async def work() -> None:
         async with connect(address) as db:
             await db.create_log(
                 name,
                 partitioner=partitioner,
-                shards=shards,
-                split_keys=[key.encode() for key in split_key or ()],
-                instances=instance or (),
+                shards=count,
+                split_keys=cuts,
+                instances=homes,
                 **options,
             )
 
     run(work())
     _show(run(_describe(address, name)), as_json)
+
+
+async def _instances(address: str) -> list[dict[str, Any]]:
+    async with Coordinator(address) as coordinator:
+        answer = await coordinator.call("Catalog", "ListInstances", pb.ListInstancesRequest())
+        return [msgspec.json.decode(item) for item in answer.instances_json]
 
 
 @group.command("list")

@@ -1,5 +1,6 @@
 """Every command against a real cluster: what it prints as JSON, and how it ends."""
 
+import base64
 import json
 import os
 import signal
@@ -86,6 +87,26 @@ def test_logs_and_records(shell: Shell, tmp_path: Path) -> None:
     assert len(shell.lines("tail", "orders", "--from-start", "--limit", "5")) == 5
     assert "orders/0:1" in shell.text("read", "orders", "--shard", "orders/0", "--offset", "1")
     assert "'nolog' does not exist" in shell.text("read", "nolog", status=1)
+
+
+def test_a_log_starts_as_its_history_says(shell: Shell, tmp_path: Path) -> None:
+    rows = [(n, f"k{n % 100:03}") for n in range(2_000)] + [(n, "k050") for n in range(2_000)]
+    history = tmp_path / "accesses.csv"
+    history.write_text("time_s,key,op,size\n" + "".join(f"{t},{k},append,8\n" for t, k in rows))
+    given = ("log", "create", "planned", "--from-history", str(history))
+    made = shell.lines(*given, "--shards", "5")[0]
+    starts = [base64.b64decode(s["range"]["start"]) for s in made["shards"]]
+    assert len(starts) == 5
+    hot = max(n for n, start in enumerate(starts) if start <= b"k050")
+    assert starts[hot] > b"k049"  # half of the history is one key: it gets a shard of its own
+    assert starts[hot + 1] <= b"k051"
+    homes = [s["primary"]["instance"] for s in made["shards"]]
+    assert homes.count(homes[hot]) <= 2  # and the rest of the load is elsewhere
+    assert len(set(homes)) == 2
+    assert "--split-key" in shell.text(*given, "--split-key", "k", status=2)
+    assert "balanced" in shell.text(*given, "--partitioner", "balanced", status=2)
+    history.write_text("time_s,key\nsoon,k\n")
+    assert "line 2: time_s is 'soon'" in shell.text(*given, status=2)
 
 
 def test_a_move_and_what_is_told_of_it(shell: Shell) -> None:

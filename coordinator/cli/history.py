@@ -1,0 +1,74 @@
+"""`log create --from-history`: cuts and homes from recorded accesses (R5.5)."""
+
+import csv
+import gzip
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from logstore.base.errors import InvalidArgumentError, UnavailableError
+from sharder.initial import InitialShard, heatmap_of, initial_shards
+from sharder.keys import Partitioner, routing_key
+
+SLOTS = 168
+"""Parts of time that the history is divided into; homes are chosen so that no part is too full."""
+SHARDS_PER_INSTANCE = 4
+"""Without --shards: enough to move one at a time."""
+
+
+def shards_from_history(
+    path: Path, partitioner: str, shards: int | None, instances: Sequence[Mapping[str, Any]]
+) -> list[InitialShard]:
+    """The shards a log should start with. `path`: a CSV (.gz too) with columns `time_s` and `key`,
+    others are left; `instances`: rows of ListInstances.
+
+    InvalidArgumentError names the file, the line and what is wrong with it.
+    """
+    try:
+        kind = Partitioner(partitioner)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"partitioner is {partitioner!r}, expected range or hash"
+        ) from None
+    if kind is Partitioner.BALANCED:
+        raise InvalidArgumentError("--from-history is for range and hash logs: the keys of balanced"
+                                   " ones are placed when they are first written")  # fmt: skip
+    living = [i for i in instances if i["alive"] and not i["draining"]]
+    if not living:
+        raise UnavailableError("no instance is alive, a log needs at least 1")
+    known = [i["capacity"]["ops_per_s"] for i in living if i["capacity"]["ops_per_s"] is not None]
+    usual = max(known, default=1.0)
+    capacities = {i["instance"]: i["capacity"]["ops_per_s"] or usual for i in living}
+    found = sorted(_accesses(path, kind))
+    span_s = max(found[-1][0] - found[0][0], 1e-9) if found else 1.0
+    slot_s = span_s / SLOTS
+    accesses = ((key, 1.0, min(int((at - found[0][0]) / slot_s), SLOTS - 1)) for at, key in found)
+    try:
+        return initial_shards(
+            heatmap_of(accesses, SLOTS), shards or SHARDS_PER_INSTANCE * len(living), capacities
+        )
+    except ValueError as e:
+        raise InvalidArgumentError(f"{path}: {e}") from None
+
+
+def _accesses(path: Path, kind: Partitioner) -> Iterator[tuple[float, bytes]]:
+    """(seconds, routing key) in the file's order."""
+    try:
+        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open() as file:
+            rows = csv.DictReader(file)
+            if not {"time_s", "key"} <= set(rows.fieldnames or ()):
+                raise InvalidArgumentError(f"{path}: the first line must name time_s and key")
+            for number, row in enumerate(rows, 2):
+                try:
+                    at = float(row["time_s"])
+                except (TypeError, ValueError):
+                    at = math.nan
+                if not math.isfinite(at) or row["key"] is None:
+                    raise InvalidArgumentError(
+                        f"{path}, line {number}: time_s is {row['time_s']!r}, expected a number,"
+                        " and then a key"
+                    )
+                yield at, routing_key(kind, row["key"].encode())
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as e:
+        raise InvalidArgumentError(f"{path} cannot be read: {e}") from None
