@@ -128,6 +128,28 @@ class Observer:
         if batch.end > known.acked.end:
             known.acked = Position(batch.end, batch.chain_after)
             self._check_in_sync(known)
+            self._check_enough(known)
+
+    def _check_enough(self, known: _Shard) -> None:
+        """I3, at the moment of an ack: as many disks as `min_in_sync` asks for have the batch."""
+        acked, record = known.acked, known.record
+        copies = [
+            (node, meta.replica_id)
+            for node in self.nodes.values()
+            for meta in node.engine.replicas()
+            if meta.shard == record.shard
+        ]
+        having = 0
+        for node, replica_id in copies:
+            copy = self._copy(node, replica_id, record.shard, acked.end)
+            lost = replica_id in node.tainted  # it had the batch, as far as anybody can know
+            having += lost or (copy is not None and i3_acked.holds(copy, acked.end, acked.chain))
+        if having < record.min_in_sync and not known.excused:
+            self.world.violate(
+                "I3",
+                f"{record.shard} acked up to {acked.end} with {having} copies, min_in_sync is"
+                f" {record.min_in_sync}",
+            )
 
     def _check_in_sync(self, known: _Shard) -> None:
         """I3, at every moment: whoever is in sync has all that was acked."""
