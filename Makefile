@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-cluster soak-cluster bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-cluster test-compose test-alerts soak-cluster bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -62,6 +62,12 @@ test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state o
 
 test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)
+
+test-compose: $(READY)    ## the containers of docker-compose.yml under load and faults; needs root
+	$(BIN)/python -m tests.compose test $(ARGS)
+
+test-alerts: $(READY)     ## each alert fired once in a real Prometheus, by causing its condition
+	$(BIN)/python -m tests.compose alerts $(ARGS)
 
 MINUTES ?= 30
 SEED ?= 1

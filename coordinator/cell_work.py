@@ -111,6 +111,11 @@ class CellWork:
             await self.loop.start()
         self._tasks.append(asyncio.create_task(self._take_up(), name=f"cell {self.cell}"))
 
+    @property
+    def broker_up(self) -> bool | None:
+        """Whether the feeds' broker answered last; None: none is configured, or not asked here."""
+        return None if self._sweeper is None else self._sweeper.broker_up
+
     async def _start_feeds(self) -> None:
         """Before any move is taken up: its next attempt needs a name for its topic."""
         broker = open_broker(self._config.kafka)

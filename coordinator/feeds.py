@@ -11,7 +11,7 @@ import structlog
 
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
-from logstore.feed.port import Broker
+from logstore.feed.port import Broker, BrokerAwayError
 from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import CLUSTER_ID, SHARDS, decode_shard
 
@@ -42,6 +42,8 @@ class FeedSweeper:
         self._store, self._broker, self._prefix = store, broker, prefix
         self._ended, self._interval_s = ended, interval_s
         self._task: asyncio.Task[None] | None = None
+        self.broker_up: bool | None = None
+        """Whether the broker answered when it was asked last; None: it has not been asked."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="feed sweeper")
@@ -70,7 +72,9 @@ class FeedSweeper:
             wait_s = self._interval_s
             try:
                 await self.sweep()
+                self.broker_up = True
             except LogstoreError as e:
+                self.broker_up = not isinstance(e, BrokerAwayError)
                 _log.info("feed topics not swept", error=e.message)
                 wait_s = min(RETRY_S, self._interval_s)
             try:

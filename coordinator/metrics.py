@@ -75,6 +75,8 @@ class PlanCounts:
     def __init__(self) -> None:
         self.rounds: Counter[str] = Counter()
         self.started = 0
+        self.operators: Counter[tuple[str, str]] = Counter()
+        """(kind, trigger) of what plans wanted to start before the next one, started or not."""
         self.refused: Counter[str] = Counter()
 
     def add(self, note: "PlanNote") -> None:
@@ -82,6 +84,8 @@ class PlanCounts:
         self.started += len(note.started)
         if note.plan is not None:
             self.refused.update(f"{r.reason.name.lower()}" for r in note.plan.refused)
+            due = (op for op in note.plan.operators if op.due)
+            self.operators.update((op.kind, op.trigger.value) for op in due)
 
 
 class CoordinatorCollector(Collector):
@@ -94,16 +98,27 @@ class CoordinatorCollector(Collector):
         intake: "StatisticsIntake",
         now_s: Callable[[], float],
         cells: Callable[[], list[str]],
+        broker_up: Callable[[], bool | None] = lambda: None,
+        wall_us: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`cells`: those led here."""
+        """`cells`: those led here. `broker_up`: whether the feeds' broker answered, None: unknown.
+        `wall_us`: the clock of the migrations' records."""
         self._fetched, self._plans, self._intake = fetched, plans, intake
         self._now_s, self._cells = now_s, cells
+        self._broker_up, self._wall_us = broker_up, wall_us
 
     def collect(self) -> Iterator[Metric]:
         led = GaugeMetricFamily("logstore_cell_leader", "1: led here.", labels=["cell"])
         for cell in self._cells():
             led.add_metric([cell], 1)
         yield led
+        broker = GaugeMetricFamily(
+            "logstore_feed_broker_up",
+            "1: the feeds' broker answered; only at the leader of cell 0.",
+        )
+        if (up := self._broker_up()) is not None:
+            broker.add_metric([], up)
+        yield broker
         yield from self._instances()
         yield from self._migrations()
         yield from self._planned()
@@ -134,6 +149,7 @@ class CoordinatorCollector(Collector):
         for state in State:
             (ended if state in END_STATES else active).add_metric([state.value], states[state])
         yield from (active, ended)
+        yield from self._stuck()
         done = [m for m in self._fetched.moves if m.state in END_STATES]
         yield CounterMetricFamily(
             "logstore_migration_bytes",
@@ -152,6 +168,27 @@ class CoordinatorCollector(Collector):
             phases.add_metric([state.value], seconds)
         yield phases
 
+    def _stuck(self) -> Iterator[Metric]:
+        """How long moves have been where they are."""
+        yield GaugeMetricFamily(
+            "logstore_migrations_paused",
+            "Moves that a person paused.",
+            value=sum(m.active and m.paused for m in self._fetched.moves),
+        )
+        ages = GaugeMetricFamily(
+            "logstore_migration_state_age_seconds",
+            "Since when the move that is longest in the state is there; paused ones count too.",
+            labels=["state"],
+        )
+        now_us, oldest = self._wall_us(), dict[str, float]()
+        for move in self._fetched.moves:
+            if move.active and move.phases:
+                age_s = max(0.0, (now_us - move.phases[-1].at_us) / 1e6)
+                oldest[move.state.value] = max(age_s, oldest.get(move.state.value, 0.0))
+        for state, age_s in oldest.items():
+            ages.add_metric([state], age_s)
+        yield ages
+
     def _planned(self) -> Iterator[Metric]:
         rounds = CounterMetricFamily(
             "logstore_planning_rounds", "Rounds of the planning loop.", labels=["outcome"]
@@ -169,7 +206,14 @@ class CoordinatorCollector(Collector):
         started = CounterMetricFamily(
             "logstore_planner_moves", "Moves that the planner started.", value=plans.started
         )
-        yield from (rounds, refused, started)
+        wanted = CounterMetricFamily(
+            "logstore_planner_operators",
+            "Changes that plans had due, started or not, by kind and trigger.",
+            labels=["kind", "trigger"],
+        )
+        for (kind, trigger), count in plans.operators.items():
+            wanted.add_metric([kind, trigger], count)
+        yield from (rounds, refused, started, wanted)
 
     def _forecasts(self) -> Iterator[Metric]:
         error = GaugeMetricFamily(

@@ -154,6 +154,8 @@ class CoordinatorServer:
             self.intake,
             self._env.clock.monotonic_s,
             lambda: sorted(self._cells_led()),
+            lambda: self._cells_led().get(LOG_WIDE, self.work).broker_up,
+            self._env.clock.wall_us,
         )
 
     def _not_ready(self) -> str | None:

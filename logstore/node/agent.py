@@ -4,7 +4,7 @@ The counting is `profiler.Agent`; here are its clock, the system's metrics and t
 coordinator. While no coordinator answers, closed slots wait here (bounded by the profiler).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -77,6 +77,8 @@ class Agent:
         self._bytes = 0
         self.totals = {op: Total() for op in OpType}
         """Since the start, for the metrics."""
+        self.failures: Counter[str] = Counter()
+        """Operations that failed here since the start, by error code."""
         self.round_trip_ms: dict[str, float] = {}
 
     def _new_recorder(self) -> Recorder:
@@ -162,6 +164,7 @@ class Agent:
         """
         if isinstance(error, LogstoreError) and not isinstance(error, FAULTS):
             return
+        self.failures[error.code if isinstance(error, LogstoreError) else "internal"] += count
         if not event_time:
             self._wall.failed(shard, count, self._env.clock.wall_us())
         elif (slot := self._event_slot()) >= 0:

@@ -78,8 +78,7 @@ async def _lead_away(instance: "Instance", led: set[str]) -> bool:
         waiting = True
         if replica.record.hand_over is None:
             leads[heir.instance] += 1
-            wanted = heir.replica_id
-            await _write(instance, replica, lambda r, w=wanted: replace(r, hand_over=w))
+            await _write(instance, replica, _led_by(heir))
     return waiting
 
 
@@ -94,6 +93,15 @@ def _heir(replica: "Replica", leads: Counter[str]) -> Member | None:
         if now_s - progress.heard_s <= HEARD_S:
             fit.append(member)
     return min(fit, key=lambda m: (leads[m.instance], m.instance), default=None)
+
+
+def _led_by(heir: Member) -> Callable[[ShardRecord], ShardRecord]:
+    """H1: the intent that the primary, which is us, carries out."""
+
+    def change(record: ShardRecord) -> ShardRecord:
+        return replace(record, hand_over=heir.replica_id)
+
+    return change
 
 
 async def _step_down(instance: "Instance", replica: "Replica") -> None:

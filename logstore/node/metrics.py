@@ -5,6 +5,7 @@ counts. Shards beyond `shards_max` are summed up as shard="other": an operator's
 grow with the shards. Names are `logstore_…` in base units (seconds, bytes).
 """
 
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._work()
+        yield from self._disk()
         yield from self._copies()
 
     def _work(self) -> Iterator[Metric]:
@@ -66,6 +68,14 @@ class NodeCollector(Collector):
             size.add_metric([op.value], total.bytes)
             took.add_metric([op.value], total.buckets(), total.seconds)
         yield from (done, size, took)
+        failed = CounterMetricFamily(
+            "logstore_failed_operations",
+            "Operations that failed and that this instance is to blame for, by error code.",
+            labels=["code"],
+        )
+        for code, count in node.agent.failures.items():
+            failed.add_metric([code], count)
+        yield failed
         yield CounterMetricFamily(
             "logstore_throttled_operations",
             "Operations refused because the instance was at its stated capacity.",
@@ -83,19 +93,39 @@ class NodeCollector(Collector):
                 limit.add_metric([of], rate)
         yield limit
 
+    def _disk(self) -> Iterator[Metric]:
+        disk = shutil.disk_usage(self._instance.node.config.data)
+        yield GaugeMetricFamily(
+            "logstore_disk_size_bytes", "Of the file system with the data.", value=disk.total
+        )
+        yield GaugeMetricFamily(
+            "logstore_disk_free_bytes", "Left on it for this process.", value=disk.free
+        )
+        yield GaugeMetricFamily(
+            "logstore_writes_stopped",
+            "1: damage made the engine refuse every write; the process restarts.",
+            value=self._instance.writes_stopped is not None,
+        )
+
     def _copies(self) -> Iterator[Metric]:
         replicas = sorted(self._instance.replicas.values(), key=lambda r: r.shard)
         roles = dict.fromkeys(Role, 0)
-        broken = 0
+        broken = few = 0
         for replica in replicas:
             roles[replica.role] += 1
             broken += replica.error is not None
+            few += _lacks_copies(replica)
         copies = GaugeMetricFamily("logstore_copies", "Copies held, by role.", labels=["role"])
         for known, count in roles.items():
             copies.add_metric([known.value], count)
         yield copies
         yield GaugeMetricFamily(
             "logstore_broken_copies", "Copies that serve nothing because of an error.", value=broken
+        )
+        yield GaugeMetricFamily(
+            "logstore_under_replicated_shards",
+            "Shards led here with fewer in-sync copies than their log asks for.",
+            value=few,
         )
         families = [
             GaugeMetricFamily(f"logstore_shard_{name}", text, labels=["shard", "role"])
@@ -154,3 +184,9 @@ class NodeCollector(Collector):
             seen, since_s = mark, now_s
         self._uncommitted[shard] = (seen, since_s)
         return now_s - since_s
+
+
+def _lacks_copies(replica: "Replica") -> bool:
+    record = replica.machine.record
+    leads = record is not None and replica.role is Role.PRIMARY
+    return leads and len(replica.record.in_sync) < replica.options.replicas

@@ -1,16 +1,17 @@
 """Moves through Kafka, with and without Kafka."""
 
-import asyncio
-import itertools
+import time
 from typing import Any
 
 from coordinator.migration.ledger import Ledger
 from coordinator.migration.records import State
 from logstore.base.env import Env
+from logstore.meta.records import decode_shard, shard_key
 from tests.cluster.cluster import NotConverged, eventually
-from tests.cluster.load import Acks
+from tests.cluster.judge import MetadataWatch
 from tests.compose import cli
 from tests.compose.conftest import Running
+from tests.compose.figures import longest_gap_ms
 from tests.compose.stack import Stack
 
 QUICK = ("--option", "ramp_step=0.1", "--option", "soak_s=2", "--option", "samples_min=10")
@@ -24,30 +25,21 @@ async def free_instance(stack: Stack, shard: str) -> str:
     return next(i for i in stack.instances if record.member_on(i) is None)
 
 
-def longest_gap_ms(acks: Acks, since_s: float) -> float:
-    """Between two acks of the shard's open-loop producer (it sends every 50 ms)."""
-    times = sorted(returned for called, returned in acks.times if called >= since_s)
-    return max(b - a for a, b in itertools.pairwise(times)) * 1e3
+def watch_topics(watch: MetadataWatch, shard: str) -> set[str]:
+    """Every feed topic that the shard's record ever named."""
+    values = [txn.written.get(shard_key(shard)) for txn in watch.txns]
+    return {t for t in (decode_shard(v).feed_topic for v in values if v) if t}
 
 
-async def test_move_through_kafka(stack: Stack, running: Running) -> None:
+async def test_move_through_kafka(stack: Stack, watch: MetadataWatch, running: Running) -> None:
     async with running("kafka-move") as run:
         shard = "kafka-move/0"
         target = await free_instance(stack, shard)
-        topics = set()
-
-        async def topic() -> None:
-            topics.add((await stack.shards("kafka-move"))[shard].feed_topic)
-            if not any(topics):
-                raise NotConverged("no topic yet")
-
-        began_s = asyncio.get_running_loop().time()
-        move = asyncio.create_task(
-            cli.logstore(stack.addresses, "move", shard, target, "--strategy", "shadow",
-                         "--feed", "kafka", "--watch", *QUICK)
+        began_s = time.monotonic()
+        found: dict[str, Any] = await cli.logstore(
+            stack.addresses, "move", shard, target, "--strategy", "shadow", "--feed", "kafka",
+            "--watch", *QUICK,
         )  # fmt: skip
-        await eventually(topic, 30.0)
-        found: dict[str, Any] = await move
         assert (found["state"], found["hash_equal"]) == ("completed", True), found
         assert not [n for n in found["notes"] if "direct" in n], found["notes"]
         gap_ms = longest_gap_ms(run.load.acks[shard], began_s)
@@ -58,6 +50,17 @@ async def test_move_through_kafka(stack: Stack, running: Running) -> None:
         )
         record = (await stack.shards("kafka-move"))[shard]
         assert record.primary.instance == target
+
+        async def swept() -> None:
+            """Its topic was there, made by the publishing primary, and is not any more."""
+            topics = watch_topics(watch, shard)
+            if len(topics) != 1:
+                raise NotConverged(f"topics named in the metadata: {topics}")
+            logs = await stack.compose.run("logs", "--no-color", "c1", "c2")
+            if f'"topic": "{topics.pop()}", "event": "feed topic deleted"' not in logs:
+                raise NotConverged("the topic has not been swept")
+
+        await eventually(swept, 60.0)
     assert run.story is not None
     assert (run.load.counts.failed, run.load.counts.held_back) == (0, 0)
 

@@ -5,6 +5,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc.aio
@@ -112,6 +113,12 @@ class Stack:
     async def kill(self, party: str) -> None:
         """kill -9 of the container's processes. Docker does not start it again by itself then."""
         await self.compose.docker("kill", "-s", "KILL", await self.compose.container(party))
+
+    async def ended_s(self, party: str) -> float:
+        """When its container ended, by our monotonic clock."""
+        told = (await self.compose.inspect(party))["State"]["FinishedAt"]
+        ended = datetime.fromisoformat(told[:26].rstrip("Z") + "+00:00")
+        return time.monotonic() - (datetime.now(UTC) - ended).total_seconds()
 
     async def start(self, party: str) -> None:
         await self.compose.docker("start", await self.compose.container(party))

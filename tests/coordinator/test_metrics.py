@@ -58,6 +58,10 @@ async def test_moves_instances_and_cells(tmp_path: Path) -> None:
     assert seen["logstore_migrations_total", labels(state="completed")] == 1
     assert seen["logstore_migrations_total", labels(state="rolled-back")] == 0
     assert seen["logstore_migrations_active", labels(state="ramping")] == 1
+    assert seen["logstore_migrations_paused", labels()] == 1
+    age = "logstore_migration_state_age_seconds"
+    assert seen[age, labels(state="ramping")] > 3600  # since 1970
+    assert [key for key in seen if key[0] == age] == [(age, labels(state="ramping"))]
     assert seen["logstore_migration_bytes_total", labels()] == 10_000
     assert seen["logstore_migration_blackout_seconds_bucket", labels(le="0.01")] == 1
     assert seen["logstore_migration_blackout_seconds_bucket", labels(le="0.005")] == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from logstore.base.errors import AddressInUseError, ConfigError
+from logstore.base.errors import AddressInUseError, ConfigError, FencedError, UnavailableError
 from logstore.base.observe import Endpoint
 from logstore.proto.v1 import log_pb2
 from tests.node.fix_nodes import append, batch_of, nodes
@@ -63,10 +63,33 @@ async def test_counts_and_copies_are_shown(tmp_path: Path) -> None:
         assert seen["logstore_shard_high_watermark_records", shard] == 6
         assert seen["logstore_shard_commit_age_seconds", shard] == 0
         assert seen["logstore_copies", labels(role="primary")] == 1
+        assert seen["logstore_under_replicated_shards", labels()] == 0
+        size, free = (seen[f"logstore_disk_{n}_bytes", labels()] for n in ("size", "free"))
+        assert 0 < free < size
+        assert seen["logstore_writes_stopped", labels()] == 0
         assert await fetch(server.metrics_address, "/healthz") == (200, "ok\n")
         assert await fetch(server.metrics_address, "/readyz") == (200, "ready\n")
         status, text = await fetch(server.metrics_address, "/other")
         assert (status, text) == (404, "there are /metrics, /healthz and /readyz\n")
+
+
+async def test_failures_and_missing_copies(tmp_path: Path) -> None:
+    """Two copies are wanted and needed, one is there: appends fail, and it is told."""
+    async with nodes(tmp_path, 0) as n:
+        server = await n.start("i1", metrics_listen="127.0.0.1:0")
+        await n.create("orders/0", "i1", replicas=2)
+        await n.until("orders/0", lambda r: r.epoch == 2)
+        agent = server.instance.node.agent
+        agent.failed("orders/0", False, UnavailableError("no"), 3)
+        agent.failed("orders/0", False, FencedError("elsewhere"))  # is not this instance's fault
+        agent.failed("orders/0", False, ValueError("a bug"))
+        seen = await scrape(server.metrics_address)
+    name = "logstore_failed_operations_total"
+    assert {of: v for (n_, of), v in seen.items() if n_ == name} == {
+        labels(code="unavailable"): 3,
+        labels(code="internal"): 1,
+    }
+    assert seen["logstore_under_replicated_shards", labels()] == 1
 
 
 async def test_shards_beyond_the_bound_are_summed_up(tmp_path: Path) -> None:
