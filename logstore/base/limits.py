@@ -23,7 +23,7 @@ GROUP_BYTES_MAX = 2 * 1024 * 1024
 SHARD_QUEUE_BYTES_MAX = 64 * 1024 * 1024
 """Appends waiting on one shard, held ones included; above it the answer is `overloaded`."""
 
-READ_BATCHES_MAX = 256
+READ_BATCHES_MAX = 128
 """Stored batches of one read: opening a small one costs 15 us, and some reads are on the loop."""
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 COPY_CHUNK_BYTES_MIN = 128 * 1024
