@@ -205,7 +205,7 @@ class PlanningLoop:
         except LogstoreError as e:
             _log.warning("a planned move was not started", shard=operator.shard, why=e.message)
             return None
-        _log.info("move started", id=record.id, shard=record.shard, reason=record.reason)
+        _log.info("move started", migration=record.id, shard=record.shard, reason=record.reason)
         return record.id
 
     async def _split(self, operator: Operator) -> str | None:

@@ -19,6 +19,7 @@ from coordinator.cli.common import (
     run,
 )
 from coordinator.cli.logs import parse_option
+from coordinator.cli.story import story_lines
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.status import from_rpc
 
@@ -100,13 +101,18 @@ def migrations(
     migration: Annotated[str | None, typer.Argument(metavar="ID", help="Default: all.")] = None,
     watch: Watch = False,
     active: Annotated[bool, typer.Option("--active", help="Only those at work.")] = False,
+    story: Annotated[
+        bool, typer.Option("--story", help="Tell what happened, from planned to its end.")
+    ] = False,
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
     """List migrations, tell one's story, or follow one (the newest, without ID) to its end.
 
-    Example: logstore migrations --watch
+    Example: logstore migrations m1 --story
     """
+    if story and migration is None:
+        raise typer.BadParameter("--story tells of one migration: name its ID")
 
     async def work() -> Any:
         async with Coordinator(address) as coordinator:
@@ -128,6 +134,9 @@ def migrations(
         return
     if as_json:
         print_json(found)
+    elif story:
+        for line in story_lines(found):
+            typer.echo(line)
     elif migration is not None:
         _print_one(found)
     else:

@@ -217,7 +217,12 @@ class MigrationDriver:
                 memory.verified = None
                 if done and effect.record.state is not read.record.state:
                     _log.info(
-                        "migration", id=migration, state=effect.record.state.value, why=effect.why
+                        "migration",
+                        migration=migration,
+                        shard=effect.record.shard,
+                        epoch=read.shard.epoch if read.shard is not None else None,
+                        state=effect.record.state.value,
+                        why=effect.why,
                     )
         return 0.0
 

@@ -325,7 +325,12 @@ class Replica:
 
     def _become(self, role: Role, primary: Member) -> None:
         _log.info(
-            "role", shard=self.shard, role=role.value, epoch=self.epoch, primary=primary.instance
+            "role",
+            shard=self.shard,
+            role=role.value,
+            epoch=self.epoch,
+            primary=primary.instance,
+            migration=self.machine.record.migration if self.machine.record else None,
         )
         if role is not Role.LEARNER:
             self._stop_learning()
@@ -392,7 +397,8 @@ class Replica:
                     [Compare(key, cas.revision)], [Put(key, encode(cas.record))]
                 )
                 if result.succeeded:
-                    _log.info("configured", shard=self.shard, why=cas.why, epoch=cas.record.epoch)
+                    _log.info("configured", shard=self.shard, epoch=cas.record.epoch,
+                              migration=cas.record.migration, why=cas.why)  # fmt: skip
                     self.on_config(cas.record, result.revision)
                     return
                 await self.read_config()
