@@ -13,9 +13,11 @@ import typer
 GROUPS = {"services": "bench.services.cli"}
 COMMANDS = {
     "append": "bench.append",
+    "autopilot": "bench.autopilot",
     "compare": "bench.compare",
     "forecast": "bench.forecast",
     "forecast-table": "bench.forecast_table",
+    "plan": "bench.planning",
     "profiler": "bench.profiler",
     "metadata": "bench.metadata",
     "migrate": "bench.migrate",
