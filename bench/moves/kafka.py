@@ -34,8 +34,10 @@ def _create(address: str, name: str, brokers: list[int], **config: str) -> None:
     from confluent_kafka.cimpl import NewTopic
 
     homes = [[broker] for broker in brokers]
+    config["min.insync.replicas"] = "1"
     new = NewTopic(name, replica_assignment=homes, num_partitions=len(homes), config=config)
-    admin(address).create_topics([new])[name].result(30)
+    client = admin(address)  # which ends what it was asked for when it is collected
+    client.create_topics([new])[name].result(30)
 
 
 def _fill(address: str, megabytes: int) -> None:

@@ -118,6 +118,9 @@ def _remove_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) ->
 def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     """The source fell out after the cutover: it learns again and is verified first (H4)."""
     member = shard.member_on(record.source.instance)
+    text = f"{record.source.instance} fell out of sync; it is repaired and verified first (H4)"
+    if text not in record.notes:
+        return Commit(noted(record, text), None, text)
     if member is None:
         incarnation = facts.incarnations.get(record.source.instance)
         if incarnation is None:

@@ -56,10 +56,15 @@ class Sealing:
 
 @asynccontextmanager
 async def sealing(
-    folder: Path, count: int = 1, timeout_s: float = 40.0, grace_s: float = 26.0, **options: object
+    folder: Path,
+    count: int = 1,
+    timeout_s: float = 40.0,
+    grace_s: float = 26.0,
+    follower_s: float = 20.0,
+    **options: object,
 ) -> AsyncIterator[Sealing]:
     """`count` instances and a log of one shard on `i1`, followed on the others."""
-    patient = {"follower_timeout_s": 20.0, "lease_s": 20.0, "grace_s": grace_s}
+    patient = {"follower_timeout_s": follower_s, "lease_s": follower_s, "grace_s": grace_s}
     async with nodes(folder, count, **patient) as cluster:
         await cluster.store.txn([], [Put(REPLICA_COUNTER, b"1000")])
         await cluster.create(f"{LOG}/0", "i1", **options)  # type: ignore[arg-type]
