@@ -46,10 +46,12 @@ class Mode:
     still_s: float
     throttle_mb: int
     throttle_moves: int
+    part_s_max: float
+    """No further move of a part is begun after it, but for the least number."""
 
 
-QUICK = Mode("quick", 60, 20.0, 3, 2, 1.5, 200, 1)
-FULL = Mode("full", 300, 20.0, 5, 3, 3.0, 2_000, 1)
+QUICK = Mode("quick", 60, 20.0, 3, 2, 1.5, 200, 1, 60.0)
+FULL = Mode("full", 300, 20.0, 5, 2, 2.0, 2_000, 1, 90.0)
 
 
 @dataclass(slots=True)
@@ -58,6 +60,13 @@ class Bench:
     figures: Figures
     folder: Path
     say: Callable[[str], None]
+    out: Path | None = None
+
+    def keep(self) -> None:
+        """What is measured so far, in a form that `--merge` takes."""
+        if self.out is not None:
+            told = {"figures": self.figures.as_json(), "notes": self.figures.missing}
+            self.out.write_text(json.dumps(told))
 
 
 def all_parts() -> list[str]:
@@ -105,7 +114,8 @@ async def _strategy(
     await moving.create(megabytes, replicas=3 if of in table.NO_FEED else 1)
     moves, seen, edges, reached = await moves_under_load(
         moving, db, cluster.addresses, bench.folder, strategy=strategy, feed=feed or "direct",
-        count=count, mb_per_s=bench.mode.mb_per_s, still_s=bench.mode.still_s, say=bench.say,
+        count=count, mb_per_s=bench.mode.mb_per_s, still_s=bench.mode.still_s,
+        part_s_max=bench.mode.part_s_max, say=bench.say,
     )  # fmt: skip
     table.add_calls(bench.figures, name, seen)
     bench.figures.add(f"load-appends/{name}", reached.append_mb_per_s, "MB/s")
@@ -113,7 +123,7 @@ async def _strategy(
     for text in seen.failures[:3]:
         bench.say(f"{name}: {text}")
     for number, move in enumerate(moves):
-        times = [edges[number], move.start_s, move.stop_s, edges[number + 1]]
+        times = [edges[number][0], move.start_s, move.stop_s, edges[number][1]]
         table.add_windows(bench.figures, name, seen, times)
         table.add_record(bench.figures, name, move.record)
     await db.delete_log(moving.name)
@@ -142,6 +152,7 @@ async def _ours(bench: Bench, parts: list[str]) -> None:
             except FAILURES as error:
                 bench.say(f"{name} failed: {error}")
                 bench.figures.cannot(f"blackout/{name}", f"failed: {error}")
+            bench.keep()
 
 
 async def _kafka(bench: Bench) -> None:
@@ -154,19 +165,25 @@ async def _kafka(bench: Bench) -> None:
     bench.figures.add(f"load-appends/{name}", reached.append_mb_per_s, "MB/s")
     bench.figures.add(f"load-reads/{name}", reached.read_mb_per_s, "MB/s")
     for number, (begin, end) in enumerate(moves):
-        table.add_windows(bench.figures, name, seen, [edges[number], begin, end, edges[number + 1]])
+        table.add_windows(
+            bench.figures, name, seen, [edges[number][0], begin, end, edges[number][1]]
+        )
         bench.figures.add(f"copy-under-load/{name}", mode.megabytes / (end - begin), "MB/s")
     bench.figures.cannot(f"blackout/{name}", "Kafka gives no proof of equality")
 
 
 async def run_migrate(
-    mode: Mode, say: Callable[[str], None], parts: list[str], merge: list[Path]
+    mode: Mode,
+    say: Callable[[str], None],
+    parts: list[str],
+    merge: list[Path],
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """The whole run, or those `parts` of it; what `--json` prints."""
     machine = history.machine()
     folder = shared_run().folder / "migrate"
     folder.mkdir()
-    bench = Bench(mode, Figures(), folder, say)
+    bench = Bench(mode, Figures(), folder, say, out)
     for path in merge:
         table.merge(bench.figures, path)
     begin = time.monotonic()
@@ -180,6 +197,7 @@ async def run_migrate(
             say(f"{table.PEER} failed: {error}")
             bench.figures.cannot(f"blackout/{table.PEER}", f"failed: {error}")
     rows = table.budget(bench.figures)
+    bench.keep()
     return {
         "mode": mode.name,
         "parts": parts,
@@ -215,13 +233,16 @@ def command(
         list[Path] | None,
         typer.Option(help="Add an earlier run's --json; alone it only prints. Repeatable."),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the figures here after each part, for --merge.")
+    ] = None,
 ) -> None:
     """Moves under load, and Kafka's own. Example: python -m bench migrate --quick --json"""
     mode = QUICK if quick else FULL
     try:
         parts = _checked(part or [], bool(merge))
         say = lambda line: typer.echo(line, err=True)  # noqa: E731
-        result = asyncio.run(run_migrate(mode, say, parts, merge or []))
+        result = asyncio.run(run_migrate(mode, say, parts, merge or [], out))
     except ServiceError as e:
         typer.echo(f"error: {e}", err=True)
         raise typer.Exit(2) from None

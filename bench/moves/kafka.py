@@ -158,10 +158,10 @@ async def reassignments(
     mb_per_s: float,
     still_s: float,
     say: Callable[[str], None],
-) -> tuple[list[tuple[float, float]], Seen, list[float], Reached]:
-    """Start and end of each move, what the probe saw, the middles between the moves, the load."""
+) -> tuple[list[tuple[float, float]], Seen, list[tuple[float, float]], Reached]:
+    """Start and end of each move, what the probe saw, the still times around each, the load."""
     moves: list[tuple[float, float]] = []
-    edges: list[float] = []
+    edges: list[tuple[float, float]] = []
     async with KafkaCluster(3, heap_mb=HEAP_MB) as service:
         address = service.address
         await asyncio.to_thread(_create, address, TOPIC, [MOVE_BETWEEN[0]])
@@ -172,7 +172,7 @@ async def reassignments(
         ):
             await asyncio.sleep(still_s)
             for number in range(count):
-                edges.append(time.monotonic())
+                before_s = time.monotonic()
                 await asyncio.sleep(still_s)
                 moves.append(
                     await _reassign(address, folder, MOVE_BETWEEN[(number + 1) % len(MOVE_BETWEEN)])
@@ -180,6 +180,6 @@ async def reassignments(
                 took_s = moves[-1][1] - moves[-1][0]
                 say(f"kafka: reassignment {number + 1} of {count}: {took_s:.1f} s")
                 await asyncio.sleep(still_s)
-            edges.append(time.monotonic())
+                edges.append((before_s, time.monotonic()))
             seen = await probe.stop()
     return moves, seen, edges, reached

@@ -15,6 +15,7 @@ import logstore
 from bench.moves.probe import Probe, Seen
 from bench.services.base import ServiceError
 from coordinator.local.cluster import Cluster
+from coordinator.migration.table import COPY_ON_WRITE
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsStub
@@ -28,6 +29,8 @@ MOVE_BETWEEN = ("instance-1", "instance-2")
 CHUNK_RECORDS = 250
 FILLS_IN_FLIGHT = 8
 MOVE_DEADLINE_S = 600.0
+MOVES_MIN = 3
+"""Of each part, however long they take."""
 OPTIONS = {"shadow_s": 0.5, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 0.05}
 ENDS = ("completed", "rolled-back", "aborted")
 
@@ -118,13 +121,19 @@ class Moving:
 
     def __init__(self, cluster: Cluster, db: logstore.Client, name: str) -> None:
         self._cluster, self._db, self.name = cluster, db, name
+        self._megabytes = 0
 
     async def create(self, megabytes: int, *, replicas: int = 1) -> None:
         options: dict[str, Any] = {"replicas": replicas, "shards": 1}
         if replicas == 1:
             options["instances"] = MOVE_BETWEEN[:1]
-        log = await self._db.create_log(self.name, **options)
-        await fill(log, megabytes)
+        self._megabytes = megabytes
+        await self._db.create_log(self.name, **options)
+        await self.refill()
+
+    async def refill(self) -> None:
+        """So much more into the open shard."""
+        await fill(await self._db.log(self.name), self._megabytes)
 
     async def move(self, strategy: str, feed: str) -> Move:
         """To the next instance; ServiceError unless it completed with equal chains."""
@@ -166,23 +175,31 @@ async def moves_under_load(
     count: int,
     mb_per_s: float,
     still_s: float,
+    part_s_max: float,
     say: Callable[[str], None],
-) -> tuple[list[Move], Seen, list[float], Reached]:
-    """`count` moves with a still time before and after each. Also the middles between them."""
+) -> tuple[list[Move], Seen, list[tuple[float, float]], Reached]:
+    """`count` moves, or fewer in `part_s_max`, with a still time before and after each. Also the
+    edges: when the still times before and after each begin and end."""
     found: list[Move] = []
-    edges: list[float] = []
+    edges: list[tuple[float, float]] = []
     out = folder / f"{moving.name}.npz"
     async with (
         load(db, f"beside-{moving.name}", mb_per_s) as reached,
         Probe("ours", address, moving.name, out) as probe,
     ):
         await asyncio.sleep(still_s)
+        began_s = time.monotonic()
         for number in range(count):
-            edges.append(time.monotonic())
+            if number >= MOVES_MIN and time.monotonic() - began_s > part_s_max:
+                say(f"{strategy} by {feed}: {part_s_max:g} s are over after {number} moves")
+                break
+            if strategy == COPY_ON_WRITE and number:  # what was moved stays sealed history
+                await moving.refill()
+            before_s = time.monotonic()
             await asyncio.sleep(still_s)
             found.append(await moving.move(strategy, feed))
             say(f"{strategy} by {feed}: move {number + 1} of {count}: {found[-1].seconds:.1f} s")
             await asyncio.sleep(still_s)
-        edges.append(time.monotonic())
+            edges.append((before_s, time.monotonic()))
         seen = await probe.stop()
     return found, seen, edges, reached
