@@ -112,16 +112,20 @@ class SimCoordinator:
         silent = {i: now_s - self._heard_s.get(i, 0.0) for i in instances}
         return {i: s if s > ALIVE_S else 0.0 for i, s in silent.items()}
 
-    def propose(self, shard: str, target: str) -> None:
+    def propose(self, shard: str, target: str, strategy: str) -> None:
         """Ask the present leader for a move."""
         if self.driver is not None and self.process.alive:
-            work = self._propose(self.driver, Proposal(shard, target, options=MOVE))
+            proposal = Proposal(shard, target, strategy=strategy, options=MOVE)
+            work = self._propose(self.driver, proposal)
             self.world.loop.spawn_in(self.process, work, "propose")
 
     async def _propose(self, driver: MigrationDriver, proposal: Proposal) -> None:
         try:
             record = await driver.propose(proposal)
-            self.world.tell(f"{record.id} is proposed: {proposal.shard} to {proposal.target}")
+            self.world.tell(
+                f"{record.id} ({record.strategy}) is proposed: {proposal.shard} to"
+                f" {proposal.target}"
+            )
         except LogstoreError as e:
             self.world.tell(f"a move to {proposal.target} is refused: {e.message}")
 

@@ -44,6 +44,8 @@ FAULTS_MIN = 5
 OPEN_MAX = 3
 """Faults that last at one time; with more of them nothing gets done."""
 MOVE_GAP_S = 0.8
+SWITCH_CHANCE = 0.2
+COPYING = ("shadow", "shadow", "log-shipping", "copy-on-write")
 RESHAPE_GAP_S = 1.0
 OPEN_SHARDS_MAX = 3
 STATE_FAULT_CHANCE = 0.14
@@ -143,10 +145,15 @@ class Faults:
             return
         shard = rng.choice(list(self.observer.shards))
         record = self.observer.shards[shard].record
+        if record.migration is not None:
+            return
         homes = {m.instance for m in record.members()}
         free = [n.name for n in self.nodes if n.name not in homes]
-        if free and record.migration is None:
-            self.coordinator.propose(shard, rng.choice(free))
+        followers = [m.instance for m in record.in_sync if m != record.primary]
+        if followers and rng.random() < SWITCH_CHANCE:
+            self.coordinator.propose(shard, rng.choice(followers), "switch")
+        elif free:
+            self.coordinator.propose(shard, rng.choice(free), rng.choice(COPYING))
 
     def _migration_moved(self, record: MigrationRecord) -> None:
         """A migration entered a state: now and then somebody dies just then, or soon after."""

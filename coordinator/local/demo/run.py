@@ -16,6 +16,7 @@ from rich.console import Console
 
 from coordinator.local.cluster import Cluster, ClusterOptions, running
 from coordinator.local.demo.drive import Counts, Driver, append_history
+from coordinator.local.demo.homes import lead_at
 from coordinator.local.demo.live import View
 from coordinator.local.demo.report import Outcome, Throttle, build, summary
 from coordinator.local.demo.scene import (
@@ -174,7 +175,7 @@ async def _side(options: DemoOptions, data: Path, name: str, scene: Scene) -> As
         log = await db.create_log(
             LOG,
             split_keys=scene.cuts,
-            instances=[f"instance-{home + 1}" for home in scene.homes],
+            instances=_homes(scene),
             event_time=True,
         )
         with Journal(data / f"{name}.journal.jsonl", LOG) as journal:
@@ -197,10 +198,16 @@ async def _teach(
     capacity = CapacityRecord(ops_per_s=scene.ops_per_s, bytes_per_s=scene.bytes_per_s)
     with clockwork.timed("state_capacity"):
         await asyncio.gather(*(s.cluster.state_capacities([capacity] * INSTANCES) for s in sides))
+        await asyncio.gather(*(lead_at(s.cluster, LOG, _homes(scene)) for s in sides))
     console.print(
         f"learned {24 * 273:,} hours in {clockwork.seconds['learn']:.1f} s more; instances "
         f"restarted with their capacity of {scene.ops_per_s:g} ops/s, {scene.bytes_per_s:g} bytes/s"
     )
+
+
+def _homes(scene: Scene) -> list[str]:
+    """Who leads each shard when the replay begins."""
+    return [f"instance-{home + 1}" for home in scene.homes]
 
 
 async def _learned(side: Side) -> None:

@@ -1,0 +1,56 @@
+"""Primaries go back to where the scene wants them: a restart of all leaves them anywhere.
+
+With one copy of each shard there is nothing to do. With more, whoever came back first leads. The
+wish is written as an intent that each primary carries out (H1), by compare-and-swap; no migration
+is made of it, for the planner shall not take it for one.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coordinator.local.cluster import Cluster
+from logstore.base.errors import UnavailableError
+from logstore.meta.open import open_metadata
+from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.records import SHARDS, decode_shard, encode
+
+TIMEOUT_S = 60.0
+LOOK_S = 0.2
+
+
+async def lead_at(cluster: Cluster, log: str, homes: Sequence[str]) -> None:
+    """Ask the primary of shard `log/i` to hand over to its copy on `homes[i]`, until all are there.
+
+    Errors: UnavailableError when they are not after TIMEOUT_S.
+    """
+    store = open_metadata([cluster.options.metadata or cluster.address])
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                if await _all_there(store, log, homes):
+                    return
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        raise UnavailableError(
+            f"not every shard of {log} is led where it began after {TIMEOUT_S:g} s"
+        ) from None
+    finally:
+        await store.close()
+
+
+async def _all_there(store: MetadataStore, log: str, homes: Sequence[str]) -> bool:
+    there = True
+    for item in (await store.range(SHARDS)).items:
+        shard = decode_shard(item.value)
+        if shard.log != log:
+            continue
+        home = homes[int(shard.shard.rpartition("/")[2])]
+        heir = next((m for m in shard.in_sync if m.instance == home), None)
+        if shard.primary == heir:
+            continue
+        there = False
+        if heir is not None and shard.hand_over is None:
+            asked = encode(replace(shard, hand_over=heir.replica_id))
+            await store.txn([Compare(item.key, item.revision)], [Put(item.key, asked)])
+    return there
