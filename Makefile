@@ -57,8 +57,9 @@ properties: $(READY)      ## the property tests on new examples; prints what rep
 sim-mutants: $(READY)     ## does the simulator see deliberate faults?
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
-test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state of every strategy
-	$(BIN)/python -m pytest tests/migration/check_cycles.py tests/migration/check_kills.py -q $(ARGS)
+test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state; late rollbacks
+	$(BIN)/python -m pytest tests/migration/check_cycles.py tests/migration/check_kills.py \
+	  tests/migration/check_services.py tests/migration/check_rollback.py -q $(ARGS)
 
 test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)

@@ -130,9 +130,9 @@ def differs(found: Verified) -> str:
     )
 
 
-def hash_result(found: Verified) -> HashResult:
+def hash_result(found: Verified, now_us: int) -> HashResult:
     equal = found.error is None and found.chain == found.expected
-    return HashResult(found.end, found.expected.hex(), found.chain.hex(), equal)
+    return HashResult(found.end, found.expected.hex(), found.chain.hex(), equal, now_us)
 
 
 def with_equal_ends(record: MigrationRecord, facts: Facts) -> MigrationRecord:
@@ -141,7 +141,9 @@ def with_equal_ends(record: MigrationRecord, facts: Facts) -> MigrationRecord:
     if source is None or target is None or source.end != target.end:
         return record
     equal = source.chain == target.chain
-    found = HashResult(source.end, source.chain.hex(), target.chain.hex(), equal)
+    found = HashResult(
+        source.end, source.chain.hex(), target.chain.hex(), equal, at_us=facts.now_us
+    )
     return replace(record, hash=found)
 
 

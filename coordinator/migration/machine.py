@@ -211,7 +211,7 @@ def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
         # Above the high watermark the copy may hold what was never committed.
         end = min(facts.target.end, facts.source.high_watermark)
         return Verify(target, shard.primary, end)
-    record = replace(record, hash=hash_result(found))
+    record = replace(record, hash=hash_result(found, facts.now_us))
     if found.error is not None or found.chain != found.expected:
         return roll_back(record, facts, shard, differs(found))
     if record.strategy == COPY_ON_WRITE:

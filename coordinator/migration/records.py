@@ -134,6 +134,8 @@ class HashResult:
     source_chain: str
     target_chain: str
     equal: bool
+    at_us: int = 0
+    """When they were compared; 0: an earlier version wrote it."""
 
 
 @dataclass(frozen=True, slots=True)

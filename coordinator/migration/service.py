@@ -69,6 +69,7 @@ def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: 
         "source": record.source.instance,
         "target": record.target_instance,
         "hash_equal": record.hash.equal if record.hash is not None else None,
+        "hash_age_s": _age_s(record, now_us),
         "p": p,
         "eta_s": round(eta_s, 3),
         "duration_s": round((ended_us - record.created_us) / 1e6, 3),
@@ -76,6 +77,13 @@ def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: 
         "waits_for": TABLE[record.state].waits if record.active else "",
         "story": story(record),
     }
+
+
+def _age_s(record: MigrationRecord, now_us: int) -> float | None:
+    """How old the result of the verification is; None: there is none."""
+    if record.hash is None or not record.hash.at_us:
+        return None
+    return round((now_us - record.hash.at_us) / 1e6, 3)
 
 
 def phase_seconds(record: MigrationRecord, now_us: int) -> dict[str, float]:

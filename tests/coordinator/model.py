@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import replace
 
 from coordinator.migration.driver import Memory, MigrationDriver
+from coordinator.migration.difference import RangeDigest
 from coordinator.migration.facts import Copy
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MigrationRecord, MoveOptions
@@ -159,6 +160,15 @@ class Cluster:
             raise CorruptStorageError(f"offsets 10..20 of replica {member.replica_id} do not hold")
         spoilt = recompute and member.instance in self.spoilt
         return chain_of(stop, b"spoilt" if spoilt else b"")
+
+    async def digests(
+        self, member: Member, shard: str, start: int, stop: int, ranges: int
+    ) -> list[RangeDigest]:
+        digest = b"spoilt" if member.instance in self.spoilt else b""
+        return [RangeDigest(start, stop, 0, 10 * (stop - start), 1, digest)]
+
+    async def base(self, member: Member, shard: str) -> int:
+        return 0
 
 
 class World:

@@ -330,6 +330,7 @@ async def test_an_unequal_chain_never_replaces_the_source() -> None:
     assert record.state is State.ROLLED_BACK
     assert record.cause is not None
     assert "hash chains differ at offset" in record.cause
+    assert "they differ first at offsets" in record.cause
     assert record.hash is not None
     assert not record.hash.equal
     assert world.cluster.led == ["a"]

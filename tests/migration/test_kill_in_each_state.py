@@ -5,7 +5,7 @@ metadata fires the kill within milliseconds of the state's transaction, while it
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from coordinator.local.cluster import Cluster, local_cluster
 from coordinator.local.journal import Journal
 from coordinator.migration.records import END_STATES, State
 from logstore.base.errors import LogstoreError
+from logstore.meta.etcd import EtcdMetadataStore, EtcdTarget
+from logstore.meta.port import MetadataStore
 from logstore.meta.records import MIGRATIONS
 from logstore.meta.remote import RemoteMetadataStore
 from logstore.proto.channel import open_channel
@@ -82,9 +84,15 @@ class Loader:
 class Moves:
     """What an operator does: ask for moves, watch them, kill processes."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, metadata: str | None = None) -> None:
+        self.cluster, self.metadata = cluster, metadata
         self.killed: set[tuple[State, str]] = set()
+
+    def store(self) -> MetadataStore:
+        """The cluster's: an etcd by its URL, else the coordinator's own."""
+        if self.metadata is not None:
+            return EtcdMetadataStore(EtcdTarget.of(self.metadata))
+        return RemoteMetadataStore([self.cluster.address])
 
     async def ask(self, method: str, request: object) -> dict[str, object]:
         """One call, repeated while the coordinator is being restarted."""
@@ -100,12 +108,14 @@ class Moves:
                         raise
                     await asyncio.sleep(0.1)
 
-    async def move(self, target: str, strategy: str = "shadow", shard: str = SHARD) -> str:
+    async def move(
+        self, target: str, strategy: str = "shadow", shard: str = SHARD, **options: object
+    ) -> str:
         request = coordinator_pb2.MoveRequest(
             shard=shard,
             target=target,
             strategy=strategy,
-            options_json=msgspec.json.encode(OPTIONS),
+            options_json=msgspec.json.encode({**OPTIONS, **options}),
         )
         return str((await self.ask("Move", request))["id"])
 
@@ -120,8 +130,7 @@ class Moves:
     async def states(self) -> AsyncIterator["asyncio.Queue[tuple[str, State]]"]:
         """(migration, state) as the metadata says, from now on."""
         queue: asyncio.Queue[tuple[str, State]] = asyncio.Queue()
-        store = RemoteMetadataStore([self.cluster.address])
-
+        store = self.store()
         revision = (await store.range(MIGRATIONS)).revision
 
         async def follow() -> None:
@@ -152,11 +161,14 @@ async def kill_when(
     target: str,
     strategy: str = "shadow",
     shard: str = SHARD,
+    kill: Callable[[], Awaitable[None]] | None = None,
+    **options: object,
 ) -> State:
-    """Move source → target; kill `victim` as `state` begins; the state that the move ends in."""
-    process = {"source": source, "target": target, "coordinator": "coordinator"}[victim]
+    """Move source → target; kill `victim` as `state` begins; the state that the move ends in.
+    `kill`: how, when it is no process of the cluster."""
+    process = {"source": source, "target": target, "coordinator": "coordinator"}.get(victim, "")
     async with moves.states() as states:
-        id_ = await moves.move(target, strategy, shard)
+        id_ = await moves.move(target, strategy, shard, **options)
         async with asyncio.timeout(END_WITHIN_S):
             asked = False
             while True:
@@ -167,7 +179,10 @@ async def kill_when(
                     asked = True
                     await moves.rollback(id_)
                 if now is state:
-                    moves.cluster.kill(process)
+                    if kill is None:
+                        moves.cluster.kill(process)
+                    else:
+                        await kill()
                     moves.killed.add((state, victim))
                     break
                 if now in END_STATES:
