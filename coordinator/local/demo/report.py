@@ -249,16 +249,20 @@ def summary(report: dict[str, Any]) -> list[str]:
             f"forecast {f['mean']:.1f} ops/s [{f['lower']:.1f}, {f['upper']:.1f}] in "
             f"{f['horizon_s']:.0f} s" if f else "no forecast"
         )  # fmt: skip
-        ramp = {p["state"]: p["at_s"] for p in m["phases"]}
-        lasted = ramp.get("cutover", 0.0) - ramp.get("ramping", 0.0)
+        at = {p["state"]: p["at_s"] for p in m["phases"]}
+        how = f"blackout {m['blackout_ms'] or 0.0:.1f} ms"
+        if m["strategy"] == "switch":
+            how = f"nothing copied (it was in sync), {how}"
+        else:
+            ramped = at.get("cutover", 0.0) - at.get("ramping", 0.0)
+            how = f"ramp {ramped:.1f} s, {how}, chains equal: {m['hash_equal']}"
         lead = (
             "never crossed" if m["lead_s"] is None else f"{m['lead_s']:.1f} s before the crossing"
         )
         lines += [
             f"{m['id']}: {m['shard']} {m['source']} → {m['target']}, {m['state']}, {lead}; {said}",
             f"    reason: {m['reason']}",
-            f"    {m['bytes'] / 1e6:.1f} MB, ramp {lasted:.1f} s, blackout "
-            f"{m['blackout_ms'] or 0.0:.1f} ms, chains equal: {m['hash_equal']}",
+            f"    {m['bytes'] / 1e6:.1f} MB, {how}",
         ]
     for name in ("append_ms", "read_ms"):
         told = [
