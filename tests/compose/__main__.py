@@ -28,6 +28,9 @@ PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=300", "-q", "
           "-o", "asyncio_default_fixture_loop_scope=session",
           "-o", "asyncio_default_test_loop_scope=session"]  # fmt: skip
 SUITES = {"test": "compose_*.py", "alerts": "alert_*.py"}
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+SMALL_DISK = cache_root() / "compose" / "small-disk"
+SMALL_DISK_BYTES = 384 * 1024 * 1024
 SETTINGS = {
     # plans are made and shown, but nothing moves that a scenario did not ask for
     "LOGSTORE_AUTOPILOT": "forecast-only",
@@ -81,6 +84,29 @@ def sweep(project: Compose) -> None:
     project.call("--profile", "grow", "down", "-v", "--remove-orphans", "-t", "5")
 
 
+def rules_for_the_test() -> str:
+    """The shipped rules; a move counts as stuck after ten seconds."""
+    return ALERTS.read_text().replace("> 600", "> 10")
+
+
+@contextlib.contextmanager
+def alert_settings() -> Iterator[dict[str, str]]:
+    """A small disk for i5, a small capacity for all, and the rules with one limit changed."""
+    SMALL_DISK.mkdir(parents=True, exist_ok=True)
+    rules = SMALL_DISK.with_name("alerts.yml")
+    rules.write_text(rules_for_the_test())
+    size = f"size={SMALL_DISK_BYTES},uid=10001,gid=10001,mode=755"
+    command("mount", "-t", "tmpfs", "-o", size, "none", str(SMALL_DISK))
+    try:
+        yield {
+            "LOGSTORE_TEST_DISK": str(SMALL_DISK),
+            "LOGSTORE_TEST_RULES": str(rules),
+            "LOGSTORE_OPS_PER_S_MAX": "20000",
+        }
+    finally:
+        command("umount", "--lazy", str(SMALL_DISK))
+
+
 def keep_logs(project: Compose, folder: Path) -> None:
     """What every container printed, and their states."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +121,20 @@ def keep_logs(project: Compose, folder: Path) -> None:
 
 def run_suite(suite: str, arguments: list[str], folder: Path) -> int:
     files: tuple[str, ...] = ("docker-compose.yml",)
+    with contextlib.ExitStack() as more:
+        settings = dict(SETTINGS)
+        if suite == "alerts":
+            files = (*files, "tests/compose/alerts.override.yml")
+            settings |= more.enter_context(alert_settings())
+        return run_in(suite, arguments, folder, files, settings)
+
+
+def run_in(
+    suite: str, arguments: list[str], folder: Path, files: tuple[str, ...],
+    settings: Mapping[str, str],
+) -> int:  # fmt: skip
     with engine(stay="DOCKER_HOST" in os.environ) as environment:
-        environment |= SETTINGS
+        environment |= settings
         project = prepare(environment, files)
         about = {
             "compose": compose_command(), "project": PROJECT, "files": files,

@@ -6,10 +6,10 @@ verdict and the watch of the metadata are the same.
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, cast
 
 from logstore.client.pages import page_of
-from logstore.meta.records import ShardRecord
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.log_pb2_grpc import LogServiceStub
@@ -26,10 +26,11 @@ from tests.history.record import Story, load
 
 async def judge(stack: Stack, load_: Load, watch: MetadataWatch) -> tuple[Verdict, Story]:
     """The load must have finished and the log converged."""
-    shards = await stack.shards(load_.log)
-    violations = [v for record in shards.values() for v in await compare(stack, record)]
+    violations = []
+    for shard in await stack.shards(load_.log):
+        violations += await eventually(partial(compare, stack, shard), 60.0)
     final = await load_.final_rows()
-    for record in shards.values():
+    for record in (await stack.shards(load_.log)).values():
         wanted = sum(row.shard == record.shard for row in final)
         for member in record.in_sync:
             copy = await copy_rows(stack, member.instance, record.shard)
@@ -44,8 +45,12 @@ async def judge(stack: Stack, load_: Load, watch: MetadataWatch) -> tuple[Verdic
     return Verdict(violations, load_.counts.acked, len(final), len(story.reads), polled), story
 
 
-async def compare(stack: Stack, record: ShardRecord) -> list[Violation]:
-    """I4, I8: every copy of the shard, recomputed from its disk, has the same end and chain."""
+async def compare(stack: Stack, shard: str) -> list[Violation]:
+    """I4, I8: every copy of the shard, recomputed from its disk, has the same end and chain.
+    NotConverged while a copy is not in sync: on a busy machine one may have been silent."""
+    record = (await stack.shards(shard.rpartition("/")[0]))[shard]
+    if len(record.in_sync) != COPIES:
+        raise NotConverged(f"{shard} has {len(record.in_sync)} copies in sync")
 
     async def same_end() -> int:
         ends = set()
@@ -67,7 +72,7 @@ async def compare(stack: Stack, record: ShardRecord) -> list[Violation]:
             stub = NodeAdminStub(stack.channel(member.instance))
             answer = await stub.VerifyChain(request, timeout=VERIFY_TIMEOUT_S)
         chains[member.instance] = answer.chain.hex()
-    if len(set(chains.values())) == 1 and len(chains) == COPIES:
+    if len(set(chains.values())) == 1:
         return []
     return [Violation("I4", f"{record.shard} differs below {end}: {chains}")]
 
