@@ -1,5 +1,6 @@
 """`python -m bench forecast-table`: the scores of docs/forecasts.md, over all traces at hand."""
 
+import importlib.resources
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +11,13 @@ import numpy as np
 import typer
 
 from bench.forecast import evaluate, trimmed
-from bench.series import SeriesSet, flights_series, load_series
+from bench.series import (
+    SeriesSet,
+    block_series,
+    flights_series,
+    load_series,
+    touch_series,
+)
 
 HORIZONS = (1, 6, 12)
 LONG_SLOTS = 2_000
@@ -37,17 +44,33 @@ def sources(traces: Path) -> Iterator[tuple[str, Callable[[], SeriesSet]]]:
     yield "flights 1 h", lambda: flights_series(60)
 
 
+def held_out(traces: Path) -> Iterator[tuple[str, Callable[[], SeriesSet]]]:
+    """Sets on which nothing was ever tuned: the forecasts met them for the first time in this
+    table, and may not be changed for them."""
+    yield "flights by destination 1 h", lambda: flights_series(60, 6_000, ("dest",))
+    blocks = traces / "cloudphysics_io" / "cloudPhysicsIO.csv.gz"
+    if blocks.is_file():
+        yield "cloudphysics_io 8 ranges 10 s", partial(block_series, blocks)
+    requests = traces / "mooncake" / "conversation_trace.jsonl.gz"
+    if requests.is_file():
+        yield "mooncake requests 1 s", partial(touch_series, requests, 1.0)
+        yield "mooncake requests 10 s", partial(touch_series, requests, 10.0)
+    water = importlib.resources.files("river.datasets") / "water-flow.csv"
+    yield "water flow 1 h", partial(load_series, Path(str(water)), 3600.0)
+
+
 def command(
     traces: Annotated[Path, typer.Option(help="folder of the traces")] = Path("../shared/traces"),
     only: Annotated[str, typer.Option(help="only sets whose name has this in it")] = "",
     slots_max: Annotated[int, typer.Option(help="the last so many slots of each")] = 10_000,
     keep: Annotated[Path | None, typer.Option(help="folder of results, one JSON a set")] = None,
+    unseen: Annotated[bool, typer.Option(help="the sets on which nothing was tuned")] = False,
     slow: Annotated[bool, typer.Option(help="river's SNARIMAX and trees as well")] = False,
     render: Annotated[bool, typer.Option(help="run nothing, print what is kept")] = False,
 ) -> None:
     """Score every set of series and print the tables in Markdown."""
     found: dict[str, dict[str, Any]] = {}
-    for name, load in sources(traces):
+    for name, load in (held_out if unseen else sources)(traces):
         file = keep / f"{name.replace(' ', '_')}.json" if keep else None
         if only in name and not render:
             series = trimmed(load(), slots_max)

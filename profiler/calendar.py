@@ -1,6 +1,6 @@
 """Announced events: what people know of the future and history does not show."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 EVENTS_MAX = 4_096
@@ -89,6 +89,14 @@ class Calendar:
         if event.factor is None:
             return self._kinds.get(event.kind or event.name, 1.0)
         return event.factor
+
+    def kinds(self) -> dict[str, float]:
+        """What kinds of events turned out to be; to be kept over a restart."""
+        return {kind: float(factor) for kind, factor in self._kinds.items()}
+
+    def restore(self, kinds: Mapping[str, float]) -> None:
+        """Take up what was kept, beside what was learned since."""
+        self._kinds = {**kinds, **self._kinds}
 
     def learn(self, shard: str, start_s: float, end_s: float, usual: float, came: float) -> None:
         """What came instead of `usual` while events ran: the kinds' factors move towards it."""

@@ -89,7 +89,7 @@ def forecast(
         print_json(found)
         return
     if score:
-        _print_score(found["score"])
+        _print_score(found["score"], shard or "all shards")
         return
     for name, told in found["forecasts"].items():
         columns = zip(
@@ -107,12 +107,36 @@ def forecast(
         typer.echo("nothing is learned yet")
 
 
-def _print_score(score: dict[str, dict[str, Any]]) -> None:
+def _print_score(score: dict[str, dict[str, Any]], whose: str) -> None:
     print_table(
-        "Score by model and slots ahead (lower WAPE and pinball loss are better)",
-        ("model", "slots ahead", "WAPE", "pinball", "covered 80 %", "covered 95 %", "scored"),
+        f"{whose}: score by model and slots ahead (lower WAPE, pinball and Winkler are better)",
+        (
+            "model",
+            "slots ahead",
+            "WAPE",
+            "pinball",
+            "Winkler 80 %",
+            "95 %",
+            "covered 80 %",
+            "95 %",
+            "width 80 %",
+            "95 %",
+            "scored",
+        ),
         [
-            (model, int(horizon), s["wape"], s["pinball"], s["coverage80"], s["coverage95"], s["n"])
+            (
+                model,
+                int(horizon),
+                s["wape"],
+                s["pinball"],
+                s["winkler80"],
+                s["winkler95"],
+                s["coverage80"],
+                s["coverage95"],
+                s["width80"],
+                s["width95"],
+                s["n"],
+            )
             for model, by_horizon in score.items()
             for horizon, s in by_horizon.items()
         ],

@@ -50,7 +50,8 @@ class ForecastBook:
     With a `calendar` (slots are then `period_s` seconds from the Unix epoch) announced events are
     taken out of what is learned and put into what is forecast: the models know the usual load only,
     so no event becomes next week's season, and none has to be seen to be expected. Scores are of
-    the usual load too.
+    the usual load too. What kinds of events turn out to be is learned from this book if it
+    `teaches`: of totals, not of their small parts.
 
     Bounded: `shards_max` shards of `history_slots_max` slots; over it ValueError.
     """
@@ -65,6 +66,7 @@ class ForecastBook:
         models: ModelFactory = default_models,
         calendar: Calendar | None = None,
         period_s: float = 0.0,
+        teaches: bool = True,
     ) -> None:
         seasons, steps = tuple(season_slots), tuple(horizons)
         if list(seasons) != sorted(set(seasons)) or any(season < 2 for season in seasons):
@@ -83,7 +85,7 @@ class ForecastBook:
         self._bank = Bank(seasons, steps, depth, models)
         if calendar is not None and not period_s > 0:
             raise ValueError(f"period_s is {period_s}, the limit with a calendar is more than 0")
-        self.calendar, self._period_s = calendar, period_s
+        self.calendar, self._period_s, self._teaches = calendar, period_s, teaches
         self._shards_max = shards_max
         self._cold = ColdStart(self._bank.history, seasons[0]) if seasons else None
         self._first: dict[str, int] = {}
@@ -307,7 +309,8 @@ class ForecastBook:
         expected = float(self._bank.say(np.array([row]), np.array([1])).mean[0, 0])
         # Of an event of an unknown kind only its size is learned; the models take what is usual.
         usual = expected if self.calendar.unknown(shard, start_s, end_s) else value / factor
-        self.calendar.learn(shard, start_s, end_s, expected, value)
+        if self._teaches:
+            self.calendar.learn(shard, start_s, end_s, expected, value)
         return usual
 
     def _own_slots(self, shard: str, known: int) -> int:

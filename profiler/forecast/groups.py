@@ -1,8 +1,9 @@
 """Client groups: a model for each group's part of a shard, profiles that groups announce, and the
 reconciliation of the parts with the shard's total."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,36 @@ class GroupBook:
 
     def profiles(self) -> dict[str, UsageProfile]:
         return dict(self._profiles)
+
+    def state(self) -> dict[str, Any]:
+        """Profiles, trust, shares and the models of the parts, of JSON types; nothing while no
+        profile is registered."""
+        if not self._profiles:
+            return {}
+        return {
+            "profiles": {
+                group: [p.first_slot, list(p.ops), p.repeats, list(p.shards)]
+                for group, p in self._profiles.items()
+            },
+            "shares": [[*key, float(share)] for key, share in self._share.items()],
+            "errors": [[*key, *map(float, errors)] for key, errors in self._error.items()],
+            "groups": {shard: sorted(groups) for shard, groups in self._groups.items()},
+            "parts": {name: self.parts.state(name) for name in self.parts.shards},
+        }
+
+    def restore(self, state: Mapping[str, Any], shards: Collection[str]) -> None:
+        """Take a saved state, of `shards` only, before anything was learned."""
+        if not state:
+            return
+        for group, (first_slot, ops, repeats, prefixes) in state["profiles"].items():
+            self.set_profile(group, UsageProfile(first_slot, tuple(ops), repeats, tuple(prefixes)))
+        self._share.update({(s, g): share for s, g, share in state["shares"] if s in shards})
+        self._error.update({(s, g): (o, p) for s, g, o, p in state["errors"] if s in shards})
+        for shard, groups in state["groups"].items():
+            if shard in shards:
+                self._groups.setdefault(shard, set()).update(groups)
+        kept = {n: m for n, m in state["parts"].items() if n.split(SEPARATOR)[0] in shards}
+        self.parts.restore(kept)
 
     def learn(self, slot: int, parts: Mapping[str, Mapping[str, float]]) -> None:
         """One slot: shard -> client group -> operations. The shard's total is their sum.
