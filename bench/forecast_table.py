@@ -166,40 +166,34 @@ def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
                         f"{name} {series} at {h}: {100 * ours['wape']:.2f} % against "
                         f"{100 * singles[best]:.2f} % of {best}"
                     )
-        last, cover, hours = np.array(ratio_last), np.array(covered), np.array(hourly)
-        score = np.array(winkler)
-        long_score = np.array(long_winkler)
+        last, cover = np.array(ratio_last), np.array(covered)
+        hours = np.array(hourly).reshape(-1, 3)
+        score, long_score = np.array(winkler).reshape(-1, 2), np.array(long_winkler).reshape(-1, 2)
         cells = {
             "all: ensemble / best single of each series, median": f"{np.median(ratio_best):.3f}",
             f"series of >= {LONG_SLOTS} slots": f"{len(last)}",
-            "… no more than 2 % worse than last value": f"{100 * np.mean(last <= 1.02):.0f} %",
+            "… no more than 2 % worse than last value": _share(last <= 1.02),
             "… worst against last value": f"{100 * (last.max() - 1):+.1f} %",
             "… coverage of 80 % (least, median, most)": _spread(cover[:, 0]),
-            "… within 3 points": f"{100 * np.mean(np.abs(cover[:, 0] - 0.8) <= 0.03):.0f} %",
+            "… within 3 points": _share(np.abs(cover[:, 0] - 0.8) <= 0.03),
             "… within 3 points, hours of one value (nights of 0) apart": (
-                f"{100 * np.mean(np.abs(cover[:, 2] - 0.8) <= 0.03):.0f} %"
+                _share(np.abs(cover[:, 2] - 0.8) <= 0.03)
             ),
             "… coverage of 95 % (least, median, most)": _spread(cover[:, 1]),
-            "… within 3 points of 95": f"{100 * np.mean(np.abs(cover[:, 1] - 0.95) <= 0.03):.0f} %",
+            "… within 3 points of 95": _share(np.abs(cover[:, 1] - 0.95) <= 0.03),
             "… every hour of day within 8 points of 80": (
-                f"{100 * np.mean((hours[:, 0] >= 0.72) & (hours[:, 1] <= 0.88)):.0f} %"
+                _share((hours[:, 0] >= 0.72) & (hours[:, 1] <= 0.88))
             ),
-            "… hours of one value apart": (
-                f"{100 * np.mean((hours[:, 0] >= 0.72) & (hours[:, 2] <= 0.88)):.0f} %"
-            ),
-            "… no hour of day under 72": f"{100 * np.mean(hours[:, 0] >= 0.72):.0f} %",
+            "… hours of one value apart": (_share((hours[:, 0] >= 0.72) & (hours[:, 2] <= 0.88))),
+            "… no hour of day under 72": _share(hours[:, 0] >= 0.72),
             "all with seasons: Winkler 80 / best seasonal quantiles, median": (
-                f"{np.median(score[:, 0]):.2f}"
+                _median(score[:, 0])
             ),
-            "… no worse": f"{100 * np.mean(score[:, 0] <= 1):.0f} %",
-            f"… no worse, series of >= {LONG_SLOTS} slots": (
-                f"{100 * np.mean(long_score[:, 0] <= 1):.0f} %"
-            ),
-            "Winkler 95 / best seasonal quantiles, median": f"{np.median(score[:, 1]):.2f}",
-            "… no worse at 95": f"{100 * np.mean(score[:, 1] <= 1):.0f} %",
-            f"… no worse at 95, series of >= {LONG_SLOTS} slots": (
-                f"{100 * np.mean(long_score[:, 1] <= 1):.0f} %"
-            ),
+            "… no worse": _share(score[:, 0] <= 1),
+            f"… no worse, series of >= {LONG_SLOTS} slots": (_share(long_score[:, 0] <= 1)),
+            "Winkler 95 / best seasonal quantiles, median": _median(score[:, 1]),
+            "… no worse at 95": _share(score[:, 1] <= 1),
+            f"… no worse at 95, series of >= {LONG_SLOTS} slots": (_share(long_score[:, 1] <= 1)),
         }
         for key, cell in cells.items():
             rows.setdefault(key, []).append(cell)
@@ -266,3 +260,11 @@ def _percent(value: float) -> str:
 
 def _spread(values: np.ndarray[Any, Any]) -> str:
     return f"{100 * values.min():.1f}, {100 * np.median(values):.1f}, {100 * values.max():.1f}"
+
+
+def _share(true: np.ndarray[Any, Any]) -> str:
+    return f"{100 * np.mean(true):.0f} %" if true.size else "–"
+
+
+def _median(values: np.ndarray[Any, Any]) -> str:
+    return f"{np.median(values):.2f}" if values.size else "–"
