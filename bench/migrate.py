@@ -61,6 +61,7 @@ class Bench:
     folder: Path
     say: Callable[[str], None]
     out: Path | None = None
+    replicas: int = 1
 
     def keep(self) -> None:
         """What is measured so far, in a form that `--merge` takes."""
@@ -108,10 +109,13 @@ async def _idle(bench: Bench, cluster: Cluster, db: Any) -> None:
 async def _strategy(
     bench: Bench, cluster: Cluster, db: Any, name: str, of: str, megabytes: int, count: int
 ) -> None:
-    """Moves of the strategy and feed `of`, told under `name`."""
+    """Moves of the strategy and feed `of`, told under `name`. With replicas appends wait for a
+    follower before the move, too; one alone has it best before, and feels the shadow most."""
+    if bench.replicas > 1 and of not in table.NO_FEED:
+        name = f"{name}/{bench.replicas}-replicas"
     strategy, _, feed = of.partition("/")
     moving = Moving(cluster, db, name.replace("/", "-"))
-    await moving.create(megabytes, replicas=3 if of in table.NO_FEED else 1)
+    await moving.create(megabytes, replicas=INSTANCES if of in table.NO_FEED else bench.replicas)
     moves, seen, edges, reached = await moves_under_load(
         moving, db, cluster.addresses, bench.folder, strategy=strategy, feed=feed or "direct",
         count=count, mb_per_s=bench.mode.mb_per_s, still_s=bench.mode.still_s,
@@ -178,12 +182,13 @@ async def run_migrate(
     parts: list[str],
     merge: list[Path],
     out: Path | None = None,
+    replicas: int = 1,
 ) -> dict[str, Any]:
     """The whole run, or those `parts` of it; what `--json` prints."""
     machine = history.machine()
     folder = shared_run().folder / "migrate"
     folder.mkdir()
-    bench = Bench(mode, Figures(), folder, say, out)
+    bench = Bench(mode, Figures(), folder, say, out, replicas)
     for path in merge:
         table.merge(bench.figures, path)
     begin = time.monotonic()
@@ -206,6 +211,7 @@ async def run_migrate(
         "megabytes": mode.megabytes,
         "load_mb_per_s": mode.mb_per_s,
         "moves": mode.moves,
+        "replicas": replicas,
         "machine": machine,
         "figures": bench.figures.as_json(),
         "notes": bench.figures.missing,
@@ -233,6 +239,9 @@ def command(
         list[Path] | None,
         typer.Option(help="Add an earlier run's --json; alone it only prints. Repeatable."),
     ] = None,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=INSTANCES - 1, help="Of the moved shard, before and after.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Keep the figures here after each part, for --merge.")
     ] = None,
@@ -242,7 +251,7 @@ def command(
     try:
         parts = _checked(part or [], bool(merge))
         say = lambda line: typer.echo(line, err=True)  # noqa: E731
-        result = asyncio.run(run_migrate(mode, say, parts, merge or [], out))
+        result = asyncio.run(run_migrate(mode, say, parts, merge or [], out, replicas))
     except ServiceError as e:
         typer.echo(f"error: {e}", err=True)
         raise typer.Exit(2) from None

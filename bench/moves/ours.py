@@ -145,7 +145,9 @@ class Moving:
                 raise ServiceError("no follower is in sync, so there is nothing to switch to")
             target = others[0]
         else:
-            target = MOVE_BETWEEN[shard.primary == MOVE_BETWEEN[0]]
+            held = {shard.primary, *shard.in_sync}
+            others = [i for i in self._cluster.instance_addresses if i not in held]
+            target = next((i for i in MOVE_BETWEEN if i in others), others[0])
         request = pb.MoveRequest(
             shard=shard.id, target=target, strategy=strategy,
             options_json=msgspec.json.encode({**OPTIONS, "feed": feed}),

@@ -94,7 +94,8 @@ def _rules(name: str) -> list[Rule]:
 def budget(figures: Figures) -> list[Row]:
     """Budget B8 for every strategy and feed; Kafka's own reassignment held against the same."""
     add_worst(figures)
-    names = [*strategy_parts(), *([THROTTLE] if f"move/{THROTTLE}" in figures.values else [])]
+    told = [name.removeprefix("move/") for name in figures.values if name.startswith("move/")]
+    names = list(dict.fromkeys([*strategy_parts(), *(n for n in told if n != PEER)]))
     rules = [rule for name in names for rule in _rules(name)]
     rules += [
         Rule("B8", f"idle copy vs a file copy, {feed}", f"copy-idle/{feed}",
