@@ -101,7 +101,7 @@ def alert_settings() -> Iterator[dict[str, str]]:
         yield {
             "LOGSTORE_TEST_DISK": str(SMALL_DISK),
             "LOGSTORE_TEST_RULES": str(rules),
-            "LOGSTORE_OPS_PER_S_MAX": "20000",
+            "LOGSTORE_OPS_PER_S_MAX": "3000",
         }
     finally:
         command("umount", "--lazy", str(SMALL_DISK))
