@@ -74,9 +74,6 @@ class PlannerConfig:
     """How many coming periods count; None: as many as the longest forecast has."""
     hysteresis: float = 0.05
     """A target must stay this share of capacity below the threshold, so that it is not next."""
-    clear_margin: float = 0.0
-    """A shard that brings its instance this share of capacity below the threshold is preferred to
-    one that only just cures: the next small rise would need another move."""
     cooldown_s: float = 900.0
     """A shard that moved stays where it is for so long."""
     flip_back_s: float = 3600.0
@@ -146,7 +143,6 @@ class PlannerConfig:
                 "seed": (0, 2**63, "(seed)"),
                 "horizon_periods": (1, 10_000, "periods"),
                 "hysteresis": (0.0, 0.5, "of capacity"),
-                "clear_margin": (0.0, 0.5, "of capacity"),
                 "cooldown_s": (0.0, 1e9, "s"),
                 "flip_back_s": (0.0, 1e9, "s"),
                 "margin_periods": (0.0, 1e6, "periods"),
@@ -174,9 +170,8 @@ class PlannerConfig:
                 "upkeep_operators_max": (0, 10_000, "operators"),
             },
         )
-        for name in ("hysteresis", "clear_margin"):
-            if (value := getattr(self, name)) >= self.risk.threshold:
-                raise ValueError(
-                    f"planner.{name} is {value}, it must be below"
-                    f" risk.threshold {self.risk.threshold}"
-                )
+        if self.hysteresis >= self.risk.threshold:
+            raise ValueError(
+                f"planner.hysteresis is {self.hysteresis}, it must be below"
+                f" risk.threshold {self.risk.threshold}"
+            )

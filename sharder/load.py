@@ -80,8 +80,8 @@ class LoadTable:
         self.sum_mean, self.sum_squares, self.sum_sigma = self._sums()
         self._add_in_flight()
 
-    def shard_load(self, rows: int | slice) -> tuple[Floats, Floats]:
-        """Mean and sigma of one shard [R, H], or of a slice of rows [n, R, H]."""
+    def shard_load(self, rows: int | slice | NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Mean and sigma of one shard [R, H], or of several rows [n, R, H]."""
         scale = np.stack([np.ones_like(self.ratio[rows]), self.ratio[rows]], axis=-1)[..., None]
         return (
             self.mean[rows][..., None, :] * scale,

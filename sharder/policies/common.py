@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sharder.draft import TOLERANCE, Draft, relative_excess
 from sharder.operators import Crossing, Refusal
 from sharder.reasons import Reason
-from sharder.risk import deviation, overload_cost, overload_probability, upper_bound
+from sharder.risk import Floats, deviation, overload_cost, overload_probability, upper_bound
 
 
 def eligible(draft: Draft, instance: int) -> tuple[NDArray[np.int64], list[Refusal]]:
@@ -110,6 +110,24 @@ def gain(
     avoided = max(avoided, share * overload_cost(helped, draft.view.period_s, config))
     added = cost(target, 1.0, always) - cost(target, 0.0, always)
     return avoided - added
+
+
+def reliefs(draft: Draft, instance: int, rows: NDArray[np.int64], duration_s: float) -> Floats:
+    """`relief` of each of the whole shards, [n]; together they cost little more than one."""
+    t = draft.table
+    helped = t.starts_after(draft.view.now_s + duration_s)
+    before = float((draft.excess(instance) * helped).sum())
+    if before <= TOLERANCE:
+        return np.zeros(len(rows))
+    mean, sigma = t.shard_load(rows)
+    after = upper_bound(
+        np.maximum(t.sum_mean[instance] - mean, 0.0),
+        np.maximum(t.sum_squares[instance] - sigma**2, 0.0),
+        np.maximum(t.sum_sigma[instance] - sigma, 0.0),
+        draft.config.risk,
+    )
+    still = (relative_excess(after, draft.limit[instance]) * helped).sum(axis=1)
+    return np.asarray(1.0 - still / before, dtype=np.float64)
 
 
 def relief(draft: Draft, instance: int, row: int, part: float, duration_s: float) -> float:

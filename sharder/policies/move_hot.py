@@ -28,8 +28,6 @@ class _Candidates:
     excess_after: Floats
     """Summed excess with and without the shard, over the periods that a move from now helps."""
     peak_after: Floats
-    unclear: Floats
-    """Summed excess without the shard over threshold - `clear_margin`."""
     relief: Floats
     disturbance: Floats
 
@@ -99,13 +97,10 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
 
 
 def _order(candidates: _Candidates, relieving: NDArray[np.bool_], weight: Floats) -> list[int]:
-    """First those that cure alone and with a margin, by disturbance; then those that only just
-    cure, the nearest to the margin first; then those that relieve, by how much."""
+    """First those that cure alone, by disturbance; then those that relieve, by how much."""
     curing = relieving & (candidates.excess_after <= TOLERANCE)
-    clear = curing & (candidates.unclear <= TOLERANCE)
     return [
-        *_sorted(np.flatnonzero(clear), candidates.disturbance / weight),
-        *_sorted(np.flatnonzero(curing & ~clear), candidates.unclear / weight),
+        *_sorted(np.flatnonzero(curing), candidates.disturbance / weight),
         *_sorted(np.flatnonzero(relieving & ~curing), -candidates.relief * weight),
     ]
 
@@ -133,8 +128,6 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
     excess_before = (draft.excess(instance)[None, :] * helped).sum(axis=1)
     still_over = relative_excess(after, limit) * helped
     excess_after = still_over.sum(axis=1)
-    lower = draft.table.capacity[instance] * (view.config.risk.threshold - view.config.clear_margin)
-    unclear = (relative_excess(after, lower) * helped).sum(axis=1)
     # A move disturbs for as long as it takes, and more the more of the source's load it carries.
     present = np.array([t.shards[r].ops_per_s for r in rows]) / t.capacity[instance, 0]
     return _Candidates(
@@ -143,7 +136,6 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
         excess_before=excess_before,
         excess_after=excess_after,
         peak_after=still_over.max(axis=1),
-        unclear=unclear,
         relief=excess_before - excess_after,
         disturbance=duration * (1.0 + present),
     )

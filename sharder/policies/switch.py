@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sharder.draft import TOLERANCE, Draft
 from sharder.operators import Crossing, Refusal
-from sharder.policies.common import eligible, gain, over_limits, relief
+from sharder.policies.common import eligible, gain, over_limits, reliefs
 from sharder.policies.upkeep import operator
 from sharder.reasons import Reason
 from sharder.risk import move_cost
@@ -31,9 +31,13 @@ def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
 def _switch_one(draft: Draft, instance: int, crossing: Crossing) -> bool:
     """The switch that relieves most, of two that cure the one of the smaller shard."""
     rows = [r for r in eligible(draft, instance)[0].tolist() if draft.table.shards[r].in_sync]
-    takes_s = draft.view.moves.switching_s
-    share = {r: relief(draft, instance, r, 1.0, takes_s) for r in rows}
-    size = {r: float(draft.table.mean[r].max()) for r in rows}
+    if not rows:
+        draft.also[instance] = []
+        return False
+    at = np.array(rows, dtype=np.int64)
+    gone = reliefs(draft, instance, at, draft.view.moves.switching_s)
+    share = dict(zip(rows, gone.tolist(), strict=True))
+    size = dict(zip(rows, draft.table.mean[at].max(axis=1).tolist(), strict=True))
     refused: list[Refusal] = []
     for row in sorted(rows, key=lambda r: (-share[r], size[r], draft.table.shards[r].id)):
         if share[row] <= TOLERANCE:
