@@ -100,9 +100,11 @@ def _relieve(draft: Draft, instance: int, crossing: Crossing) -> None:
         if draft.searches - searches >= draft.config.target_searches_max:
             return
         shard = draft.table.shards[row]
+        if over_limits(draft, instance, shard.id, due=True) is not None:
+            return  # whichever the shard
         takes_s = draft.view.moves.duration_s(shard.bytes)
         share = relief(draft, instance, row, 1.0, takes_s)
-        if share <= TOLERANCE or over_limits(draft, instance, shard.id, due=True) is not None:
+        if share <= TOLERANCE:
             continue
         target = draft.find_target(row, instance)
         if target.index is None:
