@@ -1,8 +1,9 @@
 """The simulator's queueing model held against a real run in which nothing moved.
 
 The offered load of each instance in each second is known, so the model (sharder.simulate.measure)
-says a p95 for each; the run measured one. Its one parameter, the time to serve an operation on an
-idle instance, is taken from the run's seconds under half of the capacity.
+says a p95 for each; the run measured one. Two parameters are taken from the run: the time to serve
+an operation on an idle instance, from the seconds under half of the capacity; and the share of the
+stated capacity that is usable before clients wait for each other's retries, in steps of 1/20.
 """
 
 import math
@@ -18,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 QUIET_SHARE = 0.5
 SAMPLES_MIN = 5
 """Operations of a second and instance from which a p95 is told."""
+USABLE = tuple(n / 20 for n in range(10, 21))
 CLIENT_QUEUE_S = 60.0
 """What waits longer is given up by the client."""
 
@@ -45,17 +47,27 @@ def compare(
     quiet = (used < QUIET_SHARE) & ~np.isnan(measured)
     idle = measured[quiet] * (1.0 - used[quiet]) / math.log(20.0)
     service_ms = float(np.median(idle)) if idle.size else 0.5
-    settings = Settings(
-        instances, capacity, 1.0, service_ms=service_ms, queue_s_max=CLIENT_QUEUE_S, slo_ms=slo_ms
-    )
-    said = response_p95_ms(loads, settings)
     known = ~np.isnan(measured)
-    over, foretold = (measured > slo_ms) & known, (said > slo_ms) & known
+    over = (measured > slo_ms) & known
+
+    def predicted(usable: float) -> Floats:
+        settings = Settings(
+            instances, usable * capacity, 1.0, service_ms=service_ms, queue_s_max=CLIENT_QUEUE_S,
+            slo_ms=slo_ms,
+        )  # fmt: skip
+        return response_p95_ms(loads, settings)
+
+    wrong = {u: int(((predicted(u) > slo_ms) & known != over).sum()) for u in USABLE}
+    usable = min(reversed(USABLE), key=lambda u: wrong[u])
+    said = predicted(usable)
+    foretold = (said > slo_ms) & known
     waits = over & foretold
     return {
         "service_ms": round(service_ms, 2),
+        "usable_share": usable,
         "instance_seconds": int(known.sum()),
         "over_slo_measured": int(over.sum()),
+        "over_slo_predicted_uncalibrated": int(((predicted(1.0) > slo_ms) & known).sum()),
         "over_slo_predicted": int(foretold.sum()),
         "over_slo_both": int(waits.sum()),
         "agree_share": round(float((over == foretold)[known].mean()), 3),
