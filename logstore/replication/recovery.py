@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from logstore.meta.records import Member, PossibleLoss, ShardRecord
-from logstore.replication.changes import removed, without
+from logstore.replication.changes import without
 
 LOSSES_MAX = 16
 """Possible losses that a record remembers."""
@@ -96,8 +96,15 @@ def recovered(record: ShardRecord, me: Member, end: int) -> ShardRecord:
 
 
 def left_learners(record: ShardRecord, me: Member) -> ShardRecord:
-    """A learner whose copy is damaged goes; repair draws another."""
-    return removed(record, [me.replica_id])
+    """A learner whose copy is damaged goes; repair draws another.
+
+    The configuration stays as it is: who does not count may not change it (P3).
+    """
+    return replace(
+        record,
+        learners=tuple(m for m in record.learners if m.replica_id != me.replica_id),
+        admit=tuple(r for r in record.admit if r != me.replica_id),
+    )
 
 
 def with_loss(record: ShardRecord, offset: int, cause: str) -> ShardRecord:
