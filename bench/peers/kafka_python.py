@@ -107,7 +107,7 @@ class ConfluentKafka(_PythonKafka):
                 full = KafkaError._QUEUE_FULL
                 other = [m["_error"] for m in left_over if m.get("_error", full) != full]
                 if other:
-                    raise PeerError(f"{self.name}: {other[0]}")
+                    raise PeerError(f"{self.name}: {other[0]!r}")
                 left_over = [
                     {"key": m["key"], "value": m["value"]} for m in left_over if "_error" in m
                 ]

@@ -16,6 +16,7 @@ import msgspec
 
 from logstore.base.env import Env
 from logstore.base.errors import (
+    FencedError,
     InvalidArgumentError,
     LogstoreError,
     UnavailableError,
@@ -36,6 +37,9 @@ ROUTES_TIMEOUT_S = 3.0
 
 WATCH_PAUSE_S = 0.5
 """Pause of a watch after an answer that brought nothing new sooner than it should have."""
+
+FENCED_WAITS_S = (0.1, 0.3, 1.0, 2.0, 4.0)
+"""Pauses before a coordinator's service is asked again while its leadership changes hands."""
 
 ADDRESSES_MAX = 1_024
 
@@ -158,7 +162,21 @@ class Directory:
         return await self.coordinator(coordinator_pb2_grpc.CatalogStub, method, request)
 
     async def coordinator(self, stub_of: Any, method: str, request: Any) -> Any:
-        """Call a service of the coordinator (its stub's class) where it is served."""
+        """Call a service of the coordinator (its stub's class) where it is served.
+
+        While leadership changes hands a coordinator may answer that it leads no longer and wrote
+        nothing (FencedError): then the call is made again.
+        """
+        for wait_s in (*FENCED_WAITS_S, None):
+            try:
+                return await self._coordinator_once(stub_of, method, request)
+            except FencedError:
+                if wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
+        raise AssertionError("the last wait is None")
+
+    async def _coordinator_once(self, stub_of: Any, method: str, request: Any) -> Any:
         error: LogstoreError = UnavailableError("no address serves the coordinator's calls")
         for address in self.addresses:
             stub = stub_of(self.channel(address))
@@ -168,8 +186,10 @@ class Directory:
                 if e.code() is grpc.StatusCode.UNIMPLEMENTED:
                     continue
                 error = from_rpc(e)
-                if not isinstance(error, UnavailableError):
+                if not isinstance(error, (UnavailableError, FencedError)):
                     raise error from None
+        if isinstance(error, FencedError):
+            raise error
         raise UnavailableError(
             f"no coordinator answered at {', '.join(self.addresses)}: {error.message}"
         )
