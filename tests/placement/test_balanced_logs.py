@@ -128,7 +128,7 @@ async def check_it_outlives_its_mappings_split(cluster: Cluster, db: Client) -> 
         request = pb.ReshapeRequest(parents=[parent], key=KEYS[0])
         await MigrationsStub(channel).Reshape(request, timeout=120.0)
     log = await db.log(name)
-    for _ in range(600):
+    for _ in range(2_400):
         if not any(s.id == parent for s in (await log.shard_map()).open_shards):
             break
         await asyncio.sleep(0.05)
