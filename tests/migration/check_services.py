@@ -17,7 +17,7 @@ from bench.services.base import ProcessService
 from bench.services.etcd import EtcdCluster
 from bench.services.kafka import KafkaCluster
 from coordinator.local.checker import check_log
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import Cluster, ClusterOptions, local_cluster, running
 from coordinator.local.journal import Journal
 from coordinator.migration.records import State
 from tests.migration.check_kills import PATIENT, TRIES, settled
@@ -128,8 +128,9 @@ async def test_kill_of_the_broker_in_any_state(tmp_path: Path) -> None:
 async def test_kill_of_the_metadata_leader_in_any_state(tmp_path: Path) -> None:
     with EtcdCluster(3) as etcd:
         url = f"etcd://{etcd.address}/moves"
-        async with local_cluster(
-            2, data=tmp_path / "data", autopilot="off", metadata=url, node_settings=PATIENT
-        ) as cluster:
+        options = ClusterOptions(
+            tmp_path / "data", 2, autopilot="off", metadata=url, node_settings=PATIENT
+        )
+        async with running(options) as cluster:
             away = Away(etcd, lambda: leader_of(etcd))
             await kill_in_each_state(tmp_path, cluster, Moves(cluster, url), away, "metadata")
