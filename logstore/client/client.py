@@ -20,7 +20,8 @@ from logstore.client import checks
 from logstore.client.appender import Appender
 from logstore.client.directory import Directory, parse_addresses
 from logstore.client.pages import SCAN_SCHEMA, records_of
-from logstore.client.reader import Order, Reader, ReadSpec
+from logstore.client.read_spec import Order, ReadSpec
+from logstore.client.reader import Reader
 from logstore.meta.records import LogOptions, encode
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from sharder.shard_map import ShardMap

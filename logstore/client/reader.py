@@ -8,8 +8,8 @@ newest route names, up to the high watermark that the first answer showed: no ga
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -27,11 +27,12 @@ from logstore.base.errors import (
 from logstore.client.directory import Directory
 from logstore.client.pages import SCAN_SCHEMA, Page, page_of
 from logstore.client.placing import Placer
+from logstore.client.read_spec import Place, ReadSpec
 from logstore.client.router import read_instance
 from logstore.client.sender import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from logstore.meta.records import mapping_log
 from logstore.proto.status import from_rpc
-from logstore.proto.v1 import common_pb2, log_pb2, log_pb2_grpc
+from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from sharder.keys import KeyRange
 from sharder.shard_map import Shard
 
@@ -43,33 +44,6 @@ PAGES_QUEUED_MAX = 32
 
 ORDERED_READ_BYTES_MAX = 256 * 1024 * 1024
 """Bytes that a read with order="key" may hold to sort them."""
-
-Order = Literal["key", "any"]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSpec:
-    """What to read. `key` excludes `start`/`end`; `offset` needs `shard`.
-
-    Without an offset a read starts at the beginning and a tail at the end.
-    """
-
-    log: str
-    key: bytes | None = None
-    start: bytes = b""
-    end: bytes | None = None
-    since_us: int | None = None
-    shard: str | None = None
-    offset: int | None = None
-    limit: int | None = None
-    order: Order = "any"
-    written: KeyRange | None = None
-    """Of a balanced log: the keys as they were written; `key` is then the virtual shard key."""
-
-    @property
-    def sifts(self) -> bool:
-        """Whether more comes over the wire than is wanted."""
-        return self.written is not None and self.written != KeyRange()
 
 
 class Reader:
@@ -284,7 +258,7 @@ class Reader:
         start = spec.offset or 0
         if tail and spec.offset is None:
             start = await self._end(spec, shard)
-        place = _Place(spec, start)
+        place = Place(spec, start)
         attempt = 0
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
@@ -308,7 +282,7 @@ class Reader:
             shard = await self._elsewhere(shard, error, attempt)
             attempt += 1
 
-    async def _at_seal(self, shard: Shard, place: "_Place") -> bool:
+    async def _at_seal(self, shard: Shard, place: Place) -> bool:
         """A tail ended: was it at the metadata's end of a sealed shard (S4)? The map may come
         after it."""
         router = self._directory.cached(shard.log)
@@ -321,7 +295,7 @@ class Reader:
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int:
         """The shard's high watermark: any record's answer tells it; without one it is 0."""
-        place = _Place(ReadSpec(spec.log, limit=1), 0)
+        place = Place(ReadSpec(spec.log, limit=1), 0)
         attempt = 0
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
@@ -353,7 +327,7 @@ class Reader:
         return newest
 
     async def _call(
-        self, place: "_Place", shard: Shard, tail: bool, attempt: int
+        self, place: Place, shard: Shard, tail: bool, attempt: int
     ) -> AsyncGenerator[Page, None]:
         """One call; a replica that could not serve sends the next attempt to the primary (P8)."""
         instance = read_instance(shard, self._env.rng, primary=attempt > 0)
@@ -374,59 +348,6 @@ class Reader:
             raise from_rpc(e) from None
         finally:
             call.cancel()
-
-
-class _Place:
-    """Where a shard's read is; makes the request that continues it."""
-
-    def __init__(self, spec: ReadSpec, offset: int) -> None:
-        self._spec = spec
-        self._left = None if spec.sifts else spec.limit
-        self.written = spec.written
-        self._offset = offset
-        self._resumed = False
-        self.stop: int | None = None
-
-    @property
-    def offset(self) -> int:
-        """Where reading goes on."""
-        return self._offset
-
-    @property
-    def finished(self) -> bool:
-        return self._left is not None and self._left <= 0
-
-    def advance(self, page: Page, high_watermark: int, tail: bool) -> None:
-        self._offset = page.next_offset
-        self._resumed = True
-        if self.stop is None and not tail:
-            self.stop = high_watermark
-        if self._left is not None:
-            self._left -= page.count
-
-    def request(self, shard: Shard, shown: int, caller: common_pb2.Caller) -> log_pb2.ReadRequest:
-        spec = self._spec
-        if self._resumed:
-            # A replica that lags behind what was read shall wait, not call the start out of range.
-            shown = max(shown, self._offset, self.stop or 0)
-        if shard.sealed_end is not None:
-            # S4: a sealed shard ends there, not at some replica's high watermark.
-            shown = max(shown, shard.sealed_end)
-        keys = None
-        if spec.key is None and (spec.start or spec.end is not None):
-            keys = common_pb2.KeyRange(start=spec.start, end=spec.end)
-        return log_pb2.ReadRequest(
-            shard=shard.id,
-            epoch=shard.epoch,
-            start_offset=self._offset,
-            stop_offset=self.stop,
-            key=spec.key,
-            range=keys,
-            since_us=spec.since_us,
-            limit=self._left or 0,
-            min_high_watermark=shown,
-            caller=caller,
-        )
 
 
 def _sorted(held: list[tuple[int, pa.RecordBatch]]) -> list[pa.RecordBatch]:

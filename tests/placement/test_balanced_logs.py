@@ -174,6 +174,7 @@ async def check_what_is_refused(cluster: Cluster, db: Client) -> None:
         await ask(cluster, "GetPartitions", placement_pb2.GetPartitionsRequest(log="orders"))
 
 
+@pytest.mark.timeout(300)
 async def test_a_balanced_log_is_a_log_like_any_other(cluster: Cluster) -> None:
     async with connect(cluster.address) as db:
         await check_writes_and_reads(db)

@@ -1,0 +1,89 @@
+"""What a read wants, and where it is in one shard. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from logstore.client.pages import Page
+from logstore.proto.v1 import common_pb2, log_pb2
+from sharder.keys import KeyRange
+from sharder.shard_map import Shard
+
+Order = Literal["key", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """What to read. `key` excludes `start`/`end`; `offset` needs `shard`.
+
+    Without an offset a read starts at the beginning and a tail at the end.
+    """
+
+    log: str
+    key: bytes | None = None
+    start: bytes = b""
+    end: bytes | None = None
+    since_us: int | None = None
+    shard: str | None = None
+    offset: int | None = None
+    limit: int | None = None
+    order: Order = "any"
+    written: KeyRange | None = None
+    """Of a balanced log: the keys as they were written; `key` is then the virtual shard key."""
+
+    @property
+    def sifts(self) -> bool:
+        """Whether more comes over the wire than is wanted."""
+        return self.written is not None and self.written != KeyRange()
+
+
+class Place:
+    """Where a shard's read is; makes the request that continues it."""
+
+    def __init__(self, spec: ReadSpec, offset: int) -> None:
+        self._spec = spec
+        self._left = None if spec.sifts else spec.limit
+        self.written = spec.written
+        self._offset = offset
+        self._resumed = False
+        self.stop: int | None = None
+
+    @property
+    def offset(self) -> int:
+        """Where reading goes on."""
+        return self._offset
+
+    @property
+    def finished(self) -> bool:
+        return self._left is not None and self._left <= 0
+
+    def advance(self, page: Page, high_watermark: int, tail: bool) -> None:
+        self._offset = page.next_offset
+        self._resumed = True
+        if self.stop is None and not tail:
+            self.stop = high_watermark
+        if self._left is not None:
+            self._left -= page.count
+
+    def request(self, shard: Shard, shown: int, caller: common_pb2.Caller) -> log_pb2.ReadRequest:
+        spec = self._spec
+        if self._resumed:
+            # A replica that lags behind what was read shall wait, not call the start out of range.
+            shown = max(shown, self._offset, self.stop or 0)
+        if shard.sealed_end is not None:
+            # S4: a sealed shard ends there, not at some replica's high watermark.
+            shown = max(shown, shard.sealed_end)
+        keys = None
+        if spec.key is None and (spec.start or spec.end is not None):
+            keys = common_pb2.KeyRange(start=spec.start, end=spec.end)
+        return log_pb2.ReadRequest(
+            shard=shard.id,
+            epoch=shard.epoch,
+            start_offset=self._offset,
+            stop_offset=self.stop,
+            key=spec.key,
+            range=keys,
+            since_us=spec.since_us,
+            limit=self._left or 0,
+            min_high_watermark=shown,
+            caller=caller,
+        )
