@@ -27,6 +27,11 @@ DEBT_STEPS = 16
 """The allowance that was not used is kept for so many steps; a debt is no larger than this many."""
 
 
+LOWEST_MAX = 3
+"""Breaches in a row at the least rate: other load came (a copy-on-write brings the shard's own
+before its copy), and what appends have now is what is held from then on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A p99 above `ratio_max` times the one before the copy is a breach; below `floor_ms` never."""
@@ -64,6 +69,7 @@ class Aimd:
     credit: float | None = None
     """Slow appends that are still allowed; below 0: overdrawn. None: no step was taken yet."""
     _due_s: float = 0.0
+    _lowest: int = 0
 
     @property
     def limit_ms(self) -> float:
@@ -75,6 +81,7 @@ class Aimd:
         self.before_ms = before_ms
         self.breaches = 0
         self.credit = None
+        self._lowest = 0
         self.since_s = now_s
         self._due_s = now_s + STEP_S
         self.rate = self.rate_max if before_ms is None else min(START_BYTES_PER_S, self.rate_max)
@@ -103,6 +110,10 @@ class Aimd:
         after = before + allowed - felt.slow
         self.credit = min(max(after, -DEBT_STEPS * allowed), CREDIT_STEPS * allowed)
         if felt.slow > allowed and self.credit < 0:
+            self._lowest = self._lowest + 1 if self.rate <= self.rate_min else 0
+            if self._lowest >= LOWEST_MAX:  # it is not the copy that they feel
+                self.before_ms, self.credit, self._lowest = felt.p99_ms, None, 0
+                return
             self.rate *= DECREASE
             self.breaches += 1
             self._due_s, self.since_s = now_s + REST_S, now_s + REST_S / 2

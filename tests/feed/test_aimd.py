@@ -80,6 +80,15 @@ def test_without_traffic_nothing_holds_it_and_traffic_that_comes_does() -> None:
     assert pace.step(felt(0), 3.0) > low
 
 
+def test_load_that_the_copy_did_not_bring_becomes_what_is_held() -> None:
+    pace = aimd(10.0)
+    for i in range(1, 60):  # the p99 is 30 ms from now on, at whatever rate
+        slow = 5 if pace.limit_ms > 30 else 400
+        pace.step(felt(slow, 30.0), i * REST_S)
+    assert pace.before_ms == 30.0
+    assert pace.rate > 100 * MB
+
+
 def test_a_small_p99_is_never_a_breach() -> None:
     assert aimd(0.5).limit_ms == 2.0
 
