@@ -149,7 +149,9 @@ def block_series(path: Path, ranges: int = 8, slot_s: float = 10.0) -> SeriesSet
     blocks = np.array(columns["lbn"], dtype=np.int64)
     slots = (np.array(columns["time"], dtype=np.float64) // slot_s).astype(np.int64)
     edges = np.quantile(blocks, np.arange(1, ranges) / ranges)
-    return _counted("blocks", slot_s, slots, np.searchsorted(edges, blocks, side="right"))
+    return _counted(
+        "blocks", slot_s, slots, np.searchsorted(edges, blocks, side="right").astype(np.int64)
+    )
 
 
 def touch_series(path: Path, slot_s: float = 10.0) -> SeriesSet:
