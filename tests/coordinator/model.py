@@ -7,8 +7,8 @@ real metadata twin. The real instances are under test in the process tests.
 import hashlib
 from dataclasses import replace
 
-from coordinator.migration.driver import Memory, MigrationDriver
 from coordinator.migration.difference import RangeDigest
+from coordinator.migration.driver import Memory, MigrationDriver
 from coordinator.migration.facts import Copy
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MigrationRecord, MoveOptions
