@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from logstore.node.main import STATUS_RESTART
 from tests.cluster.network import Network
 
 STOP_TIMEOUT_S = 20.0
@@ -17,7 +18,7 @@ class Party:
     """`ready`: it printed `ready …` in its present life (etcd never does).
 
     `supervised`: one that ends by itself is started again, as a coordinator that lost its
-    leadership asks for; of any other party that is an `unexpected` end.
+    leadership asks for; of any other party that is an `unexpected` end, unless it asks for it.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Party:
         self.ready.clear()
         if not self._wanted:
             return
-        if self._supervised and status in (0, 1):
+        if status == STATUS_RESTART or (self._supervised and status in (0, 1)):
             await asyncio.sleep(AGAIN_S)
             if self._wanted:
                 await self.start()
