@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from logstore.base.errors import AlreadyExistsError, OutOfRangeError, StorageError
+from logstore.base.limits import READ_BATCHES_MAX
 from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta, ReplicaWrite
@@ -145,7 +146,7 @@ class MemoryEngine:
         with self._lock:
             copy = self._copy(replica_id)
             check_not_below_base(copy.meta, start, "start")
-            stored = up_to_bytes(copy.overlapping(start, stop), max_bytes)
+            stored = up_to_bytes(copy.overlapping(start, stop), max_bytes, READ_BATCHES_MAX)
             for batch in stored:
                 reparse(name_of(copy.meta), batch)
             return stored

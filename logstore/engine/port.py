@@ -120,7 +120,8 @@ class Engine(Protocol):
     def read(self, replica_id: int, start: int, stop: int, max_bytes: int) -> list[StoredBatch]:
         """Consecutive batches that overlap [start, stop), at least one if any, ~max_bytes.
 
-        Below the base raises `OutOfRangeError`; the checksum of each is verified.
+        It may end sooner: read on from the last one's end until the answer is empty. Below the base
+        raises `OutOfRangeError`; the checksum of each is verified.
         """
         ...
 

@@ -41,7 +41,7 @@ async def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
     second = Learner(after, env, path)
     await second.restore({"x"})
     names = ["x/0", "x/1", "x/2"]
-    said = before.forecasts(names, 6, env.clock.monotonic_s(), 3600.0)
+    said = before.forecasts(names, 6, 119.0, 3600.0)  # slot n came at second n
     again = await second.call(after.forecasts, names, 6, env.clock.monotonic_s(), 3600.0)
     assert set(again) == set(names)
     for name in names:

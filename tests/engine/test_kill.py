@@ -99,12 +99,13 @@ def check_all(path: Path, seed: int) -> None:
     """Each batch is what the writer makes at its place; the index and the chain agree."""
     engine = RocksEngine.open(path, write_buffer_bytes=SMALL)
     at, sequence, counts = Position(), 0, dict[bytes, int]()
-    for batch in engine.read(1, 0, ALL, ALL):
-        sequence += 1
-        assert batch == nth_batch(seed, at, sequence)
-        at = Position(batch.end, batch.chain_after)
-        for key in keys_in(batch):
-            counts[key] = counts.get(key, 0) + 1
+    while page := engine.read(1, at.end, ALL, ALL):
+        for batch in page:
+            sequence += 1
+            assert batch == nth_batch(seed, at, sequence)
+            at = Position(batch.end, batch.chain_after)
+            for key in keys_in(batch):
+                counts[key] = counts.get(key, 0) + 1
     assert engine.verify_chain(1, Position(), ALL) == at == engine.end(1)
     assert {k: engine.count_key(1, k, ALL) for k in counts} == counts
     entries = engine.producers(1)[PRODUCER]
