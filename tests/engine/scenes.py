@@ -55,6 +55,14 @@ def append(
     return batch
 
 
+def batches_of(engine: Engine, replica_id: int) -> list[StoredBatch]:
+    """All batches from the log's begin on, page by page."""
+    found: list[StoredBatch] = []
+    while page := engine.read(replica_id, found[-1].end if found else 0, ALL, ALL):
+        found += page
+    return found
+
+
 def copy_of(engine: Engine, replica_id: int = 1, *, key_index: bool = True) -> int:
     engine.create_replica(ReplicaMeta(replica_id, f"log/{replica_id}"), key_index=key_index)
     return replica_id

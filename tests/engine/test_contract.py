@@ -16,7 +16,7 @@ from logstore.base.limits import PRODUCER_WINDOW
 from logstore.base.types import CHAIN_ZERO, Durability, Position, ProducerSpan
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor, Engine, ProducerEntry, ReplicaMeta, ReplicaWrite
-from tests.engine.scenes import ALL, append, batch_at, copy_of, fill, index_all, keys_in
+from tests.engine.scenes import ALL, append, batch_at, batches_of, copy_of, fill, index_all, keys_in
 
 
 def test_what_was_written_is_read_in_order(engine: Engine) -> None:
@@ -180,7 +180,7 @@ def test_truncation_restores_producers_index_and_counts(engine: Engine, kept: in
     """P5: as if what was cut off had never been written."""
     r, twin = copy_of(engine, 1), copy_of(engine, 2)
     fill(engine, r, batches=300, per_batch=4)
-    stored = engine.read(r, 0, ALL, 1 << 30)
+    stored = batches_of(engine, r)
     engine.write([ReplicaWrite(twin, stored[:kept])], Durability.OS)
     engine.index_step(700)
     with pytest.raises(OutOfRangeError, match="no batch ends"):

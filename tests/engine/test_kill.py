@@ -11,7 +11,7 @@ import pytest
 
 from logstore.base.types import Durability, Position
 from logstore.engine.rocks import RocksEngine
-from tests.engine.scenes import ALL, keys_in
+from tests.engine.scenes import ALL, batches_of, keys_in
 from tests.engine.writer import PRODUCER, SMALL, nth_batch
 
 ROOT = Path(__file__).parents[2]
@@ -99,13 +99,12 @@ def check_all(path: Path, seed: int) -> None:
     """Each batch is what the writer makes at its place; the index and the chain agree."""
     engine = RocksEngine.open(path, write_buffer_bytes=SMALL)
     at, sequence, counts = Position(), 0, dict[bytes, int]()
-    while page := engine.read(1, at.end, ALL, ALL):
-        for batch in page:
-            sequence += 1
-            assert batch == nth_batch(seed, at, sequence)
-            at = Position(batch.end, batch.chain_after)
-            for key in keys_in(batch):
-                counts[key] = counts.get(key, 0) + 1
+    for batch in batches_of(engine, 1):
+        sequence += 1
+        assert batch == nth_batch(seed, at, sequence)
+        at = Position(batch.end, batch.chain_after)
+        for key in keys_in(batch):
+            counts[key] = counts.get(key, 0) + 1
     assert engine.verify_chain(1, Position(), ALL) == at == engine.end(1)
     assert {k: engine.count_key(1, k, ALL) for k in counts} == counts
     entries = engine.producers(1)[PRODUCER]
