@@ -1,8 +1,9 @@
 """Keeping every shard at its log's number of replicas (R2.4), off instances that are drained.
 
 `decide` is pure, the loop is the edge. It writes intents only (design note 0001): new learners,
-leave to admit them, members to remove, who shall lead. A shard in a migration is left alone. One
-step at a time per shard; the next round sees the outcome.
+leave to admit them, members to remove, who shall lead. In a move the copies of its source and its
+target are the machine's alone; the others are kept at their number. One step at a time per shard;
+the next round sees the outcome.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ import structlog
 from coordinator.catalog import Catalog
 from coordinator.drain import DrainMoves
 from coordinator.homes import Cluster, choose_home
+from coordinator.migration.records import MigrationRecord, decode_migration
+from coordinator.migration.table import COPY_ON_WRITE
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import (
@@ -26,6 +29,7 @@ from logstore.meta.records import (
     ShardRecord,
     decode_shard,
     encode,
+    migration_key,
 )
 
 _log = structlog.get_logger(__name__)
@@ -47,8 +51,15 @@ class Step:
     add: InstanceRecord | None = None
 
 
-def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | None:
-    """The next step towards `options.replicas` healthy copies, or None."""
+def decide(
+    shard: ShardRecord, options: LogOptions, cluster: Cluster, move: MigrationRecord | None = None
+) -> Step | None:
+    """The next step towards `options.replicas` healthy copies, or None.
+
+    `move`: what `shard.migration` names; None if it names no move (a split or merge) or nothing.
+    """
+    if move is not None:
+        return _beside(shard, options, cluster, move)
     left = len(shard.in_sync) - len(shard.remove)
     blocked = bool(shard.remove) and left < shard.min_in_sync
     if (shard.migration is not None or shard.remove) and not blocked:
@@ -56,10 +67,7 @@ def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | 
     wanted = options.replicas + (len(shard.remove) if blocked else 0)
     lost = next((m for m in shard.learners if cluster.is_lost(m.instance)), None)
     if lost is not None and len(shard.in_sync) >= 1:
-        learners = tuple(m for m in shard.learners if m != lost)
-        admit = tuple(r for r in shard.admit if r != lost.replica_id)
-        gone = replace(shard, learners=learners, admit=admit)
-        return Step(gone, f"{lost.instance} is lost")
+        return Step(_without_learner(shard, lost), f"{lost.instance} is lost")
     stay = tuple(m for m in shard.members() if m.instance not in cluster.draining)
     holding = [m for m in shard.in_sync if m in stay]
     waiting = next(
@@ -86,6 +94,50 @@ def decide(shard: ShardRecord, options: LogOptions, cluster: Cluster) -> Step | 
     return None
 
 
+def _beside(
+    shard: ShardRecord, options: LogOptions, cluster: Cluster, move: MigrationRecord
+) -> Step | None:
+    """In a move: the copies that are not the machine's come back, or are replaced.
+
+    Else a shard whose followers fell out acks nothing (P2) until the target is admitted, however
+    slow or paused the move is. The machine's are the target and, once that leads, the source: they
+    join when it has verified them (I8, H4), and one of the two stays (both after a switch). A
+    hand-over or seal that is under way is not disturbed: it compares the shard's revision.
+    """
+    if move.strategy == COPY_ON_WRITE or shard.hand_over is not None or shard.seal is not None:
+        return None
+    apart = {move.target_instance}
+    if shard.primary.instance == move.target_instance:
+        apart.add(move.source.instance)
+    stay = len(apart) - (move.strategy != "switch")
+    others = [m for m in shard.members() if m.instance not in apart]
+    learners = [m for m in others if m in shard.learners]
+    lost = next((m for m in learners if cluster.is_lost(m.instance)), None)
+    if lost is not None:
+        return Step(_without_learner(shard, lost), f"{lost.instance} is lost")
+    missing = options.replicas - stay - (len(others) - len(learners))
+    if missing <= 0:
+        return None
+    for m in learners:
+        may_join = m.replica_id not in shard.admit and m.instance not in cluster.draining
+        if may_join and cluster.is_alive(m.instance):
+            admitted = replace(shard, admit=(*shard.admit, m.replica_id))
+            return Step(admitted, f"{m.instance} may join, in {move.id}")
+    if len(learners) >= missing:
+        return None
+    taken = {*apart, *(m.instance for m in shard.members())}
+    home = choose_home(sorted(taken), cluster)
+    return Step(shard, f"a copy on {home.instance}, in {move.id}", add=home) if home else None
+
+
+def _without_learner(shard: ShardRecord, learner: Member) -> ShardRecord:
+    return replace(
+        shard,
+        learners=tuple(m for m in shard.learners if m != learner),
+        admit=tuple(r for r in shard.admit if r != learner.replica_id),
+    )
+
+
 def _empty(
     shard: ShardRecord, holding: Sequence[Member], wanted: int, cluster: Cluster
 ) -> Step | None:
@@ -95,10 +147,7 @@ def _empty(
     """
     learner = next((m for m in shard.learners if m.instance in cluster.draining), None)
     if learner is not None:
-        learners = tuple(m for m in shard.learners if m != learner)
-        admit = tuple(r for r in shard.admit if r != learner.replica_id)
-        gone = replace(shard, learners=learners, admit=admit)
-        return Step(gone, f"{learner.instance} is draining")
+        return Step(_without_learner(shard, learner), f"{learner.instance} is draining")
     if shard.primary.instance in cluster.draining:
         heir = next((m for m in holding if cluster.is_alive(m.instance)), None)
         if heir is None or shard.hand_over is not None:
@@ -177,7 +226,7 @@ class RepairLoop:
                 if not self._owns(item.key[len(SHARDS) :]):
                     continue
                 shard = decode_shard(item.value)
-                step = decide(shard, options, cluster)
+                step = decide(shard, options, cluster, await self._move_of(shard))
                 if step is None:
                     continue
                 if step.add is not None and len(shard.in_sync) >= options.replicas:
@@ -190,6 +239,13 @@ class RepairLoop:
             ours = [(s, d.log.options) for d in logs for s in d.shards if self._owns(s.shard)]
             steps += await self._moves.round(ours, cluster)
         return steps
+
+    async def _move_of(self, shard: ShardRecord) -> MigrationRecord | None:
+        """What is decided by it, its instances and strategy, is fixed while the shard names it."""
+        if shard.migration is None:
+            return None
+        found = await self._store.get(migration_key(shard.migration))
+        return decode_migration(found.value) if found is not None else None
 
     async def _write(self, key: str, revision: int, step: Step) -> bool:
         record = step.record

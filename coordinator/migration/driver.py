@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from coordinator.migration.common import switches
 from coordinator.migration.difference import first_difference
 from coordinator.migration.facts import Commit, Copy, Facts, Finished, Verified, Verify, Wait
 from coordinator.migration.ledger import Ledger, Proposal
@@ -270,7 +271,10 @@ class MigrationDriver:
         elif memory.soaking_since_us is None:
             memory.soaking_since_us = now_us
         source_copy = _of(source, record.source.replica_id)
-        target_copy = _of(target, record.target.replica_id if record.target else None)
+        held = record.target
+        if held is None and read.shard is not None and switches(record):
+            held = read.shard.member_on(record.target_instance)  # a failover may have it lead
+        target_copy = _of(target, held.replica_id if held else None)
         figures = self._figures(
             record.shard, record.source.instance, record.target_instance, record.since_us
         )

@@ -142,6 +142,11 @@ class Directory:
             task.add_done_callback(lambda _: self._fetches.pop(log, None))
         return await asyncio.shield(task)
 
+    def ask_another(self) -> None:
+        """Who answered last may be cut off from the metadata: the next fetch begins elsewhere."""
+        self._last = None
+        self._turn += 1
+
     async def changed(self, log: str, timeout_s: float) -> None:
         """Return when a newer map of the log arrived, or after the time."""
         event = self._changed.setdefault(log, asyncio.Event())
@@ -258,9 +263,7 @@ class Directory:
                 continue
             if router.map.version != version:
                 continue
-            # One that is cut off from the metadata knows of nothing new: the next one is asked.
-            self._last = None
-            self._turn += 1
+            self.ask_another()  # one that is cut off knows of nothing new
             if loop.time() - asked < WATCH_PAUSE_S:
                 await asyncio.sleep(WATCH_PAUSE_S * (1 + self._env.rng.random()))
 

@@ -46,6 +46,8 @@ class Place:
         self._offset = offset
         self._resumed = False
         self.stop: int | None = None
+        self.sealed = False
+        """The shard was read to its end, and its successors go on."""
 
     @property
     def offset(self) -> int:

@@ -7,7 +7,7 @@ newest route names, up to the high watermark that the first answer showed: no ga
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -114,7 +114,8 @@ class Reader:
                         raise LimitExceededError.of(
                             'read with order="key"', size, ORDERED_READ_BYTES_MAX, "bytes"
                         )
-                    held.append((rank[page.shard], page.arrow()))
+                    place = rank.setdefault(page.shard, len(rank))  # not known: a successor
+                    held.append((place, page.arrow()))
             for batch in _sorted(held):
                 if left is not None and batch.num_rows >= left:
                     yield batch.slice(0, left)
@@ -174,10 +175,18 @@ class Reader:
         self, spec: ReadSpec, shards: Sequence[Shard], tail: bool
     ) -> AsyncGenerator[Page, None]:
         """Read shards side by side; a shard starts after its predecessors were read (S4)."""
+        sealed: set[str] = set()
         if len(shards) == 1 and (not tail or spec.shard is not None):
-            async with contextlib.aclosing(self._shard(spec, shards[0], tail)) as pages:
+            async with contextlib.aclosing(self._shard(spec, shards[0], tail, sealed)) as pages:
                 async for page in pages:
                     yield page
+            more = (
+                await self._following(spec, shards[0].id, (), sealed) if sealed and not tail else []
+            )
+            if more:
+                async with contextlib.aclosing(self._fan_out(spec, more, tail)) as pages:
+                    async for page in pages:
+                        yield page
             return
         queue: asyncio.Queue[Page | LogstoreError | None] = asyncio.Queue(PAGES_QUEUED_MAX)
         slots = asyncio.Semaphore(READ_CONCURRENCY)
@@ -196,12 +205,13 @@ class Reader:
                     if parent in finished:
                         await finished[parent].wait()
                 held = contextlib.nullcontext() if tail else slots
-                async with held, contextlib.aclosing(self._shard(place, shard, tail)) as pages:
+                pages = self._shard(place, shard, tail, sealed)
+                async with held, contextlib.aclosing(pages):
                     async for page in pages:
                         await queue.put(page)
                 finished[shard.id].set()
-                if tail:  # the shard was sealed: go on with what follows it (S4)
-                    begin(await self._following(spec, shard.id, finished), 0)
+                if shard.id in sealed:  # go on with what follows it (S4)
+                    begin(await self._following(spec, shard.id, finished, sealed), 0)
                 await queue.put(None)
             except LogstoreError as e:
                 await queue.put(e)
@@ -223,38 +233,46 @@ class Reader:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _following(
-        self, spec: ReadSpec, shard: str, finished: Mapping[str, asyncio.Event]
+        self, spec: ReadSpec, shard: str, begun: Collection[str], sealed: Collection[str]
     ) -> list[Shard]:
         """The successors of a sealed shard that the read wants and may begin, as of the newest map.
 
-        One with another parent that is still read, or is yet to be reached, waits for that one: it
-        follows when the last of its parents ends.
+        `begun` are the shards that the read has, `sealed` those of them that were read to their
+        seals. A successor with another parent that is still read, or is yet to be reached, waits
+        for that one: it follows when the last of its parents was read to its seal.
         """
         router = await self._directory.router(spec.log)
+        found = router.map.get(shard)
+        named = [router.map.get(s) for s in found.successors] if found is not None else []
+        if all(s is None or s.id in begun for s in named):
+            return []
         wanted = {s.id for s in router.shards_to_read(spec.start, spec.end, spec.key)}
 
         def to_come(parent: str) -> bool:
-            if parent in finished:
-                return not finished[parent].is_set()
+            if parent in begun:
+                return parent not in sealed
             found = router.map.get(parent) if parent in wanted else None
             return found is not None and any(reached(p) for p in found.predecessors)
 
         def reached(ancestor: str) -> bool:
-            return ancestor in finished or to_come(ancestor)
+            return ancestor in begun or to_come(ancestor)
 
-        found = router.map.get(shard)
-        named = [router.map.get(s) for s in found.successors] if found is not None else []
         return [
             s
             for s in named
             if s is not None
             and s.id in wanted
-            and s.id not in finished
+            and s.id not in begun
             and not any(to_come(p) for p in s.predecessors)
         ]
 
-    async def _shard(self, spec: ReadSpec, shard: Shard, tail: bool) -> AsyncGenerator[Page, None]:
-        """One shard from the spec's offset on, over as many calls as it takes."""
+    async def _shard(
+        self, spec: ReadSpec, shard: Shard, tail: bool, sealed: set[str]
+    ) -> AsyncGenerator[Page, None]:
+        """One shard from the spec's offset on, over as many calls as it takes.
+
+        Its id is added to `sealed` when it was read to a seal: its successors go on.
+        """
         start = spec.offset or 0
         if tail and spec.offset is None:
             start = await self._end(spec, shard)
@@ -270,7 +288,13 @@ class Reader:
                         deadline = loop.time() + self._timeout_s
                         if page.count:
                             yield page
-                if not tail or await self._at_seal(shard, place):
+                if not tail:
+                    if place.sealed and not place.finished and spec.shard is None:
+                        await self._know_seal(shard)
+                        sealed.add(shard.id)
+                    return
+                if await self._at_seal(shard, place):
+                    sealed.add(shard.id)
                     return
                 error: LogstoreError = UnavailableError(f"the tail of shard {shard.id} ended")
             except LogstoreError as e:
@@ -292,6 +316,30 @@ class Reader:
             newest = router.map.get(shard.id)
         end = newest.sealed_end if newest is not None else None
         return end is not None and place.offset >= end
+
+    async def _know_seal(self, shard: Shard) -> None:
+        """A shard ended that was open in our map: ask until a map names its successors.
+
+        The map may have come from a party that is cut off from the metadata.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        attempt = 0
+        while True:
+            router = self._directory.cached(shard.log)
+            newest = router.map.get(shard.id) if router is not None else None
+            if router is not None and (newest is None or newest.sealed_end is not None):
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                raise UnavailableError(
+                    f"shard {shard.id} is sealed, and nobody told its successors in"
+                    f" {self._timeout_s:g} s"
+                )
+            self._directory.ask_another()
+            with contextlib.suppress(UnavailableError):
+                await self._directory.refresh(shard.log)
+            attempt += 1
+            if attempt > len(self._directory.addresses):
+                await asyncio.sleep(BACKOFF_MAX_S * (0.5 + self._env.rng.random() / 2))
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int:
         """The shard's high watermark: any record's answer tells it; without one it is 0."""
@@ -341,6 +389,7 @@ class Reader:
             while (response := await call.read()) is not grpc.aio.EOF:
                 page = page_of(response)
                 place.advance(page, response.high_watermark, tail)
+                place.sealed = place.sealed or response.sealed
                 yield page if place.written is None else page.as_written(place.written)
                 if place.finished:
                     return

@@ -44,6 +44,8 @@ class NodeContext:
     pace: CopyPace
     broker: Broker | None = None
     """What feeds may go through; None where none is configured."""
+    broken: str | None = None
+    """Why the instance must be started again: something failed that nobody foresaw."""
 
     @property
     def instance(self) -> str:

@@ -80,8 +80,6 @@ class Instance:
         self.committer.on_damage = self._on_damage
         self.scrubber = Scrubber(self)
         self.writes_stopped: str | None = None
-        self.broken: str | None = None
-        """The unexpected error that ended one of our tasks; only a new process helps."""
         """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
         self._tls = tls
         self._channels: dict[str, Channel] = {}
@@ -153,8 +151,8 @@ class Instance:
         try:
             await work
         except Exception as e:
-            self.broken = f"{type(e).__name__}: {e}"
-            _log.critical("instance broken", error=self.broken, exc_info=True)
+            self.node.broken = f"{type(e).__name__}: {e}"
+            _log.critical("instance broken", error=self.node.broken, exc_info=True)
 
     async def register(self, address: str) -> None:
         """Write who and where we are (compare-and-swap; retried until the store answers)."""

@@ -99,6 +99,8 @@ class PeerService(PeerServiceServicer):
                 f"copy {request.replica_id} of {request.shard} is not on {self._node.instance}"
             )
         await replica.await_epoch(request.epoch)
+        if request.sealed and not replica.is_sealed():
+            await replica.read_config()  # cut off from the metadata it would pass for an open one
         if request.epoch < replica.epoch:
             raise FencedError(
                 f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"

@@ -169,6 +169,7 @@ class Pusher:
             primary=replica.node.instance,
             high_watermark=replica.high_watermark,
             sent_s=replica.node.now_s(),
+            sealed=replica.is_sealed(),
         )
 
     async def _read_acks(self, call: "Stream") -> None:

@@ -104,7 +104,7 @@ async def read(
         )
     if query.stop is not None and query.stop < query.start:
         raise InvalidArgumentError(f"stop_offset is {query.stop}, below start {query.start}")
-    at, left = query.start, query.limit or None
+    at, left, told = query.start, query.limit or None, False
     if query.since_us is not None:
         engine = replica.node.engine
         at = max(at, engine.offset_at_time(replica.member.replica_id, query.since_us))
@@ -121,24 +121,37 @@ async def read(
                     ahead = asyncio.create_task(_fetch(replica, query, next_at, stop))
                 for answer in _answers(replica.shard, batches, query, at, stop, left, mark):
                     left = None if left is None else left - answer.count
+                    answer.sealed, told = _ends(replica, stop), True
                     yield answer
                     if left == 0:
                         return
                 at = next_at
             elif not tail:
+                if _ends(replica, stop) and not told:
+                    yield _end_of(replica, at, mark)
                 return
             else:
                 replica.check_serving()
-                if replica.is_sealed() and at >= (replica.record.sealed_end or 0):
-                    yield log_pb2.ReadResponse(  # the end, told also when nothing qualified (S4)
-                        shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at
-                    )
+                if _ends(replica, at):
+                    yield _end_of(replica, at, mark)
                     return
                 await replica.wait_mark(TAIL_IDLE_S)
     finally:
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+def _ends(replica: "Replica", offset: int) -> bool:
+    """Whether the shard ends there for good."""
+    return replica.is_sealed() and offset >= (replica.record.sealed_end or 0)
+
+
+def _end_of(replica: "Replica", at: int, mark: int) -> log_pb2.ReadResponse:
+    """A sealed shard's end is told also when nothing qualified (S4)."""
+    return log_pb2.ReadResponse(
+        shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at, sealed=True
+    )
 
 
 async def _fetch(replica: "Replica", query: Query, at: int, stop: int) -> Fetched:

@@ -556,6 +556,8 @@ class Replica:
                        exc_info=task.exception())  # fmt: skip
             if isinstance(task.exception(), StorageError):
                 self.fail(str(task.exception()))
+            elif not isinstance(task.exception(), LogstoreError):
+                self.node.broken = f"{task.get_name()}: {task.exception()!r}"
 
     async def close(self, error: LogstoreError) -> None:
         """Stop everything of this copy; waiting appends get `error`."""

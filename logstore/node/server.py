@@ -186,8 +186,8 @@ class NodeServer:
         """
         while True:
             await asyncio.sleep(RESTART_LOOK_S)
-            if self.instance.broken is not None:
-                return f"unexpected error: {self.instance.broken}"
+            if self.instance.node.broken is not None:
+                return f"unexpected error: {self.instance.node.broken}"
             if self.instance.writes_stopped is not None:
                 return f"writes are stopped: {self.instance.writes_stopped}"
             engine = self._engine

@@ -1,5 +1,6 @@
 """Errors of ours <-> gRPC status, at the edge only."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
@@ -108,3 +109,5 @@ async def called() -> AsyncIterator[None]:
         yield
     except grpc.aio.AioRpcError as e:
         raise from_rpc(e) from None
+    except asyncio.InvalidStateError as e:  # a stream that ended between two of our writes
+        raise UnavailableError(f"call failed: {e}") from None

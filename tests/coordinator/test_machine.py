@@ -14,7 +14,7 @@ from logstore.base.errors import (
 )
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Compare, Operation, Put, TxnResult
-from logstore.meta.records import ShardRecord, encode, shard_key
+from logstore.meta.records import ShardRecord, decode_shard, encode, shard_key
 from tests.coordinator.model import QUICK, SHARD, Cluster, World
 
 STRAIGHT = [
@@ -107,6 +107,22 @@ async def test_a_switch_rolls_back_and_survives_its_driver(state: State) -> None
     await world.begin(strategy="switch")
     await reach(world, state)
     world.kill_driver()
+    await world.driver.order(world.id, "rollback")
+    assert (await world.run()).state is State.ROLLED_BACK
+    assert both_stay(await world.cluster.shard(), "a")
+
+
+async def test_a_switch_goes_back_after_a_failover_that_came_before_its_hand_over() -> None:
+    """Found by the simulator: the target led before the move had written who the target is."""
+    world = World()
+    await world.begin(strategy="switch")
+    await reach(world, State.PREPARING)
+    found = await world.cluster.store.get(shard_key(SHARD))
+    assert found is not None
+    shard = decode_shard(found.value)
+    source, target = shard.in_sync
+    taken = replace(shard, epoch=2, primary=target, in_sync=(target,), learners=(source,))
+    await world.cluster.store.txn([], [Put(found.key, encode(taken))])
     await world.driver.order(world.id, "rollback")
     assert (await world.run()).state is State.ROLLED_BACK
     assert both_stay(await world.cluster.shard(), "a")

@@ -4,17 +4,27 @@ from dataclasses import replace
 
 import pytest
 
+from coordinator.catalog import Catalog
 from coordinator.drain import check_drain, left_on
 from coordinator.homes import Cluster
-from coordinator.repair import decide, with_copy
+from coordinator.migration.ledger import Ledger, Proposal
+from coordinator.migration.records import MigrationRecord
+from coordinator.repair import RepairLoop, decide, with_copy
+from logstore.base.env import Env
 from logstore.base.errors import RefusedError
 from logstore.base.types import ShardStatus
+from logstore.meta.memory import MemoryMetadataStore
+from logstore.meta.port import Put
 from logstore.meta.records import (
     CapacityRecord,
     InstanceRecord,
     LogOptions,
     Member,
     ShardRecord,
+    decode_shard,
+    encode,
+    instance_key,
+    shard_key,
 )
 from profiler.types import Capacity, DataStoreStatus
 from sharder.keys import KeyRange
@@ -145,3 +155,122 @@ def test_what_is_left_is_counted_by_role() -> None:
     shards = [shard(0, 1, 2), shard(1, 0, name="x/1"), learning]
     left = left_on("i0", shards)
     assert (left.primaries, left.followers, left.learners, left.copies) == (1, 1, 1, 3)
+
+
+def move(source: int, target: int, strategy: str = "shadow") -> MigrationRecord:
+    """Of shard x/0; its target's copy has id 50."""
+    return MigrationRecord(
+        "m1", "x", "x/0", Member(f"i{source}", 1, source + 1), f"i{target}", 0, strategy,
+        target=Member(f"i{target}", 1, 50),
+    )  # fmt: skip
+
+
+def moving(*in_sync: int, fell_out: tuple[int, ...] = (), target: bool = False) -> ShardRecord:
+    """x/0 in migration m1 to i3. `target`: its copy is in sync, else it learns."""
+    copy = Member("i3", 1, 50)
+    record = shard(*in_sync)
+    learners = tuple(Member(f"i{n}", 1, n + 1) for n in fell_out)
+    return replace(
+        record,
+        in_sync=(*record.in_sync, *((copy,) if target else ())),
+        learners=learners if target else (copy, *learners),
+        migration="m1",
+    )
+
+
+@pytest.mark.parametrize("strategy", ["shadow", "log-shipping"])
+def test_in_a_move_a_follower_that_fell_out_comes_back(strategy: str) -> None:
+    """Else the shard, too few in sync, acks nothing until the target is admitted."""
+    record = moving(0, 1, fell_out=(2,))
+    step = decide(record, OPTIONS, cluster(), move(0, 3, strategy))
+    assert step is not None
+    assert step.record == replace(record, admit=(3,)), "and not the target, which is unverified"
+    assert decide(step.record, OPTIONS, cluster(), move(0, 3, strategy)) is None
+    silent = cluster(silent={"i2": 5.0})
+    assert decide(record, OPTIONS, silent, move(0, 3, strategy)) is None
+
+
+def test_in_a_move_the_old_primary_comes_back_until_the_target_leads() -> None:
+    step = decide(moving(1, 2, fell_out=(0,)), OPTIONS, cluster(), move(0, 3))
+    assert step is not None
+    assert step.record.admit == (1,)
+    led = moving(1, 2, fell_out=(0,), target=True)
+    led = replace(led, primary=led.in_sync[-1])
+    assert decide(led, OPTIONS, cluster(), move(0, 3)) is None, "H4: it is verified first"
+    step = decide(
+        replace(led, in_sync=led.in_sync[1:]), OPTIONS, cluster(zones="abcde"), move(0, 3)
+    )
+    assert step is not None
+    assert step.add is not None
+    assert step.add.instance == "i1", "beside the target and the source one is missing"
+
+
+def test_in_a_move_a_lost_copy_is_replaced_elsewhere_than_on_the_target() -> None:
+    silent = cluster(silent={"i2": 31.0}, zones="abcde")
+    record = moving(0, 1, fell_out=(2,))
+    step = decide(record, OPTIONS, silent, move(0, 3))
+    assert step is not None
+    assert step.record.learners == (Member("i3", 1, 50),)
+    step = decide(step.record, OPTIONS, silent, move(0, 3))
+    assert step is not None
+    assert step.add is not None
+    assert step.add.instance == "i4"
+    learning = with_copy(step.record, step.add, 100)
+    assert decide(learning, OPTIONS, silent, move(0, 3)) is None, "one copy is on its way"
+    gone = replace(record, learners=())  # the target is not added yet, its place is taken
+    assert decide(gone, OPTIONS, cluster(silent={"i2": 31.0}), move(0, 3)) is None
+
+
+def test_in_a_move_that_goes_back_the_source_may_be_learned_again() -> None:
+    """The target may not leave (`min_in_sync`) before another copy is there."""
+    gone = replace(moving(1, target=True), remove=(50,))
+    two = LogOptions(replicas=2, min_in_sync=2)
+    step = decide(gone, two, cluster(zones="abc", silent={"i2": 5.0}), move(0, 3))
+    assert step is not None
+    assert step.add is not None
+    assert step.add.instance == "i0"
+
+
+def test_in_a_switch_nothing_is_missing_and_what_is_comes_back() -> None:
+    whole = replace(shard(0, 1, 3), migration="m1")
+    assert decide(whole, OPTIONS, cluster(), move(0, 3, "switch")) is None
+    fell_out = replace(shard(0, 3), migration="m1", learners=(Member("i1", 1, 2),))
+    for primary in fell_out.in_sync:
+        step = decide(replace(fell_out, primary=primary), OPTIONS, cluster(), move(0, 3, "switch"))
+        assert step is not None
+        assert step.record.admit == (2,)
+
+
+def test_in_a_move_nothing_is_done_without_need_or_during_a_hand_over() -> None:
+    assert decide(moving(0, 1, 2), OPTIONS, cluster(), move(0, 3)) is None
+    assert decide(moving(0, 1, 2), OPTIONS, cluster("i1"), move(0, 3)) is None, "drained later"
+    short = moving(0, 1, fell_out=(2,), target=True)
+    assert decide(short, OPTIONS, cluster(), move(0, 3)) is not None
+    handing = replace(short, hand_over=50)
+    assert decide(handing, OPTIONS, cluster(), move(0, 3)) is None
+    cow = move(0, 3, "copy-on-write")
+    assert decide(short, OPTIONS, cluster(), cow) is None
+    assert decide(short, OPTIONS, cluster()) is None, "a split or merge"
+
+
+async def test_the_loop_repairs_a_shard_whose_move_is_paused() -> None:
+    store, env = MemoryMetadataStore(), Env()
+    for record in cluster().instances.values():
+        await store.txn([], [Put(instance_key(record.instance), encode(record))])
+    catalog, ledger = Catalog(store, env), Ledger(store, env)
+    made = await catalog.create("x", OPTIONS, 1, instances=["i0"])
+    first = made.shards[0]
+    whole = replace(first, in_sync=first.members(), learners=(), admit=())
+    target = next(i for i in cluster().instances if whole.member_on(i) is None)
+    begun = await ledger.propose(Proposal("x/0", target, "shadow"))
+    await ledger.order(begun.id, "pause")
+    out = whole.in_sync[-1]
+    copy = Member(target, 1, 50)
+    moved = replace(whole, in_sync=whole.in_sync[:-1], learners=(copy, out), migration=begun.id)
+    await store.txn([], [Put(shard_key("x/0"), encode(moved))])
+    loop = RepairLoop(store, catalog, lambda names: dict.fromkeys(names, 0.0), 30.0)
+    assert await loop.round() == 1
+    found = await store.get(shard_key("x/0"))
+    assert found is not None
+    assert decode_shard(found.value) == replace(moved, admit=(out.replica_id,))
+    assert await loop.round() == 0

@@ -102,3 +102,31 @@ async def test_what_cannot_be_reshaped_is_refused_with_the_reason(tmp_path: Path
         await bench.split(f"{LOG}/1", b"c")
         with pytest.raises(InvalidArgumentError, match="are no neighbours"):
             await bench.merge(f"{LOG}/3", f"{LOG}/2")
+
+
+async def test_a_read_with_an_old_map_goes_on_in_the_successors(tmp_path: Path) -> None:
+    """Who told the map may be cut off from the metadata; the sealed shard itself knows better."""
+    async with sealing(tmp_path) as bench:
+        log, directory = await bench.db.log(LOG), bench.db._directory
+        before = await directory.refresh(LOG)
+        for n in range(3):
+            await log.append(b"a", b"%d" % n)
+            await log.append(b"z", b"%d" % n)
+            if n < 2:
+                await bench.split(*((f"{LOG}/0", b"m") if n == 0 else (f"{LOG}/1", b"c")))
+
+        def old_map() -> None:
+            directory._routers[LOG] = before
+
+        old_map()
+        assert [(r.key, r.value) async for r in log.read(order="key")] == [
+            (key, b"%d" % n) for key in (b"a", b"z") for n in range(3)
+        ]
+        old_map()
+        assert [r.value async for r in log.read(key=b"a")] == [b"0", b"1", b"2"]
+        old_map()
+        assert [r.value async for r in log.read(key=b"none")] == []
+        old_map()
+        rows = [(r.key, r.value) async for r in log.read()]
+        assert [v for k, v in rows if k == b"z"] == [b"0", b"1", b"2"]
+        assert len(rows) == 6

@@ -214,8 +214,8 @@ class Call:
         self.up.send(_Message(message))
 
     async def write(self, message: Any) -> None:
-        if self.ended is not None:
-            raise self._error(self.ended)
+        if self.ended is not None:  # as grpc.aio does; only an end during the write has a status
+            raise asyncio.InvalidStateError("RPC already finished.")
         await self.up.room()
         if self.ended is not None:
             raise self._error(self.ended)

@@ -147,6 +147,9 @@ class Simulation:
         self.faults.heal()
         if not self._until(self._settled, LIVENESS_S):
             world.violate("liveness", f"{LIVENESS_S:g} s after the heal: {self._unfinished()}")
+        for node in self.nodes:
+            if node.instance is not None and node.instance.node.broken is not None:
+                world.violate("liveness", f"{node.name} is broken: {node.instance.node.broken}")
         if world.violations:
             return
         self.final.start()

@@ -43,9 +43,10 @@ def test_a_seed_replays_to_the_byte() -> None:
 
 
 def test_a_violation_is_told_with_its_story() -> None:
-    """A seed too short on virtual time to settle fails, and tells seed, commit and story."""
+    """A seed that does not settle fails, and tells seed, commit and story."""
     code = (
-        "import sys; from tests.simulation import run; run.LIVENESS_S = 0.0;"
+        "import sys; from tests.simulation import run; run.LIVENESS_S = 0.1;"
+        "run.Simulation._settled = lambda self: False;"
         "from tests.simulation.__main__ import main;"
         "sys.argv = ['x', '--seed', '3', '--ops', '50']; sys.exit(main())"
     )

@@ -401,6 +401,7 @@ class ReadResponse(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     HIGH_WATERMARK_FIELD_NUMBER: _builtins.int
     NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     base_offset: _builtins.int
     """of the first record, when offsets are dense (no offset column)"""
@@ -414,6 +415,8 @@ class ReadResponse(_message.Message):
     high_watermark: _builtins.int
     next_offset: _builtins.int
     """where a continued read starts"""
+    sealed: _builtins.bool
+    """nothing comes after the shard's end; its successors go on"""
     def __init__(
         self,
         *,
@@ -425,10 +428,11 @@ class ReadResponse(_message.Message):
         payload: _builtins.bytes = ...,
         high_watermark: _builtins.int = ...,
         next_offset: _builtins.int = ...,
+        sealed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_us", b"append_time_us", "base_offset", b"base_offset", "count", b"count", "flags", b"flags", "high_watermark", b"high_watermark", "next_offset", b"next_offset", "payload", b"payload", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_us", b"append_time_us", "base_offset", b"base_offset", "count", b"count", "flags", b"flags", "high_watermark", b"high_watermark", "next_offset", b"next_offset", "payload", b"payload", "sealed", b"sealed", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,7 @@ class ReplicateRequest(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
     SENT_S_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     """of the receiver's copy"""
@@ -72,6 +73,8 @@ class ReplicateRequest(_message.Message):
     chain: _builtins.bytes
     sent_s: _builtins.float
     """the sender's monotonic clock; comes back in the ack (P7)"""
+    sealed: _builtins.bool
+    """the sender knows that the shard is sealed"""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBatchData]:
         """Empty with probe=false: a heartbeat."""
@@ -89,10 +92,11 @@ class ReplicateRequest(_message.Message):
         end: _builtins.int = ...,
         chain: _builtins.bytes = ...,
         sent_s: _builtins.float = ...,
+        sealed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "sent_s", b"sent_s", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "sealed", b"sealed", "sent_s", b"sent_s", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
