@@ -99,12 +99,12 @@ class PeerService(PeerServiceServicer):
                 f"copy {request.replica_id} of {request.shard} is not on {self._node.instance}"
             )
         await replica.await_epoch(request.epoch)
-        if request.sealed and not replica.is_sealed():
-            await replica.read_config()  # cut off from the metadata it would pass for an open one
         if request.epoch < replica.epoch:
             raise FencedError(
                 f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"
             )
+        if request.sealed and not replica.is_sealed():
+            await replica.read_config()  # cut off from the metadata it would pass for an open one
         if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
             raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
         if replica.stepped_down:
