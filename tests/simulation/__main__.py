@@ -95,7 +95,7 @@ def _run(
         if not result.ok:
             failed.append(result.seed)
         if given.verbose or (not result.ok and not given.all):
-            _tell(result, given.ops, whole=given.verbose)
+            _tell(result, given, whole=given.verbose)
         elif not result.ok:
             found = result.violations[0]
             print(
@@ -116,6 +116,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     parser.add_argument("--ops", type=int, default=500, help="client operations a seed")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--splits", action="store_true", help="splits and merges in every seed")
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
@@ -148,13 +149,13 @@ def _results(given: argparse.Namespace) -> Iterator[Result]:
     """In the order of the seeds; worker i of n runs every n-th one, from the i-th on."""
     seeds = range(given.seed, given.seed + given.seeds)
     if given.seeds == 1 or given.processes == 1:
-        yield from (simulate(seed, given.ops) for seed in seeds)
+        yield from (simulate(seed, given.ops, always_splits=given.splits) for seed in seeds)
         return
     workers = []
     for i in range(given.processes):
         command = [sys.executable, "-m", "tests.simulation", "--worker", str(given.processes),
                    "--seed", str(given.seed + i), "--seeds", str(given.seeds - i),
-                   "--ops", str(given.ops)]  # fmt: skip
+                   "--ops", str(given.ops), *(["--splits"] if given.splits else [])]  # fmt: skip
         workers.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
     try:
         for i in range(given.seeds):
@@ -178,7 +179,7 @@ def _results(given: argparse.Namespace) -> Iterator[Result]:
 def _work(given: argparse.Namespace) -> int:
     """Write each seed's result as a line of JSON."""
     for seed in range(given.seed, given.seed + given.seeds, given.worker):
-        result = simulate(seed, given.ops)
+        result = simulate(seed, given.ops, always_splits=given.splits)
         if result.ok:
             result.story = []
         sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
@@ -186,14 +187,15 @@ def _work(given: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(result: Result, operations: int, *, whole: bool) -> None:
+def _tell(result: Result, given: argparse.Namespace, *, whole: bool) -> None:
     lines = result.story if whole else result.story[-STORY_LINES:]
     print("\n".join(lines))
     for violation in result.violations[:10]:
         print(f"{violation.invariant} at {violation.at_s:.3f} s: {violation.text}")
     if not result.ok:
         print(f"seed {result.seed} failed, commit {_commit()}, trace {result.trace}")
-        print(f"again: python -m tests.simulation --seed {result.seed} --ops {operations}")
+        splits = " --splits" if given.splits else ""
+        print(f"again: python -m tests.simulation --seed {result.seed} --ops {given.ops}{splits}")
 
 
 def _commit() -> str:

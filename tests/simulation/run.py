@@ -91,10 +91,10 @@ def split_keys(partitioner: Partitioner) -> tuple[bytes, ...]:
 class Simulation:
     """A cluster drawn from the seed."""
 
-    def __init__(self, seed: int, operations: int) -> None:
+    def __init__(self, seed: int, operations: int, *, always_splits: bool = False) -> None:
         world = self.world = World(seed)
         rng = world.rng
-        splits = rng.random() < SPLITS_CHANCE
+        splits = rng.random() < SPLITS_CHANCE or always_splits
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
         shards = rng.choice((1, 1, 2))
@@ -285,19 +285,22 @@ def _freeze_once() -> None:
     gc.freeze()
 
 
-def simulate(seed: int, operations: int = 500) -> Result:
-    """Run one seed; every violation is in the result."""
+def simulate(seed: int, operations: int = 500, *, always_splits: bool = False) -> Result:
+    """Run one seed; every violation is in the result.
+
+    `always_splits`: shards are split and merged in this seed, too, if it is not one of those.
+    """
     with _quiet():
         _freeze_once()
         gc.disable()
         try:
-            return _simulate(seed, operations)
+            return _simulate(seed, operations, always_splits)
         finally:
             gc.enable()
 
 
-def _simulate(seed: int, operations: int) -> Result:
-    simulation = Simulation(seed, operations)
+def _simulate(seed: int, operations: int, always_splits: bool) -> Result:
+    simulation = Simulation(seed, operations, always_splits=always_splits)
     world = simulation.world
     with _ports(world, simulation.cluster.network):
         try:

@@ -21,6 +21,8 @@ ROOT = HERE.parents[2]
 COPIED = ("profiler", "sharder", "logstore", "coordinator", "tests")
 SEEDS_MAX = 200
 PROCESSES = 2
+SEALS = re.compile(r"\(S\d\)")
+"""A mutant of the rules of splits and merges: its seeds have them all."""
 TIMEOUT_S = 600.0
 """For one mutant, on a busy machine."""
 
@@ -85,7 +87,8 @@ def judge(patch: Path) -> Verdict:
         if applied.returncode:
             return Verdict(name, what, None, f"does not apply: {applied.stdout.strip()[:120]}")
         command = [sys.executable, "-m", "tests.simulation", "--seed", "1",
-                   "--seeds", str(SEEDS_MAX), "--processes", "1"]  # fmt: skip
+                   "--seeds", str(SEEDS_MAX), "--processes", "1",
+                   *(["--splits"] if SEALS.search(what) else [])]  # fmt: skip
         try:
             run = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
