@@ -51,7 +51,7 @@ class Mode:
 
 
 QUICK = Mode("quick", 60, 20.0, 3, 2, 1.5, 200, 1, 60.0)
-FULL = Mode("full", 300, 20.0, 5, 2, 2.0, 2_000, 1, 90.0)
+FULL = Mode("full", 300, 20.0, 5, 2, 2.0, 2_000, 1, 240.0)
 
 
 @dataclass(slots=True)
