@@ -12,6 +12,7 @@ import uvloop
 
 from coordinator.config import CoordinatorConfig
 from coordinator.server import CoordinatorServer
+from logstore.base import collector
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
@@ -35,7 +36,9 @@ async def _serve(config: CoordinatorConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = CoordinatorServer(config, Env())
-    print(f"ready {await server.start()}", flush=True)
+    address = await server.start()
+    collector.settle()
+    print(f"ready {address}", flush=True)
     await stopped.wait()
     await server.stop()
 

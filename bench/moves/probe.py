@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.services.paths import project_root
+from logstore.base import collector
 
 APPENDS_PER_S = 1_000
 READS_PER_S = 20
@@ -116,6 +117,7 @@ async def _main(kind: str, address: str, name: str, out: Path) -> None:
     made = {"ours": _ours, "kafka": _kafka}[kind]
     async with made(address, name) as (append, read):
         await append(0)
+        collector.settle()  # its own pauses would be taken for the server's
         print("going", flush=True)
         work = [steady(append, APPENDS_PER_S, stop, appends)]
         if read is not None:

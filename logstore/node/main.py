@@ -11,6 +11,7 @@ import pydantic
 import structlog
 import uvloop
 
+from logstore.base import collector
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
@@ -49,6 +50,7 @@ def _config(arguments: list[str]) -> NodeConfig:
 async def _serve(config: NodeConfig) -> int:
     server = NodeServer(config, Env())
     address = await server.start()
+    collector.settle()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
