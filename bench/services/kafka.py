@@ -222,7 +222,8 @@ class KafkaCluster(ProcessService):
 
     def _format(self, members: list[Member]) -> None:
         """Give each node its storage; all share one cluster id. Run side by side: each is a JVM."""
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # 22 characters of base64; the first one is no "-", which would be taken for an option.
+        cluster_id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         running = []
         for member in members:
             at = member.command.index("kafka.Kafka")
