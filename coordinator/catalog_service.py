@@ -1,6 +1,7 @@
 """coordinator.v1.Catalog and logstore.v1.RouteService over the metadata store."""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
@@ -27,6 +28,7 @@ from logstore.proto.v1.log_pb2_grpc import RouteServiceServicer
 from sharder.keys import Partitioner
 
 ROUTES_WAIT_S = 1.0
+HEARD_LOOK_S = 0.1
 
 
 class CatalogService(CatalogServicer):
@@ -55,6 +57,15 @@ class CatalogService(CatalogServicer):
             return True
         return self._intake.alive(instance, now_s)
 
+    async def _heard_enough(self, homes: Sequence[str], replicas: int) -> None:
+        """Give instances time to report: who hears too few may just have been cut off itself."""
+        wanted = min(len(homes), replicas)
+        deadline_s = self._env.clock.monotonic_s() + self._silence_s
+        while sum(map(self._alive, homes)) < wanted:
+            if self._env.clock.monotonic_s() >= deadline_s:
+                return
+            await asyncio.sleep(HEARD_LOOK_S)
+
     @unary
     async def CreateLog(self, request: pb.CreateLogRequest, context: Context) -> pb.LogInfo:
         if request.name.endswith(MAPPING_SUFFIX):
@@ -68,9 +79,9 @@ class CatalogService(CatalogServicer):
             if name in draining:
                 raise RefusedError(f"instance {name} is being drained, it takes no new shards")
         options = parse_log_options(request.options_json, self._replicas)
-        alive = {
-            i.instance: self._alive(i.instance) and i.instance not in draining for i in instances
-        }
+        homes = [i.instance for i in instances if i.instance not in draining]
+        await self._heard_enough(homes, options.replicas)
+        alive = {i.instance: i.instance in homes and self._alive(i.instance) for i in instances}
         shards = request.shards
         if options.partitioner is Partitioner.BALANCED:
             _check_mapping_name(request.name)

@@ -9,6 +9,7 @@ Keys live for a few dozen records, so reads of a whole key stay small however lo
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from logstore.base.errors import LogstoreError, OutcomeUnknownError, VersionConflictError
 from logstore.client.client import Client, Log, connect
 from tests.checkers.history import Row
+from tests.cluster.cluster import eventually
 from tests.history.record import Recorder
 
 SHARD_STARTS = (b"a", b"h", b"q")
@@ -112,7 +114,16 @@ class Load:
     async def __aenter__(self) -> "Load":
         rates = self._rates
         admin = await self._client("admin")
-        await admin.create_log(self.log, split_keys=SHARD_STARTS[1:], replicas=3, min_in_sync=2)
+        # The fault before may still keep the coordinators from hearing the instances.
+        await eventually(
+            functools.partial(
+                admin.create_log,
+                self.log,
+                split_keys=SHARD_STARTS[1:],
+                replicas=3,
+                min_in_sync=2,
+            )
+        )
         for number, start in enumerate(SHARD_STARTS):
             await self._spawn(self._senders, f"p{number}", self._produce, start, number)
         shared = _Contended()
