@@ -11,14 +11,14 @@ COPY pyproject.toml requirements.lock ./
 COPY scripts/image-lock scripts/
 RUN python3 -m venv /venv \
  && /venv/bin/python scripts/image-lock kafka etcd <requirements.lock >image.lock \
- && /venv/bin/pip install -q --no-compile --require-hashes --target /root/packages -r image.lock \
- && rm -rf /root/packages/bin /root/packages/pyarrow/src
+ && /venv/bin/pip install -q --no-compile --require-hashes --target /packages -r image.lock \
+ && rm -rf /packages/bin /packages/pyarrow/src
 # What no process of ours loads: test suites, headers, Arrow's RPC.
-RUN cd /root/packages \
+RUN cd /packages \
  && find . -depth -type d \( -name tests -o -name include -o -name __pycache__ \) -exec rm -rf {} + \
  && find . \( -name '*.pyi' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.a' \) -delete \
  && find pyarrow -name '*flight*' -delete \
- && mkdir -p /out/opt && mv /root/packages /out/opt/packages \
+ && mkdir -p /out/opt && mv /packages /out/opt/packages \
  && python3 -m compileall -q --invalidation-mode unchecked-hash /out/opt/packages -s /out \
  && find /out -exec touch -h -d @0 {} +
 

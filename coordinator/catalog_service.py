@@ -29,6 +29,7 @@ from sharder.keys import Partitioner
 
 ROUTES_WAIT_S = 1.0
 HEARD_LOOK_S = 0.1
+"""Between two looks whether enough instances were heard for a new log."""
 
 
 class CatalogService(CatalogServicer):

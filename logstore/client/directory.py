@@ -172,14 +172,11 @@ class Directory:
         While leadership changes hands a coordinator may answer that it leads no longer and wrote
         nothing (FencedError): then the call is made again.
         """
-        for wait_s in (*FENCED_WAITS_S, None):
-            try:
+        for wait_s in FENCED_WAITS_S:
+            with contextlib.suppress(FencedError):
                 return await self._coordinator_once(stub_of, method, request)
-            except FencedError:
-                if wait_s is None:
-                    raise
-                await asyncio.sleep(wait_s)
-        raise AssertionError("the last wait is None")
+            await asyncio.sleep(wait_s)
+        return await self._coordinator_once(stub_of, method, request)
 
     async def _coordinator_once(self, stub_of: Any, method: str, request: Any) -> Any:
         error: LogstoreError = UnavailableError("no address serves the coordinator's calls")

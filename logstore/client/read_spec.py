@@ -47,7 +47,7 @@ class Place:
         self._resumed = False
         self.stop: int | None = None
         self.sealed = False
-        """The shard was read to its end, and its successors go on."""
+        """The read stops at the shard's seal: its successors go on."""
 
     @property
     def offset(self) -> int:

@@ -180,14 +180,9 @@ class Reader:
             async with contextlib.aclosing(self._shard(spec, shards[0], tail, sealed)) as pages:
                 async for page in pages:
                     yield page
-            more = (
-                await self._following(spec, shards[0].id, (), sealed) if sealed and not tail else []
-            )
-            if more:
-                async with contextlib.aclosing(self._fan_out(spec, more, tail)) as pages:
-                    async for page in pages:
-                        yield page
-            return
+            if tail or not sealed:
+                return
+            shards = await self._following(spec, shards[0].id, (), sealed)
         queue: asyncio.Queue[Page | LogstoreError | None] = asyncio.Queue(PAGES_QUEUED_MAX)
         slots = asyncio.Semaphore(READ_CONCURRENCY)
         finished: dict[str, asyncio.Event] = {}

@@ -34,9 +34,6 @@ class _NoPandas(MetaPathFinder):
             raise ImportError("an instance does not load pandas")
 
 
-sys.meta_path.insert(0, _NoPandas())
-
-
 def _config(arguments: list[str]) -> NodeConfig:
     """Settings from flags (one per field of NodeConfig) over the environment."""
     parser = argparse.ArgumentParser(prog="logstore node", description=__doc__)
@@ -79,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     Path(config.data).mkdir(parents=True, exist_ok=True)
     configure_logs(config.instance)
+    sys.meta_path.insert(0, _NoPandas())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         return uvloop.run(_serve(config))
