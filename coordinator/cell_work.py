@@ -5,11 +5,8 @@ goes through the store that it is given: with etcd a `FencedStore` of this cell'
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import structlog
 
 from coordinator.announcements import AnnouncementsService
 from coordinator.catalog import Catalog
@@ -24,14 +21,14 @@ from coordinator.learning import Learner
 from coordinator.loop import PlanningLoop
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.nodes import GrpcNodes
-from coordinator.migration.records import decode_migration
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.service import MigrationsService
+from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
 from coordinator.placement_service import PlacementService
 from coordinator.repair import RepairLoop
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
-from logstore.base.errors import ConflictError, FencedError, LogstoreError
+from logstore.base.errors import FencedError
 from logstore.base.tls import TlsOptions
 from logstore.feed.open import open_broker
 from logstore.meta.port import (
@@ -40,10 +37,6 @@ from logstore.meta.port import (
     Operation,
     TxnResult,
 )
-from logstore.meta.records import MIGRATIONS
-
-RETRY_S = 0.2
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +99,12 @@ class CellWork:
         await self._start_feeds()
         await self.driver.start()
         self.repair.start()
+        work = [take_up_migrations(self._store, self.driver, self._owns)]
         if self.cell == LOG_WIDE:
             await self.reshapes.start()
             await self.loop.start()
-        self._tasks.append(asyncio.create_task(self._take_up(), name=f"cell {self.cell}"))
+            work.append(take_up_reshapes(self._store, self.reshapes))
+        self._tasks += [asyncio.create_task(w, name=f"cell {self.cell}") for w in work]
 
     @property
     def broker_up(self) -> bool | None:
@@ -142,27 +137,6 @@ class CellWork:
         await self.driver.close()
         if self._sweeper is not None:
             await self._sweeper.close()
-
-    async def _take_up(self) -> None:
-        """Work on migrations that others wrote: the planner, which is in cell 0."""
-        while True:
-            try:
-                revision = (await self._store.range(MIGRATIONS)).revision
-                await self.driver.start()
-                watch = self._store.watch(MIGRATIONS, revision)
-                async with contextlib.aclosing(watch):  # type: ignore[type-var]
-                    async for events in watch:
-                        if any(e.value is not None and self._is_new(e.value) for e in events):
-                            await self.driver.start()
-            except ConflictError:
-                continue  # the watch's history was compacted
-            except LogstoreError as e:
-                _log.warning("the migrations are not watched", why=e.message)
-                await asyncio.sleep(RETRY_S)
-
-    def _is_new(self, value: bytes) -> bool:
-        record = decode_migration(value)
-        return record.active and self._owns(record.shard) and record.id not in self.driver.running()
 
 
 class ReadOnlyStore:

@@ -57,6 +57,7 @@ class ReshapeDriver:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
+        """Work on every unfinished one that nobody works on yet; repeatable."""
         for record in await self.all():
             if record.active:
                 self._spawn(record.id)
@@ -133,6 +134,10 @@ class ReshapeDriver:
                 self._spawn(record.id)
                 return record
         raise ConflictError("the reshape counter changed too often, try again")
+
+    def running(self) -> tuple[str, ...]:
+        """Ids of the reshapes that this driver works on."""
+        return tuple(self._tasks)
 
     async def ended(self, reshape: str) -> ReshapeRecord:
         """Wait for the end state."""

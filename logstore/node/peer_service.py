@@ -71,6 +71,7 @@ class PeerService(PeerServiceServicer):
         await self._fence(replica, request)
         await replica.stop_learning()
         async with replica.apply_lock:
+            self._check(replica, request)  # what waited for the lock may be of a term that is over
             replica.heartbeat_s = self._node.now_s()
             replica.handle(PrimaryHeard())
             with replica.health.watching(for_peer=True):
@@ -99,12 +100,16 @@ class PeerService(PeerServiceServicer):
                 f"copy {request.replica_id} of {request.shard} is not on {self._node.instance}"
             )
         await replica.await_epoch(request.epoch)
+        if request.sealed and not replica.is_sealed():
+            await replica.read_config()  # cut off from the metadata it would pass for an open one
+        self._check(replica, request)
+
+    def _check(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
+        """P1: by what this copy knows now."""
         if request.epoch < replica.epoch:
             raise FencedError(
                 f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"
             )
-        if request.sealed and not replica.is_sealed():
-            await replica.read_config()  # cut off from the metadata it would pass for an open one
         if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
             raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
         if replica.stepped_down:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import FencedError, LogstoreError
 from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Engine, ReplicaWrite
@@ -57,9 +57,12 @@ class Receiver:
         Nothing below `own_mark`, our high watermark, is ever cut; `new_mark`, the sender's, is
         stored with the batches, bounded by what matches; so is `feed_cursor`, the place in the
         feed's topic after them (F3). Returns the end that now matches the sender.
-        Errors: OutOfRangeError for a gap, DivergedError.
+        Errors: OutOfRangeError for a gap, DivergedError, FencedError if another term began
+        meanwhile: what was compared with one primary's log says nothing of the next one's.
         """
+        reign = self.reign
         await self._settled()
+        self._check_reign(reign)
         own = self.engine.end(self.replica_id)
         plan = plan_apply(batches, own, own_mark, self._position_at)
         if plan.truncate_to is not None:
@@ -71,8 +74,13 @@ class Receiver:
             self._queue.append((write, done))
             self.committer.wake(self)
             await asyncio.shield(done)
+            self._check_reign(reign)
         self.matched = max(self.matched, plan.end)
         return self.matched
+
+    def _check_reign(self, reign: int) -> None:
+        if reign != self.reign:
+            raise FencedError(f"the term of epoch {reign} ended while its batches were written")
 
     async def _settled(self) -> None:
         """Wait for writes whose caller was cancelled; they land all the same."""

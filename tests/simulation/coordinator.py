@@ -1,5 +1,6 @@
 """Coordinators as processes: the real election, migration driver and repair loop."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from coordinator.catalog import Catalog
@@ -8,6 +9,7 @@ from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import MoveOptions
 from coordinator.migration.reshape_driver import ReshapeDriver
+from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
 from coordinator.repair import RepairLoop
 from logstore.base.errors import LogstoreError
 from logstore.base.types import START, ShardStatus
@@ -90,15 +92,24 @@ class SimCoordinator:
             driver = MigrationDriver(fenced, GrpcNodes(fenced), env)
             reshapes = ReshapeDriver(fenced, GrpcNodes(fenced), env)
             repair = RepairLoop(fenced, Catalog(fenced, env), self._silent_s, LOST_AFTER_S)
+            tasks: list[asyncio.Task[None]] = []
             try:
                 await driver.start()
                 await reshapes.start()
                 repair.start()
+                work = (
+                    take_up_migrations(fenced, driver, lambda shard: True),
+                    take_up_reshapes(fenced, reshapes),
+                )
+                tasks += [asyncio.create_task(w, name="take up") for w in work]
                 self.driver, self.reshapes = driver, reshapes
                 await leadership.lost.wait()
             except LogstoreError as e:
                 self.world.tell(f"{self.name} cannot lead: {e.message}")
             self.driver = self.reshapes = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await driver.close()
             await reshapes.close()
             await repair.close()

@@ -23,6 +23,8 @@ class Process:
     alive: bool = True
     frozen_until_s: float = 0.0
     backlog: "deque[_Handle]" = field(default_factory=deque)
+    slow_disk: Callable[[], bool] = lambda: False
+    """What its threads do takes long, now and then."""
 
 
 def die(process: Process) -> None:
@@ -83,7 +85,7 @@ class SimLoop(asyncio.BaseEventLoop):
     _stopping: bool
     _closed: bool
 
-    def __init__(self, executor_delay_s: Callable[[], float]) -> None:
+    def __init__(self, executor_delay_s: Callable[[Process | None], float]) -> None:
         super().__init__()
         self.now_s = 0.0
         self.steps = 0
@@ -135,7 +137,7 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> "asyncio.Future[Any]":
         """The call happens at one moment between now and the answer."""
         future = self.create_future()
-        answer_s = self._executor_delay_s()
+        answer_s = self._executor_delay_s(PROCESS.get())
 
         def answer(result: Any, error: BaseException | None) -> None:
             if future.done():

@@ -15,9 +15,8 @@ from logstore.replication.events import Role
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die
 from tests.simulation.metadata import Cluster, SimStore
-from tests.simulation.world import SimClock, World
+from tests.simulation.world import SLOW_S, SLOW_SHARE, SimClock, World
 
-SLOW_WRITE_S = 0.3
 logstore.node.instance.LAG_PROBE_S = 0.25  # no load here, so nobody needs to know of lag sooner
 TIMING = {
     "follower_timeout_s": 0.7,
@@ -71,7 +70,7 @@ class SimNode:
         """A new process on this machine."""
         if self.process.alive:
             return
-        self.process = Process(self.name)
+        self.process = Process(self.name, slow_disk=lambda: self.slow_disk)
         self.world.tell(f"{self.name} starts, incarnation {self.incarnation}")
         self.world.loop.spawn_in(self.process, self._boot(), f"boot {self.name}")
 
@@ -118,5 +117,6 @@ class SimNode:
         return replica.role if replica is not None else None
 
     def _on_write(self) -> None:
-        if self.slow_disk and PROCESS.get() is self.process and self.world.rng.random() < 0.3:
-            self.freeze(self.world.rng.random() * SLOW_WRITE_S)
+        rng = self.world.rng
+        if self.slow_disk and PROCESS.get() is self.process and rng.random() < SLOW_SHARE:
+            self.freeze(rng.random() * SLOW_S)

@@ -9,9 +9,11 @@ from typing import Any
 
 from logstore.base.env import Env
 from tests.checkers.history import History, Violation
-from tests.simulation.loop import PROCESS, SimLoop
+from tests.simulation.loop import PROCESS, Process, SimLoop
 
 STORY_LINES_MAX = 50_000
+SLOW_SHARE, SLOW_S = 0.3, 0.3
+"""A slow disk holds this share of its calls, each for up to so long."""
 
 
 class SimClock:
@@ -45,7 +47,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.loop = SimLoop(lambda: self.rng.uniform(0.0001, 0.002))
+        self.loop = SimLoop(self._thread_s)
         self.history = History()
         self.violations: list[Violation] = []
         self.coverage: Counter[tuple[str, str]] = Counter()
@@ -57,6 +59,13 @@ class World:
     @property
     def now_s(self) -> float:
         return self.loop.now_s
+
+    def _thread_s(self, process: Process | None) -> float:
+        """How long a call in a thread takes; the loop goes on meanwhile."""
+        quick_s = self.rng.uniform(0.0001, 0.002)
+        if process is None or not process.slow_disk() or self.rng.random() >= SLOW_SHARE:
+            return quick_s
+        return quick_s + self.rng.random() * SLOW_S
 
     def env(self) -> Env:
         """Clock and dice of a new process."""
