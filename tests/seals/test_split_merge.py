@@ -1,13 +1,17 @@
 """Split and merge under load: real instances, real client, conditional appenders and a tail."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coordinator.local.journal import Journal
-from coordinator.migration.reshape import ReshapeState
+from coordinator.migration.reshape import ReshapeState, reshape_key
+from coordinator.migration.take_up import take_up_reshapes
 from logstore.base.errors import InvalidArgumentError, VersionConflictError
+from logstore.meta.port import Put
+from logstore.meta.records import encode
 from tests.seals.fix_seals import LOG, Tail, Writers, sealing, verdict_of
 
 
@@ -102,6 +106,29 @@ async def test_what_cannot_be_reshaped_is_refused_with_the_reason(tmp_path: Path
         await bench.split(f"{LOG}/1", b"c")
         with pytest.raises(InvalidArgumentError, match="are no neighbours"):
             await bench.merge(f"{LOG}/3", f"{LOG}/2")
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["while watching", "before"])
+async def test_a_split_is_taken_up_whoever_wrote_it(tmp_path: Path, watched: bool) -> None:
+    """As a proposal leaves it that was written, and whose answer was lost."""
+    async with sealing(tmp_path) as bench:
+        store = bench.nodes.store
+        draft = await bench.reshapes.draft([f"{LOG}/0"], b"m")
+        write = Put(reshape_key("r1"), encode(replace(draft, id="r1")))
+        if not watched:
+            await store.txn([], [write])
+        watchers = set(store._watchers)
+        taking = asyncio.create_task(take_up_reshapes(store, bench.reshapes))
+        async with asyncio.timeout(10):
+            if watched:
+                while store._watchers <= watchers:
+                    await asyncio.sleep(0)
+                await store.txn([], [write])
+            while len(await bench.open_shards()) != 2:
+                await asyncio.sleep(0.01)
+        assert (await bench.reshapes.ended("r1")).state is ReshapeState.COMPLETED
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
 
 
 async def test_a_read_with_an_old_map_goes_on_in_the_successors(tmp_path: Path) -> None:
