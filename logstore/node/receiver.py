@@ -29,7 +29,7 @@ class Receiver:
     _writing: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def enter_reign(self, primary_since: int) -> None:
-        """A new primary's term: nothing is matched yet."""
+        """A new term, another primary's or our own: nothing is matched yet."""
         if self.reign != primary_since:
             self.reign = primary_since
             self.matched = Position()

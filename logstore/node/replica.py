@@ -249,8 +249,7 @@ class Replica:
     def on_config(self, record: ShardRecord, revision: int) -> None:
         """A newer configuration was read (older ones are ignored)."""
         if revision > self.machine.revision:
-            if record.primary.replica_id != self.member.replica_id:
-                self.receiver.enter_reign(record.primary_since)
+            self.receiver.enter_reign(record.primary_since)
             if self.role is not Role.PRIMARY and self.exists:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
             self.handle(ConfigRead(record, revision))

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from logstore.base.errors import (
     DirectoryInUseError,
     StorageError,
     StorageFullError,
+    UnknownShardError,
 )
 from logstore.base.types import Durability, Position, ProducerSpan
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
-from logstore.engine.rocks import RocksEngine, salvage
+from logstore.engine.rocks import RocksEngine, reader, salvage
 from logstore.engine.rocks import state as rocks_state
 from logstore.engine.rocks.store import Store
 from tests.engine.scenes import ALL, append, batch_at, copy_of, fill, index_all
@@ -395,4 +396,51 @@ def test_a_dropped_copy_gives_its_space_back(tmp_path: Path) -> None:
     engine = RocksEngine.open(path)
     assert engine.end(1) == Position()
     assert engine.verify_chain(2, Position(), ALL) == engine.end(2)
+    engine.close()
+
+
+Read = Callable[[RocksEngine], object]
+
+
+@pytest.mark.parametrize("key_index", [True, False], ids=["key index", "no key index"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda engine: engine.read(1, 0, ALL, 1 << 20),
+        lambda engine: engine.read_key(1, b"key-1", 0, ALL),
+        lambda engine: engine.count_key(1, b"key-1", ALL),
+        lambda engine: engine.offset_at_time(1, 1_500),
+    ],
+    ids=["read", "read_key", "count_key", "offset_at_time"],
+)
+def test_a_read_of_a_copy_that_is_dropped_meanwhile_finds_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Read, key_index: bool
+) -> None:
+    """Not a part of it, and no damage: that would stop the compactions of all copies."""
+    engine = RocksEngine.open(tmp_path / "db")
+    copy_of(engine, 1, key_index=key_index)
+    fill(engine, 1, batches=300, per_batch=3)
+    index_all(engine)
+    engine._recent.forget(1)
+    dropped: list[str] = []
+
+    def dropping(name: str) -> Callable[..., object]:
+        original = getattr(reader, name)
+
+        def function(*arguments: object, **named: object) -> object:
+            if not dropped:
+                dropper = threading.Thread(target=engine.drop_replica, args=(1,))
+                dropper.start()
+                dropper.join()
+                dropped.append(name)
+            return original(*arguments, **named)
+
+        return function
+
+    for name in ("batches", "batches_holding", "offset_at_time"):
+        monkeypatch.setattr(reader, name, dropping(name))
+    with pytest.raises(UnknownShardError, match="replica_id is 1"):
+        read(engine)
+    assert dropped
+    assert not engine._store.contained
     engine.close()

@@ -115,6 +115,7 @@ class SimEngine:
     def read_key(
         self, replica_id: int, key: bytes, start: int, stop: int, max_bytes: int | None = None
     ) -> list[StoredBatch]:
+        self._live.end(replica_id)  # which must be there
         found = [
             b
             for b in self.batches(replica_id)

@@ -12,8 +12,9 @@ from tests.checkers.history import History, Violation
 from tests.simulation.loop import PROCESS, Process, SimLoop
 
 STORY_LINES_MAX = 50_000
-SLOW_SHARE, SLOW_S = 0.3, 0.3
-"""A slow disk holds this share of its calls, each for up to so long."""
+SLOW_SHARE, SLOW_S, STALL_S = 0.3, 0.3, 2.0
+"""A slow disk holds this share of its calls, each for up to so long; one of three calls in a thread
+stalls for up to STALL_S, which is longer than any grace."""
 
 
 class SimClock:
@@ -65,7 +66,7 @@ class World:
         quick_s = self.rng.uniform(0.0001, 0.002)
         if process is None or not process.slow_disk() or self.rng.random() >= SLOW_SHARE:
             return quick_s
-        return quick_s + self.rng.random() * SLOW_S
+        return quick_s + self.rng.random() * self.rng.choice((SLOW_S, SLOW_S, STALL_S))
 
     def env(self) -> Env:
         """Clock and dice of a new process."""

@@ -149,7 +149,12 @@ class RocksEngine(Reads):
             with replica.index.paused() if replica.index else contextlib.nullcontext():
                 batch = self._store.batch()
                 state.delete_all(batch, replica_id)
-                self._commit(batch, Durability.OS)
+                replica.cuts += 1  # it stays odd: a read that runs beside this finds no copy
+                try:
+                    self._commit(batch, Durability.OS)
+                except BaseException:
+                    replica.cuts += 1
+                    raise
                 del self._replicas[replica_id]
                 self._recent.forget(replica_id)
                 if replica.index:

@@ -148,7 +148,7 @@ class Reads:
         return self._consistently(replica, attempt)
 
     def _consistently(self, replica: Replica, attempt: Callable[[], T]) -> T:
-        """The result of a read that no trim or truncate ran beside."""
+        """The result of a read that no trim, truncate or drop ran beside."""
         while True:
             before = replica.cuts
             error: LogstoreError | None = None

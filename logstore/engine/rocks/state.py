@@ -61,7 +61,8 @@ class Replica:
     index: KeyIndex | None
     who: str
     cuts: int = 0
-    """Goes up before and after each trim and truncate: a read that raced with one tries again."""
+    """Goes up before and after each trim and truncate: a read that raced with one tries again, and
+    finds no copy if it was dropped."""
 
     @property
     def replica_id(self) -> int:
