@@ -17,7 +17,7 @@ from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
-from coordinator.views import make_view
+from coordinator.views import make_view, with_expected
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
@@ -86,6 +86,8 @@ class PlanningLoop:
         self._catalog = Catalog(store, env)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
+        self._newest: View | None = None
+        self._earlier: View | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -167,7 +169,14 @@ class PlanningLoop:
         view = await self._learner.call(make)
         draining = await self._catalog.draining()
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
-        return replace(view, instances=tuple(seen))
+        return with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))
+
+    def _before_slot(self, view: View) -> View | None:
+        """The newest view of an earlier slot."""
+        if self._newest is None or view.slot > self._newest.slot:
+            self._earlier = self._newest
+        self._newest = view
+        return self._earlier
 
     def _planner_config(self) -> PlannerConfig:
         """Merges stay advice: nobody asked for fewer shards than a log was created with."""

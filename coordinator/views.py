@@ -5,6 +5,7 @@ Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on
 """
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from math import log2
 from statistics import fmean, median
 
@@ -118,6 +119,20 @@ def make_view(
         ),
         config=planner,
     )  # fmt: skip
+
+
+def with_expected(view: View, before: View | None) -> View:
+    """`view`, with what the view of an earlier slot forecast for the slot that this one shows."""
+    later = view.slot - before.slot if before is not None else 0
+    if before is None or later < 1:
+        return view
+    said = {
+        s.id: s.forecast.mean[later - 1]
+        for s in before.shards
+        if s.forecast is not None and len(s.forecast.mean) >= later
+    }
+    shards = (replace(s, expected_ops_per_s=said.get(s.id)) for s in view.shards)
+    return replace(view, shards=tuple(shards))
 
 
 def _shard_view(

@@ -76,6 +76,10 @@ class PlannerConfig:
     """A target must stay this share of capacity below the threshold, so that it is not next."""
     cooldown_s: float = 900.0
     """A shard that moved stays where it is for so long."""
+    surprise: float | None = 2.5
+    """An instance that is over its threshold with so many times the load that was forecast for now
+    is reckoned to keep what it has: a forecast that missed a rise knows no more of its end. None:
+    forecasts are always believed."""
     flip_back_s: float = 3600.0
     """For so long a shard does not return to the instance that it left."""
     margin_periods: float = 1.0
@@ -144,6 +148,7 @@ class PlannerConfig:
                 "horizon_periods": (1, 10_000, "periods"),
                 "hysteresis": (0.0, 0.5, "of capacity"),
                 "cooldown_s": (0.0, 1e9, "s"),
+                "surprise": (1.0, 1e9, "times the forecast"),
                 "flip_back_s": (0.0, 1e9, "s"),
                 "margin_periods": (0.0, 1e6, "periods"),
                 "operators_in_flight_max": (0, 100_000, "operators"),

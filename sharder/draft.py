@@ -145,6 +145,8 @@ class Draft:
         if rows.stop > rows.start:  # the model of the shard that brings most of that load
             heaviest = t.shards[rows.start + int(np.argmax(t.mean[rows, period]))]
             model = heaviest.forecast.model if heaviest.forecast else "present rate"
+            if t.surprised[instance]:
+                model = "present rate, which no forecast had foreseen"
         return ForecastSummary(
             mean=mean,
             lower=max(mean - Z80 * sd, 0.0),

@@ -77,6 +77,8 @@ class LoadTable:
             ).reshape(-1, 2)
             / self.capacity
         ).max(axis=1, initial=0.0)
+        self.surprised = self._surprised()
+        self._keep_present()
         self.sum_mean, self.sum_squares, self.sum_sigma = self._sums()
         self._add_in_flight()
 
@@ -115,6 +117,28 @@ class LoadTable:
                 f"shard {self.shards[int(np.argmax(bad))].id}: its forecast is not finite"
             )
         return np.maximum(mean, 0.0), np.maximum(sigma, 0.0)
+
+    def _surprised(self) -> NDArray[np.bool_]:
+        """Instances that are over their threshold by far more load than was forecast for now."""
+        config = self.view.config
+        found = np.asarray(self.used > config.risk.threshold, dtype=np.bool_)
+        if config.surprise is None:
+            return np.zeros_like(found)
+        for i in np.flatnonzero(found).tolist():
+            mine = self.shards[self.rows_of(i)]
+            present = sum(s.ops_per_s for s in mine)
+            expected = sum(
+                s.ops_per_s if s.expected_ops_per_s is None else s.expected_ops_per_s for s in mine
+            )
+            found[i] = present > config.surprise * expected
+        return found
+
+    def _keep_present(self) -> None:
+        """What shards of a surprised instance do now is the least that they are going to do."""
+        for i in np.flatnonzero(self.surprised).tolist():
+            rows = self.rows_of(i)
+            present = np.array([s.ops_per_s for s in self.shards[rows]], dtype=np.float64)
+            self.mean[rows] = np.maximum(self.mean[rows], present[:, None])
 
     def _sums(self) -> tuple[Floats, Floats, Floats]:
         """Sums over the shards of each instance: mean, sigma^2, sigma; each [I, R, H]."""

@@ -86,6 +86,7 @@ class ShardView:
     routing keys (`start` None: not told, so it is not merged). `in_sync`: the other instances that
     hold it in sync. `related`: shard -> correlation of access with shards used together with it.
     `opened_s`: when a split, merge or the creation of its log made it (None: long ago).
+    `expected_ops_per_s`: what had been forecast for the present (None: nothing was).
     """
 
     id: str
@@ -106,6 +107,7 @@ class ShardView:
     in_sync: tuple[str, ...] = ()
     related: dict[str, float] = field(default_factory=dict)
     opened_s: float | None = None
+    expected_ops_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

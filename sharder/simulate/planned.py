@@ -49,14 +49,19 @@ class Planned:
         self._version = -1
         self._shares = np.zeros((0, 0))
         self._squares = np.zeros((0, 0))
+        self._expected: Floats | None = None
+        """What was said after the slot before this one, of this one."""
         self.plans = 0
 
     def decide(self, slot: int, cluster: Cluster) -> list[Action]:
         mean, sigma = self._forecasts.at(slot)
-        if not self._crosses(cluster, mean, sigma):
+        expected, self._expected = self._expected, mean[:, 0]
+        busiest = cluster.load(self._series.loads[slot]).max()
+        over = busiest > self._config.risk.threshold * cluster.settings.capacity
+        if not over and not self._crosses(cluster, mean, sigma):
             return []
         self.plans += 1
-        view = make_view(self._series, slot, cluster, self._config)
+        view = make_view(self._series, slot, cluster, self._config, expected)
         share = cluster.share[:, None] / cluster.settings.slot_s
         at = cluster.column
         made = plan(view, (mean[at] * share, sigma[at] * share))
@@ -87,11 +92,19 @@ def shard_id(uid: Uid) -> str:
     return f"{uid[0]:04}/{uid[1]:02}-{uid[2]:02}"
 
 
-def make_view(series: Series, slot: int, cluster: Cluster, config: PlannerConfig) -> View:
-    """What the planner sees after `slot`; forecasts are handed over beside it."""
+def make_view(
+    series: Series,
+    slot: int,
+    cluster: Cluster,
+    config: PlannerConfig,
+    expected: Floats | None = None,
+) -> View:
+    """What the planner sees after `slot`; forecasts are handed over beside it, and what they said
+    of it, ops per slot of each column: `expected`."""
     s = cluster.settings
     slot_s = s.slot_s
     rate = series.loads[slot, cluster.column] * cluster.share / slot_s
+    said = None if expected is None else expected[cluster.column] * cluster.share / slot_s
     size = cluster.stored[cluster.column] * cluster.share
     names = [f"i{k:04}" for k in range(s.instances)]
     shards, flying = [], []
@@ -112,6 +125,7 @@ def make_view(series: Series, slot: int, cluster: Cluster, config: PlannerConfig
                 cuts=() if moving else _cuts(cluster, uid),
                 start=bytes([uid[1]]),
                 end=bytes([uid[2]]),
+                expected_ops_per_s=None if said is None else float(said[row]),
             )
         )
         if moving:

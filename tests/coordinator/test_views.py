@@ -8,7 +8,13 @@ import pytest
 from coordinator.config import CoordinatorConfig
 from coordinator.migration.records import MigrationRecord, Phase, State
 from coordinator.statistics import StatisticsIntake
-from coordinator.views import WEIGHT_HALF_LIFE_S, WEIGHT_MIN, make_view, migration_weights
+from coordinator.views import (
+    WEIGHT_HALF_LIFE_S,
+    WEIGHT_MIN,
+    make_view,
+    migration_weights,
+    with_expected,
+)
 from logstore.base.types import ShardStatus
 from logstore.meta.records import CapacityRecord, InstanceRecord, Member, ShardRecord
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
@@ -119,3 +125,15 @@ def test_a_follower_in_sync_becomes_the_primary_where_that_cures(seen: View) -> 
     assert [(op.kind, op.strategy, op.target) for op in made.startable()] == [
         ("switch", "switch", "b")
     ]
+
+
+def test_a_view_knows_what_was_forecast_for_the_slot_it_shows(seen: View) -> None:
+    assert with_expected(seen, None) is seen
+    assert with_expected(seen, seen) is seen  # of the same slot
+    for later in (1, 6):
+        now = with_expected(replace(seen, slot=seen.slot + later), seen)
+        for shard, before in zip(now.shards, seen.shards, strict=True):
+            assert before.forecast is not None
+            assert shard.expected_ops_per_s == before.forecast.mean[later - 1]
+    beyond = with_expected(replace(seen, slot=seen.slot + 7), seen)  # 6 slots were forecast
+    assert [s.expected_ops_per_s for s in beyond.shards] == [None, None]

@@ -249,3 +249,38 @@ def test_views_that_do_not_fit_together_are_refused() -> None:
         plan(scene([shard("log/9", "a", [float("nan")] * 3)], CAPACITY))
     with pytest.raises(ValueError, match="log/9: migration_weight is -2"):
         plan(scene([shard("log/9", "a", [1.0], migration_weight=-2.0)], CAPACITY))
+
+
+@pytest.mark.parametrize(
+    ("expected", "moved"), [(90.0, False), (40.0, False), (30.0, True), (None, False)]
+)
+def test_a_rise_that_no_forecast_had_foreseen_is_reckoned_to_stay(
+    expected: float | None, moved: bool
+) -> None:
+    """The forecast sees it pass before a move could end; one that missed it is not believed."""
+    loads = ([50.0, 5.0, 5.0, 5.0], [40.0, 4.0, 4.0, 4.0])
+    said = (None, None) if expected is None else (expected * 5 / 9, expected * 4 / 9)
+    shards = [
+        shard(f"log/{i}", "a", load, expected_ops_per_s=e)
+        for i, (load, e) in enumerate(zip(loads, said, strict=True))
+    ]
+    result = plan(scene(shards, {"a": 100.0, "b": 100.0}, moves=MoveHistory(fixed_s=2 * HOUR_S)))
+    assert bool(result.startable()) is moved
+    if moved:
+        (operator,) = result.operators
+        assert (operator.source, operator.target, operator.trigger) == ("a", "b", "reactive")
+        assert "model present rate, which no forecast had foreseen" in operator.reason
+    else:
+        assert next(r.reason for r in result.refused if r.shard is None) is Reason.PASSES_BY_ITSELF
+
+
+def test_a_surprise_may_be_left_out_of_account_and_has_a_lower_bound() -> None:
+    shards = [
+        shard("log/0", "a", [50.0, 5.0, 5.0], expected_ops_per_s=1.0),
+        shard("log/1", "a", [40.0, 4.0, 4.0], expected_ops_per_s=1.0),
+    ]
+    config = PlannerConfig(surprise=None)
+    view = scene(shards, {"a": 100.0, "b": 100.0}, config, moves=MoveHistory(fixed_s=2 * HOUR_S))
+    assert plan(view).operators == ()
+    with pytest.raises(ValueError, match=r"surprise is 0.5, it must be within 1..1e\+09 times"):
+        PlannerConfig(surprise=0.5)
