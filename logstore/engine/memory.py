@@ -176,7 +176,9 @@ class MemoryEngine:
         with self._lock:
             return self._copy(replica_id).producers().view()
 
-    def truncate(self, replica_id: int, offset: int) -> None:
+    def truncate(
+        self, replica_id: int, offset: int, durability: Durability = Durability.OS
+    ) -> None:
         with self._lock:
             copy = self._copy(replica_id)
             check_not_below_base(copy.meta, offset, "offset")

@@ -150,8 +150,13 @@ class Engine(Protocol):
         """Last PRODUCER_WINDOW appends of every producer, ascending by sequence."""
         ...
 
-    def truncate(self, replica_id: int, offset: int) -> None:
-        """Remove everything from `offset` (a batch end) on; index, producers follow (P5)."""
+    def truncate(
+        self, replica_id: int, offset: int, durability: Durability = Durability.OS
+    ) -> None:
+        """Remove everything from `offset` (a batch end) on; index, producers follow (P5).
+
+        With `os` a power loss may bring it back, as long as nothing was synced since.
+        """
         ...
 
     def trim(self, replica_id: int, offset: int) -> Position:

@@ -39,7 +39,7 @@ class Receiver:
         own = self.engine.end(self.replica_id)
         cut = plan_probe(primary_end, own, high_watermark, self.matched.end, self._position_at)
         if cut is not None:
-            self.engine.truncate(self.replica_id, cut)
+            self.engine.truncate(self.replica_id, cut, self.durability)
             own = self.engine.end(self.replica_id)
         if own.end <= primary_end.end and self._position_at(own.end) == own == primary_end:
             self.matched = max(self.matched, own)
@@ -66,7 +66,7 @@ class Receiver:
         own = self.engine.end(self.replica_id)
         plan = plan_apply(batches, own, own_mark, self._position_at)
         if plan.truncate_to is not None:
-            self.engine.truncate(self.replica_id, plan.truncate_to)
+            self.engine.truncate(self.replica_id, plan.truncate_to, self.durability)
         if plan.batches:
             done = asyncio.get_running_loop().create_future()
             mark = min(new_mark, plan.end.end)

@@ -68,6 +68,8 @@ class ShardWriter:
     queue: deque[PendingAppend] = field(default_factory=deque)
     queue_bytes: int = 0
     _group: list[PendingAppend] = field(default_factory=list)
+    """What is being written; it lands also when this copy has ceased to lead meanwhile."""
+    _landed: asyncio.Event | None = None
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _producers: dict[int, dict[int, ProducerEntry]] = field(default_factory=dict)
     _versions: dict[bytes, tuple[int, int]] = field(default_factory=dict)
@@ -269,8 +271,20 @@ class ShardWriter:
     # ---- outcome ---------------------------------------------------------------------------
 
     def written(self) -> None:
-        self._group = []
+        self._land()
         self.on_written(self.end)
+
+    async def settled(self) -> None:
+        """Return when nothing of ours is being written: only then is the disk another's to fill."""
+        while self._group:
+            self._landed = self._landed or asyncio.Event()
+            await self._landed.wait()
+
+    def _land(self) -> None:
+        self._group = []
+        if self._landed is not None:
+            self._landed.set()
+            self._landed = None
 
     def failed(self, error: LogstoreError) -> None:
         """Nothing of the group was stored here: its appends get the error, the rest waits on.
@@ -281,7 +295,7 @@ class ShardWriter:
             error = UnavailableError(f"not written here, perhaps by a peer: {error.message}")
         for append in self._group:
             _fail(append, error)
-        self._group = []
+        self._land()
         self.reload()
         self._drop_waiting_above(self.end.end)
         self.on_failed(error)

@@ -302,7 +302,7 @@ class ReplicationMachine:
         self.term_began = True
         self.tail_lost = False  # alone, and the possible loss is recorded
         self.peers.clear()
-        self.recommit_end = self.assigned.end
+        self.recommit_end = self._at_most_sealed(self.assigned.end)
         self._stopped_s = self._sealing_s = None
         self._follow_members(now_s)
 
@@ -360,10 +360,17 @@ class ReplicationMachine:
             return
         if len(self._record().in_sync) < self._record().min_in_sync:
             return
-        held = min(self._held_to(r).end for r in self.required())
+        held = self._at_most_sealed(min(self._held_to(r).end for r in self.required()))
         if held > self.high_watermark:
             self.high_watermark = held
             self._emit(Commit(held))
+
+    def _at_most_sealed(self, offset: int) -> int:
+        """Nothing above a sealed shard's end is ever committed, whatever a copy holds (S1)."""
+        record = self._record()
+        if record.status is not ShardStatus.SEALED or record.sealed_end is None:
+            return offset
+        return min(offset, record.sealed_end)
 
     def _handing_over(self) -> bool:
         return self.pending is not None and self.pending.record.primary != self.me
@@ -507,7 +514,11 @@ class ReplicationMachine:
 
     def _drained(self) -> bool:
         """Every in-sync replica holds exactly (end, chain), and all of it is committed."""
-        held = all(self._held_to(m.replica_id) == self.end for m in self._record().in_sync)
+        others = [m.replica_id for m in self._record().in_sync if m != self._record().primary]
+        held = all(
+            r in self.peers and self.peers[r].known and self.peers[r].match == self.end
+            for r in others
+        )
         return held and self.assigned == self.end and self.high_watermark == self.end.end
 
     def _sealing(self) -> bool:

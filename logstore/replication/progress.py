@@ -20,6 +20,8 @@ class Progress:
     heard_s: float
     mode: Mode = Mode.PROBE
     match: Position = field(default=START)
+    known: bool = False
+    """It matched in this term. Until then nobody knows what it holds above `match`."""
     diverged: bool = False
     lease_from_s: float = float("-inf")
     """When the newest message was sent that the peer has answered (P7)."""
@@ -55,7 +57,7 @@ class Progress:
         """Of another incarnation than before only what it holds now counts (P6)."""
         if incarnation != self.incarnation:
             self.match, self.incarnation = START, incarnation
-        self.mode = Mode.REPLICATE
+        self.mode, self.known = Mode.REPLICATE, True
         self.acked(end, now_s, sent_s)
 
     def acked(self, end: Position, now_s: float, sent_s: float) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from logstore.base.errors import VersionAheadError, VersionConflictError
+from logstore.base.errors import UnavailableError, VersionAheadError, VersionConflictError
 from logstore.base.types import Ack, Durability
 from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import ReplicaMeta
@@ -82,3 +82,22 @@ async def test_an_append_sent_twice_at_once_is_stored_once_and_both_are_acked() 
     first, second = (a.done.result() for a in sent)
     assert (first.offset, first.timestamp) == (second.offset, second.timestamp) == (0, 1)
     assert [a.duplicate for a in sent] == [False, True]
+
+
+async def test_what_was_being_written_when_it_ceased_to_lead_is_waited_for() -> None:
+    """Its disk is another's to fill only then: a probe would cut too early."""
+    engine = MemoryEngine()
+    writer = _writer(engine)
+    await writer.settled()
+    writer.submit(_append(0))
+    write = writer.cut(1 << 20)
+    assert write is not None
+    writer.stop(UnavailableError("moved"))
+    settled = asyncio.create_task(writer.settled())
+    await asyncio.sleep(0)
+    assert not settled.done()
+    engine.write([write], Durability.OS)
+    writer.written()
+    async with asyncio.timeout(5):
+        await settled
+    await writer.settled()

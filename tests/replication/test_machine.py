@@ -95,6 +95,30 @@ def test_restarted_primary_raises_the_epoch_before_it_admits() -> None:  # P6, e
     assert bench.machine.record.epoch == bench.machine.record.primary_since == 2
 
 
+def test_nothing_above_the_end_of_a_sealed_shard_is_committed() -> None:  # S1
+    bench = Bench(end=7, high_watermark=3)
+    sealed = replace(
+        RECORD, status=ShardStatus.SEALED, sealed_end=5, sealed_chain=at(5).chain, epoch=3
+    )
+    effects = bench.win(bench.config(sealed))
+    assert [e for e in effects if isinstance(e, Commit)] == [Commit(5)]
+    assert bench.machine.high_watermark == bench.machine.recommit_end == 5
+    assert not bench.machine.admitting
+
+
+@pytest.mark.parametrize("intent", [{"seal": "r1"}, {"hand_over": T.replica_id}], ids=str)
+def test_an_empty_log_is_drained_only_when_each_peer_was_asked(intent: dict[str, object]) -> None:
+    """A follower may hold what was never committed: the probe of this term cuts it off (P5, S1)."""
+    bench = Bench()
+    pair = replace(RECORD, in_sync=(S, T))
+    bench.win(bench.config(pair))
+    assert bench.machine.record is not None
+    effects = bench.config(replace(bench.machine.record, migration="r1", **intent))  # type: ignore[arg-type]
+    assert not [e for e in effects if isinstance(e, Cas)]
+    effects = bench.feed(PeerMatched(T.replica_id, bench.machine.epoch, at(0)))
+    assert len([e for e in effects if isinstance(e, Cas)]) == 1
+
+
 def test_lost_raise_is_raised_again() -> None:
     bench = Bench()
     bench.config(RECORD)

@@ -93,8 +93,11 @@ class SimEngine:
     def drop_replica(self, replica_id: int) -> None:
         self._change("drop_replica", replica_id, durable=True)
 
-    def truncate(self, replica_id: int, offset: int) -> None:
-        self._change("truncate", replica_id, offset, durable=False)
+    def truncate(
+        self, replica_id: int, offset: int, durability: Durability = Durability.OS
+    ) -> None:
+        durable = durability is Durability.FSYNC
+        self._change("truncate", replica_id, offset, durability, durable=durable)
 
     def trim(self, replica_id: int, offset: int) -> Position:
         base: Position = self._change("trim", replica_id, offset, durable=True)

@@ -255,7 +255,9 @@ class RocksEngine(Reads):
         snapshot.load(stop)
         return snapshot
 
-    def truncate(self, replica_id: int, offset: int) -> None:
+    def truncate(
+        self, replica_id: int, offset: int, durability: Durability = Durability.OS
+    ) -> None:
         with self._structure_lock, self._lock:
             replica = self._replica(replica_id)
             if offset == replica.end.end:
@@ -265,6 +267,8 @@ class RocksEngine(Reads):
                     f"{replica.who}: offset is {offset}, the log ends at {replica.end.end}"
                 )
             self._cut(replica, lambda b: cut.put_truncate(b, self._store, replica, offset))
+        if durability is Durability.FSYNC:
+            self._sync()
 
     def trim(self, replica_id: int, offset: int) -> Position:
         with self._structure_lock:
