@@ -299,6 +299,7 @@ class Instance:
             return
         del self.replicas[shard]
         await held.close(FencedError(f"shard {shard} left {self.node.instance}"))
+        await held.settled()
         await self._drop(held.member.replica_id)
 
     async def _drop_orphans(self) -> None:

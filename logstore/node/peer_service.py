@@ -106,7 +106,9 @@ class PeerService(PeerServiceServicer):
         self._check(replica, request)
 
     def _check(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
-        """P1: by what this copy knows now."""
+        """P1: by what this copy knows now; nothing is written to one that is being deleted."""
+        if self._instance.replicas.get(request.shard) is not replica:
+            raise NotServingError(f"shard {request.shard} left {self._node.instance}")
         if request.epoch < replica.epoch:
             raise FencedError(
                 f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"

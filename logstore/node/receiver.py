@@ -61,7 +61,7 @@ class Receiver:
         meanwhile: what was compared with one primary's log says nothing of the next one's.
         """
         reign = self.reign
-        await self._settled()
+        await self.settled()
         self._check_reign(reign)
         own = self.engine.end(self.replica_id)
         plan = plan_apply(batches, own, own_mark, self._position_at)
@@ -82,7 +82,7 @@ class Receiver:
         if reign != self.reign:
             raise FencedError(f"the term of epoch {reign} ended while its batches were written")
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
         """Wait for writes whose caller was cancelled; they land all the same."""
         while self._queue or self._writing:
             last = self._queue[-1][1] if self._queue else self._writing[-1]

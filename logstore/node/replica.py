@@ -558,6 +558,14 @@ class Replica:
             elif not isinstance(task.exception(), LogstoreError):
                 self.node.broken = f"{task.get_name()}: {task.exception()!r}"
 
+    async def settled(self) -> None:
+        """Return when nothing is being written to this copy: after `close` it may be deleted.
+
+        A write to a copy that is gone would fail those of other shards in its group.
+        """
+        await self.writer.settled()
+        await self.receiver.settled()
+
     async def close(self, error: LogstoreError) -> None:
         """Stop everything of this copy; waiting appends get `error`."""
         self.writer.stop(error)

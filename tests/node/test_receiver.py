@@ -78,3 +78,19 @@ async def test_what_waits_for_another_write_into_the_next_term_is_refused(
             await waiting
         assert receiver.engine.end(1).end == 4
         assert receiver.matched == Position()
+
+
+async def test_a_copy_has_settled_when_the_write_of_a_broken_stream_has_landed(
+    receiver: Receiver,
+) -> None:
+    """Deleted earlier, it would fail the writes of other shards in the same group."""
+    broken = asyncio.create_task(receiver.apply(OURS[1:], 0, 0))
+    await queued(receiver)
+    broken.cancel()
+    await asyncio.gather(broken, return_exceptions=True)
+    settled = asyncio.create_task(receiver.settled())
+    await asyncio.sleep(0)
+    assert not settled.done()
+    async with writing(receiver), asyncio.timeout(5):
+        await settled
+        assert receiver.engine.end(1).end == 6
