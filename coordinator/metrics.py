@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from coordinator.migration.records import END_STATES, MigrationRecord, State
 from logstore.base.errors import LogstoreError
+from profiler.anomaly import AnomalyKind
 from profiler.scoreboard import Score
 
 if TYPE_CHECKING:
@@ -235,6 +236,12 @@ class CoordinatorCollector(Collector):
                     if share is not None:
                         covered.add_metric([model, str(horizon), level], share)
         yield from (error, covered)
+        unusual = CounterMetricFamily(
+            "logstore_anomalies", "Slots of shards that were not as expected.", labels=["kind"]
+        )
+        for kind in AnomalyKind:
+            unusual.add_metric([kind.value], self._intake.anomalies.counts[kind])
+        yield unusual
 
 
 def _phase_seconds(moves: list[MigrationRecord]) -> dict[State, float]:

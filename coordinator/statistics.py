@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from coordinator.migration.ramp import Figures
+from profiler.anomaly import Anomaly, AnomalyBook
 from profiler.calendar import Calendar, Event
 from profiler.forecast.book import ForecastBook, seasons_of
 from profiler.forecast.groups import GroupBook, UsageProfile
@@ -139,8 +140,13 @@ class StatisticsIntake:
         self.slot_s = slot_s
         self._seasons = tuple(seasons_slots if seasons_slots is not None else seasons_of(slot_s))
         self.calendar = Calendar()
+        self.anomalies = AnomalyBook()
         self.book = ForecastBook(
-            self._seasons, shards_max=SHARDS_MAX, calendar=self.calendar, period_s=slot_s
+            self._seasons,
+            shards_max=SHARDS_MAX,
+            calendar=self.calendar,
+            period_s=slot_s,
+            anomalies=self.anomalies,
         )
         parts = ForecastBook(
             self._seasons[:1],
@@ -402,6 +408,11 @@ class StatisticsIntake:
             if shard is not None and shard not in self._known:
                 return {}
             return self.book.score(shard)
+
+    def unusual(self, shard: str | None = None) -> list[tuple[str, Anomaly]]:
+        """The newest anomalies of a shard, or of all, with their shards."""
+        with self._models:
+            return self.anomalies.newest(shard)
 
     # ---- over a restart --------------------------------------------------------------------------
 

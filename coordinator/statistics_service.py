@@ -115,8 +115,8 @@ class StatisticsService(StatisticsServicer):
 
     @unary
     async def Forecast(self, request: pb.ForecastRequest, context: Context) -> pb.JsonResponse:
-        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; and the scores of it,
-        or of all together."""
+        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; what was unusual; and
+        the scores of it, or of all together."""
         horizon = request.horizon_slots or self._config.horizon_slots
         known = [decode_shard(i.value).shard for i in (await self._store.range(SHARDS)).items]
         if request.shard and request.shard not in known:
@@ -137,6 +137,8 @@ class StatisticsService(StatisticsServicer):
             "learned_slot": {shard: self._intake.book.last_slot(shard) for shard in found},
             "forecasts": {shard: plain(f) for shard, f in sorted(found.items())},
         }
+        unusual = await self._learner.call(self._intake.unusual, request.shard or None)
+        answer["anomalies"] = [{"shard": name, **plain(anomaly)} for name, anomaly in unusual]
         if request.score:
             scores = await self._learner.call(self._intake.score, request.shard or None)
             answer["score"] = plain(

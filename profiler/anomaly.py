@@ -1,13 +1,19 @@
 """Names for what is not normal: spike, level shift, outage. One detector a shard."""
 
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from river.drift import ADWIN
 
 SCALE_FADE = 0.02
 Z_MAX = 1e6
+WATCHED_MAX = 2_000
+KEPT_MAX = 1_000
 
 
 class AnomalyKind(StrEnum):
@@ -63,3 +69,49 @@ class AnomalyDetector:
         elif self._drift.drift_detected:
             kind = AnomalyKind.LEVEL_SHIFT
         return None if kind is None else Anomaly(slot, kind, value, expected, score)
+
+
+class AnomalyBook:
+    """The detectors of many shards, and the newest anomalies of them all.
+
+    Bounded: `watched_max` shards, those that are told first, and `kept_max` anomalies. `counts`:
+    how many of each kind there were; `unwatched`: values of shards beyond the bound.
+    """
+
+    def __init__(self, watched_max: int = WATCHED_MAX, kept_max: int = KEPT_MAX) -> None:
+        self._watched_max = watched_max
+        self._detectors: dict[str, AnomalyDetector] = {}
+        self._newest: deque[tuple[str, Anomaly]] = deque(maxlen=kept_max)
+        self.counts: Counter[AnomalyKind] = Counter()
+        self.unwatched = 0
+
+    def learn(
+        self,
+        slot: int,
+        shards: Sequence[str],
+        values: Sequence[float],
+        expected: NDArray[np.float64],
+    ) -> None:
+        """One slot of many shards; where nothing was expected (nan) nothing is judged."""
+        for shard, value, said in zip(shards, values, expected.tolist(), strict=True):
+            if said != said:
+                continue
+            detector = self._detectors.get(shard)
+            if detector is None:
+                if len(self._detectors) >= self._watched_max:
+                    self.unwatched += 1
+                    continue
+                detector = self._detectors[shard] = AnomalyDetector()
+            found = detector.learn(slot, value, said)
+            if found is not None:
+                self._newest.appendleft((shard, found))
+                self.counts[found.kind] += 1
+
+    def forget(self, shard: str) -> None:
+        """Its place is free for another; what was found stays."""
+        self._detectors.pop(shard, None)
+
+    def newest(self, shard: str | None = None, count: int = 100) -> list[tuple[str, Anomaly]]:
+        """Up to `count` anomalies of a shard, or of all, the newest first."""
+        found = [(name, a) for name, a in self._newest if shard is None or name == shard]
+        return found[:count]

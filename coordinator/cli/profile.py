@@ -22,6 +22,7 @@ from profiler.heatmap import strip_of
 from sharder.view import load_view
 
 ROWS_SHOWN = 24
+UNUSUAL_SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -105,6 +106,15 @@ def forecast(
         )  # fmt: skip
     if not found["forecasts"]:
         typer.echo("nothing is learned yet")
+    if found["anomalies"]:
+        print_table(
+            "unusual slots, the newest first (score: how many usual deviations off)",
+            ("shard", "slot", "kind", "operations", "expected", "score"),
+            [
+                (a["shard"], a["slot"], a["kind"], a["value"], a["expected"], a["score"])
+                for a in found["anomalies"][:UNUSUAL_SHOWN]
+            ],
+        )
 
 
 def _print_score(score: dict[str, dict[str, Any]], whose: str) -> None:

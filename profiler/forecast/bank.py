@@ -180,6 +180,14 @@ class Bank:
             held[:, :, -self._tried :],
         )
 
+    def expected(self, rows: IntArray) -> FloatArray:
+        """What was said of the slot after each row's newest; nan where nothing was."""
+        last = self.history.last[rows]
+        at = last % self._ring
+        known = (self._made[rows, at] == last) & (self.horizons[0] == 1)
+        said = self._said[rows, at, 0, self.selector.columns].astype(np.float64)
+        return np.where(known, said, np.nan)
+
     def _score(self, rows: IntArray, values: FloatArray) -> None:
         slot = self.history.last[rows] + 1
         made = slot[:, None] - self.horizons

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from profiler.anomaly import AnomalyBook
 from profiler.calendar import Calendar
 from profiler.forecast.bank import Bank, ModelFactory, Said, default_models
 from profiler.forecast.cold_start import ColdStart
@@ -53,6 +54,8 @@ class ForecastBook:
     the usual load too. What kinds of events turn out to be is learned from this book if it
     `teaches`: of totals, not of their small parts.
 
+    `anomalies` is told each value beside what had been said of it, of the usual load too.
+
     Bounded: `shards_max` shards of `history_slots_max` slots; over it ValueError.
     """
 
@@ -67,6 +70,7 @@ class ForecastBook:
         calendar: Calendar | None = None,
         period_s: float = 0.0,
         teaches: bool = True,
+        anomalies: AnomalyBook | None = None,
     ) -> None:
         seasons, steps = tuple(season_slots), tuple(horizons)
         if list(seasons) != sorted(set(seasons)) or any(season < 2 for season in seasons):
@@ -86,6 +90,7 @@ class ForecastBook:
         if calendar is not None and not period_s > 0:
             raise ValueError(f"period_s is {period_s}, the limit with a calendar is more than 0")
         self.calendar, self._period_s, self._teaches = calendar, period_s, teaches
+        self.anomalies = anomalies
         self._shards_max = shards_max
         self._cold = ColdStart(self._bank.history, seasons[0]) if seasons else None
         self._first: dict[str, int] = {}
@@ -122,7 +127,7 @@ class ForecastBook:
                 raise ValueError(
                     f"value of shard {shard!r} is {value}, the limit is >= 0 and finite"
                 )
-        rows, taken = [], []
+        names, rows, taken = [], [], []
         for shard, value in values.items():
             row = self._rows.get(shard)
             if row is None:
@@ -136,10 +141,14 @@ class ForecastBook:
                 continue
             if gap > 0:
                 self._fill(row, slot, gap)
+            names.append(shard)
             rows.append(row)
             taken.append(self._usual(shard, row, slot, float(value)))
         if rows:
-            self._bank.step(np.array(rows, dtype=np.int64), np.array(taken))
+            at = np.array(rows, dtype=np.int64)
+            if self.anomalies is not None:
+                self.anomalies.learn(slot, names, taken, self._bank.expected(at))
+            self._bank.step(at, np.array(taken))
         if self._young:
             self._borrow(slot, values)
 
@@ -204,6 +213,8 @@ class ForecastBook:
         row = self._rows.pop(shard, None)
         self._first.pop(shard, None)
         self._young.discard(shard)
+        if self.anomalies is not None:
+            self.anomalies.forget(shard)
         if row is not None:
             self._free.append(row)
 

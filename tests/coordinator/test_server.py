@@ -135,6 +135,26 @@ async def test_a_forecast_follows_the_reports(
     assert plan["explain"]
 
 
+async def test_unusual_slots_are_named(
+    channel: grpc.aio.Channel, server: CoordinatorServer
+) -> None:
+    await stubs.CatalogStub(channel).CreateLog(pb.CreateLogRequest(name="x"))
+    statistics = stubs.StatisticsStub(channel)
+    slots = [told("x/0", "a", s, 900 if s == 55 else 100) for s in range(60)]
+    await statistics.Report(
+        pb.ReportRequest(instance="a", shard_statistics_json=msgspec.json.encode(slots))
+    )
+    while server.intake.slots_learned < 60:
+        server.intake.learn(0.0)
+    answer = json.loads((await statistics.Forecast(pb.ForecastRequest(shard="x/0"))).json)
+    (spike,) = [a for a in answer["anomalies"] if a["slot"] == 55]
+    assert (spike["shard"], spike["kind"], spike["value"]) == ("x/0", "spike", 900.0)
+    assert spike["expected"] == pytest.approx(100.0, rel=0.05)
+    assert spike["score"] > 6
+    everywhere = json.loads((await statistics.Forecast(pb.ForecastRequest())).json)
+    assert everywhere["anomalies"] == answer["anomalies"]
+
+
 async def test_the_autopilot_is_switched(
     channel: grpc.aio.Channel, server: CoordinatorServer
 ) -> None:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from profiler.anomaly import AnomalyDetector, AnomalyKind
+from profiler.anomaly import AnomalyBook, AnomalyDetector, AnomalyKind
+from profiler.calendar import Calendar, Event
 from profiler.correlation import CoAccess, CorrelationMatrix
+from profiler.forecast import ForecastBook
 
 
 def test_correlation_agrees_with_numpy_on_a_long_memory() -> None:
@@ -67,6 +69,45 @@ def test_anomalies_are_named() -> None:
     slot, kind = found[2]
     assert kind is AnomalyKind.LEVEL_SHIFT
     assert 450 <= slot < 600
+
+
+def test_a_book_names_what_its_forecasts_did_not_expect() -> None:
+    generator = np.random.default_rng(5)
+    anomalies, calendar = AnomalyBook(), Calendar()
+    calendar.add(Event("sale", 350 * 3600.0, 352 * 3600.0, factor=5.0))
+    book = ForecastBook((24,), calendar=calendar, period_s=3600.0, anomalies=anomalies)
+    for slot in range(400):
+        usual = 100.0 + 40.0 * np.sin(2 * np.pi * slot / 24)
+        a, b = usual + generator.normal(0, 2, 2)
+        if slot in (350, 351):  # announced, so nothing unusual
+            a, b = 5 * a, 5 * b
+        book.learn_many(slot, {"x/0": 6 * a if slot == 300 else a, "x/1": 0 if slot == 320 else b})
+    found = {(shard, a.slot, a.kind) for shard, a in anomalies.newest()}
+    assert ("x/0", 300, AnomalyKind.SPIKE) in found
+    assert ("x/1", 320, AnomalyKind.OUTAGE) in found
+    assert not [slot for _, slot, _ in found if 350 <= slot < 352]
+    assert len([slot for _, slot, _ in found if slot >= 72]) <= 8  # the rest is what follows them
+    assert anomalies.counts[AnomalyKind.OUTAGE] == 1
+    (outage,) = [a for _, a in anomalies.newest("x/1") if a.kind is AnomalyKind.OUTAGE]
+    assert outage.expected == pytest.approx(100 + 40 * np.sin(2 * np.pi * 320 / 24), abs=15)
+    assert anomalies.newest(count=1)[0][1].slot == max(slot for _, slot, _ in found)
+
+
+def test_a_book_of_anomalies_is_bounded() -> None:
+    book = AnomalyBook(watched_max=2, kept_max=5)
+    names, expected = ("a", "b", "c"), np.array([10.0, np.nan, 10.0])
+    for slot in range(60):
+        book.learn(slot, names, [10.0 + slot % 2] * 3, expected)
+    assert book.unwatched == 0  # of b nothing is expected, so c has its place
+    book.learn(60, ("d",), [1.0], np.array([1.0]))
+    assert book.unwatched == 1
+    book.forget("a")
+    book.learn(61, ("d",), [1.0], np.array([1.0]))
+    assert book.unwatched == 1
+    for slot in range(62, 82):
+        book.learn(slot, ("c",), [1e6 * (slot % 2)], np.array([10.0]))
+    assert len(book.newest()) == 5
+    assert book.newest()[0][1].slot == 81
 
 
 def test_planted_groups_among_2000_are_found_in_ten_minutes_of_stream() -> None:
