@@ -75,7 +75,11 @@ class SealedAnswers:
         if self._table is None:
             replica = self._replica
             table = replica.node.engine.producers(replica.member.replica_id)
-            self._table = {p: {e.sequence: e for e in entries} for p, entries in table.items()}
+            end = replica.record.sealed_end or 0  # what a copy may hold above it is not stored
+            self._table = {
+                p: {e.sequence: e for e in entries if e.offset + e.count <= end}
+                for p, entries in table.items()
+            }
         known = self._table.get(append.producer_id, {})
         entry = known.get(append.sequence)
         forgotten = len(self._table) >= PRODUCERS_PER_SHARD_MAX and not known
