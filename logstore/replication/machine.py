@@ -244,7 +244,10 @@ class ReplicationMachine:
         )
 
     def _is_itself(self, replica_id: int, incarnation: int | None) -> bool:
-        """P6: an in-sync peer counts under its stored incarnation only; a learner under any."""
+        """P6: an in-sync peer that may lose what it acked counts under its stored incarnation only;
+        others, and learners, under any."""
+        if not self.loses_on_power:
+            return True
         stored = next((m for m in self._record().in_sync if m.replica_id == replica_id), None)
         return stored is None or incarnation is None or stored.incarnation == incarnation
 

@@ -363,6 +363,16 @@ def test_in_sync_peer_of_another_incarnation_does_not_count() -> None:  # P6
     assert bench.feed(PeerMatched(2, bench.machine.epoch, at(4), 0.0, incarnation=9)) == []
 
 
+def test_with_fsync_a_peer_counts_after_a_reboot() -> None:
+    """It lost nothing; and with two members and `min_in_sync` 2 it could not even be removed."""
+    bench = in_sync_pair()
+    bench.machine.loses_on_power = False
+    bench.feed(Assigned(at(4)))
+    bench.feed(Written(at(4)))
+    epoch = bench.machine.epoch
+    assert Commit(4) in bench.feed(PeerMatched(2, epoch, at(4), 0.0, incarnation=9))
+
+
 def test_learner_is_admitted_under_its_present_incarnation() -> None:
     bench = leading((T,))
     record = bench.machine.record
