@@ -101,11 +101,15 @@ class Pusher:
             call.cancel()
 
     async def _probe(self, call: "Stream") -> int:
-        """Find where the peer's log equals ours; returns the offset to send from."""
+        """Find where the peer's log equals ours; returns the offset to send from.
+
+        Told is the end of what we assigned, written here yet or not: the peer cuts what is above
+        it, and may have acked all of it in this term already.
+        """
         replica = self._replica
-        own = replica.machine.end
+        assigned = replica.machine.assigned
         request = self._message()
-        request.probe, request.end, request.chain = True, own.end, own.chain
+        request.probe, request.end, request.chain = True, assigned.end, assigned.chain
         try:
             async with asyncio.timeout(replica.node.config.follower_timeout_s):
                 await call.write(request)

@@ -219,6 +219,12 @@ class Simulation:
             ends = {m.instance: self._place(m.instance, record.shard) for m in record.in_sync}
             if len(set(ends.values())) != 1 or None in ends.values():
                 found.append(f"{record.shard} ends differ: {ends}")
+        found += [
+            f"{node.name} has not heard that {shard} left"  # it serves reads for a while (P8)
+            for node in self.nodes
+            for shard in (node.instance.replicas if node.instance is not None else ())
+            if self.observer.shards[shard].record.member_on(node.name) is None
+        ]
         return found
 
     def _place(self, name: str, shard: str) -> tuple[int, int] | None:
