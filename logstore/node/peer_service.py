@@ -115,6 +115,8 @@ class PeerService(PeerServiceServicer):
             )
         if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
             raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
+        if replica.landing:
+            raise NotServingError(f"shard {request.shard} is to be led by {self._node.instance}")
         if replica.stepped_down:
             raise NotServingError(f"instance {self._node.instance} stops")
         if replica.machine.unsure:

@@ -82,6 +82,10 @@ class Receiver:
         if reign != self.reign:
             raise FencedError(f"the term of epoch {reign} ended while its batches were written")
 
+    @property
+    def writing(self) -> bool:
+        return bool(self._queue or self._writing)
+
     async def settled(self) -> None:
         """Wait for writes whose caller was cancelled; they land all the same."""
         while self._queue or self._writing:

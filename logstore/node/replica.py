@@ -97,6 +97,8 @@ class Replica:
         self.recent: deque[StoredBatch] = deque()
         self._recent_bytes = 0
         self._leading = False
+        self.landing = 0
+        """More than 0: it is to lead as soon as what is being written here has landed."""
         self.stepped_down = False
         """It left the in-sync set because this process stops: nobody shall count on it again."""
         known = next((m for m in node.engine.replicas() if m.replica_id == member.replica_id), None)
@@ -248,7 +250,7 @@ class Replica:
 
     def on_config(self, record: ShardRecord, revision: int) -> None:
         """A newer configuration was read (older ones are ignored)."""
-        if revision > self.machine.revision:
+        if revision > self.machine.revision and self._leads_at_once(record, revision):
             self.receiver.enter_reign(record.primary_since)
             if self.role is not Role.PRIMARY and self.exists:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
@@ -257,6 +259,25 @@ class Replica:
             self.writer.epoch = self.epoch
             if self.is_sealed():
                 self._end_at_seal()
+
+    def _leads_at_once(self, record: ShardRecord, revision: int) -> bool:
+        """False: this copy shall lead while something is being written to it. Where its log ends is
+        known only then, so the configuration is taken up as soon as that has landed (P4, S1)."""
+        mine = record.primary.replica_id == self.member.replica_id
+        if not mine or self.role is Role.PRIMARY:
+            return True
+        if not (self.writer.writing or self.receiver.writing):
+            return True
+        self.landing += 1
+        self.spawn(self._lead_later(record, revision), f"lead {self.shard}")
+        return False
+
+    async def _lead_later(self, record: ShardRecord, revision: int) -> None:
+        try:
+            await self.settled()
+        finally:
+            self.landing -= 1
+        self.on_config(record, revision)
 
     def _end_at_seal(self) -> None:
         """The shard has ended: what was held is answered, readers may go to the end (S1, S4)."""
@@ -401,6 +422,8 @@ class Replica:
                     self.on_config(cas.record, result.revision)
                     return
                 await self.read_config()
+                if self.landing:
+                    await self.settled()
             except UnknownShardError:
                 return
             except UnavailableError as e:

@@ -274,6 +274,10 @@ class ShardWriter:
         self._land()
         self.on_written(self.end)
 
+    @property
+    def writing(self) -> bool:
+        return bool(self._group)
+
     async def settled(self) -> None:
         """Return when nothing of ours is being written: only then is the disk another's to fill."""
         while self._group:
