@@ -20,6 +20,7 @@ from logstore.base.errors import (
     FencedError,
     LogstoreError,
     NotServingError,
+    StorageFullError,
     UnavailableError,
     UnknownLogError,
     UnknownShardError,
@@ -81,6 +82,8 @@ class Instance:
         self.scrubber = Scrubber(self)
         self.writes_stopped: str | None = None
         """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
+        self._no_room: set[str] = set()
+        """Shards whose copy here waits for space on the disk."""
         self._tls = tls
         self._channels: dict[str, Channel] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,7 +145,7 @@ class Instance:
     def start(self) -> None:
         """Begin to work; the metadata may come later."""
         works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
-                 self._probe_loop())  # fmt: skip
+                 self._probe_loop(), self._open_when_room())  # fmt: skip
         for work in (*works, self.scrubber.run()):
             self._tasks.append(asyncio.create_task(self._watched(work)))
 
@@ -209,9 +212,13 @@ class Instance:
             self.catalog.take(WatchEvent(item.key, item.value, item.revision))
         self.catalog.revision = found.revision
         self.catalog.filled = True
-        for record, revision in list(self.catalog.shards.values()):
-            await self._follow_shard(record, revision)
-        await self._drop_orphans()
+        try:
+            for record, revision in list(self.catalog.shards.values()):
+                await self._follow_shard(record, revision)
+            await self._drop_orphans()
+        except LogstoreError:
+            self.catalog.filled = False  # what was not followed is told by no watch
+            raise
 
     async def _act_on(self, event: WatchEvent, record: ShardRecord | None) -> None:
         if record is not None:
@@ -234,11 +241,36 @@ class Instance:
         if member is None:
             return
         if held is None:
-            opened = self._open(member, record)
+            opened = self._open_if_room(member, record)
             if opened is None:
                 return
             held = self.replicas[record.shard] = opened
         held.on_config(record, revision)
+
+    def _open_if_room(self, member: Member, record: ShardRecord) -> Replica | None:
+        """A full disk holds back the copies that begin on it, and nothing else."""
+        try:
+            opened = self._open(member, record)
+        except StorageFullError as e:
+            if record.shard not in self._no_room:
+                _log.warning("no room for a copy", shard=record.shard, error=e.message)
+                self._no_room.add(record.shard)
+            return None
+        self._no_room.discard(record.shard)
+        return opened
+
+    async def _open_when_room(self) -> None:
+        while True:
+            await asyncio.sleep(self.node.config.retry_interval_s)
+            for shard in sorted(self._no_room):
+                found = self.catalog.shards.get(shard)
+                if found is None:
+                    self._no_room.discard(shard)
+                    continue
+                try:
+                    await self._follow_shard(*found)
+                except LogstoreError as e:
+                    _log.info("metadata away", error=e.message)
 
     def _open(self, member: Member, record: ShardRecord) -> Replica | None:
         """Open the copy a record names; a primary that never led gets an empty one."""

@@ -5,10 +5,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 
+from logstore.base.errors import StorageFullError
 from logstore.engine.rocks import RocksEngine
 from logstore.engine.rocks.layout import data_key
 from logstore.engine.rocks.store import DATA
@@ -19,6 +21,8 @@ from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 from tests.node.fix_nodes import append, batch_of, nodes
 from tests.node.test_append_read import read_all
 from tests.node.test_move_by_intents import SHARD, TARGET, learn
+
+OTHER = f"{SHARD.split('/')[0]}/1"
 
 
 @pytest.fixture
@@ -97,3 +101,31 @@ async def test_snapshot_altered_after_its_checksums_passed_is_refused(tmp_path: 
         error = from_rpc(refused.value)
         assert error.code == "corrupt_storage", error
         assert "offset" in error.message
+
+
+async def test_a_full_disk_holds_back_only_the_copies_that_begin_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instance goes on following the metadata, and opens them when there is room."""
+    async with nodes(tmp_path, 1) as n:
+        await n.create(SHARD, "i1")
+        await n.until(SHARD, lambda r: r.epoch == 2)
+        instance, full = n.servers["i1"].instance, True
+        create = instance.node.engine.create_replica
+
+        def create_replica(*arguments: Any, **named: Any) -> None:
+            if full:
+                raise StorageFullError("no space left on device")
+            create(*arguments, **named)
+
+        monkeypatch.setattr(instance.node.engine, "create_replica", create_replica)
+        await n.create(OTHER, "i1")
+        await n.change(SHARD, migration="m1")
+        async with asyncio.timeout(10):
+            while instance.replicas[SHARD].record.migration != "m1":
+                await asyncio.sleep(0.005)
+        assert OTHER not in instance.replicas
+        full = False
+        await n.until(OTHER, lambda r: r.epoch == 2)
+        (result,) = await append(n.log_stub("i1"), [batch_of(OTHER, [b"a"])])
+        assert result.base_offset == 0
