@@ -116,7 +116,7 @@ class Learner:
             replica.record.copy_bytes_per_s,
         )
         topic = replica.record.feed_topic
-        await replica.writer.settled()
+        await replica.settled()
         meta = self._meta()
         if meta is None or meta.snapshot_target is not None:
             self.phase = "snapshot"

@@ -71,7 +71,7 @@ class PeerService(PeerServiceServicer):
         await self._fence(replica, request)
         await replica.stop_learning()
         async with replica.apply_lock:
-            await replica.writer.settled()  # what we wrote as the primary lands before it is cut
+            await replica.settled()  # what an earlier term wrote here lands before it is cut
             self._check(replica, request)  # what waited for the lock may be of a term that is over
             replica.heartbeat_s = self._node.now_s()
             replica.handle(PrimaryHeard())

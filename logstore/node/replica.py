@@ -582,9 +582,10 @@ class Replica:
                 self.node.broken = f"{task.get_name()}: {task.exception()!r}"
 
     async def settled(self) -> None:
-        """Return when nothing is being written to this copy: after `close` it may be deleted.
+        """Return when nothing is being written to this copy: where its log ends is known then.
 
-        A write to a copy that is gone would fail those of other shards in its group.
+        After `close` it may be deleted: a write to a copy that is gone would fail those of other
+        shards in its group.
         """
         await self.writer.settled()
         await self.receiver.settled()
