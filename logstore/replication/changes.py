@@ -60,6 +60,20 @@ def admitted(record: ShardRecord, learner: Member, incarnation: int | None) -> S
     )
 
 
+def not_admitted(record: ShardRecord, ids: Iterable[int]) -> ShardRecord:
+    """Learners that can never match; those that hold what a possible loss took go altogether.
+
+    Learners do not count, so the epoch stays.
+    """
+    bad = set(ids)
+    lost = bad if record.possible_loss else set()
+    return replace(
+        record,
+        learners=tuple(m for m in record.learners if m.replica_id not in lost),
+        admit=tuple(r for r in record.admit if r not in bad),
+    )
+
+
 def handed_over(record: ShardRecord, target: Member) -> ShardRecord:
     """H2: another in-sync member leads from the next epoch on."""
     epoch = record.epoch + 1

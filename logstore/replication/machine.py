@@ -436,7 +436,11 @@ class ReplicationMachine:
         self._cas(changes.taken_over(record, self.me), f"take over from {record.primary.instance}")
 
     def _drop_failed(self, now_s: float) -> None:
-        """Silent or diverged in-sync peers become learners; a diverged learner is not admitted."""
+        """Silent or diverged in-sync peers become learners; a diverged learner is not admitted.
+
+        After a possible loss it goes altogether, to be built anew: it holds what was lost, and can
+        never match again. Without one nobody may diverge, and the copy is kept to be looked at.
+        """
         record = self._record()
         for member in record.in_sync:
             progress = self.peers.get(member.replica_id)
@@ -449,8 +453,7 @@ class ReplicationMachine:
                 return
         bad = [r for r in record.admit if r in self.peers and self.peers[r].diverged]
         if bad:
-            kept = tuple(r for r in record.admit if r not in bad)
-            self._cas(replace(record, admit=kept), "a learner's copy diverged")
+            self._cas(changes.not_admitted(record, bad), "a learner's copy diverged")
 
     def _fulfil_remove(self) -> None:
         record = self._record()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from logstore.base.types import Position, ShardStatus
-from logstore.meta.records import Member, ShardRecord
+from logstore.meta.records import Member, PossibleLoss, ShardRecord
 from logstore.replication.events import (
     Admission,
     Assigned,
@@ -224,14 +224,22 @@ def test_silent_peer_becomes_a_learner_and_counts_until_that_is_read() -> None:
     assert Commit(4) in bench.config(cas.record)
 
 
-def test_diverged_learner_is_withdrawn_not_added() -> None:
+@pytest.mark.parametrize(
+    ("losses", "learners"), [((), (T,)), ((PossibleLoss(1, 0, "power"),), ())], ids=["no", "loss"]
+)
+def test_diverged_learner_is_withdrawn_not_added(
+    losses: tuple[PossibleLoss, ...], learners: tuple[Member, ...]
+) -> None:
+    """After a possible loss it holds what was lost, and is built anew."""
     bench = leading((T,))
     record = bench.machine.record
     assert record is not None
-    bench.config(replace(record, admit=(2,)))
+    bench.config(replace(record, admit=(2,), possible_loss=losses))
     effects = bench.feed(PeerDiverged(2))
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.admit, cas.record.in_sync) == ((), (S,))
+    assert cas.record.learners == learners
+    assert cas.record.epoch == record.epoch
 
 
 def test_new_primary_recommits_its_whole_log_before_it_admits() -> None:  # P4
@@ -287,7 +295,7 @@ def test_intent_about_a_stranger_is_cleared(intent: str) -> None:
     record = bench.machine.record
     assert record is not None
     fields = {"hand_over": 99} if intent == "hand_over" else {"remove": (99,)}
-    effects = bench.config(replace(record, **fields))  # type: ignore[arg-type]
+    effects = bench.config(replace(record, **fields))
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.hand_over, cas.record.remove) == (None, ())
     assert cas.record.in_sync == (S,)
