@@ -41,6 +41,9 @@ WATCH_PAUSE_S = 0.5
 FENCED_WAITS_S = (0.1, 0.3, 1.0, 2.0, 4.0)
 """Pauses before a coordinator's service is asked again while its leadership changes hands."""
 
+UNREACHED_RETRIES = 3
+NOT_CONNECTED = "failed to connect"
+"""What gRPC says of a call that it never sent."""
 ADDRESSES_MAX = 1_024
 
 
@@ -90,6 +93,10 @@ def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
     if not 1 <= len(found) <= ADDRESSES_MAX:
         raise InvalidArgumentError(f"addresses has {len(found)}, expected 1..{ADDRESSES_MAX}")
     return found
+
+
+class _NobodyReachedError(UnavailableError):
+    """No connection to any address was open: nothing was sent."""
 
 
 class Directory:
@@ -170,16 +177,23 @@ class Directory:
         """Call a service of the coordinator (its stub's class) where it is served.
 
         While leadership changes hands a coordinator may answer that it leads no longer and wrote
-        nothing (FencedError): then the call is made again.
+        nothing (FencedError): then the call is made again. So it is, a few times, where it reached
+        nobody: after a restart of all a connection is opened again within a second.
         """
-        for wait_s in FENCED_WAITS_S:
-            with contextlib.suppress(FencedError):
+        for attempt, wait_s in enumerate(FENCED_WAITS_S):
+            try:
                 return await self._coordinator_once(stub_of, method, request)
+            except FencedError:
+                pass
+            except _NobodyReachedError:
+                if attempt >= UNREACHED_RETRIES:
+                    raise
             await asyncio.sleep(wait_s)
         return await self._coordinator_once(stub_of, method, request)
 
     async def _coordinator_once(self, stub_of: Any, method: str, request: Any) -> Any:
         error: LogstoreError = UnavailableError("no address serves the coordinator's calls")
+        reached = False
         for address in self.addresses:
             stub = stub_of(self.channel(address))
             try:
@@ -187,14 +201,14 @@ class Directory:
             except grpc.aio.AioRpcError as e:
                 if e.code() is grpc.StatusCode.UNIMPLEMENTED:
                     continue
+                reached = reached or NOT_CONNECTED not in (e.details() or "")
                 error = from_rpc(e)
                 if not isinstance(error, (UnavailableError, FencedError)):
                     raise error from None
         if isinstance(error, FencedError):
             raise error
-        raise UnavailableError(
-            f"no coordinator answered at {', '.join(self.addresses)}: {error.message}"
-        )
+        kind = UnavailableError if reached else _NobodyReachedError
+        raise kind(f"no coordinator answered at {', '.join(self.addresses)}: {error.message}")
 
     async def _fetch(self, log: str, newer_than: int) -> Router:
         request = log_pb2.RoutesRequest(log=log, newer_than=newer_than)

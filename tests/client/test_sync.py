@@ -5,6 +5,7 @@ import pytest
 
 import logstore
 from logstore.base.errors import InvalidArgumentError, UnavailableError
+from logstore.client import directory
 from tests.client.conftest import Starter
 
 
@@ -68,3 +69,28 @@ async def test_nobody_answers(start: Starter) -> None:
             await db.log("orders")
         with pytest.raises(UnavailableError, match="no coordinator answered"):
             await db.list_logs()
+
+
+@pytest.mark.parametrize("refusals", [1, 3, 4])
+async def test_a_call_that_reached_nobody_is_made_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """Connections that were refused while all restarted are opened again within a second."""
+    monkeypatch.setattr(directory, "FENCED_WAITS_S", (0.0,) * len(directory.FENCED_WAITS_S))
+    asked = 0
+
+    async def once(*_: object) -> str:
+        nonlocal asked
+        asked += 1
+        if asked <= refusals:
+            raise directory._NobodyReachedError("no coordinator answered")
+        return "answer"
+
+    async with logstore.connect("127.0.0.1:1") as db:
+        monkeypatch.setattr(db._directory, "_coordinator_once", once)
+        if refusals <= directory.UNREACHED_RETRIES:
+            assert await db._directory.catalog("ListLogs", None) == "answer"
+        else:
+            with pytest.raises(UnavailableError, match="no coordinator answered"):
+                await db._directory.catalog("ListLogs", None)
+        assert asked == min(refusals, directory.UNREACHED_RETRIES) + 1
