@@ -110,6 +110,8 @@ class Observer:
         if member is None:
             return
         offset = message.base_offset
+        if message.refresh_route and self._committed(node, message.shard) < offset + message.count:
+            return  # passed on: it was judged at who leads, and may not be what this one holds
         batch = next(
             (
                 b
@@ -129,6 +131,11 @@ class Observer:
             known.acked = Position(batch.end, batch.chain_after)
             self._check_in_sync(known)
             self._check_enough(known)
+
+    @staticmethod
+    def _committed(node: SimNode, shard: str) -> int:
+        replica = node.instance.replicas.get(shard) if node.instance is not None else None
+        return replica.high_watermark if replica is not None else 0
 
     def _check_enough(self, known: _Shard) -> None:
         """I3, at the moment of an ack: as many disks as `min_in_sync` asks for have the batch."""
