@@ -5,7 +5,7 @@ Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import log2
 from statistics import fmean, median
 
@@ -37,6 +37,8 @@ BLACKOUT_MS_MIN = 10.0
 CUT_SHARDS_MAX = 256
 """Shards for which split keys are looked up, those with the most load first."""
 CUTS_MAX = 32
+OUTLOOK_SLOTS = 6
+"""A forecast older than this says nothing of the present any more."""
 _STEPS_S = 1.0
 """For writing the states and asking the instances, all states together."""
 
@@ -121,16 +123,28 @@ def make_view(
     )  # fmt: skip
 
 
-def with_expected(view: View, before: View | None) -> View:
-    """`view`, with what the view of an earlier slot forecast for the slot that this one shows."""
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a view forecast, ops/s of each shard in the slots after `slot`: all that is kept of it,
+    since a view of 100,000 shards takes hundreds of MB."""
+
+    slot: int
+    means: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def of(cls, view: View) -> "Outlook":
+        seen = {
+            s.id: s.forecast.mean[:OUTLOOK_SLOTS] for s in view.shards if s.forecast is not None
+        }
+        return cls(view.slot, seen)
+
+
+def with_expected(view: View, before: Outlook | None) -> View:
+    """`view`, with what was forecast at an earlier slot for the slot that it shows."""
     later = view.slot - before.slot if before is not None else 0
-    if before is None or later < 1:
+    if before is None or not 1 <= later <= OUTLOOK_SLOTS:
         return view
-    said = {
-        s.id: s.forecast.mean[later - 1]
-        for s in before.shards
-        if s.forecast is not None and len(s.forecast.mean) >= later
-    }
+    said = {shard: mean[later - 1] for shard, mean in before.means.items() if len(mean) >= later}
     shards = (replace(s, expected_ops_per_s=said.get(s.id)) for s in view.shards)
     return replace(view, shards=tuple(shards))
 

@@ -1,5 +1,6 @@
 """Names for what is not normal: spike, level shift, outage. One detector a shard."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class AnomalyBook:
     ) -> None:
         """One slot of many shards; where nothing was expected (nan) nothing is judged."""
         for shard, value, said in zip(shards, values, expected.tolist(), strict=True):
-            if said != said:
+            if math.isnan(said):
                 continue
             detector = self._detectors.get(shard)
             if detector is None:

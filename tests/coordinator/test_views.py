@@ -11,6 +11,7 @@ from coordinator.statistics import StatisticsIntake
 from coordinator.views import (
     WEIGHT_HALF_LIFE_S,
     WEIGHT_MIN,
+    Outlook,
     make_view,
     migration_weights,
     with_expected,
@@ -129,11 +130,12 @@ def test_a_follower_in_sync_becomes_the_primary_where_that_cures(seen: View) -> 
 
 def test_a_view_knows_what_was_forecast_for_the_slot_it_shows(seen: View) -> None:
     assert with_expected(seen, None) is seen
-    assert with_expected(seen, seen) is seen  # of the same slot
+    before_all = Outlook.of(seen)
+    assert with_expected(seen, before_all) is seen  # of the same slot
     for later in (1, 6):
-        now = with_expected(replace(seen, slot=seen.slot + later), seen)
+        now = with_expected(replace(seen, slot=seen.slot + later), before_all)
         for shard, before in zip(now.shards, seen.shards, strict=True):
             assert before.forecast is not None
             assert shard.expected_ops_per_s == before.forecast.mean[later - 1]
-    beyond = with_expected(replace(seen, slot=seen.slot + 7), seen)  # 6 slots were forecast
+    beyond = with_expected(replace(seen, slot=seen.slot + 7), before_all)  # 6 slots were forecast
     assert [s.expected_ops_per_s for s in beyond.shards] == [None, None]

@@ -187,7 +187,7 @@ def test_truncation_restores_producers_index_and_counts(engine: Engine, kept: in
         engine.truncate(r, 5)
     with pytest.raises(OutOfRangeError, match="1201"):
         engine.truncate(r, 1_201)
-    engine.truncate(r, 4 * kept)
+    engine.truncate(r, 4 * kept, Durability.FSYNC)
     assert engine.end(r) == engine.end(twin)
     assert engine.producers(r) == engine.producers(twin)
     assert engine.bytes_stored(r) == engine.bytes_stored(twin)
