@@ -45,16 +45,17 @@ async def test_command_line_on_the_host(stack: Stack) -> None:
     rows = found if isinstance(found, list) else [found]
     assert [r["value"] for r in rows] == ["typed"]
     tail = await cli.start(at_, "tail", "outside", "--json")
+    assert tail.stdout is not None
+    line = asyncio.ensure_future(tail.stdout.readline())
     try:
-        assert tail.stdout is not None
         async with asyncio.timeout(60):
-            line = b""
-            while b"again" not in line:
+            while not line.done():  # what is appended before the tail has begun is not told to it
                 await cli.logstore(at_, "append", "outside", "zz-cli", "again")
-                line = await tail.stdout.readline()
+        assert b"again" in line.result()
     finally:
+        line.cancel()
         tail.kill()
-        await tail.communicate()
+        await tail.wait()
     instances = await cli.logstore(at_, "instances")
     assert {(i["instance"], i["tier"], i["zone"]) for i in instances} == {
         ("i1", "fast", "zone-a"), ("i2", "fast", "zone-b"), ("i3", "standard", "zone-c"),
