@@ -57,7 +57,7 @@ class NodeAdmin(NodeAdminServicer):
             epoch=replica.epoch,
             serving=replica.serving(),
             high_watermark=replica.high_watermark,
-            blackout_ms=replica.blackout_ms,
+            blackout_ms=replica.door.blackout_ms,
             error=replica.error or replica.health.damage,
             damage=replica.health.damage,
             scrub_result=replica.health.scrub_result,
@@ -74,9 +74,9 @@ class NodeAdmin(NodeAdminServicer):
             status.base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
             status.bytes_stored = engine.bytes_stored(me)
             status.index_backlog = engine.index_backlog(me)
-        if replica.publisher is not None:
-            status.published_end = replica.publisher.end
-        learner = replica.learner
+        if replica.feeds.publisher is not None:
+            status.published_end = replica.feeds.publisher.end
+        learner = replica.learning.newest
         if learner is not None and replica.role is Role.LEARNER:
             status.learner_phase = learner.phase
             status.snapshot_end = learner.snapshot_end

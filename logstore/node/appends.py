@@ -62,6 +62,11 @@ class PendingAppend:
     rows: Sequence[log_pb2.Record] = ()
     arrow: pa.RecordBatch | None = None
 
+    def refuse(self, error: LogstoreError) -> None:
+        """Answer with `error`, unless the sender is gone or has its answer."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
     @classmethod
     def of_records(
         cls,

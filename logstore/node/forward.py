@@ -121,6 +121,5 @@ class Forwarder:
 
     def _fail_sent(self, error: LogstoreError) -> None:
         for append in self._sent.values():
-            if not append.done.done():
-                append.done.set_exception(error)
+            append.refuse(error)
         self._sent.clear()

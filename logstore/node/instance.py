@@ -373,7 +373,7 @@ class Instance:
             for replica in list(self.replicas.values()):
                 replica.tick()
                 if replica.role is Role.LEARNER:
-                    replica.resume_if_silent()
+                    replica.learning.resume_if_silent()
 
     async def _index(self) -> None:
         """Build the key index in a thread of its own, off the append path."""

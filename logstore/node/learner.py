@@ -34,6 +34,41 @@ RATE_S = 0.5
 _log = structlog.get_logger(__name__)
 
 
+class Learning:
+    """The pull of a copy while it is a learner that nobody pushes to."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._task: asyncio.Task[None] | None = None
+        self.newest: Learner | None = None
+        """Also after its end, for who asks how the copy was filled."""
+
+    def begin(self) -> None:
+        """Pull, if it is not under way."""
+        if self._task is None:
+            self.newest = Learner(self._replica)
+            self._task = self._replica.spawn(self.newest.run(), f"learn {self._replica.shard}")
+
+    def stop(self) -> asyncio.Task[None] | None:
+        """End the pull; returns its task, which may still be ending."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        return task
+
+    async def stopped(self) -> None:
+        """End the pull before pushed batches are taken; nothing of it is in flight afterwards."""
+        task = self.stop()
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
+
+    def resume_if_silent(self) -> None:
+        """The pushing primary fell silent while we are a learner: pull again."""
+        node = self._replica.node
+        if node.now_s() - self._replica.heartbeat_s > node.config.follower_timeout_s:
+            self.begin()
+
+
 class Learner:
     """The pull of one copy; `phase` and the figures are what Status tells."""
 

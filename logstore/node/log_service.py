@@ -44,7 +44,7 @@ class LogService(LogServiceServicer):
         )
         if not message.forwarded:
             self._node.admission.admit(append.count, append.size, append.received_s)
-        replica.submit(append)
+        replica.door.submit(append)
         return replica, append
 
     async def AppendStream(
@@ -67,7 +67,7 @@ class LogService(LogServiceServicer):
             self._node.admission.admit(append.count, append.size, append.received_s)
             await replica.await_epoch(request.epoch)
             with self._failures(replica.shard):
-                replica.submit(append)
+                replica.door.submit(append)
                 ack = await append.done
             return log_pb2.AppendResponse(
                 shard=ack.shard,

@@ -69,7 +69,7 @@ class PeerService(PeerServiceServicer):
     async def _replicate(self, request: node_pb2.ReplicateRequest) -> node_pb2.ReplicateAck:
         replica = self._instance.replica(request.shard)
         await self._fence(replica, request)
-        await replica.stop_learning()
+        await replica.learning.stopped()
         async with replica.apply_lock:
             await replica.settled()  # what an earlier term wrote here lands before it is cut
             self._check(replica, request)  # what waited for the lock may be of a term that is over

@@ -149,7 +149,9 @@ class Pusher:
         while not reader.done():
             room = REPLICATION_WINDOW_BYTES_MAX - sum(size for _, size in self._in_flight)
             batches = (
-                replica.batches_from(self._sent_end, min(room, MESSAGE_BYTES)) if room > 0 else []
+                replica.pushing.batches_from(self._sent_end, min(room, MESSAGE_BYTES))
+                if room > 0
+                else []
             )
             left_s = told_s + interval_s - replica.node.now_s()
             if not batches and told_mark == replica.high_watermark and left_s > 0:

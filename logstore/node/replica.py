@@ -5,11 +5,8 @@ One loop owns it. Configuration arrives by `on_config` (a watch or our own compa
 """
 
 import asyncio
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -23,10 +20,8 @@ from logstore.base.errors import (
     UnavailableError,
     UnknownShardError,
 )
-from logstore.base.limits import READ_BATCHES_MAX, REPLICATION_WINDOW_BYTES_MAX
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
-from logstore.engine.rules import up_to_bytes
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
     LogOptions,
@@ -36,17 +31,15 @@ from logstore.meta.records import (
     encode,
     shard_key,
 )
-from logstore.node.appends import PendingAppend
-from logstore.node.changefeed import Changefeed
 from logstore.node.context import NodeContext
-from logstore.node.forward import Forwarder
+from logstore.node.door import Door
+from logstore.node.feeds import Feeds
 from logstore.node.health import Health
-from logstore.node.learner import Learner
-from logstore.node.publisher import Publisher
-from logstore.node.pusher import Pusher
+from logstore.node.learner import Learning
+from logstore.node.pushing import Pushing
 from logstore.node.receiver import Receiver
-from logstore.node.sealed import AncestorVersions, SealedAnswers, sealed_at
-from logstore.node.writer import ShardWriter, only_key
+from logstore.node.sealed import sealed_at
+from logstore.node.writer import ShardWriter
 from logstore.replication.events import (
     Admission,
     Assigned,
@@ -81,21 +74,10 @@ class Replica:
         self.options = options
         self.error: str | None = None
         self.heartbeat_s = float("-inf")
-        self.blackout_ms = 0.0
-        self._held_since_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pushers: dict[int, asyncio.Task[None]] = {}
-        self._learner: tuple[Learner, asyncio.Task[None]] | None = None
-        self.learner: Learner | None = None
-        self._forwarder: Forwarder | None = None
-        self.publisher: Publisher | None = None
-        self._publishing: asyncio.Task[None] | None = None
-        self._changefeed: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._marked = asyncio.Event()
         self._seen: tuple[object, ...] = ()
-        self.recent: deque[StoredBatch] = deque()
-        self._recent_bytes = 0
         self._leading = False
         self.landing = 0
         """More than 0: it is to lead as soon as what is being written here has landed."""
@@ -132,9 +114,11 @@ class Replica:
         )
         self.receiver = Receiver(member.replica_id, node.engine, node.committer, options.durability)
         self.apply_lock = asyncio.Lock()
-        self.ancestors = AncestorVersions(self)
-        self._sealed = SealedAnswers(self)
         self._seal_held = False
+        self.door = Door(self)
+        self.pushing = Pushing(self)
+        self.learning = Learning(self)
+        self.feeds = Feeds(self)
 
     # ---- facts -------------------------------------------------------------------------------
 
@@ -255,7 +239,7 @@ class Replica:
             if self.role is not Role.PRIMARY and self.exists:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
             self.handle(ConfigRead(record, revision))
-            self._publish()
+            self.feeds.follow()
             self.writer.epoch = self.epoch
             if self.is_sealed():
                 self._end_at_seal()
@@ -284,16 +268,7 @@ class Replica:
         if self.holds_seal():
             self.machine.adopt(self.record.sealed_end or 0)
             self._notify()
-        held = self.writer.take_queue()
-        for append in held:
-            if not append.done.done():
-                try:
-                    self._sealed.settle(append)
-                except LogstoreError as e:
-                    append.done.set_exception(e)
-        if self._held_since_s is not None:
-            self.blackout_ms = (self.node.now_s() - self._held_since_s) * 1e3
-            self._held_since_s = None
+        self.door.settle_at_seal()
 
     async def read_config(self) -> None:
         """Read the configuration linearizably (G1, P6); raises UnavailableError."""
@@ -317,31 +292,9 @@ class Replica:
             case Cas():
                 self.spawn(self._cas(effect), f"cas {self.shard}")
             case Push(member):
-                self._stop_push(member.replica_id)
-                pusher = Pusher(self, member)
-                self._pushers[member.replica_id] = self.spawn(pusher.run(), f"push {self.shard}")
+                self.pushing.push(member)
             case StopPush(replica_id):
-                self._stop_push(replica_id)
-
-    def _publish(self) -> None:
-        """The primary publishes while its record names a topic."""
-        record, broker = self.machine.record, self.node.broker
-        leads = record is not None and self.role is Role.PRIMARY
-        topic = record.feed_topic if record is not None and leads else ""
-        if self.publisher is not None and self.publisher.topic != topic:
-            self.publisher = None
-            if self._publishing is not None:
-                self._publishing.cancel()
-        if topic and self.publisher is None and broker is not None:
-            self.publisher = Publisher(self, broker, topic)
-            self._publishing = self.spawn(self.publisher.run(), f"publish {self.shard}")
-        changes = self.options.changefeed
-        if self._changefeed is not None and not leads:
-            self._changefeed.cancel()
-            self._changefeed = None
-        if leads and changes and self._changefeed is None and broker is not None:
-            feed = Changefeed(self, broker, changes)
-            self._changefeed = self.spawn(feed.run(), f"changefeed {self.shard}")
+                self.pushing.stop(replica_id)
 
     def _become(self, role: Role, primary: Member) -> None:
         _log.info(
@@ -353,38 +306,19 @@ class Replica:
             migration=self.machine.record.migration if self.machine.record else None,
         )
         if role is not Role.LEARNER:
-            self._stop_learning()
+            self.learning.stop()
         if role is Role.PRIMARY:
-            self._stop_forwarding()
+            self.door.stop_forwarding()
             self.node.agent.track(self.shard, self.options.event_time)
             return
         if self._leading:
             self._leading = False
             self.node.agent.forget(self.shard, self.options.event_time)
             self.writer.stop(UnavailableError(f"shard {self.shard} moved, outcome unknown"))
-            self._clear_recent()
-        if role is Role.LEARNER and self._learner is None:
-            self.learner = Learner(self)
-            self._learner = (self.learner, self.spawn(self.learner.run(), f"learn {self.shard}"))
-        self._forward_queue(role, primary)
-
-    def _forward_queue(self, role: Role, primary: Member) -> None:
-        """H3: what was held goes to the new primary, in order, with producer and sequence."""
-        held = self.writer.take_queue()
-        self._stop_forwarding()
-        if role is Role.FOLLOWER:
-            self._forwarder = Forwarder(self, primary.instance)
-            self.spawn(self._forwarder.run(), f"forward {self.shard}")
-        for append in held:
-            if self._forwarder is not None:
-                self._forwarder.submit(append)
-            elif not append.done.done():
-                append.done.set_exception(
-                    FencedError(f"shard {self.shard} is led by {primary.instance} now")
-                )
-        if self._held_since_s is not None:
-            self.blackout_ms = (self.node.now_s() - self._held_since_s) * 1e3
-            self._held_since_s = None
+            self.pushing.forget()
+        if role is Role.LEARNER:
+            self.learning.begin()
+        self.door.pass_on(role, primary)
 
     def _admit(self, is_open: bool) -> None:
         if is_open:
@@ -393,9 +327,9 @@ class Replica:
             self._leading = True
             self.writer.lead(self.epoch)
         if not is_open and self.writer.open:
-            self._held_since_s = self.node.now_s()
+            self.door.hold()
         if is_open:
-            self._held_since_s = None
+            self.door.unhold()
         self.writer.open = is_open
         self.writer.committed = max(self.writer.committed, self.high_watermark)
         if is_open:
@@ -435,120 +369,20 @@ class Replica:
     # ---- the primary's data ------------------------------------------------------------------
 
     def _on_assigned(self, batches: list[StoredBatch]) -> None:
-        self.writer.sent = bool(self._pushers)
-        if self._pushers:
-            self.recent.extend(batches)
-            self._recent_bytes += sum(len(b.data) for b in batches)
-            while self._recent_bytes > REPLICATION_WINDOW_BYTES_MAX and len(self.recent) > 1:
-                if self.recent[0].end > self.machine.end.end:
-                    break
-                self._recent_bytes -= len(self.recent.popleft().data)
-        elif self.recent:
-            self._clear_recent()  # what follows would leave a gap in it
+        self.writer.sent = bool(self.pushing)
+        self.pushing.remember(batches)
         last = batches[-1]
         self.handle(Assigned(Position(last.end, last.chain_after)))
 
-    def _clear_recent(self) -> None:
-        self.recent.clear()
-        self._recent_bytes = 0
-
     def _on_write_failed(self, error: LogstoreError) -> None:
         _log.error("write failed", shard=self.shard, error=error.message)
-        self._clear_recent()
+        self.pushing.forget()
         end = self.node.engine.end(self.member.replica_id)
         for effect in self.machine.write_failed(end, self.node.now_s()):
             self._carry_out(effect)
         self._notify()
 
-    def batches_from(self, offset: int, max_bytes: int) -> list[StoredBatch]:
-        """Batches to push from `offset` on: assigned ones from memory, older ones from the disk."""
-        if self.recent and self.recent[0].base_offset <= offset:
-            at = bisect_left(self.recent, offset, key=attrgetter("base_offset"))
-            rest = (self.recent[i] for i in range(at, len(self.recent)))
-            return up_to_bytes(rest, max_bytes, READ_BATCHES_MAX)
-        stop = self.machine.end.end
-        if offset >= stop:
-            return []
-        return self.node.engine.read(self.member.replica_id, offset, stop, max_bytes)
-
-    def submit(self, append: PendingAppend) -> None:
-        """Take an append: queue it where we lead (or will), forward it where we follow."""
-        if self.error is not None:
-            raise StorageError(f"shard {self.shard} on {self.node.instance}: {self.error}")
-        self.health.check_appends()
-        request = append.request
-        forwarded = request is not None and request.forwarded
-        if self.is_sealed():
-            self._sealed.settle(append)
-            return
-        if self.role is Role.PRIMARY and not self._with_ancestors(append):
-            return
-        if self.role is Role.PRIMARY:
-            self.writer.submit(append)
-            if self.writer.open:
-                self.node.committer.wake(self.writer)
-        elif self._forwarder is not None and not forwarded:
-            self._forwarder.submit(append)
-        else:
-            raise FencedError(
-                f"shard {self.shard} is {self.role.value} on {self.node.instance}, "
-                f"in epoch {self.epoch}"
-            )
-
-    def _with_ancestors(self, append: PendingAppend) -> bool:
-        """True when the append can be checked; else the key's version in the ancestors is fetched
-        first, and it is submitted again (S3)."""
-        if append.expected_version is None:
-            return True
-        before = self.ancestors.known(only_key(append))
-        if before is not None:
-            append.version_before = before
-            return True
-        self.spawn(self._submit_later(append), f"version {self.shard}")
-        return False
-
-    async def _submit_later(self, append: PendingAppend) -> None:
-        try:
-            await self.ancestors.fetch(only_key(append))
-            self.submit(append)
-        except LogstoreError as e:
-            if not append.done.done():
-                append.done.set_exception(e)
-        except asyncio.CancelledError:
-            if not append.done.done():
-                append.done.set_exception(UnavailableError(f"shard {self.shard} closes"))
-            raise
-
     # ---- parts -------------------------------------------------------------------------------
-
-    async def stop_learning(self) -> None:
-        """End the pull before pushed batches are taken; nothing of it is in flight afterwards."""
-        if self._learner is not None:
-            _, task = self._learner
-            self._stop_learning()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def _stop_learning(self) -> None:
-        if self._learner is not None:
-            self._learner[1].cancel()
-            self._learner = None
-
-    def resume_if_silent(self) -> None:
-        """The pushing primary fell silent while we are a learner: pull again."""
-        silent_s = self.node.now_s() - self.heartbeat_s
-        if self._learner is None and silent_s > self.node.config.follower_timeout_s:
-            self.learner = Learner(self)
-            self._learner = (self.learner, self.spawn(self.learner.run(), f"learn {self.shard}"))
-
-    def _stop_forwarding(self) -> None:
-        if self._forwarder is not None:
-            self._forwarder.close()
-            self._forwarder = None
-
-    def _stop_push(self, replica_id: int) -> None:
-        task = self._pushers.pop(replica_id, None)
-        if task is not None:
-            task.cancel()
 
     def push_lost(self, replica_id: int) -> None:
         self.handle(PeerLost(replica_id))
@@ -559,9 +393,7 @@ class Replica:
             _log.error("replica out of service", shard=self.shard, error=error)
             self.error = error
             self.writer.stop(StorageError(error))
-            for append in self.writer.take_queue():
-                if not append.done.done():
-                    append.done.set_exception(StorageError(error))
+            self.door.refuse_held(StorageError(error))
             self._notify()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -593,10 +425,8 @@ class Replica:
     async def close(self, error: LogstoreError) -> None:
         """Stop everything of this copy; waiting appends get `error`."""
         self.writer.stop(error)
-        for append in self.writer.take_queue():
-            if not append.done.done():
-                append.done.set_exception(error)
-        self._stop_forwarding()
+        self.door.refuse_held(error)
+        self.door.stop_forwarding()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

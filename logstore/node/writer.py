@@ -298,7 +298,7 @@ class ShardWriter:
         if self.sent:
             error = UnavailableError(f"not written here, perhaps by a peer: {error.message}")
         for append in self._group:
-            _fail(append, error)
+            append.refuse(error)
         self._land()
         self.reload()
         self._drop_waiting_above(self.end.end)
@@ -311,7 +311,7 @@ class ShardWriter:
                 kept.append(waiting)
                 continue
             for append in waiting.appends:
-                _fail(append, UnavailableError(f"shard {self.shard}: not stored, send again"))
+                append.refuse(UnavailableError(f"shard {self.shard}: not stored, send again"))
         self._waiting = kept
 
     def commit(self, high_watermark: int) -> list[PendingAppend]:
@@ -330,7 +330,7 @@ class ShardWriter:
         self.open = False
         for waiting in self._waiting:
             for append in waiting.appends:
-                _fail(append, error)
+                append.refuse(error)
         self._waiting.clear()
 
 
@@ -379,11 +379,6 @@ def _resolve(append: PendingAppend, shard: str) -> None:
         append.done.set_result(
             Ack(shard, append.offset, append.timestamp, append.count, append.version)
         )
-
-
-def _fail(append: PendingAppend, error: LogstoreError) -> None:
-    if not append.done.done():
-        append.done.set_exception(error)
 
 
 def new_future() -> "asyncio.Future[Ack]":

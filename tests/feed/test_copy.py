@@ -16,10 +16,10 @@ BYTES_PER_S = 1_500_000
 async def learner_of(n: Nodes) -> Learner:
     async with asyncio.timeout(WAIT_S):
         while (replica := n.servers["i2"].instance.replicas.get(SHARD)) is None or (
-            replica.learner is None
+            replica.learning.newest is None
         ):
             await asyncio.sleep(0.01)
-    return replica.learner
+    return replica.learning.newest
 
 
 async def copied(learner: Learner, size: int) -> None:

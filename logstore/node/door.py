@@ -1,0 +1,131 @@
+"""Where a copy takes its appends in: queued where it leads or will, sent on where it follows.
+
+What is held while leadership changes hands is answered by whoever comes after: it goes to the next
+primary in order (H3), or is settled by the seal (S1).
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from logstore.base.errors import (
+    FencedError,
+    LogstoreError,
+    StorageError,
+    UnavailableError,
+)
+from logstore.meta.records import Member
+from logstore.node.appends import PendingAppend
+from logstore.node.forward import Forwarder
+from logstore.node.sealed import AncestorVersions, SealedAnswers
+from logstore.node.writer import only_key
+from logstore.replication.events import Role
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+
+class Door:
+    """Of one copy. `blackout_ms` is how long it held appends the last time."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self.blackout_ms = 0.0
+        self._held_since_s: float | None = None
+        self._forwarder: Forwarder | None = None
+        self._ancestors = AncestorVersions(replica)
+        self._sealed = SealedAnswers(replica)
+
+    def submit(self, append: PendingAppend) -> None:
+        """Take an append: queue it where we lead (or will), forward it where we follow."""
+        replica = self._replica
+        if replica.error is not None:
+            raise StorageError(f"shard {replica.shard} on {replica.node.instance}: {replica.error}")
+        replica.health.check_appends()
+        request = append.request
+        forwarded = request is not None and request.forwarded
+        if replica.is_sealed():
+            self._sealed.settle(append)
+            return
+        if replica.role is Role.PRIMARY and not self._with_ancestors(append):
+            return
+        if replica.role is Role.PRIMARY:
+            replica.writer.submit(append)
+            if replica.writer.open:
+                replica.node.committer.wake(replica.writer)
+        elif self._forwarder is not None and not forwarded:
+            self._forwarder.submit(append)
+        else:
+            raise FencedError(
+                f"shard {replica.shard} is {replica.role.value} on {replica.node.instance}, "
+                f"in epoch {replica.epoch}"
+            )
+
+    def _with_ancestors(self, append: PendingAppend) -> bool:
+        """True when the append can be checked; else the key's version in the ancestors is fetched
+        first, and it is submitted again (S3)."""
+        if append.expected_version is None:
+            return True
+        before = self._ancestors.known(only_key(append))
+        if before is not None:
+            append.version_before = before
+            return True
+        self._replica.spawn(self._submit_later(append), f"version {self._replica.shard}")
+        return False
+
+    async def _submit_later(self, append: PendingAppend) -> None:
+        try:
+            await self._ancestors.fetch(only_key(append))
+            self.submit(append)
+        except LogstoreError as e:
+            append.refuse(e)
+        except asyncio.CancelledError:
+            append.refuse(UnavailableError(f"shard {self._replica.shard} closes"))
+            raise
+
+    def hold(self) -> None:
+        """From now on what comes waits: leadership changes hands, or the shard ends."""
+        self._held_since_s = self._replica.node.now_s()
+
+    def unhold(self) -> None:
+        """This copy goes on taking appends itself: nobody was kept waiting by a change."""
+        self._held_since_s = None
+
+    def pass_on(self, role: Role, primary: Member) -> None:
+        """H3: what was held goes to the new primary, in order, with producer and sequence."""
+        held = self._replica.writer.take_queue()
+        self.stop_forwarding()
+        if role is Role.FOLLOWER:
+            self._forwarder = Forwarder(self._replica, primary.instance)
+            self._replica.spawn(self._forwarder.run(), f"forward {self._replica.shard}")
+        for append in held:
+            if self._forwarder is not None:
+                self._forwarder.submit(append)
+            else:
+                shard = self._replica.shard
+                append.refuse(FencedError(f"shard {shard} is led by {primary.instance} now"))
+        self._blackout_over()
+
+    def settle_at_seal(self) -> None:
+        """The shard has ended: what was held is a duplicate, or was surely not stored (S1)."""
+        for append in self._replica.writer.take_queue():
+            if not append.done.done():
+                try:
+                    self._sealed.settle(append)
+                except LogstoreError as e:
+                    append.done.set_exception(e)
+        self._blackout_over()
+
+    def refuse_held(self, error: LogstoreError) -> None:
+        """The copy goes out of service: what waits gets `error`."""
+        for append in self._replica.writer.take_queue():
+            append.refuse(error)
+
+    def stop_forwarding(self) -> None:
+        if self._forwarder is not None:
+            self._forwarder.close()
+            self._forwarder = None
+
+    def _blackout_over(self) -> None:
+        if self._held_since_s is not None:
+            self.blackout_ms = (self._replica.node.now_s() - self._held_since_s) * 1e3
+            self._held_since_s = None
