@@ -241,7 +241,11 @@ class CoordinatorCollector(Collector):
         )
         for kind in AnomalyKind:
             unusual.add_metric([kind.value], self._intake.anomalies.counts[kind])
-        yield unusual
+        unwatched = GaugeMetricFamily(
+            "logstore_anomalies_unwatched_shards", "Shards in which nothing unusual is noticed."
+        )
+        unwatched.add_metric([], self._intake.anomalies.unwatched)
+        yield from (unusual, unwatched)
 
 
 def _phase_seconds(moves: list[MigrationRecord]) -> dict[State, float]:

@@ -139,6 +139,7 @@ class StatisticsService(StatisticsServicer):
         }
         unusual = await self._learner.call(self._intake.unusual, request.shard or None)
         answer["anomalies"] = [{"shard": name, **plain(anomaly)} for name, anomaly in unusual]
+        answer["unwatched_shards"] = self._intake.anomalies.unwatched
         if request.score:
             scores = await self._learner.call(self._intake.score, request.shard or None)
             answer["score"] = plain(

@@ -76,7 +76,7 @@ class AnomalyBook:
     """The detectors of many shards, and the newest anomalies of them all.
 
     Bounded: `watched_max` shards, those that are told first, and `kept_max` anomalies. `counts`:
-    how many of each kind there were; `unwatched`: values of shards beyond the bound.
+    how many of each kind there were; `unwatched`: shards of the newest slot beyond the bound.
     """
 
     def __init__(self, watched_max: int = WATCHED_MAX, kept_max: int = KEPT_MAX) -> None:
@@ -94,6 +94,7 @@ class AnomalyBook:
         expected: NDArray[np.float64],
     ) -> None:
         """One slot of many shards; where nothing was expected (nan) nothing is judged."""
+        self.unwatched = 0
         for shard, value, said in zip(shards, values, expected.tolist(), strict=True):
             if math.isnan(said):
                 continue

@@ -115,6 +115,8 @@ def forecast(
                 for a in found["anomalies"][:UNUSUAL_SHOWN]
             ],
         )
+    if found["unwatched_shards"]:
+        typer.echo(f"{found['unwatched_shards']} more shards are not watched for unusual slots")
 
 
 def _print_score(score: dict[str, dict[str, Any]], whose: str) -> None:

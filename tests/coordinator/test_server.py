@@ -153,6 +153,7 @@ async def test_unusual_slots_are_named(
     assert spike["score"] > 6
     everywhere = json.loads((await statistics.Forecast(pb.ForecastRequest())).json)
     assert everywhere["anomalies"] == answer["anomalies"]
+    assert everywhere["unwatched_shards"] == 0
 
 
 async def test_the_autopilot_is_switched(
