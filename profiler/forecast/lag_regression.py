@@ -4,11 +4,11 @@ import numpy as np
 
 from profiler.forecast.history import History
 from profiler.forecast.interpolate import between
-from profiler.forecast.port import BoolArray, FloatArray, IntArray
+from profiler.forecast.least_squares import LeastSquares
+from profiler.forecast.port import FloatArray, IntArray
 
 FEATURES = 5
 LAST_SLOTS = 3
-TRACE_MAX = 1e4
 RISE_MAX = 2.0
 """A forecast is held under this many times what the seasons before and the last slot show."""
 
@@ -20,8 +20,6 @@ class LagRegression:
     the same slot one short season (a day) ago, the last slot, the mean of the last slots, and a
     constant. With w = 0 it is the seasonal naive model, where it starts and where a row without
     information stays. One w for each of the fixed horizons; between them w is interpolated.
-    Forgetting by `forget` a slot; residuals are clipped (Huber) so that one anomaly moves little.
-    Recursive least squares: Haykin, Adaptive Filter Theory, ch. 10.
     """
 
     def __init__(
@@ -30,15 +28,10 @@ class LagRegression:
         season_slots: int,
         short_season_slots: int,
         horizons: IntArray,
-        *,
-        forget: float = 0.9995,
-        ridge: float = 20.0,
-        clip: float = 4.0,
     ) -> None:
         self._history = history
         self._season, self._short = season_slots, short_season_slots
         self._horizons = horizons
-        self._forget, self._ridge, self._clip = forget, ridge, clip
         self._ring = int(horizons[-1]) + 1
         self._last = np.arange(LAST_SLOTS)
         # Of the last short season: the sum of what came minus what came a season before.
@@ -46,17 +39,16 @@ class LagRegression:
         self._amended: FloatArray = np.zeros(0)
         """How much of `History.amended` is in `_sum`: what is amended is of the last season."""
         size = len(horizons)
-        self._weights: FloatArray = np.zeros((0, size, FEATURES))
-        self._inverse: FloatArray = np.zeros((0, size, FEATURES, FEATURES))
-        self._spread: FloatArray = np.zeros((0, size))
+        self._solver = LeastSquares(size, FEATURES)
         self._x: FloatArray = np.zeros((0, self._ring, size, FEATURES))
         self._base: FloatArray = np.zeros((0, self._ring, size))
         self._made: IntArray = np.zeros((0, self._ring), dtype=np.int64)
         self.name = f"lag_regression_{season_slots}"
 
     def grow(self, rows: int) -> None:
-        old = len(self._weights)
-        for name in ("_weights", "_inverse", "_spread", "_x", "_base", "_made", "_sum", "_amended"):
+        old = len(self._made)
+        self._solver.grow(rows)
+        for name in ("_x", "_base", "_made", "_sum", "_amended"):
             held = getattr(self, name)
             more = np.zeros((rows - old, *held.shape[1:]), dtype=held.dtype)
             setattr(self, name, np.concatenate([held, more]))
@@ -64,16 +56,15 @@ class LagRegression:
             self.clear(row)
 
     def clear(self, row: int) -> None:
-        self._weights[row] = 0.0
-        self._inverse[row] = np.eye(FEATURES) / self._ridge
-        self._spread[row] = self._sum[row] = self._amended[row] = 0.0
+        self._solver.clear(row)
+        self._sum[row] = self._amended[row] = 0.0
         self._made[row] = np.iinfo(np.int64).min
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        """Weights know no unit; spreads, features and bases scale with the share."""
-        for held in (self._weights, self._inverse, self._made):
-            held[child] = held[parent]
-        for held in (self._spread, self._x, self._base, self._sum, self._amended):
+        """Weights and times know no unit; features and bases scale with the share."""
+        self._solver.copy(parent, child, share)
+        self._made[child] = self._made[parent]
+        for held in (self._x, self._base, self._sum, self._amended):
             held[child] = held[parent] * share
 
     def learn(self, rows: IntArray, values: FloatArray) -> None:
@@ -84,8 +75,7 @@ class LagRegression:
         base = self._base[rows[:, None], at, each]
         due = self._made[rows[:, None], at] == now[:, None] - self._horizons
         usable = due & ~np.isnan(base)
-        x = np.where(usable[:, :, None], x, 0.0)
-        self._update(rows, x, np.where(usable, values[:, None] - base, 0.0), usable)
+        self._solver.learn(rows, x, values[:, None] - base, usable)
         amended = self._history.amended[rows]
         self._sum[rows] += self._moved(rows) + amended - self._amended[rows]
         self._amended[rows] = amended
@@ -96,7 +86,7 @@ class LagRegression:
         self._made[rows, slot] = now
 
     def forecast(self, rows: IntArray, horizons: IntArray) -> FloatArray:
-        weights = self._weights[rows]
+        weights = self._solver.weights(rows)
         now = self._history.last[rows]
         same = np.array_equal(horizons, self._horizons)
         if same and (self._made[rows, now % self._ring] == now).all():
@@ -109,27 +99,6 @@ class LagRegression:
         ceiling = RISE_MAX * (base + newest + np.abs(x[:, :, :2]).sum(axis=2))
         said = np.clip(base + (weights * x).sum(axis=2), 0.0, ceiling)
         return np.where(np.isnan(said), newest, said)
-
-    def _update(self, rows: IntArray, x: FloatArray, target: FloatArray, usable: BoolArray) -> None:
-        # Scaling by the spread makes the ridge mean the same for every unit and size.
-        spread = self._spread[rows]
-        first = (spread == 0.0) & usable
-        size = np.abs(target)
-        spread = np.where(first, size, np.where(usable, spread + 0.02 * (size - spread), spread))
-        self._spread[rows] = spread
-        unit = np.maximum(spread, 1e-9)[:, :, None]
-        x = x / unit
-        inverse = self._inverse[rows]
-        inverse_x = (inverse @ x[:, :, :, None])[:, :, :, 0]
-        gain = inverse_x / (self._forget + (x * inverse_x).sum(axis=2))[:, :, None]
-        error = target / unit[:, :, 0] - (self._weights[rows] * x).sum(axis=2)
-        error = np.clip(error, -self._clip, self._clip)
-        self._weights[rows] += gain * error[:, :, None]
-        inverse = inverse - gain[:, :, :, None] * inverse_x[:, :, None, :]
-        trace = np.trace(inverse, axis1=2, axis2=3)
-        # Without news the matrix would grow for ever ("wind-up"): forget only while it is small.
-        fade = np.where(usable & (trace < TRACE_MAX), self._forget, 1.0)
-        self._inverse[rows] = inverse / fade[:, :, None, None]
 
     def _features(self, rows: IntArray, horizons: IntArray) -> tuple[FloatArray, FloatArray]:
         """x of shape (rows, horizons, FEATURES) and the base of shape (rows, horizons)."""
