@@ -16,6 +16,7 @@ import pyarrow as pa
 from bench.autopilot_model import compare
 from bench.workload import generate, keys, rates
 from bench.workload.accesses import READ
+from coordinator.local.beside import beside
 from coordinator.local.cluster import Cluster, ClusterOptions, running
 from coordinator.local.demo.drive import Driver
 from coordinator.local.demo.run import START_US, cluster_options
@@ -202,18 +203,11 @@ async def play(setup: Setup, mode: str, slo_ms: float, folder: Path) -> Figures:
         driver = Driver(log, setup.replay, setup.events, env, None)
         seen = Seen()
         begin_s, begin_us = env.clock.monotonic_s() + 0.2, env.clock.wall_us() + 200_000
-        helpers = [asyncio.create_task(_look(cluster, driver, seen))]
+        helpers = [_look(cluster, driver, seen)]
         if mode == "reactive":
-            helpers.append(asyncio.create_task(_react(cluster)))
-        try:
+            helpers.append(_react(cluster))
+        async with beside(*helpers):
             await driver.play(begin_s, begin_us)
-        finally:
-            for task in helpers:
-                task.cancel()
-            results = await asyncio.gather(*helpers, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
         found = _figures(driver, seen, await _migrations(cluster), begin_us, slo_ms)
         if not found.moves:
             found.model = _against_model(driver, setup, slo_ms)

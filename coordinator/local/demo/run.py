@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
+from coordinator.local.beside import beside
 from coordinator.local.cluster import Cluster, ClusterOptions, running
 from coordinator.local.demo.drive import Counts, Driver, append_history
 from coordinator.local.demo.homes import lead_at
@@ -245,24 +246,19 @@ async def _replay(
     begin_s, begin_us = env.clock.monotonic_s() + 0.2, env.clock.wall_us() + 200_000
     plays = [asyncio.create_task(d.play(begin_s, begin_us)) for d in drivers]
     helpers = [
-        asyncio.create_task(watch.run()),
-        asyncio.create_task(_show(view, drivers[0], main, watch)),
-        *(asyncio.create_task(_count(s, d)) for s, d in zip(sides[1:], drivers[1:], strict=True)),
+        watch.run(),
+        _show(view, drivers[0], main, watch),
+        *(_count(s, d) for s, d in zip(sides[1:], drivers[1:], strict=True)),
     ]
     if options.autopilot:
-        helpers.append(asyncio.create_task(_switch_on(main, drivers[0], scene, view)))
+        helpers.append(_switch_on(main, drivers[0], scene, view))
     view.begin()
-    try:
-        await asyncio.gather(*plays)
-        await _settled(watch)
-    finally:
-        view.end()
-        for task in helpers:
-            task.cancel()
-        results = await asyncio.gather(*helpers, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+    async with beside(*helpers):
+        try:
+            await asyncio.gather(*plays)
+            await _settled(watch)
+        finally:
+            view.end()
     for s, d in zip(sides, drivers, strict=True):
         await _read_throttle(s, d)
     return Outcome(
