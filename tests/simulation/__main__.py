@@ -47,7 +47,7 @@ def main() -> int:
         return 1
     print(_line(totals))
     if given.write_doc:
-        write_between("coverage", _coverage_table(totals, coverage))
+        write_between("coverage", _coverage_table(totals, failed, coverage))
     if given.coverage:
         for fault, where in sorted(POSSIBLE):
             print(f"{fault:<34} {where:<14} {coverage[fault, where]:>7}")
@@ -60,9 +60,11 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _coverage_table(totals: Counter[str], coverage: Counter[tuple[str, str]]) -> str:
+def _coverage_table(
+    totals: Counter[str], failed: list[int], coverage: Counter[tuple[str, str]]
+) -> str:
     """One row a fault: how often it hit each role, or each state of a move."""
-    lines = [f"Commit {_commit()}: {_line(totals)}.", ""]
+    lines = [f"Commit {_commit()}: {_line(totals)}; failed seeds: {failed or 'none'}.", ""]
     tables: tuple[tuple[Sequence[str], Sequence[str]], ...] = (
         (NODE_FAULTS, [role.value for role in ROLES]),
         (COORDINATOR_FAULTS + MOVE_FAULTS, [state.value for state in STATES]),
