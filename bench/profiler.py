@@ -17,6 +17,7 @@ import typer
 from bench.profiler_path import append_path
 from bench.series import read_columns
 from profiler import AccessHeatmap, Agent, CoAccess, HeavyHitters, OpType
+from profiler.anomaly import AnomalyBook
 from profiler.forecast import ForecastBook, Forecaster
 from profiler.forecast.bank import default_models
 from profiler.forecast.history import History
@@ -183,7 +184,7 @@ def forecasts(shards: int, periods: int = 20, *, slow: bool = False) -> dict[str
         kept.append(history)
         return (with_slow_models if slow else default_models)(history, seasons, steps)
 
-    book = ForecastBook((288, 2016), horizons=(1, 3, 6, 12), models=models)
+    book = ForecastBook((288, 2016), horizons=(1, 3, 6, 12), models=models, anomalies=AnomalyBook())
     size, names = rng.uniform(10, 1000, shards), [f"s{i}" for i in range(shards)]
 
     def period(t: int) -> float:
