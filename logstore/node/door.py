@@ -92,27 +92,25 @@ class Door:
 
     def pass_on(self, role: Role, primary: Member) -> None:
         """H3: what was held goes to the new primary, in order, with producer and sequence."""
-        held = self._replica.writer.take_queue()
+        held, shard = self._replica.writer.take_queue(), self._replica.shard
         self.stop_forwarding()
         if role is Role.FOLLOWER:
             self._forwarder = Forwarder(self._replica, primary.instance)
-            self._replica.spawn(self._forwarder.run(), f"forward {self._replica.shard}")
+            self._replica.spawn(self._forwarder.run(), f"forward {shard}")
         for append in held:
             if self._forwarder is not None:
                 self._forwarder.submit(append)
             else:
-                shard = self._replica.shard
                 append.refuse(FencedError(f"shard {shard} is led by {primary.instance} now"))
         self._blackout_over()
 
     def settle_at_seal(self) -> None:
         """The shard has ended: what was held is a duplicate, or was surely not stored (S1)."""
         for append in self._replica.writer.take_queue():
-            if not append.done.done():
-                try:
-                    self._sealed.settle(append)
-                except LogstoreError as e:
-                    append.done.set_exception(e)
+            try:
+                self._sealed.settle(append)
+            except LogstoreError as e:
+                append.refuse(e)
         self._blackout_over()
 
     def refuse_held(self, error: LogstoreError) -> None:

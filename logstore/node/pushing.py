@@ -64,8 +64,8 @@ class Pushing:
             at = bisect_left(self._recent, offset, key=attrgetter("base_offset"))
             rest = (self._recent[i] for i in range(at, len(self._recent)))
             return up_to_bytes(rest, max_bytes, READ_BATCHES_MAX)
-        stop = self._replica.machine.end.end
+        replica = self._replica
+        stop = replica.machine.end.end
         if offset >= stop:
             return []
-        replica = self._replica
         return replica.node.engine.read(replica.member.replica_id, offset, stop, max_bytes)
