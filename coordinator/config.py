@@ -10,6 +10,8 @@ from pydantic_settings import SettingsConfigDict
 from coordinator.cells import CELLS_MAX
 from logstore.meta.settings import MetadataSettings
 
+OUTLOOK_DEFAULT_MAX = 96
+
 
 class Autopilot(StrEnum):
     """What the planning loop does: start moves; only forecast and plan; nothing."""
@@ -56,6 +58,11 @@ class CoordinatorConfig(MetadataSettings):
         default=None, description="seasons in slots, ascending; default a day and a week"
     )
     horizon_slots: int = Field(default=12, ge=1, le=1024, description="slots forecast ahead")
+    outlook_slots: int | None = Field(
+        default=None, ge=1, le=1024,
+        description="slots forecast to choose between moves; default a day, at most 96; at least"
+        " horizon_slots are",
+    )  # fmt: skip
     history_slots: int = Field(default=336, ge=1, le=10_000, description="slots of statistics kept")
     heatmap_buckets: int = Field(default=256, ge=4, le=4096)
 
@@ -122,6 +129,12 @@ class CoordinatorConfig(MetadataSettings):
     @property
     def event_slot_s(self) -> float:
         return self.slot_s or self.planning_period_s
+
+    @property
+    def slots_ahead(self) -> int:
+        """Slots that are forecast for a plan: the horizon, and the outlook behind it."""
+        day = min(OUTLOOK_DEFAULT_MAX, round(86_400.0 / self.event_slot_s))
+        return max(self.horizon_slots, self.outlook_slots or day)
 
     @property
     def slot_wall_s(self) -> float:

@@ -17,7 +17,7 @@ from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
-from coordinator.views import Outlook, make_view, with_expected
+from coordinator.views import Foretold, make_view, with_expected
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
@@ -86,8 +86,8 @@ class PlanningLoop:
         self._catalog = Catalog(store, env)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
-        self._newest: Outlook | None = None
-        self._earlier: Outlook | None = None
+        self._newest: Foretold | None = None
+        self._earlier: Foretold | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -171,11 +171,11 @@ class PlanningLoop:
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
         return with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))
 
-    def _before_slot(self, view: View) -> Outlook | None:
+    def _before_slot(self, view: View) -> Foretold | None:
         """What the newest view of an earlier slot forecast."""
         if self._newest is None or view.slot > self._newest.slot:
             self._earlier = self._newest
-        self._newest = Outlook.of(view)
+        self._newest = Foretold.of(view)
         return self._earlier
 
     def _planner_config(self) -> PlannerConfig:

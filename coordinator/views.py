@@ -37,7 +37,9 @@ BLACKOUT_MS_MIN = 10.0
 CUT_SHARDS_MAX = 256
 """Shards for which split keys are looked up, those with the most load first."""
 CUTS_MAX = 32
-OUTLOOK_SLOTS = 6
+OUTLOOK_SHARDS_MAX = 2_000
+"""More shards are forecast for the horizon only: 96 slots of one take 0.5 to 1 ms."""
+FORETOLD_SLOTS = 6
 """A forecast older than this says nothing of the present any more."""
 _STEPS_S = 1.0
 """For writing the states and asking the instances, all states together."""
@@ -60,9 +62,8 @@ def make_view(
     known = {record.instance for record in instances}
     live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
     per_s = 1.0 / config.slot_wall_s
-    forecasts = intake.forecasts(
-        [s.shard for s in live], config.horizon_slots, mono_s, config.slot_wall_s
-    )
+    ahead = config.slots_ahead if len(live) <= OUTLOOK_SHARDS_MAX else config.horizon_slots
+    forecasts = intake.forecasts([s.shard for s in live], ahead, mono_s, config.slot_wall_s)
     moved = _last_moves(migrations)
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
@@ -124,7 +125,7 @@ def make_view(
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Foretold:
     """What a view forecast, ops/s of each shard in the slots after `slot`: all that is kept of it,
     since a view of 100,000 shards takes hundreds of MB."""
 
@@ -132,17 +133,17 @@ class Outlook:
     means: Mapping[str, tuple[float, ...]]
 
     @classmethod
-    def of(cls, view: View) -> "Outlook":
+    def of(cls, view: View) -> "Foretold":
         seen = {
-            s.id: s.forecast.mean[:OUTLOOK_SLOTS] for s in view.shards if s.forecast is not None
+            s.id: s.forecast.mean[:FORETOLD_SLOTS] for s in view.shards if s.forecast is not None
         }
         return cls(view.slot, seen)
 
 
-def with_expected(view: View, before: Outlook | None) -> View:
+def with_expected(view: View, before: Foretold | None) -> View:
     """`view`, with what was forecast at an earlier slot for the slot that it shows."""
     later = view.slot - before.slot if before is not None else 0
-    if before is None or not 1 <= later <= OUTLOOK_SLOTS:
+    if before is None or not 1 <= later <= FORETOLD_SLOTS:
         return view
     said = {shard: mean[later - 1] for shard, mean in before.means.items() if len(mean) >= later}
     shards = (replace(s, expected_ops_per_s=said.get(s.id)) for s in view.shards)

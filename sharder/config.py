@@ -71,7 +71,11 @@ class PlannerConfig:
     risk: RiskConfig = field(default_factory=RiskConfig)
     seed: int = 0
     horizon_periods: int | None = None
-    """How many coming periods count; None: as many as the longest forecast has."""
+    """In how many coming periods crossings are looked for; None: as many as the longest forecast
+    has. Periods that are forecast behind them (the outlook) decide between moves that cure."""
+    outlook_error: float = 0.08
+    """Share of its limit that an instance's load is always reckoned to be unsure by, where moves
+    are compared by what is forecast behind the horizon too."""
     hysteresis: float = 0.05
     """A target must stay this share of capacity below the threshold, so that it is not next."""
     cooldown_s: float = 900.0
@@ -146,6 +150,7 @@ class PlannerConfig:
             {
                 "seed": (0, 2**63, "(seed)"),
                 "horizon_periods": (1, 10_000, "periods"),
+                "outlook_error": (1e-6, 1.0, "of the limit"),
                 "hysteresis": (0.0, 0.5, "of capacity"),
                 "cooldown_s": (0.0, 1e9, "s"),
                 "surprise": (1.0, 1e9, "times the forecast"),

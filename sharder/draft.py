@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sharder.config import PlannerConfig
 from sharder.load import BYTES, RESOURCE_NAMES, LoadTable
 from sharder.operators import Crossing, ForecastSummary, Operator, Refusal, Trigger
+from sharder.outlook import Outlook
 from sharder.reasons import Reason
 from sharder.ring import Ring
 from sharder.risk import (
@@ -57,6 +58,8 @@ class Draft:
     stored: Floats = field(init=False)
     searches: int = field(init=False, default=0)
     """How many times a target was looked for."""
+    outlook: Outlook | None = field(init=False, default=None)
+    """Only where forecasts reach behind the horizon."""
     trips_ms: NDArray[np.int64] = field(init=False)
     in_flight: frozenset[str] = field(init=False)
     """Shards that operators are at work on."""
@@ -77,6 +80,8 @@ class Draft:
         self._target_limit = table.capacity * share
         self.upper = upper_bound(table.sum_mean, table.sum_squares, table.sum_sigma, config.risk)
         self._spare = self._target_limit[:, :, None] - self.upper
+        if table.farther:
+            self.outlook = Outlook(table, self.limit, config)
         self.open = np.array([i.alive and not i.draining for i in table.instances], dtype=np.bool_)
         self.stored = np.array([i.stored_bytes for i in table.instances], dtype=np.float64)
         self.stored_max = share * np.array(
@@ -197,6 +202,20 @@ class Draft:
         room = self._target_limit[at, resource] * (1 + TOLERANCE)
         return np.asarray((after > room).all(axis=1), dtype=np.bool_)
 
+    def emptiest(self, source: int, count: int) -> NDArray[np.int64]:
+        """The `count` other instances that are open and fullest least, in the worst period."""
+        others = self.open.copy()
+        others[source] = False
+        at = np.flatnonzero(others)
+        used = (self.upper[at] / self._target_limit[at][:, :, None]).max(axis=(1, 2))
+        return at[np.argsort(used, kind="stable")[:count]]
+
+    def may_fit(self, rows: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the mean load of each shard has room on each instance, [n, m]: necessary only."""
+        mean, _ = self.table.shard_load(rows)
+        room = self._spare[at] * (1 + TOLERANCE)
+        return np.asarray((mean[:, None] <= room).all(axis=(2, 3)), dtype=np.bool_)
+
     def find_target(
         self,
         row: int,
@@ -206,7 +225,8 @@ class Draft:
         *,
         copied: bool = True,
     ) -> Target:
-        """The instance with most headroom over the whole horizon with the shard added.
+        """The instance that fits where the shard adds least overload over the outlook; without one,
+        or if equal, the one with most headroom over the horizon with the shard added.
 
         Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring. `part`:
         for that share of the shard only, as after a split. `among`: only these instances.
@@ -244,6 +264,8 @@ class Draft:
         fits &= self.busy < config.operators_per_instance_max
         if not fits.any():
             return Target(None, self._no_target(Reason.TOO_MANY_OPERATORS, row, source))
+        if self.outlook is not None:
+            fits = self.outlook.best_of(row, fits, 1.0 - share, part)
         steps = np.floor((1.0 - share) / config.headroom_step)
         fits &= steps == steps[fits].max()
         fits &= self.trips_ms == self.trips_ms[fits].min()
@@ -316,6 +338,8 @@ class Draft:
         """
         end_s = operator.start_s + operator.expected_duration_s
         self.table.shift(row, source, target, end_s, part)
+        if self.outlook is not None:
+            self.outlook.shift(row, source, target, part)
         t = self.table
         for i in (source, target):
             self.upper[i] = upper_bound(

@@ -1,7 +1,8 @@
 """A view as numpy arrays: forecasts of shards, and their sums per instance.
 
 Axes: I instances (sorted by id), S shards (sorted by instance, then id, so the result does not
-depend on the order of rows in the view), R = 2 resources (ops/s, bytes/s), H periods.
+depend on the order of rows in the view), R = 2 resources (ops/s, bytes/s), H periods of the
+horizon, in which crossings are found, F >= H periods for which there is a forecast at all.
 """
 
 from collections.abc import Sequence
@@ -38,18 +39,23 @@ class LoadTable:
         self.home = np.array([self.index[s.instance] for s in self.shards], dtype=np.int64)
         ends = np.arange(len(self.instances) + 1)
         self.bounds: NDArray[np.int64] = np.searchsorted(self.home, ends).astype(np.int64)
-        self.horizon = view.config.horizon_periods or max(
+        longest = max(
             (len(s.forecast.mean) for s in view.shards if s.forecast is not None), default=1
         )
         if forecasts is not None:
-            self.horizon = min(view.config.horizon_periods or 10_000, forecasts[0].shape[1])
+            longest = forecasts[0].shape[1]
+        self.horizon = view.config.horizon_periods or longest
+        if forecasts is not None:
+            self.horizon = min(self.horizon, longest)
+        periods = max(self.horizon, longest)
         self.period_start_s: Floats = view.now_s + view.period_s * np.arange(
             self.horizon, dtype=np.float64
         )
         if forecasts is None:
-            self.mean, self.sigma = self._forecasts()
+            self.far_mean, self.far_sigma = self._forecasts(periods)
         else:
-            self.mean, self.sigma = (np.asarray(f[order, : self.horizon]) for f in forecasts)
+            self.far_mean, self.far_sigma = (np.asarray(f[order]) for f in forecasts)
+        self.mean, self.sigma = (f[:, : self.horizon] for f in (self.far_mean, self.far_sigma))
         self.ratio: Floats = np.array([_bytes_per_op(s) for s in self.shards], dtype=np.float64)
         self.size: Floats = np.array([s.bytes for s in self.shards], dtype=np.float64)
         self.weight: Floats = np.array([s.migration_weight for s in self.shards], dtype=np.float64)
@@ -99,9 +105,14 @@ class LoadTable:
         """The rows of the shards that are on an instance."""
         return slice(int(self.bounds[instance]), int(self.bounds[instance + 1]))
 
-    def _forecasts(self) -> tuple[Floats, Floats]:
-        """Mean and sigma, ops/s, [S, H]; a shard without a forecast keeps its present rate."""
-        n, h = len(self.shards), self.horizon
+    @property
+    def farther(self) -> bool:
+        """Whether forecasts go on behind the horizon."""
+        return bool(self.far_mean.shape[1] > self.horizon)
+
+    def _forecasts(self, h: int) -> tuple[Floats, Floats]:
+        """Mean and sigma, ops/s, [S, h]; a shard without a forecast keeps its present rate."""
+        n = len(self.shards)
         forecasts = [s.forecast for s in self.shards]
         if all(f is not None and len(f.mean) == h and f.sigma is None for f in forecasts):
             known = [f for f in forecasts if f is not None]
@@ -135,6 +146,8 @@ class LoadTable:
 
     def _keep_present(self) -> None:
         """What shards of a surprised instance do now is the least that they are going to do."""
+        if self.surprised.any():
+            self.mean = self.mean.copy()  # within the horizon only
         for i in np.flatnonzero(self.surprised).tolist():
             rows = self.rows_of(i)
             present = np.array([s.ops_per_s for s in self.shards[rows]], dtype=np.float64)

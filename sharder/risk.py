@@ -55,6 +55,20 @@ def overload_probability(mean: Floats, sd: Floats, limit: Floats) -> Floats:
     return np.asarray(_upper_tail(z).max(axis=0), dtype=np.float64)
 
 
+def overload_periods(loads: Floats, limit: Floats, floor: float, config: RiskConfig) -> Floats:
+    """Expected number of periods over the limit: `loads` [3, ..., R, F] are the sums of mean,
+    sigma^2 and sigma, `limit` [..., R]; `floor`: share of the limit that the deviation never is
+    below. Of the resources the likelier one counts.
+    """
+    mean, sum_squares, sum_sigma = loads
+    bound = np.broadcast_to(limit[..., None], mean.shape)
+    known = np.isfinite(bound)
+    sd = np.hypot(deviation(sum_squares, sum_sigma, config), np.where(known, floor * bound, 0.0))
+    gap = np.where(known, bound - mean, np.inf)
+    z = gap / np.maximum(sd, 1e-12)
+    return np.asarray(_upper_tail(z).max(axis=-2).sum(axis=-1), dtype=np.float64)
+
+
 def overload_cost(p: Floats, period_s: float, config: RiskConfig) -> float:
     """Expected cost of the overloaded seconds of all periods, from `overload_probability`.
 

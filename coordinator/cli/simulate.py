@@ -18,7 +18,7 @@ from coordinator.cli.common import AsJson, out, print_json, print_table
 from logstore.base.errors import InvalidArgumentError
 from sharder.simulate.cluster import Settings
 from sharder.simulate.forecasts import Forecasts, Learned, learn
-from sharder.simulate.planned import HORIZON
+from sharder.simulate.planned import HORIZON, outlook_slots
 from sharder.simulate.run import POLICIES, Scenario, auto_capacity, simulate
 from sharder.simulate.series import Series, daily_autocorrelation, from_events
 
@@ -83,7 +83,8 @@ def simulate_command(
             disable=as_json or not out.is_terminal,
         ) as shown:  # fmt: skip
             task = shown.add_task("learning forecasts")
-            said: Forecasts = cached_forecasts(load, first, HORIZON, cache or _cache_folder())
+            ahead = outlook_slots(load)
+            said: Forecasts = cached_forecasts(load, first, ahead, cache or _cache_folder())
             scenario = Scenario(load, settings, first, said)
             found = simulate(
                 scenario, names, lambda name: shown.update(task, description=f"policy {name}")
@@ -94,7 +95,8 @@ def simulate_command(
     if as_json:
         given = {
             "series": str(series or events), "slots": len(load.loads), "warm_up_slots": first,
-            "columns": len(load.names), "horizon_slots": HORIZON, "policies": list(names),
+            "columns": len(load.names), "horizon_slots": HORIZON, "outlook_slots": ahead,
+            "policies": list(names),
             "capacity_given": capacity, "daily_autocorrelation": daily_autocorrelation(load),
             **asdict(settings),
         }  # fmt: skip

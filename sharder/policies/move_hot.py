@@ -1,8 +1,10 @@
 """Move shards off an instance before its forecast load crosses its limit.
 
-If a single shard cures the crossing, the one with the least disturbance per migration weight goes;
-otherwise those that relieve most, until it is cured or nothing more fits. A move starts at the
-latest safe time (crossing - measured move time - margin), or in a trough before it.
+If a single shard cures the crossing, the one with the least disturbance per migration weight goes,
+or, where forecasts reach behind the horizon, the one that spares most expected overload over all of
+them for the load that it carries; otherwise those that relieve most, until it is cured or nothing
+more fits. A move starts at the latest safe time (crossing - measured move time - margin), or in a
+trough before it.
 """
 
 from collections.abc import Sequence
@@ -13,9 +15,15 @@ from numpy.typing import NDArray
 
 from sharder.draft import TOLERANCE, Draft, relative_excess
 from sharder.operators import Crossing, Operator, Refusal
+from sharder.outlook import TARGETS_MAX, Outlook
 from sharder.policies.common import eligible, gain, latest_start_s, over_limits, start_s
 from sharder.reasons import Reason
 from sharder.risk import Floats, move_cost, upper_bound
+
+_COMPARED_MAX = 64
+"""Shards of an instance that are compared by the outlook, those of least disturbance first."""
+_LOAD_MIN = 0.01
+"""Share of capacity that a shard is reckoned to carry at least, when gain per load is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,8 @@ class _Candidates:
     peak_after: Floats
     relief: Floats
     disturbance: Floats
+    present: Floats
+    """The shard's present rate as a share of the capacity of its instance."""
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
@@ -66,7 +76,7 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
     relieving = candidates.relief > TOLERANCE
     if not relieving.any() and not (candidates.excess_after > TOLERANCE).any():
         return [*refused, Refusal(Reason.PASSES_BY_ITSELF, name)]
-    order = _order(candidates, relieving, draft.table.weight[candidates.rows])
+    order = _order(draft, instance, candidates, relieving)
     nowhere = draft.fits_nowhere(candidates.rows, instance)
     share = draft.config.risk.threshold - draft.config.hysteresis
     chosen, before, full = "", draft.searches, False
@@ -96,13 +106,34 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
     ]
 
 
-def _order(candidates: _Candidates, relieving: NDArray[np.bool_], weight: Floats) -> list[int]:
+def _order(
+    draft: Draft, instance: int, candidates: _Candidates, relieving: NDArray[np.bool_]
+) -> list[int]:
     """First those that cure alone, by disturbance; then those that relieve, by how much."""
+    weight = draft.table.weight[candidates.rows]
     curing = relieving & (candidates.excess_after <= TOLERANCE)
+    first = _sorted(np.flatnonzero(curing), candidates.disturbance / weight)
+    if draft.outlook is not None and first:
+        first = _by_outlook(draft, draft.outlook, instance, candidates, first)
     return [
-        *_sorted(np.flatnonzero(curing), candidates.disturbance / weight),
+        *first,
         *_sorted(np.flatnonzero(relieving & ~curing), -candidates.relief * weight),
     ]
+
+
+def _by_outlook(
+    draft: Draft, outlook: Outlook, instance: int, candidates: _Candidates, order: list[int]
+) -> list[int]:
+    """`order` by what a move to the best target spares, for each unit of load that it disturbs."""
+    some = np.array(order[:_COMPARED_MAX])
+    rows = candidates.rows[some]
+    at = draft.emptiest(instance, TARGETS_MAX)
+    net = outlook.relief(instance, rows)[:, None] - outlook.burden(rows, at)
+    net[~draft.may_fit(rows, at)] = -np.inf
+    spared = net.max(axis=1, initial=0.0)
+    worth = draft.table.weight[rows] * spared / (_LOAD_MIN + candidates.present[some])
+    best = some[np.argsort(-worth, kind="stable")]
+    return [*best.tolist(), *order[_COMPARED_MAX:]]
 
 
 def _not_chosen(name: str, shard: str, candidates: _Candidates, c: int, chosen: str) -> Refusal:
@@ -138,6 +169,7 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
         peak_after=still_over.max(axis=1),
         relief=excess_before - excess_after,
         disturbance=duration * (1.0 + present),
+        present=present,
     )
 
 

@@ -13,7 +13,15 @@ from sharder.view import Cut, InFlight, InstanceView, MoveHistory, ShardView, Vi
 
 DAY_S = 86_400.0
 HORIZON = 12
-"""Slots that the planner looks ahead."""
+"""Slots in which the planner looks for crossings."""
+
+
+OUTLOOK_MAX = 96
+
+
+def outlook_slots(series: Series) -> int:
+    """Slots that are forecast: a day, where the series has days; else just the horizon."""
+    return max(HORIZON, min(series.season or 0, OUTLOOK_MAX))
 
 
 def planner_config(settings: Settings, **changes: object) -> PlannerConfig:

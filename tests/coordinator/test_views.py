@@ -11,7 +11,7 @@ from coordinator.statistics import StatisticsIntake
 from coordinator.views import (
     WEIGHT_HALF_LIFE_S,
     WEIGHT_MIN,
-    Outlook,
+    Foretold,
     make_view,
     migration_weights,
     with_expected,
@@ -71,6 +71,10 @@ def record(number: int, home: str, range_: KeyRange, *others: str) -> ShardRecor
 
 @pytest.fixture
 def seen(tmp_path: Path) -> View:
+    return make_seen(tmp_path)
+
+
+def make_seen(tmp_path: Path) -> View:
     """x/0 has 99 ops/s of a's 100, two fifths of them on one key; b has 20 of 100."""
     intake = StatisticsIntake(1.0, settle_s=0.0)
     for slot in range(30):
@@ -130,7 +134,7 @@ def test_a_follower_in_sync_becomes_the_primary_where_that_cures(seen: View) -> 
 
 def test_a_view_knows_what_was_forecast_for_the_slot_it_shows(seen: View) -> None:
     assert with_expected(seen, None) is seen
-    before_all = Outlook.of(seen)
+    before_all = Foretold.of(seen)
     assert with_expected(seen, before_all) is seen  # of the same slot
     for later in (1, 6):
         now = with_expected(replace(seen, slot=seen.slot + later), before_all)
@@ -139,3 +143,20 @@ def test_a_view_knows_what_was_forecast_for_the_slot_it_shows(seen: View) -> Non
             assert shard.expected_ops_per_s == before.forecast.mean[later - 1]
     beyond = with_expected(replace(seen, slot=seen.slot + 7), before_all)  # 6 slots were forecast
     assert [s.expected_ops_per_s for s in beyond.shards] == [None, None]
+
+
+def test_forecasts_reach_a_day_or_96_slots_and_only_the_horizon_of_very_many_shards(
+    tmp_path: Path, seen: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ahead(slot_s: float, **more: int) -> int:
+        return CoordinatorConfig(data=tmp_path, slot_s=slot_s, **more).slots_ahead  # type: ignore[arg-type]
+
+    assert [ahead(3600.0), ahead(900.0), ahead(300.0), ahead(86_400.0)] == [24, 96, 96, 12]
+    assert [ahead(3600.0, outlook_slots=1), ahead(3600.0, outlook_slots=40)] == [12, 40]
+    forecast = seen.shards[0].forecast
+    assert forecast is not None
+    assert len(forecast.mean) == 96
+    monkeypatch.setattr("coordinator.views.OUTLOOK_SHARDS_MAX", 1)
+    few = make_seen(tmp_path).shards[0].forecast
+    assert few is not None
+    assert len(few.mean) == 6

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from coordinator.cli.simulate import _cache_folder, cached_forecasts
 from coordinator.local.flights import _event_time_us, flight_rows
 from sharder.simulate.cluster import Settings
-from sharder.simulate.planned import HORIZON
+from sharder.simulate.planned import outlook_slots
 from sharder.simulate.run import POLICIES, REACTIVE, Scenario, auto_capacity, simulate
 from sharder.simulate.series import Series, compose, daily_autocorrelation, equal_ranges
 
@@ -108,7 +108,7 @@ ALL: dict[str, Callable[[], tuple[Series, int]]] = {
 def main(names: list[str], seeds: tuple[int, ...] = (1, 2, 3)) -> None:
     for name in names or list(ALL):
         load, first = ALL[name]()
-        said = cached_forecasts(load, first, HORIZON, _cache_folder())
+        said = cached_forecasts(load, first, outlook_slots(load), _cache_folder())
         for seed in seeds:
             for room in (1.2, 1.3, 1.5):
                 for move_slots in (1, 2, 4):
