@@ -69,7 +69,7 @@ TEMPLATES: dict[Reason, str] = {
         "{shard} stays on {instance}: the only target with headroom is {other}, which it left"
         " {value:.0f} s ago (no way back for {limit:.0f} s)"
     ),
-    Reason.NOT_BEST: "{shard} stays on {instance}: {other} cures it at less disturbance",
+    Reason.NOT_BEST: "{shard} stays on {instance}: {other} cures it for less, or spares more later",
     Reason.PINNED: "{shard} stays on {instance}: its migration weight is 0",
     Reason.PASSES_BY_ITSELF: (
         "{instance} is or will be over its threshold, but not any more when a move started now"

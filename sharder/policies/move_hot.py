@@ -220,11 +220,26 @@ def _try(
         reason="",
         executable="move" in config.executable,
     )
-    draft.accept(row, instance, target.index, _with_reason(operator, crossing, view.now_s))
+    later = _later(draft, instance, row, target.index)
+    draft.accept(row, instance, target.index, _with_reason(operator, crossing, view.now_s, later))
     return None
 
 
-def _with_reason(operator: Operator, crossing: Crossing, now_s: float) -> Operator:
+def _later(draft: Draft, source: int, row: int, target: int) -> str:
+    """What the outlook says of a move, as a sentence; none without one."""
+    if draft.outlook is None:
+        return ""
+    rows = np.array([row])
+    net = draft.outlook.relief(source, rows) - draft.outlook.burden(rows, np.array([target]))[0]
+    seconds = float(net[0]) * draft.view.period_s
+    return (
+        f" In the {draft.table.far_mean.shape[1]} periods that are forecast the two instances are"
+        f" expected to be over their limits for {abs(seconds):.1f} s"
+        f" {'less' if seconds >= 0 else 'more'} in all."
+    )
+
+
+def _with_reason(operator: Operator, crossing: Crossing, now_s: float, later: str) -> Operator:
     f = operator.forecast
     when = (
         "is over its threshold now"
@@ -237,6 +252,6 @@ def _with_reason(operator: Operator, crossing: Crossing, now_s: float) -> Operat
         f" {f.model}) against a limit of {f.limit:.1f}, P = {crossing.probability:.2f}. Moving"
         f" {operator.shard} ({operator.bytes / 1e6:.1f} MB, {operator.expected_duration_s:.1f} s)"
         f" to {operator.target}, starting {start}, avoids {operator.expected_gain:.1f} overloaded"
-        " instance-seconds."
+        f" instance-seconds.{later}"
     )
     return replace(operator, reason=reason)

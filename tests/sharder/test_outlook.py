@@ -66,6 +66,11 @@ def test_the_shard_that_would_be_too_much_in_the_evening_goes() -> None:
     view = hot_in_the_morning(rest)  # in the evening a has 80 of 80: without log/2 50
     assert [s for s, _ in moves(without_outlook(view))] == ["log/1"]
     assert [s for s, _ in moves(view)] == ["log/2"]
+    (move,) = plan(view).operators
+    assert "In the 24 periods that are forecast the two instances are expected" in move.reason
+    assert move.reason.endswith(" s less in all.")
+    (near,) = plan(without_outlook(view)).operators
+    assert near.reason.endswith("overloaded instance-seconds.")
     assert plan(carried_out(view, plan(view))).operators == ()
     assert dump_plan(plan(load_view(dump_view(view)))) == dump_plan(plan(view))
 
