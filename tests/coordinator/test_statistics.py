@@ -158,7 +158,12 @@ def migration(state: State, size: int = 4_000_000) -> MigrationRecord:
 @pytest.mark.parametrize("active", [False, True])
 def test_the_view_is_in_wall_seconds(tmp_path: Path, active: bool) -> None:
     config = CoordinatorConfig(
-        data=tmp_path, slot_s=3600, planning_period_s=1, wall_s_per_slot=2, horizon_slots=3
+        data=tmp_path,
+        slot_s=3600,
+        planning_period_s=1,
+        wall_s_per_slot=2,
+        horizon_slots=3,
+        outlook_slots=3,
     )
     book = intake()
     book.take("a", 1, [told("x/0", "a", s, 60) for s in range(100)], status("a"), 0.0, 0)
