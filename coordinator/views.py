@@ -37,7 +37,7 @@ BLACKOUT_MS_MIN = 10.0
 CUT_SHARDS_MAX = 256
 """Shards for which split keys are looked up, those with the most load first."""
 CUTS_MAX = 32
-OUTLOOK_SHARDS_MAX = 2_000
+OUTLOOK_SHARDS_MAX = 1_000
 """More shards are forecast for the horizon only: 96 slots of one take 0.5 to 1 ms."""
 FORETOLD_SLOTS = 6
 """A forecast older than this says nothing of the present any more."""
