@@ -9,8 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from coordinator.cells import CELLS_MAX
 from logstore.meta.settings import MetadataSettings
-
-OUTLOOK_DEFAULT_MAX = 96
+from sharder.config import OUTLOOK_MAX
 
 
 class Autopilot(StrEnum):
@@ -133,7 +132,7 @@ class CoordinatorConfig(MetadataSettings):
     @property
     def slots_ahead(self) -> int:
         """Slots that are forecast for a plan: the horizon, and the outlook behind it."""
-        day = min(OUTLOOK_DEFAULT_MAX, round(86_400.0 / self.event_slot_s))
+        day = min(OUTLOOK_MAX, round(86_400.0 / self.event_slot_s))
         return max(self.horizon_slots, self.outlook_slots or day)
 
     @property

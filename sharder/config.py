@@ -7,6 +7,9 @@ costs when `overload_cost_per_s` is 1.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+OUTLOOK_MAX = 96
+"""Periods that are forecast behind a shorter horizon: a day of them, but at most so many."""
+
 
 class Mode(StrEnum):
     """What a plan may lead to: moves; moves that are only shown; forecasts without moves."""

@@ -39,20 +39,19 @@ class LoadTable:
         self.home = np.array([self.index[s.instance] for s in self.shards], dtype=np.int64)
         ends = np.arange(len(self.instances) + 1)
         self.bounds: NDArray[np.int64] = np.searchsorted(self.home, ends).astype(np.int64)
-        longest = max(
-            (len(s.forecast.mean) for s in view.shards if s.forecast is not None), default=1
-        )
+        wanted = view.config.horizon_periods
         if forecasts is not None:
             longest = forecasts[0].shape[1]
-        self.horizon = view.config.horizon_periods or longest
-        if forecasts is not None:
-            self.horizon = min(self.horizon, longest)
-        periods = max(self.horizon, longest)
+            self.horizon = min(wanted or longest, longest)
+        else:
+            known = (len(s.forecast.mean) for s in view.shards if s.forecast is not None)
+            longest = max(known, default=1)
+            self.horizon = wanted or longest
         self.period_start_s: Floats = view.now_s + view.period_s * np.arange(
             self.horizon, dtype=np.float64
         )
         if forecasts is None:
-            self.far_mean, self.far_sigma = self._forecasts(periods)
+            self.far_mean, self.far_sigma = self._forecasts(max(self.horizon, longest))
         else:
             self.far_mean, self.far_sigma = (np.asarray(f[order]) for f in forecasts)
         self.mean, self.sigma = (f[:, : self.horizon] for f in (self.far_mean, self.far_sigma))

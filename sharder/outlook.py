@@ -58,6 +58,11 @@ class Outlook:
         added = total[:, None] + self._loads(rows, part)[:, :, None]
         return self._overload(added, limit) - self._overload(total, limit)
 
+    def spared(self, instance: int, rows: NDArray[np.int64], at: NDArray[np.int64]) -> Floats:
+        """Overloaded periods that a move of each of `rows` from `instance` to each of `at` spares
+        both sides, [n, m]."""
+        return self.relief(instance, rows)[:, None] - self.burden(rows, at)
+
     def best_of(
         self, row: int, fits: NDArray[np.bool_], headroom: Floats, part: float = 1.0
     ) -> NDArray[np.bool_]:

@@ -45,28 +45,25 @@ def upper_bound(mean: Floats, sum_squares: Floats, sum_sigma: Floats, config: Ri
 
 
 def overload_probability(mean: Floats, sd: Floats, limit: Floats) -> Floats:
-    """P(load > limit) per period: `mean`, `sd` [R, H], `limit` [R] -> [H].
+    """P(load > limit) per period: `mean`, `sd` [..., R, H], `limit` [..., R] -> [..., H].
 
     Of the resources the likelier one counts: both are driven by the same operations.
     """
-    gap = limit[:, None] - mean
+    gap = limit[..., None] - mean
     with np.errstate(over="ignore"):
         z = np.where(sd > 0, gap / np.where(sd > 0, sd, 1.0), np.where(gap < 0, -np.inf, np.inf))
-    return np.asarray(_upper_tail(z).max(axis=0), dtype=np.float64)
+    return np.asarray(_upper_tail(z).max(axis=-2), dtype=np.float64)
 
 
 def overload_periods(loads: Floats, limit: Floats, floor: float, config: RiskConfig) -> Floats:
     """Expected number of periods over the limit: `loads` [3, ..., R, F] are the sums of mean,
     sigma^2 and sigma, `limit` [..., R]; `floor`: share of the limit that the deviation never is
-    below. Of the resources the likelier one counts.
+    below.
     """
     mean, sum_squares, sum_sigma = loads
-    bound = np.broadcast_to(limit[..., None], mean.shape)
-    known = np.isfinite(bound)
-    sd = np.hypot(deviation(sum_squares, sum_sigma, config), np.where(known, floor * bound, 0.0))
-    gap = np.where(known, bound - mean, np.inf)
-    z = gap / np.maximum(sd, 1e-12)
-    return np.asarray(_upper_tail(z).max(axis=-2).sum(axis=-1), dtype=np.float64)
+    least = np.where(np.isfinite(limit), floor * limit, 0.0)[..., None]
+    sd = np.hypot(deviation(sum_squares, sum_sigma, config), least)
+    return np.asarray(overload_probability(mean, sd, limit).sum(axis=-1), dtype=np.float64)
 
 
 def overload_cost(p: Floats, period_s: float, config: RiskConfig) -> float:

@@ -128,7 +128,7 @@ def _by_outlook(
     some = np.array(order[:_COMPARED_MAX])
     rows = candidates.rows[some]
     at = draft.emptiest(instance, TARGETS_MAX)
-    net = outlook.relief(instance, rows)[:, None] - outlook.burden(rows, at)
+    net = outlook.spared(instance, rows, at)
     net[~draft.may_fit(rows, at)] = -np.inf
     spared = net.max(axis=1, initial=0.0)
     worth = draft.table.weight[rows] * spared / (_LOAD_MIN + candidates.present[some])
@@ -229,9 +229,8 @@ def _later(draft: Draft, source: int, row: int, target: int) -> str:
     """What the outlook says of a move, as a sentence; none without one."""
     if draft.outlook is None:
         return ""
-    rows = np.array([row])
-    net = draft.outlook.relief(source, rows) - draft.outlook.burden(rows, np.array([target]))[0]
-    seconds = float(net[0]) * draft.view.period_s
+    spared = draft.outlook.spared(source, np.array([row]), np.array([target]))
+    seconds = float(spared[0, 0]) * draft.view.period_s
     return (
         f" In the {draft.table.far_mean.shape[1]} periods that are forecast the two instances are"
         f" expected to be over their limits for {abs(seconds):.1f} s"

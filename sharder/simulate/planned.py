@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sharder.config import PlannerConfig, RiskConfig
+from sharder.config import OUTLOOK_MAX, PlannerConfig, RiskConfig
 from sharder.operators import Operator
 from sharder.plan import plan
 from sharder.risk import Floats, upper_bound
@@ -14,9 +14,6 @@ from sharder.view import Cut, InFlight, InstanceView, MoveHistory, ShardView, Vi
 DAY_S = 86_400.0
 HORIZON = 12
 """Slots in which the planner looks for crossings."""
-
-
-OUTLOOK_MAX = 96
 
 
 def outlook_slots(series: Series) -> int:
