@@ -240,6 +240,19 @@ class ConfigError(LogstoreError):
     code = "config"
 
 
+class WrongClusterError(LogstoreError):
+    """A data directory, a metadata store or a caller belongs to another cluster or instance, or
+    the metadata lacks what was acted on. Nothing was written or served."""
+
+    code = "wrong_cluster"
+
+
+class AlreadyRunningError(LogstoreError):
+    """Another process runs the instance of this name; nothing was written."""
+
+    code = "already_running"
+
+
 class AddressInUseError(ConfigError):
     code = "address_in_use"
 

@@ -67,6 +67,41 @@ class Anchor:
     key_counts: Mapping[bytes, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CopyFacts:
+    """What a copy's owner last acted on, kept with the copy: metadata can be rebuilt from it.
+
+    `shard_record`, `log_record`: as `logstore.meta.records.encode` makes them; opaque here.
+    `generation`, `revision`: the metadata's, when the shard's record was read.
+    """
+
+    cluster: str
+    generation: str
+    revision: int
+    shard_record: bytes
+    log_record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """Why and when a copy was retired. `revision`: of the tombstone that ordered it."""
+
+    cause: str
+    revision: int
+    retired_us: int
+    keep_until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetiredCopy:
+    """A retired copy: its bytes are there, it is not served, and it goes when its time is over."""
+
+    meta: ReplicaMeta
+    retired: Retired
+    end: Position
+    bytes_stored: int
+
+
 class Snapshot(Protocol):
     """A point in time of one replica; later writes and trims do not show. Close it."""
 
@@ -98,7 +133,32 @@ class Engine(Protocol):
         ...
 
     def drop_replica(self, replica_id: int) -> None:
-        """Delete the copy, its index, and give the space back; unknown ids are ignored."""
+        """Delete the copy, retired or not, its index, and give the space back; unknown ids are
+        ignored. Nothing brings it back."""
+        ...
+
+    def set_facts(self, replica_id: int, facts: CopyFacts) -> None:
+        """Keep what the copy's owner acted on; written without a sync of its own, in the order of
+        all writes."""
+        ...
+
+    def facts(self, replica_id: int) -> CopyFacts | None:
+        """What `set_facts` kept last of a copy, retired or not; None: nothing."""
+        ...
+
+    def retire_replica(self, replica_id: int, retired: Retired) -> None:
+        """Durably take the copy out of `replicas` and into `retired`, bytes and facts kept.
+
+        Every other call on it raises as for an unknown id. A retired or unknown id is ignored.
+        """
+        ...
+
+    def retired(self) -> list[RetiredCopy]:
+        """Every retired copy on this disk."""
+        ...
+
+    def restore_replica(self, replica_id: int) -> None:
+        """Durably bring a retired copy back into `replicas`; `StorageError` for another id."""
         ...
 
     def write(self, writes: Sequence[ReplicaWrite], durability: Durability) -> None:

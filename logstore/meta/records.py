@@ -27,7 +27,15 @@ COORDINATORS = "/coordinators/"
 DRAINS = "/drains/"
 REPLICA_COUNTER = "/ids/replica"
 CLUSTER_ID = "/ids/cluster"
-"""Drawn once; names what this cluster makes elsewhere."""
+"""Drawn once, with the first generation; in every data directory, stored copy and handshake."""
+GENERATIONS = "/generations/"
+"""One key a generation; the revision that wrote it is the generation's first."""
+GENERATION = "/ids/generation"
+"""Id of the newest generation, written in the same transaction as its key."""
+PROCESSES = "/processes/"
+"""Who runs an instance now; each key goes with its process's lease."""
+TOMBSTONES = "/tombstones/"
+"""What an instance is told to retire; absence of a record is no order (P9)."""
 
 MAPPING_SUFFIX = ".placement"
 """A balanced log's keys are remembered in a log of its name and this; no other log may end so."""
@@ -54,6 +62,26 @@ def shard_prefix(log: str) -> str:
 
 def instance_key(instance: str) -> str:
     return f"{INSTANCES}{instance}"
+
+
+def generation_key(generation: str) -> str:
+    """Its value is a `GenerationRecord`."""
+    return f"{GENERATIONS}{generation}"
+
+
+def process_key(instance: str) -> str:
+    """Its value is a `ProcessRecord`, under the process's lease."""
+    return f"{PROCESSES}{instance}"
+
+
+def tombstone_prefix(instance: str) -> str:
+    """Every tombstone that one instance has still to confirm is below this prefix."""
+    return f"{TOMBSTONES}{instance}/"
+
+
+def tombstone_key(instance: str, replica_id: int) -> str:
+    """Its value is a `Tombstone`; the instance deletes it when it has retired the copy."""
+    return f"{tombstone_prefix(instance)}{replica_id}"
 
 
 def migration_key(migration: str) -> str:
@@ -207,8 +235,56 @@ class CapacityRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """A stretch of this store's history: from the revision of its key to the next one's.
+
+    A store that was put back from a copy starts a new one, so a revision that was acted on in a
+    generation which the store does not hold, or not so far, shows that the store is another.
+    """
+
+    id: str
+    cause: str
+    """`created`, `opened` (a coordinator began with the store), `adopted` or `recovered`."""
+    by: str
+    began_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """The process that runs an instance. `witness` names the lock file that it holds: who holds
+    the same lock knows that this process is gone."""
+
+    instance: str
+    process: int
+    address: str
+    witness: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """P9: the copy `replica_id` of `shard` on `instance` left its shard's record for good.
+
+    `revision`: of the shard record that it was decided from. `keep_s`: how long the retired copy
+    stays on the disk.
+    """
+
+    cluster: str
+    instance: str
+    shard: str
+    replica_id: int
+    revision: int
+    cause: str
+    keep_s: float
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """A registered instance; its `incarnation` survives kill -9 on the same boot."""
+    """A registered instance; its `incarnation` survives kill -9 on the same boot.
+
+    `process`: the number that its last process drew, or drew when it stopped; a data directory that
+    does not know it is old or a twin. 0: registered before such numbers were.
+    """
 
     instance: str
     address: str
@@ -217,6 +293,7 @@ class InstanceRecord:
     zone: str = "zone-a"
     capacity: CapacityRecord = CapacityRecord()
     started_us: int = 0
+    process: int = 0
 
 
 def encode(record: object) -> bytes:
@@ -234,6 +311,18 @@ def decode_shard(value: bytes) -> ShardRecord:
 
 def decode_instance(value: bytes) -> InstanceRecord:
     return msgspec.json.decode(value, type=InstanceRecord)
+
+
+def decode_generation(value: bytes) -> GenerationRecord:
+    return msgspec.json.decode(value, type=GenerationRecord)
+
+
+def decode_process(value: bytes) -> ProcessRecord:
+    return msgspec.json.decode(value, type=ProcessRecord)
+
+
+def decode_tombstone(value: bytes) -> Tombstone:
+    return msgspec.json.decode(value, type=Tombstone)
 
 
 def decode_leader(value: bytes) -> LeaderRecord:

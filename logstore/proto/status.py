@@ -39,6 +39,8 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "conflict": grpc.StatusCode.ABORTED,
     "lease_lost": grpc.StatusCode.FAILED_PRECONDITION,
     "refused": grpc.StatusCode.FAILED_PRECONDITION,
+    "wrong_cluster": grpc.StatusCode.FAILED_PRECONDITION,
+    "already_running": grpc.StatusCode.FAILED_PRECONDITION,
     "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
 }
 

@@ -341,17 +341,23 @@ class PingResponse(_message.Message):
 
     INSTANCE_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     incarnation: _builtins.int
+    process: _builtins.int
+    cluster: _builtins.str
     def __init__(
         self,
         *,
         instance: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        process: _builtins.int = ...,
+        cluster: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "instance", b"instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "incarnation", b"incarnation", "instance", b"instance", "process", b"process"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -706,3 +712,119 @@ class TrimResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrimResponse: _TypeAlias = TrimResponse  # noqa: Y015
+
+@_typing.final
+class CopiesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    log: _builtins.str
+    def __init__(
+        self,
+        *,
+        log: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopiesRequest: _TypeAlias = CopiesRequest  # noqa: Y015
+
+@_typing.final
+class CopyInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    LAST_EPOCH_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RETIRED_US_FIELD_NUMBER: _builtins.int
+    KEEP_UNTIL_US_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SHARD_RECORD_FIELD_NUMBER: _builtins.int
+    LOG_RECORD_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.int
+    shard: _builtins.str
+    state: _builtins.str
+    """member | orphan | retired"""
+    base: _builtins.int
+    end: _builtins.int
+    last_epoch: _builtins.int
+    """of the last stored batch, 0 when it holds none"""
+    bytes: _builtins.int
+    cause: _builtins.str
+    """retired: why"""
+    retired_us: _builtins.int
+    keep_until_us: _builtins.int
+    """retired: its bytes may go after this"""
+    cluster: _builtins.str
+    generation: _builtins.str
+    """of the metadata that it acted on last"""
+    revision: _builtins.int
+    shard_record: _builtins.bytes
+    """JSON, as the metadata held it"""
+    log_record: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.int = ...,
+        shard: _builtins.str = ...,
+        state: _builtins.str = ...,
+        base: _builtins.int = ...,
+        end: _builtins.int = ...,
+        last_epoch: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        cause: _builtins.str = ...,
+        retired_us: _builtins.int = ...,
+        keep_until_us: _builtins.int = ...,
+        cluster: _builtins.str = ...,
+        generation: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        shard_record: _builtins.bytes = ...,
+        log_record: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "bytes", b"bytes", "cause", b"cause", "cluster", b"cluster", "end", b"end", "generation", b"generation", "keep_until_us", b"keep_until_us", "last_epoch", b"last_epoch", "log_record", b"log_record", "replica_id", b"replica_id", "retired_us", b"retired_us", "revision", b"revision", "shard", b"shard", "shard_record", b"shard_record", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyInfo: _TypeAlias = CopyInfo  # noqa: Y015
+
+@_typing.final
+class CopiesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    ESTRANGED_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    cluster: _builtins.str
+    estranged: _builtins.str
+    """why this instance does not accept the metadata it sees; empty: it does"""
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CopyInfo]: ...
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        cluster: _builtins.str = ...,
+        estranged: _builtins.str = ...,
+        copies: _abc.Iterable[Global___CopyInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "copies", b"copies", "estranged", b"estranged", "instance", b"instance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopiesResponse: _TypeAlias = CopiesResponse  # noqa: Y015

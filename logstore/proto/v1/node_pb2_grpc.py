@@ -306,6 +306,11 @@ class NodeAdminStub:
                 request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.TrimRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.TrimResponse.FromString,
                 _registered_method=True)
+        self.Copies = channel.unary_unary(
+                '/logstore.v1.NodeAdmin/Copies',
+                request_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.CopiesRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.CopiesResponse.FromString,
+                _registered_method=True)
 
 
 class NodeAdminServicer:
@@ -337,6 +342,13 @@ class NodeAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Copies(self, request, context):
+        """Every copy on the disk: members, orphans and retired ones, with what each acted on last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -359,6 +371,11 @@ def add_NodeAdminServicer_to_server(servicer, server):
                     servicer.Trim,
                     request_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.TrimRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.TrimResponse.SerializeToString,
+            ),
+            'Copies': grpc.unary_unary_rpc_method_handler(
+                    servicer.Copies,
+                    request_deserializer=logstore_dot_proto_dot_v1_dot_node__pb2.CopiesRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_v1_dot_node__pb2.CopiesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -470,6 +487,33 @@ class NodeAdmin:
             '/logstore.v1.NodeAdmin/Trim',
             logstore_dot_proto_dot_v1_dot_node__pb2.TrimRequest.SerializeToString,
             logstore_dot_proto_dot_v1_dot_node__pb2.TrimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Copies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.NodeAdmin/Copies',
+            logstore_dot_proto_dot_v1_dot_node__pb2.CopiesRequest.SerializeToString,
+            logstore_dot_proto_dot_v1_dot_node__pb2.CopiesResponse.FromString,
             options,
             channel_credentials,
             insecure,

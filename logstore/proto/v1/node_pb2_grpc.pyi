@@ -114,6 +114,8 @@ class NodeAdminStub:
     """The chain of a copy at an offset, recomputed from the disk between the two offsets (F4)."""
     RangeDigests: _grpc.UnaryUnaryMultiCallable[_node_pb2.RangeDigestsRequest, _node_pb2.RangeDigestsResponse]
     Trim: _grpc.UnaryUnaryMultiCallable[_node_pb2.TrimRequest, _node_pb2.TrimResponse]
+    Copies: _grpc.UnaryUnaryMultiCallable[_node_pb2.CopiesRequest, _node_pb2.CopiesResponse]
+    """Every copy on the disk: members, orphans and retired ones, with what each acted on last."""
 
 @_typing.type_check_only
 class NodeAdminAsyncStub(NodeAdminStub):
@@ -125,6 +127,8 @@ class NodeAdminAsyncStub(NodeAdminStub):
     """The chain of a copy at an offset, recomputed from the disk between the two offsets (F4)."""
     RangeDigests: _aio.UnaryUnaryMultiCallable[_node_pb2.RangeDigestsRequest, _node_pb2.RangeDigestsResponse]  # type: ignore[assignment]
     Trim: _aio.UnaryUnaryMultiCallable[_node_pb2.TrimRequest, _node_pb2.TrimResponse]  # type: ignore[assignment]
+    Copies: _aio.UnaryUnaryMultiCallable[_node_pb2.CopiesRequest, _node_pb2.CopiesResponse]  # type: ignore[assignment]
+    """Every copy on the disk: members, orphans and retired ones, with what each acted on last."""
 
 class NodeAdminServicer(metaclass=_abc_1.ABCMeta):
     """Asked by the coordinator. It never changes a configuration here; intents are in metadata."""
@@ -157,5 +161,13 @@ class NodeAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.TrimRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.TrimResponse, _abc.Awaitable[_node_pb2.TrimResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Copies(
+        self,
+        request: _node_pb2.CopiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.CopiesResponse, _abc.Awaitable[_node_pb2.CopiesResponse]]:
+        """Every copy on the disk: members, orphans and retired ones, with what each acted on last."""
 
 def add_NodeAdminServicer_to_server(servicer: NodeAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
