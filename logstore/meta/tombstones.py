@@ -1,8 +1,8 @@
 """Tombstones: the only order to retire a copy (P9, I13). Pure.
 
 Whoever writes a shard record that names fewer copies than the one before writes, in the same
-transaction, a tombstone for each copy that left. A copy that no record names and no tombstone orders
-away is an orphan: kept, shown, and dealt with by hand.
+transaction, a tombstone for each copy that left. A copy that no record names and no tombstone
+orders away is an orphan: kept, shown, and dealt with by hand.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """NodeAdmin: what the coordinator asks. It changes no configuration; intents are in metadata."""
 
 import asyncio
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from logstore.base.errors import (
     FencedError,
     InvalidArgumentError,
     OutOfRangeError,
+    StorageError,
 )
 from logstore.base.types import Position
+from logstore.engine.port import ReplicaMeta
 from logstore.node.digests import RANGES_MAX, range_digests
 from logstore.node.replica import Replica
 from logstore.proto.status import served
@@ -89,6 +92,54 @@ class NodeAdmin(NodeAdminServicer):
             status.records_per_s = learner.records_per_s
         return status
 
+    async def Copies(
+        self, request: node_pb2.CopiesRequest, context: "Context"
+    ) -> node_pb2.CopiesResponse:
+        async with served(context):
+            claim = self._instance.claim
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._node.readers, self._copies)
+            return node_pb2.CopiesResponse(
+                instance=self._node.instance,
+                cluster=claim.cluster,
+                estranged=claim.estranged,
+                copies=[c for c in found if not request.log or _log_of(c.shard) == request.log],
+            )
+        raise AssertionError("served() ends the call")
+
+    def _copies(self) -> list[node_pb2.CopyInfo]:
+        """Every copy on the disk, in the order of replica ids."""
+        engine = self._node.engine
+        orphans = {m.replica_id for m in self._instance.orphans()}
+        found = []
+        for meta in engine.replicas():
+            info = self._info(meta, "orphan" if meta.replica_id in orphans else "member")
+            with contextlib.suppress(StorageError):  # it was retired meanwhile
+                info.end = engine.end(meta.replica_id).end
+                info.bytes = engine.bytes_stored(meta.replica_id)
+                if info.end > info.base:
+                    last = engine.read(meta.replica_id, info.end - 1, info.end, 1)
+                    info.last_epoch = last[-1].epoch
+            found.append(info)
+        for copy in engine.retired():
+            info = self._info(copy.meta, "retired")
+            info.end, info.bytes = copy.end.end, copy.bytes_stored
+            info.cause, info.retired_us = copy.retired.cause, copy.retired.retired_us
+            info.keep_until_us = copy.retired.keep_until_us
+            found.append(info)
+        return sorted(found, key=lambda info: info.replica_id)
+
+    def _info(self, meta: ReplicaMeta, state: str) -> node_pb2.CopyInfo:
+        info = node_pb2.CopyInfo(
+            replica_id=meta.replica_id, shard=meta.shard, state=state, base=meta.base.end
+        )
+        facts = self._node.engine.facts(meta.replica_id)
+        if facts is not None:
+            info.cluster, info.generation = facts.cluster, facts.generation
+            info.revision = facts.revision
+            info.shard_record, info.log_record = facts.shard_record, facts.log_record
+        return info
+
     async def VerifyChain(
         self, request: node_pb2.VerifyChainRequest, context: "Context"
     ) -> node_pb2.VerifyChainResponse:
@@ -159,3 +210,7 @@ class NodeAdmin(NodeAdminServicer):
             base = self._node.engine.trim(replica.member.replica_id, request.offset)
             return node_pb2.TrimResponse(base=base.end)
         raise AssertionError("served() ends the call")
+
+
+def _log_of(shard: str) -> str:
+    return shard.rpartition("/")[0]

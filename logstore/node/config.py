@@ -91,6 +91,20 @@ class NodeConfig(MetadataSettings):
         default=200, ge=0, le=10_000, description="shards with metrics of their own"
     )
     read_threads: int = Field(default=2, ge=1, le=64)
+    replace: bool = Field(
+        default=False, description="the disk of this instance is lost: begin with an empty one"
+    )
+    accept_generation: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{16}$",
+        description="id of a recovered metadata generation that this directory shall accept",
+    )  # fmt: skip
+    reclaim_interval_s: float = Field(
+        default=5.0, ge=0.1, le=3600, description="how often retired copies are looked at"
+    )
+    disk_free_share_min: float = Field(
+        default=0.05, ge=0, le=1,
+        description="below it retired copies are deleted before their time",
+    )  # fmt: skip
 
     tls_ca: Path | None = None
     tls_cert: Path | None = None

@@ -42,6 +42,10 @@ class NodeContext:
     open_copy: "Callable[[str], Replica | None]"
     """This instance's own copy of a shard."""
     pace: CopyPace
+    acted: Callable[[str, int, ShardRecord, int], None]
+    """A copy (shard, replica id) acts on a record of this revision from now on."""
+    cluster: Callable[[], str]
+    """This cluster's id; empty before it is known."""
     broker: Broker | None = None
     """What feeds may go through; None where none is configured."""
     broken: str | None = None

@@ -1,13 +1,14 @@
 """One instance: its engine, the copies it holds, and its way to the metadata.
 
-What it holds follows from the metadata alone: for each record that names it, a copy is open; a copy
-that no record names is deleted after one more linearizable read (P9).
+What it serves follows from the metadata alone: for each record that names it, a copy is open. What
+it holds does not: a copy is retired on a tombstone only, and one that nothing names is kept (P9).
 """
 
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,21 +16,25 @@ from grpc.aio import Channel
 
 from logstore.base.env import Env
 from logstore.base.errors import (
+    AlreadyRunningError,
     ConflictError,
     CorruptStorageError,
     FencedError,
     LogstoreError,
     NotServingError,
+    StorageError,
     StorageFullError,
     UnavailableError,
     UnknownLogError,
     UnknownShardError,
+    WrongClusterError,
 )
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.feed.port import Broker
-from logstore.meta.port import Compare, MetadataStore, Put, WatchEvent
+from logstore.meta.port import MetadataStore, WatchEvent
 from logstore.meta.records import (
+    GENERATION,
     LOGS,
     SHARDS,
     CapacityRecord,
@@ -38,16 +43,19 @@ from logstore.meta.records import (
     ShardRecord,
     decode_shard,
     encode,
-    instance_key,
     shard_key,
+    tombstone_prefix,
 )
 from logstore.node.admission import Admission
 from logstore.node.agent import Agent
 from logstore.node.catalog import Catalog
+from logstore.node.claim import Claim, ClaimedStore
 from logstore.node.commit import GroupCommit, Source
 from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
+from logstore.node.copies import Copies
 from logstore.node.copying import CopyPace
+from logstore.node.identity import Identity, IdentityStore
 from logstore.node.replica import Replica
 from logstore.node.scrub import Scrubber
 from logstore.proto.channel import open_channel
@@ -71,12 +79,24 @@ class Instance:
         env: Env,
         engine: Engine,
         store: MetadataStore,
-        incarnation: int,
+        kept: IdentityStore,
         tls: TlsOptions | None = None,
         broker: Broker | None = None,
     ) -> None:
+        """`kept`: where the data directory's identity is. Raises what `identity.begin` does."""
         self.catalog = Catalog()
         self.replicas: dict[str, Replica] = {}
+        self.claim = Claim(
+            store,
+            kept,
+            env,
+            config.instance,
+            new_disk=config.replace,
+            accepts=config.accept_generation,
+            acted_on=self._acted_on,
+        )
+        self.refused: LogstoreError | None = None
+        """Why this process may not run this instance; nothing was served."""
         self.committer = GroupCommit(engine)
         self.committer.on_damage = self._on_damage
         self.scrubber = Scrubber(self)
@@ -92,18 +112,23 @@ class Instance:
             config=config,
             env=env,
             engine=engine,
-            store=store,
+            store=ClaimedStore(self.claim),
             committer=self.committer,
             admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
             agent=Agent(config, env),
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
-            incarnation=incarnation,
+            incarnation=self.claim.identity.incarnation,
             channel_to=self._channel_to,
             shard_record=self._shard_record,
             open_copy=self.replicas.get,
             pace=CopyPace(config, env.clock.monotonic_s, self._copies),
             broker=broker,
+            acted=self._keep_facts,
+            cluster=lambda: self.claim.cluster,
         )
+        self.copies = Copies(self.node, self.claim, self._index_thread)
+        self._claimed = asyncio.Event()
+        self._settled = asyncio.Event()
 
     # ---- look-ups ----------------------------------------------------------------------------
 
@@ -145,7 +170,8 @@ class Instance:
     def start(self) -> None:
         """Begin to work; the metadata may come later."""
         works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
-                 self._probe_loop(), self._open_when_room())  # fmt: skip
+                 self._probe_loop(), self._open_when_room(), self.copies.keep_facts(),
+                 self._reclaim(), self._end_if_taken())  # fmt: skip
         for work in (*works, self.scrubber.run()):
             self._tasks.append(asyncio.create_task(self._watched(work)))
 
@@ -158,41 +184,89 @@ class Instance:
             _log.critical("instance broken", error=self.node.broken, exc_info=True)
 
     async def register(self, address: str) -> None:
-        """Write who and where we are (compare-and-swap; retried until the store answers)."""
+        """Claim our name (design note 0008); retried until the store answers, then kept.
+
+        Ends, with `refused` set, when this process may not run this instance.
+        """
+        said = ""
+        while not self._claimed.is_set():
+            try:
+                await self._claim_name(address)
+            except (WrongClusterError, AlreadyRunningError, StorageError) as e:
+                _log.critical("refused", why=e.message)
+                self.refused = e
+                self._settled.set()
+                return
+            except LogstoreError as e:
+                if e.message != said:  # not one line for each try
+                    said = e.message
+                    _log.warning("not registered yet", error=said)
+                await asyncio.sleep(self.node.config.retry_interval_s)
+        await self.claim.keep()
+
+    async def settled(self, limit_s: float) -> None:
+        """Return once the name is claimed or refused, or after `limit_s` seconds."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._settled.wait()
+        except TimeoutError:
+            return
+
+    async def _claim_name(self, address: str) -> None:
+        engine = self.node.engine
+        metas = [*engine.replicas(), *(r.meta for r in engine.retired())]
+        facts = [f for m in metas if (f := engine.facts(m.replica_id)) is not None]
+        await self.claim.make(
+            partial(self._registration, address), facts, self.copies.mark_short, empty=not metas
+        )
+        self.node.incarnation = self.claim.identity.incarnation
+        self._claimed.set()
+        self._settled.set()
+
+    def _registration(self, address: str, identity: Identity) -> InstanceRecord:
         config = self.node.config
-        record = InstanceRecord(
+        return InstanceRecord(
             instance=config.instance,
             address=address,
-            incarnation=self.node.incarnation,
+            incarnation=identity.incarnation,
             tier=config.tier,
             zone=config.zone,
             capacity=CapacityRecord(
                 config.ops_per_s_max, config.bytes_per_s_max, config.stored_bytes_max
             ),
             started_us=self.node.env.clock.wall_us(),
+            process=identity.drawn,
         )
-        key = instance_key(config.instance)
+
+    def _acted_on(self) -> int:
+        """The newest revision of the metadata that this process acted on."""
+        marks = (r.machine.revision for r in self.replicas.values())
+        return max(self.catalog.revision if self.catalog.filled else 0, *marks, 0)
+
+    async def _end_if_taken(self) -> None:
+        """Another process has our name: stop serving at once, whatever we hold (I2)."""
+        await self.claim.taken.wait()
+        why = f"another process runs instance {self.node.instance} now"
+        for replica in self.replicas.values():
+            replica.fail(why)
+
+    async def _reclaim(self) -> None:
         while True:
-            try:
-                found = await self.node.store.get(key)
-                revision = 0 if found is None else found.revision
-                result = await self.node.store.txn(
-                    [Compare(key, revision)], [Put(key, encode(record))]
-                )
-                if result.succeeded:
-                    return
-            except LogstoreError as e:
-                _log.warning("not registered yet", error=e.message)
-                await asyncio.sleep(self.node.config.retry_interval_s)
+            await asyncio.sleep(self.node.config.reclaim_interval_s)
+            await self.copies.reclaim()
 
     async def _follow_metadata(self) -> None:
         """Range once, then watch; again from the start when history was compacted."""
         store = self.node.store
+        await self._claimed.wait()
         while True:
             try:
+                await self._check_metadata()
                 if not self.catalog.filled:
                     await self._fill()
                 async for events in store.watch("/", self.catalog.revision):
+                    if any(event.key == GENERATION for event in events):
+                        await self._check_metadata()
                     # All of a revision at once: routes never show a half-done split (I1).
                     taken = [(event, self.catalog.take(event)) for event in events]
                     for event, record in taken:
@@ -203,6 +277,12 @@ class Instance:
             except LogstoreError as e:
                 _log.info("metadata away", error=e.message)
                 await asyncio.sleep(self.node.config.retry_interval_s)
+
+    async def _check_metadata(self) -> None:
+        """`UnavailableError` while the store is not the one that we acted on."""
+        await self.claim.look()
+        if self.claim.estranged:
+            raise UnavailableError(self.claim.estranged)
 
     async def _fill(self) -> None:
         found = await self.node.store.range("/")
@@ -215,7 +295,8 @@ class Instance:
         try:
             for record, revision in list(self.catalog.shards.values()):
                 await self._follow_shard(record, revision)
-            await self._drop_orphans()
+            for item in found.items:
+                await self._obey(WatchEvent(item.key, item.value, item.revision))
         except LogstoreError:
             self.catalog.filled = False  # what was not followed is told by no watch
             raise
@@ -230,13 +311,15 @@ class Instance:
                 if shard.log == name:
                     await self._follow_shard(shard, revision)
         elif event.key.startswith(SHARDS):
-            await self._drop_if_gone(event.key.removeprefix(SHARDS))
+            await self._close_if_gone(event.key.removeprefix(SHARDS))
+        else:
+            await self._obey(event)
 
     async def _follow_shard(self, record: ShardRecord, revision: int) -> None:
         member = record.member_on(self.node.instance)
         held = self.replicas.get(record.shard)
         if held is not None and (member is None or member.replica_id != held.member.replica_id):
-            await self._drop_if_gone(record.shard)
+            await self._close_if_gone(record.shard)
             held = self.replicas.get(record.shard)
         if member is None:
             return
@@ -278,8 +361,15 @@ class Instance:
         if log is None:
             return None  # the log's record comes last, and brings its shards again
         engine = self.node.engine
-        exists = any(m.replica_id == member.replica_id for m in engine.replicas())
-        if not exists and self._begins_here(member, record):
+        known = {m.replica_id: m for m in engine.replicas()}
+        retired = {r.meta.replica_id: r.meta for r in engine.retired()}
+        meta = known.get(member.replica_id) or retired.get(member.replica_id)
+        wrong = self.copies.check_ours(meta, record) if meta is not None else ""
+        if meta is not None and not wrong and member.replica_id in retired:
+            _log.warning("retired copy is back", shard=record.shard, replica_id=meta.replica_id)
+            engine.restore_replica(member.replica_id)
+        exists = meta is not None and not wrong
+        if meta is None and self._begins_here(member, record):
             engine.create_replica(
                 ReplicaMeta(replica_id=member.replica_id, shard=record.shard),
                 key_index=log.options.key_index,
@@ -287,7 +377,9 @@ class Instance:
             exists = True
         mine = replace(member, incarnation=self.node.incarnation)
         replica = Replica(self.node, mine, record, log.options)
-        if not exists and member in record.in_sync:
+        if wrong:
+            replica.fail(wrong)
+        elif not exists and member in record.in_sync:
             missing = (
                 f"copy {member.replica_id} of shard {record.shard} is missing on the disk of "
                 f"{self.node.instance}, though it is in sync by the metadata"
@@ -318,8 +410,8 @@ class Instance:
         parents = [self.replicas.get(parent) for parent in record.predecessors]
         return record.epoch == 1 or any(p is not None and p.holds_seal() for p in parents)
 
-    async def _drop_if_gone(self, shard: str) -> None:
-        """P9: delete a copy only after our own linearizable read that its id is no member."""
+    async def _close_if_gone(self, shard: str) -> None:
+        """Stop serving a copy once our own linearizable read says that its id is no member."""
         held = self.replicas.get(shard)
         if held is None:
             return
@@ -329,28 +421,42 @@ class Instance:
             m.replica_id == held.member.replica_id for m in record.members()
         ):
             return
+        await self._close(shard, held)
+
+    async def _close(self, shard: str, held: Replica) -> None:
         del self.replicas[shard]
         await held.close(FencedError(f"shard {shard} left {self.node.instance}"))
         await held.settled()
-        await self._drop(held.member.replica_id)
 
-    async def _drop_orphans(self) -> None:
-        """Copies on the disk that the map does not name any more."""
-        named = {
-            m.replica_id for record, _ in self.catalog.shards.values() for m in record.members()
-        }
-        for meta in self.node.engine.replicas():
-            if meta.replica_id in named:
-                continue
-            found = await self.node.store.get(shard_key(meta.shard))
-            members = decode_shard(found.value).members() if found else ()
-            if all(m.replica_id != meta.replica_id for m in members):
-                await self._drop(meta.replica_id)
+    async def _obey(self, event: WatchEvent) -> None:
+        """P9: a tombstone of ours is the only order to retire a copy."""
+        prefix = tombstone_prefix(self.node.instance)
+        if event.value is None or not event.key.startswith(prefix):
+            return
+        order = await self.copies.order(int(event.key.removeprefix(prefix)))
+        if order is None:
+            return
+        tombstone, revision = order
+        if await self.copies.is_named(tombstone):
+            await self.copies.confirm(tombstone, revision)
+            return
+        held = self.replicas.get(tombstone.shard)
+        if held is not None and held.member.replica_id == tombstone.replica_id:
+            await self._close(tombstone.shard, held)
+        await self.copies.retire(tombstone, revision)
 
-    async def _drop(self, replica_id: int) -> None:
-        _log.info("copy deleted", replica_id=replica_id)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._index_thread, self.node.engine.drop_replica, replica_id)
+    def orphans(self) -> list[ReplicaMeta]:
+        """Copies on the disk that no record names and no tombstone ordered away (yet)."""
+        if not self.catalog.filled:
+            return []
+        return self.copies.orphans(record for record, _ in self.catalog.shards.values())
+
+    def _keep_facts(self, shard: str, replica_id: int, record: ShardRecord, revision: int) -> None:
+        """What a copy acts on is kept with it: the metadata can be rebuilt from it (recover)."""
+        log = self.catalog.log_of(record)
+        if log is not None and self.claim.generation:
+            facts = self.copies.facts_of(record, revision, encode(log))
+            self.copies.acted_on(replica_id, facts)
 
     # ---- periodic work -------------------------------------------------------------------------
 

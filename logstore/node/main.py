@@ -16,9 +16,8 @@ from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
 from logstore.node.config import NodeConfig
-from logstore.node.server import NodeServer
+from logstore.node.server import STATUS_RESTART, NodeServer
 
-STATUS_RESTART = 3
 LISTS = ("metadata", "coordinators")
 SWITCH_INTERVAL_S = 0.0005
 """The loop waits no longer than this for a thread (reads, index, verification); Python's own 5 ms
@@ -39,6 +38,9 @@ def _config(arguments: list[str]) -> NodeConfig:
     parser = argparse.ArgumentParser(prog="logstore node", description=__doc__)
     for name, field in NodeConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            parser.add_argument(flag, help=field.description, nargs="?", const="true")
+            continue
         parser.add_argument(flag, help=field.description, nargs="+" if name in LISTS else None)
     given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
     return NodeConfig(**given)
@@ -52,21 +54,25 @@ async def _serve(config: NodeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     print(f"ready {address}", flush=True)
-    restart = asyncio.create_task(server.wants_restart())
+    end = asyncio.create_task(server.ended())
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((restart, stop), return_when=asyncio.FIRST_COMPLETED)
-    wanted = restart.done()
-    if wanted:
-        structlog.get_logger(__name__).error("stopping to be started again", why=restart.result())
-    restart.cancel()
+    await asyncio.wait((end, stop), return_when=asyncio.FIRST_COMPLETED)
+    ending = end.result() if end.done() else None
+    if ending is not None:
+        structlog.get_logger(__name__).error("stopping", why=ending.why, status=ending.status)
+    end.cancel()
     stop.cancel()
     await server.stop()
-    return STATUS_RESTART if wanted else 0
+    if ending is None:
+        return 0
+    if ending.status != STATUS_RESTART:
+        print(f"error: {ending.why}", file=sys.stderr)
+    return ending.status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a failed start,
-    STATUS_RESTART when the process must be started again to rebuild its directory."""
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 2 on bad settings or a start that failed
+    or was refused, else a status of `logstore.node.server`."""
     try:
         config = _config(sys.argv[1:] if arguments is None else arguments)
     except pydantic.ValidationError as e:

@@ -31,6 +31,7 @@ from logstore.meta.records import (
     encode,
     shard_key,
 )
+from logstore.meta.tombstones import Order, tombstones
 from logstore.node.context import NodeContext
 from logstore.node.door import Door
 from logstore.node.feeds import Feeds
@@ -216,6 +217,12 @@ class Replica:
     def created(self) -> None:
         """The copy exists on the disk now."""
         self.exists = True
+        if self.machine.record is not None:
+            self._acted()
+
+    def _acted(self) -> None:
+        if self.exists:
+            self.node.acted(self.shard, self.member.replica_id, self.record, self.machine.revision)
 
     # ---- machine -----------------------------------------------------------------------------
 
@@ -239,6 +246,7 @@ class Replica:
             if self.role is not Role.PRIMARY and self.exists:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
             self.handle(ConfigRead(record, revision))
+            self._acted()
             self.feeds.follow()
             self.writer.epoch = self.epoch
             if self.is_sealed():
@@ -348,7 +356,8 @@ class Replica:
         while True:
             try:
                 result = await self.node.store.txn(
-                    [Compare(key, cas.revision)], [Put(key, encode(cas.record))]
+                    [Compare(key, cas.revision)],
+                    [Put(key, encode(cas.record)), *self._leavers(cas)],
                 )
                 if result.succeeded:
                     _log.info("configured", shard=self.shard, epoch=cas.record.epoch,
@@ -365,6 +374,12 @@ class Replica:
                 await self.wait_change(self.node.config.retry_interval_s)
             if self.machine.revision > cas.revision:
                 return
+
+    def _leavers(self, cas: Cas) -> list[Put]:
+        """A tombstone for each copy that the record does not name any more (P9)."""
+        node = self.node
+        order = Order(node.cluster(), cas.why, node.env.clock.wall_us())
+        return tombstones(self.record, cas.record, cas.revision, order)
 
     # ---- the primary's data ------------------------------------------------------------------
 

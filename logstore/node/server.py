@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from dataclasses import dataclass
 
 import structlog
 from grpc.aio import Channel, Server
@@ -18,8 +19,8 @@ from logstore.feed.open import open_broker
 from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
 from logstore.node.admin_service import NodeAdmin
-from logstore.node.boot import incarnation
 from logstore.node.config import NodeConfig
+from logstore.node.identity import IdentityFile
 from logstore.node.instance import Instance
 from logstore.node.leaving import hand_over_all
 from logstore.node.log_service import LogService, RouteService
@@ -45,6 +46,19 @@ _log = structlog.get_logger(__name__)
 REPORT_TIMEOUT_S = 5.0
 STOP_GRACE_S = 1.0
 RESTART_LOOK_S = 1.0
+CLAIM_WAIT_S = 20.0
+"""A start waits so long for the metadata before it says that it listens."""
+STATUS_REFUSED, STATUS_RESTART, STATUS_FENCED = 2, 3, 4
+"""Exit statuses: this process may not run the instance; it must be started again to rebuild its
+directory; another process runs the instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a process must end, and with which status."""
+
+    status: int
+    why: str
 
 
 class NodeServer:
@@ -69,15 +83,19 @@ class NodeServer:
         self._owned_store: MetadataStore | None = None
         if store is None:
             store = self._owned_store = config.open_metadata(config.metadata, self._tls)
-        self.instance = Instance(
-            config,
-            env,
-            self._engine,
-            store,
-            incarnation(config.data, env),
-            self._tls,
-            broker or open_broker(config.kafka),
-        )
+        try:
+            self.instance = Instance(
+                config,
+                env,
+                self._engine,
+                store,
+                IdentityFile(config.data),
+                self._tls,
+                broker or open_broker(config.kafka),
+            )
+        except BaseException:
+            self._engine.close()
+            raise
         self._server: Server = make_server()
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,12 +107,23 @@ class NodeServer:
         self.metrics_address = ""
 
     def _not_ready(self) -> str | None:
-        if not self.instance.catalog.filled:
+        instance = self.instance
+        if instance.refused is not None:
+            return instance.refused.message
+        if instance.claim.taken.is_set():
+            return "another process runs this instance"
+        if instance.claim.estranged:
+            return instance.claim.estranged
+        if not instance.catalog.filled:
             return "the metadata has not been read yet"
         return None
 
     async def start(self) -> str:
-        """Listen and begin to serve; returns the address. AddressInUseError, ConfigError."""
+        """Listen and begin to serve; returns the address.
+
+        AddressInUseError, ConfigError; WrongClusterError and AlreadyRunningError when the metadata
+        answers within CLAIM_WAIT_S and this process may not run this instance (later: `ended`).
+        """
         host = self._config.listen.rsplit(":", 1)[0]
         port = listen(self._server, self._config.listen, self._tls)
         self.address = f"{host}:{port}"
@@ -116,12 +145,14 @@ class NodeServer:
             self.metrics_address = self._endpoint.start(self._config.metrics_listen)
         instance.start()
         await self._server.start()
+        claiming = asyncio.create_task(instance.register(self._config.advertise or self.address))
+        self._tasks.append(claiming)
+        await instance.settled(CLAIM_WAIT_S)
+        if instance.refused is not None:
+            await self.stop()
+            raise instance.refused
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        for work in (
-            instance.register(self._config.advertise or self.address),
-            self._report(),
-            self._ping(),
-        ):
+        for work in (self._report(), self._ping()):
             self._tasks.append(asyncio.create_task(work))
         return self.address
 
@@ -137,6 +168,7 @@ class NodeServer:
         stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
         await self.instance.close()
         await asyncio.gather(stopping, closing)
+        await self.instance.claim.release()
         for channel in self._coordinators:
             await channel.close()
         if self._owned_store is not None:
@@ -177,23 +209,37 @@ class NodeServer:
                 task.cancel()
             await asyncio.gather(*reports.values(), return_exceptions=True)
 
-    async def wants_restart(self) -> str:
-        """Wait until only a restart helps, and say why.
+    async def ended(self) -> Ending:
+        """Wait until this process must end, and say why."""
+        while True:
+            await asyncio.sleep(RESTART_LOOK_S)
+            instance = self.instance
+            if instance.refused is not None:
+                return Ending(STATUS_REFUSED, instance.refused.message)
+            if instance.claim.taken.is_set():
+                return Ending(
+                    STATUS_FENCED, f"another process runs instance {instance.node.instance} now"
+                )
+            why = self._wants_restart()
+            if why:
+                return Ending(STATUS_RESTART, why)
+
+    def _wants_restart(self) -> str:
+        """Why only a restart helps; empty: it is not needed.
 
         That is so when damage stopped every write, or is contained and no damaged copy is still to
         leave: without compactions the directory only grows. An unexpected error that ended one of
         the instance's tasks is the other reason.
         """
-        while True:
-            await asyncio.sleep(RESTART_LOOK_S)
-            if self.instance.node.broken is not None:
-                return f"unexpected error: {self.instance.node.broken}"
-            if self.instance.writes_stopped is not None:
-                return f"writes are stopped: {self.instance.writes_stopped}"
-            engine = self._engine
-            contained = isinstance(engine, RocksEngine) and engine.needs_rebuild
-            if contained and not self.instance.leaving():
-                return "files are damaged, the directory is rebuilt at the next start"
+        if self.instance.node.broken is not None:
+            return f"unexpected error: {self.instance.node.broken}"
+        if self.instance.writes_stopped is not None:
+            return f"writes are stopped: {self.instance.writes_stopped}"
+        engine = self._engine
+        contained = isinstance(engine, RocksEngine) and engine.needs_rebuild
+        if contained and not self.instance.leaving():
+            return "files are damaged, the directory is rebuilt at the next start"
+        return ""
 
     async def _ping(self) -> None:
         """Round-trip times to the peers, for the planner (R5.7)."""

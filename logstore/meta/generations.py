@@ -1,0 +1,138 @@
+"""Generations of a metadata store: does it hold what somebody acted on? (design note 0008)
+
+A store's history is cut into generations, one for each time that a coordinator begins with it. Its
+key's name is drawn, and the revision that wrote the key is where it begins. So a point of history,
+(generation, revision), tells a store from every other one and from its own older copies, whatever
+their revisions say.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+
+from logstore.base.env import Env
+from logstore.base.errors import WrongClusterError
+from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put
+from logstore.meta.records import (
+    CLUSTER_ID,
+    GENERATION,
+    GENERATIONS,
+    GenerationRecord,
+    decode_generation,
+    encode,
+    generation_key,
+)
+
+_FORGOTTEN_MAX = 64
+"""Generations that one transaction forgets at most."""
+GENERATIONS_MAX = 1_000
+"""Generations that a store remembers; who acted on none of them accepts the store by hand."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A place in a store's history. `generation` is empty for who never acted on any."""
+
+    generation: str = ""
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A store's identity: its cluster, where its generations began, and how far it is now."""
+
+    cluster: str
+    began: dict[str, int]
+    """Generation -> its first revision."""
+    revision: int
+    newest: str
+
+    def holds(self, point: Point) -> bool:
+        """True when this store's history contains the point."""
+        if not point.generation:
+            return True
+        first = self.began.get(point.generation)
+        if first is None or point.revision > self.revision:
+            return False
+        later = [revision for revision in self.began.values() if revision > first]
+        return not later or point.revision < min(later)
+
+    def fences(self) -> tuple[Compare, Compare]:
+        """Hold in this store as long as its newest generation is the one seen here, and in no
+        other store."""
+        first = self.began[self.newest]
+        return Compare(generation_key(self.newest), first), Compare(GENERATION, first)
+
+
+async def read_lineage(store: MetadataStore) -> Lineage | None:
+    """The store's lineage, read at one revision; None when no coordinator has begun with it."""
+    result = await store.range(GENERATIONS)
+    cluster = await store.get(CLUSTER_ID)
+    if not result.items or cluster is None:
+        return None
+    began = {item.key.removeprefix(GENERATIONS): item.revision for item in result.items}
+    newest = max(began, key=lambda generation: began[generation])
+    return Lineage(cluster.value.decode(), began, result.revision, newest)
+
+
+async def open_generation(
+    store: MetadataStore, env: Env, by: str, cause: str = "opened"
+) -> Lineage:
+    """Begin a generation of the store; returns its lineage.
+
+    A store without any key is a new cluster (`created`); one with keys and no generation is of
+    before generations were (`adopted`).
+    """
+    while True:
+        known = sorted((await store.range(GENERATIONS)).items, key=lambda item: item.revision)
+        cluster, newest = await store.get(CLUSTER_ID), await store.get(GENERATION)
+        if not known:
+            cause = "adopted" if (await store.range("/")).items else "created"
+        record = GenerationRecord(f"{env.new_id():016x}", cause, by, env.clock.wall_us())
+        operations: list[Operation] = [
+            Put(generation_key(record.id), encode(record)),
+            Put(GENERATION, record.id.encode()),
+        ]
+        if cluster is None:
+            operations.append(Put(CLUSTER_ID, f"{env.new_id():016x}".encode()))
+        too_many = max(0, len(known) + 1 - GENERATIONS_MAX)
+        operations += [Delete(item.key) for item in known[:too_many][:_FORGOTTEN_MAX]]
+        compares = [
+            Compare(GENERATION, newest.revision if newest is not None else 0),
+            Compare(CLUSTER_ID, cluster.revision if cluster is not None else 0),
+        ]
+        if (await store.txn(compares, operations)).succeeded:
+            say = _log.info if cause == "opened" else _log.warning
+            say("metadata generation begins", generation=record.id, cause=cause)
+            lineage = await read_lineage(store)
+            assert lineage is not None
+            return lineage
+
+
+async def ensure_generation(store: MetadataStore, env: Env, by: str) -> Lineage:
+    """The store's lineage; its first generation begins when there is none."""
+    return await read_lineage(store) or await open_generation(store, env, by)
+
+
+async def causes(store: MetadataStore) -> list[GenerationRecord]:
+    """Every generation that the store remembers, oldest first."""
+    items = sorted((await store.range(GENERATIONS)).items, key=lambda item: item.revision)
+    return [decode_generation(item.value) for item in items]
+
+
+def check_holds(lineage: Lineage, point: Point, cluster: str, who: str) -> None:
+    """`WrongClusterError` unless the store is `who`'s own, and holds what `who` acted on."""
+    if cluster and cluster != lineage.cluster:
+        raise WrongClusterError(
+            f"{who} belongs to cluster {cluster}, the metadata is of cluster {lineage.cluster}: "
+            "give it its own metadata back, or rebuild that with `logstore recover`"
+        )
+    if not lineage.holds(point):
+        raise WrongClusterError(
+            f"{who} acted on revision {point.revision} of generation {point.generation}, which the "
+            f"metadata of cluster {lineage.cluster} does not hold (it is at revision "
+            f"{lineage.revision}): it is an older copy; put the newest one back, or rebuild it "
+            "with `logstore recover`"
+        )
