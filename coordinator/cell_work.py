@@ -31,6 +31,7 @@ from logstore.base.env import Env
 from logstore.base.errors import FencedError
 from logstore.base.tls import TlsOptions
 from logstore.feed.open import open_broker
+from logstore.meta.generations import open_generation
 from logstore.meta.port import (
     Compare,
     MetadataStore,
@@ -48,6 +49,8 @@ class Parts:
     learner: Learner
     nodes: GrpcNodes
     pulse: Pulse
+    cluster: str = ""
+    """Its id, for tombstones."""
 
 
 class CellWork:
@@ -95,6 +98,8 @@ class CellWork:
     async def start(self) -> None:
         """Go on with what is unfinished."""
         if self.cell == LOG_WIDE:
+            if self._config.metadata is not None:
+                await open_generation(self._store, self._env, self._config.advertise or "")
             await self.catalog.tidy()
         await self._start_feeds()
         await self.driver.start()

@@ -29,6 +29,10 @@ class CoordinatorConfig(MetadataSettings):
     metadata: str | None = Field(
         default=None, pattern="^etcds?://", description="etcd://HOST:PORT,… instead of embedded"
     )
+    cluster: str | None = Field(
+        default=None, pattern="^[0-9a-f]{1,16}$",
+        description="id of the cluster whose metadata this must be; else it is refused",
+    )  # fmt: skip
     host: str = Field(default="127.0.0.1", max_length=255, description="address to listen on")
     port: int = Field(default=7400, ge=0, le=65_535, description="port; 0 takes a free one")
     advertise: str | None = Field(

@@ -27,15 +27,17 @@ from coordinator.migration.nodes import GrpcNodes
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import StatisticsService
 from logstore.base.env import Env
-from logstore.base.errors import AddressInUseError
+from logstore.base.errors import AddressInUseError, WrongClusterError
 from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
+from logstore.meta.generations import check_expected, ensure_generation, open_generation
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import LOGS
 from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2, placement_pb2_grpc
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
+from logstore.proto.handshake import Doorkeeper
 from logstore.proto.v1.log_pb2_grpc import add_RouteServiceServicer_to_server
 
 STOP_GRACE_S = 1.0
@@ -58,6 +60,11 @@ class CoordinatorServer:
         )
         self.store: MetadataStore
         if config.metadata is None:
+            if config.cluster and not RocksMetadataStore.is_in(config.data):
+                raise WrongClusterError(
+                    f"{config.data} holds no metadata, cluster {config.cluster} is expected: put "
+                    "its folder back, or rebuild it with `logstore recover`"
+                )
             self.store = RocksMetadataStore(config.data, env=env)
         else:
             self.store = config.open_metadata([config.metadata], self._tls)
@@ -72,18 +79,16 @@ class CoordinatorServer:
         self.learner = Learner(self.intake, env, config.data / LEARNED_FILE)
         self.announced = Announced(self.store, self.learner)
         self.nodes = GrpcNodes(self.store, self._tls)
-        self._parts = Parts(config, env, self.learner, self.nodes, Pulse(self.intake, env))
+        self.work: CellWork
+        """Of the cell that an embedded store has, else one that only reads; made by `start`."""
         self._leading: Leading | None = None
         self._router: CellRouter | None = None
-        if config.metadata is None:
-            self.work = CellWork(LOG_WIDE, self.store, self._parts)
-            self._server: Server = make_server()
-        else:
-            self.work = CellWork(LOG_WIDE, ReadOnlyStore(self.store), self._parts)
-            led: dict[str, CellWork] = {}
-            self._router = CellRouter(self.store, led, config.cells, self._tls)
-            self._led = led
-            self._server = make_server([self._router])
+        self._led: dict[str, CellWork] = {}
+        if config.metadata is not None:
+            self._router = CellRouter(self.store, self._led, config.cells, self._tls)
+        doorkeeper = Doorkeeper(lambda: (self.nodes.cluster, ""))
+        routers = [] if self._router is None else [self._router]
+        self._server: Server = make_server([doorkeeper, *routers])
         self._health = health.aio.HealthServicer()
         self._fetched = Fetched(
             Ledger(self.store, env), functools.partial(self.learner.call, self.intake.score)
@@ -105,9 +110,13 @@ class CoordinatorServer:
         return self.work.loop
 
     async def start(self) -> str:
-        """Listen, go on with unfinished migrations, begin to plan; returns the address."""
+        """Listen, go on with unfinished migrations, begin to plan; returns the address.
+
+        Also `WrongClusterError` when the store is another cluster's than the settings say.
+        """
         try:
             _probe(self.config.host, self.config.port)
+            await self._begin()
             if self.config.metadata is not None:
                 await agree_on_cells(self.store, self.config.cells)
             port = listen(self._server, f"{self.config.host}:{self.config.port}", self._tls)
@@ -134,6 +143,24 @@ class CoordinatorServer:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("coordinator serves", address=self.address)
         return self.address
+
+    async def _begin(self) -> None:
+        """Begin a generation of the embedded store; with etcd the leader does, but for the first
+        one. Then make what works on it."""
+        config, store = self.config, self.store
+        by = config.advertise or f"{config.host}:{config.port}"
+        await check_expected(store, config.cluster)
+        if config.metadata is None:
+            lineage = await open_generation(store, self._env, by)
+        else:
+            lineage = await ensure_generation(store, self._env, by)
+            store = ReadOnlyStore(store)
+        pulse = Pulse(self.intake, self._env)
+        self._parts = Parts(
+            config, self._env, self.learner, self.nodes, pulse, cluster=lineage.cluster
+        )
+        self.nodes.cluster = lineage.cluster
+        self.work = CellWork(LOG_WIDE, store, self._parts)
 
     async def _restore(self) -> None:
         """What was learned before the last stop, of logs that are still there."""

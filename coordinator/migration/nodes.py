@@ -11,6 +11,7 @@ from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import Member, decode_instance, instance_key
 from logstore.proto.channel import open_channel
+from logstore.proto.handshake import MemberChannel
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
@@ -52,6 +53,8 @@ class GrpcNodes:
     def __init__(self, store: MetadataStore, tls: TlsOptions | None = None) -> None:
         self._store = store
         self._tls = tls
+        self.cluster = ""
+        """This cluster's id, which every call says."""
         self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
     async def copies(self, instance: str, shard: str) -> list[Copy]:
@@ -108,7 +111,8 @@ class GrpcNodes:
         address = decode_instance(found.value).address
         known = self._channels.get(instance)
         if known is None or known[0] != address:
-            self._channels[instance] = (address, open_channel(address, self._tls))
+            channel = MemberChannel(open_channel(address, self._tls), self.cluster, instance)
+            self._channels[instance] = (address, channel)
             if known is not None:
                 await known[1].close()
         return NodeAdminStub(self._channels[instance][1])

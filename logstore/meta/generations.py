@@ -116,6 +116,19 @@ async def ensure_generation(store: MetadataStore, env: Env, by: str) -> Lineage:
     return await read_lineage(store) or await open_generation(store, env, by)
 
 
+async def check_expected(store: MetadataStore, cluster: str | None) -> None:
+    """`WrongClusterError` when the store is not of the cluster that is expected (None: any)."""
+    if cluster is None:
+        return
+    found = await store.get(CLUSTER_ID)
+    if found is None or found.value.decode() != cluster:
+        held = "empty" if found is None else f"of cluster {found.value.decode()}"
+        raise WrongClusterError(
+            f"the metadata is {held}, cluster {cluster} is expected: put its metadata back, or "
+            "rebuild it with `logstore recover`"
+        )
+
+
 async def causes(store: MetadataStore) -> list[GenerationRecord]:
     """Every generation that the store remembers, oldest first."""
     items = sorted((await store.range(GENERATIONS)).items, key=lambda item: item.revision)

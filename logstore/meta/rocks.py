@@ -76,6 +76,11 @@ class RocksMetadataStore(MemoryMetadataStore):
         }
         self._leases.restore(ttls_s, attached, self._now_s())
 
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """Whether a store was made in this directory."""
+        return (directory / "store" / "CURRENT").exists()
+
     def _persist(self, write: Write) -> None:
         batch = WriteBatch(raw_mode=True)
         for change in write.changes:

@@ -342,6 +342,7 @@ class Claim:
         if found is not None and found.revision == seat.revision:
             return
         if found is not None and decode_instance(found.value).process == seat.record.process:
+            seat.revision = found.revision  # what is said of us changed, not who we are
             return
         self.taken.set()
         raise FencedError(f"another process runs instance {self.instance} now")

@@ -59,6 +59,7 @@ from logstore.node.identity import Identity, IdentityStore
 from logstore.node.replica import Replica
 from logstore.node.scrub import Scrubber
 from logstore.proto.channel import open_channel
+from logstore.proto.handshake import MemberChannel
 from logstore.replication.events import Role
 from sharder.keys import routing_key
 
@@ -105,7 +106,7 @@ class Instance:
         self._no_room: set[str] = set()
         """Shards whose copy here waits for space on the disk."""
         self._tls = tls
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[tuple[str, str], Channel] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self.node = NodeContext(
@@ -160,9 +161,10 @@ class Instance:
 
     def _channel_to(self, instance: str) -> Channel:
         address = self.catalog.address(instance)
-        channel = self._channels.get(address)
+        channel = self._channels.get((instance, address))
         if channel is None:
-            channel = self._channels[address] = open_channel(address, self._tls)
+            channel = MemberChannel(open_channel(address, self._tls), self.claim.cluster, instance)
+            self._channels[instance, address] = channel
         return channel
 
     # ---- life --------------------------------------------------------------------------------
@@ -204,8 +206,8 @@ class Instance:
                 await asyncio.sleep(self.node.config.retry_interval_s)
         await self.claim.keep()
 
-    async def settled(self, limit_s: float) -> None:
-        """Return once the name is claimed or refused, or after `limit_s` seconds."""
+    async def settled(self, limit_s: float | None) -> None:
+        """Return once the name is claimed or refused, or after `limit_s` seconds (None: never)."""
         try:
             async with asyncio.timeout(limit_s):
                 await self._settled.wait()

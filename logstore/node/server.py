@@ -29,6 +29,7 @@ from logstore.node.peer_service import PeerService
 from logstore.proto.channel import listen, make_server, open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
+from logstore.proto.handshake import Doorkeeper, MemberChannel
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.log_pb2_grpc import (
@@ -96,7 +97,10 @@ class NodeServer:
         except BaseException:
             self._engine.close()
             raise
-        self._server: Server = make_server()
+        instance = self.instance
+        self._server: Server = make_server(
+            [Doorkeeper(lambda: (instance.claim.cluster, config.instance))]
+        )
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._coordinators: list[Channel] = []
@@ -181,7 +185,11 @@ class NodeServer:
 
     async def _report(self) -> None:
         """A report to each coordinator each period; one that is away or slow holds up no other."""
-        self._coordinators = [open_channel(a, self._tls) for a in self._config.coordinators]
+        await self.instance.settled(None)
+        cluster = self.instance.claim.cluster
+        self._coordinators = [
+            MemberChannel(open_channel(a, self._tls), cluster) for a in self._config.coordinators
+        ]
         reports: dict[str, asyncio.Task[None]] = {}
         last_s = self._env.clock.monotonic_s()
         self.instance.node.agent.status(0, 1.0)  # what the start cost is no load

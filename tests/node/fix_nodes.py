@@ -8,12 +8,14 @@ from pathlib import Path
 
 import google_crc32c
 import grpc.aio
+import msgspec
 import pyarrow as pa
 
 from logstore.base.env import Env
 from logstore.base.types import ShardStatus
 from logstore.engine.batch import encode_payload, schema_of
 from logstore.feed.port import Broker
+from logstore.meta.generations import ensure_generation
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
@@ -29,6 +31,7 @@ from logstore.meta.records import (
     shard_key,
 )
 from logstore.node.config import NodeConfig
+from logstore.node.identity import IdentityFile
 from logstore.node.server import NodeServer
 from logstore.proto.channel import open_channel
 from logstore.proto.v1 import common_pb2, log_pb2
@@ -56,6 +59,7 @@ class Nodes:
             metadata=["127.0.0.1:1"],
             **values,  # type: ignore[arg-type]
         )
+        await ensure_generation(self.store, Env(), "tests")
         server = NodeServer(config, Env(), store=self.store, broker=self.broker)
         await server.start()
         self.servers[instance] = server
@@ -122,6 +126,15 @@ class Nodes:
 
 
 from collections.abc import Callable  # noqa: E402
+
+
+def reboot(data: Path) -> None:
+    """What a reboot does to a stopped instance: its next start is another incarnation (P6)."""
+    kept = IdentityFile(data)
+    found = kept.load()
+    assert found is not None
+    kept.save(msgspec.structs.replace(found, boot_id="an earlier boot"))
+
 
 Predicate = Callable[[ShardRecord], bool]
 

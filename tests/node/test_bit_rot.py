@@ -23,7 +23,7 @@ from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 from logstore.replication.events import Role
 from tests.engine.test_disk import flip
-from tests.node.fix_nodes import Nodes, append, batch_of, nodes
+from tests.node.fix_nodes import Nodes, append, batch_of, nodes, reboot
 from tests.node.test_append_read import read_all
 from tests.node.test_move_by_intents import SHARD, in_sync_ids
 
@@ -255,7 +255,7 @@ async def test_all_incarnations_changed_the_longest_leads_and_the_loss_is_record
             engine.truncate(OLD[instance], len(keys) - lost)
             engine.close()
         for instance in OLD:
-            (tmp_path / instance / "incarnation.json").unlink()
+            reboot(tmp_path / instance)
         await n.start("i1")
         await n.start("i3")
         first = n.servers["i1"].instance
@@ -279,7 +279,7 @@ async def test_a_copy_of_another_incarnation_leaves_when_another_vouches(tmp_pat
         await three(n)
         keys = await fill(n, "table")
         await n.stop("i3")
-        (tmp_path / "i3" / "incarnation.json").unlink()
+        reboot(tmp_path / "i3")
         await n.start("i3")
         await n.until(SHARD, lambda r: OLD["i3"] not in in_sync_ids(r), LIMIT_S)
         async with repaired(n):

@@ -55,4 +55,4 @@ async def test_a_task_that_fails_as_nobody_foresaw_asks_for_a_new_process(tmp_pa
         assert instance.node.broken is None
         await asyncio.wait([replica.spawn(fails(), "push orders/0")])
         assert "push orders/0: ZeroDivisionError" in str(instance.node.broken)
-        assert "unforeseen" in await cluster.servers["i1"].wants_restart()
+        assert "unforeseen" in (await cluster.servers["i1"].ended()).why

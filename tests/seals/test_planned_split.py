@@ -1,6 +1,7 @@
 """The planning loop splits a shard that no move can help, at the key it learned; then it moves."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
@@ -11,7 +12,6 @@ from logstore.base.env import Env
 from logstore.meta.port import Put
 from logstore.meta.records import (
     CapacityRecord,
-    InstanceRecord,
     decode_instance,
     encode,
     instance_key,
@@ -45,9 +45,7 @@ async def bounded(bench: Sealing) -> None:
         found = await bench.nodes.store.get(instance_key(name))
         assert found is not None
         held = decode_instance(found.value)
-        bound = InstanceRecord(
-            name, held.address, held.incarnation, capacity=CapacityRecord(ops_per_s=100.0)
-        )
+        bound = replace(held, capacity=CapacityRecord(ops_per_s=100.0))
         await bench.nodes.store.txn([], [Put(instance_key(name), encode(bound))])
 
 
