@@ -97,9 +97,11 @@ async def open_generation(
         ]
         if cluster is None:
             operations.append(Put(CLUSTER_ID, f"{env.new_id():016x}".encode()))
-        too_many = max(0, len(known) + 1 - GENERATIONS_MAX)
-        operations += [Delete(item.key) for item in known[:too_many][:_FORGOTTEN_MAX]]
+        forgotten = known[: min(max(0, len(known) + 1 - GENERATIONS_MAX), _FORGOTTEN_MAX)]
+        operations += [Delete(item.key) for item in forgotten]
         compares = [
+            Compare(generation_key(record.id), 0),
+            *(Compare(item.key, item.revision) for item in forgotten),
             Compare(GENERATION, newest.revision if newest is not None else 0),
             Compare(CLUSTER_ID, cluster.revision if cluster is not None else 0),
         ]

@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard
+from logstore.meta.records import (
+    MIGRATIONS,
+    SHARDS,
+    TOMBSTONES,
+    ShardRecord,
+    decode_shard,
+    decode_tombstone,
+    shard_key,
+)
 from tests.checkers.history import MetadataTxn, Violation
 
 
@@ -24,7 +32,7 @@ def check(
             found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote without "
                                    "being the leader", txn.at_s))  # fmt: skip
         for key, value in txn.written.items():
-            if key not in txn.compared:
+            if key not in txn.compared and not _buries(key, value, txn):
                 found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote {key} "
                                        "without a compare", txn.at_s))  # fmt: skip
             if not key.startswith(SHARDS) or value is None:
@@ -38,6 +46,13 @@ def check(
                                            f"the configuration of {record.shard} (P3)",
                                            txn.at_s))  # fmt: skip
     return found
+
+
+def _buries(key: str, value: bytes | None, txn: MetadataTxn) -> bool:
+    """A tombstone is new by its replica id, and its shard's record is compared (P9)."""
+    if value is None or not key.startswith(TOMBSTONES):
+        return False
+    return shard_key(decode_tombstone(value).shard) in txn.compared
 
 
 def _reconfigured(before: ShardRecord, after: ShardRecord) -> bool:

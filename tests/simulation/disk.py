@@ -8,6 +8,7 @@ change at the cut: RocksDB drops a torn record of its log whole.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -15,7 +16,15 @@ from logstore.base.errors import StorageFullError
 from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.memory import MemoryEngine, MemorySnapshot
-from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta, ReplicaWrite
+from logstore.engine.port import (
+    Anchor,
+    CopyFacts,
+    ProducerEntry,
+    ReplicaMeta,
+    ReplicaWrite,
+    Retired,
+    RetiredCopy,
+)
 from logstore.engine.rules import up_to_bytes
 
 JOURNAL_MAX = 200
@@ -51,12 +60,7 @@ class SimEngine:
         lost = len(self._journal) - kept
         del self._journal[kept:]
         self._sync()
-        live = MemoryEngine()
-        for replica_id, copy in self._synced._copies.items():
-            live._copies[replica_id] = type(copy)(
-                copy.meta, copy.anchor, copy.indexed, list(copy.batches)
-            )
-        self._live = live
+        self._live = _twin(self._synced)
         return lost
 
     def _sync(self) -> None:
@@ -102,6 +106,21 @@ class SimEngine:
     def trim(self, replica_id: int, offset: int) -> Position:
         base: Position = self._change("trim", replica_id, offset, durable=True)
         return base
+
+    def set_facts(self, replica_id: int, facts: CopyFacts) -> None:
+        self._change("set_facts", replica_id, facts, durable=False)
+
+    def facts(self, replica_id: int) -> CopyFacts | None:
+        return self._live.facts(replica_id)
+
+    def retire_replica(self, replica_id: int, retired: Retired) -> None:
+        self._change("retire_replica", replica_id, retired, durable=True)
+
+    def retired(self) -> list[RetiredCopy]:
+        return self._live.retired()
+
+    def restore_replica(self, replica_id: int) -> None:
+        self._change("restore_replica", replica_id, durable=True)
 
     def replicas(self) -> list[ReplicaMeta]:
         return self._live.replicas()
@@ -175,3 +194,13 @@ class SimEngine:
     def meta(self, replica_id: int) -> ReplicaMeta | None:
         copy = self._live._copies.get(replica_id)
         return copy.meta if copy is not None else None
+
+
+def _twin(engine: MemoryEngine) -> MemoryEngine:
+    """Another engine with the same copies, which no later change of this one reaches."""
+    twin = MemoryEngine()
+    for replica_id, copy in engine._copies.items():
+        twin._copies[replica_id] = replace(copy, batches=list(copy.batches))
+    for replica_id, (copy, retired) in engine._retired.items():
+        twin._retired[replica_id] = replace(copy, batches=list(copy.batches)), retired
+    return twin

@@ -25,11 +25,19 @@ from logstore.meta.port import (
     Versioned,
     WatchEvent,
 )
+from logstore.meta.records import (
+    CLUSTER_ID,
+    GENERATION,
+    GenerationRecord,
+    encode,
+    generation_key,
+)
 from tests.checkers.history import MetadataTxn
 from tests.simulation.loop import PROCESS
 from tests.simulation.network import TICK_S, Network
 from tests.simulation.world import World
 
+CLUSTER, GENERATION_ID = "5eed", "0000000000000001"
 STORE = "store"
 """Name of the store in the network's blocked pairs."""
 TIMEOUT_S = 1.0
@@ -52,6 +60,16 @@ class Cluster:
         self.watches: dict[int, _Watch] = {}
         self._numbers = 0
         self.on_change: Callable[[tuple[WatchEvent, ...]], None] = lambda events: None
+
+    def found(self) -> None:
+        """The store's first generation, as the first coordinator begins it."""
+        record = GenerationRecord(GENERATION_ID, "created", "setup", 0)
+        puts = [
+            Put(generation_key(record.id), encode(record)),
+            Put(GENERATION, record.id.encode()),
+            Put(CLUSTER_ID, CLUSTER.encode()),
+        ]
+        self.txn("setup", [Compare(put.key, 0) for put in puts], puts)
 
     def txn(
         self, author: str, compares: Sequence[Compare], operations: Sequence[Operation]

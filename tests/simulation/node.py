@@ -4,10 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 import logstore.node.instance
 from logstore.base.env import Env
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.config import NodeConfig
+from logstore.node.identity import Identity
 from logstore.node.instance import Instance
 from logstore.node.log_service import LogService, RouteService
 from logstore.node.peer_service import PeerService
@@ -30,6 +33,28 @@ TIMING = {
 """Shorter than in a real cluster by about three, so that a run holds more."""
 
 
+class SimIdentity:
+    """The twin of `IdentityFile`: on the machine's disk, synced at every save."""
+
+    def __init__(self, name: str, incarnation: int) -> None:
+        self.witness = f"{name}:disk"
+        self.boot_id = "boot-0"
+        self.kept: Identity | None = Identity(name, boot_id=self.boot_id, incarnation=incarnation)
+
+    def load(self) -> Identity | None:
+        return self.kept
+
+    def save(self, identity: Identity) -> None:
+        self.kept = identity
+
+    def reboot(self, incarnation: int) -> None:
+        """The machine starts anew, under an incarnation that the run knows."""
+        assert self.kept is not None
+        self.boot_id = f"boot-{incarnation}"
+        self.witness = f"{self.witness.partition(':')[0]}:disk:{self.boot_id}"
+        self.kept = replace(self.kept, boot_id=self.boot_id, incarnation=incarnation)
+
+
 class SimNode:
     """Survives its processes: the disk, the clock and the incarnation are the machine's."""
 
@@ -38,6 +63,7 @@ class SimNode:
         self.name = f"n{number}"
         self.address = f"10.0.0.{number}:7400"
         self.incarnation = number * 1_000
+        self.identity = SimIdentity(self.name, self.incarnation)
         self.tainted: set[int] = set()
         """Copies (replica ids) that lost power without fsync and have not learned again yet."""
         self.synced = False
@@ -76,7 +102,8 @@ class SimNode:
 
     async def _boot(self) -> None:
         store = SimStore(self._cluster)
-        instance = Instance(self._config, self._env, self.engine, store, self.incarnation)
+        instance = Instance(self._config, self._env, self.engine, store, self.identity)
+        instance.copies.free_share = lambda: 1.0
         services: dict[str, Any] = {
             "logstore.v1.LogService": LogService(instance),
             "logstore.v1.RouteService": RouteService(instance),
@@ -101,6 +128,7 @@ class SimNode:
         self.instance = None
         self._cluster.network.died(self.process, silent=True)
         self.incarnation += 1
+        self.identity.reboot(self.incarnation)
         if not self.synced:
             self.tainted |= {m.replica_id for m in self.engine.replicas()}
         return self.engine.lose_power(torn)

@@ -117,6 +117,7 @@ class Simulation:
             self.faults.split_keys = split_keys(self.options.partitioner)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
+        self.cluster.found()
         create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
         addresses = [node.address for node in self.nodes]
         self.clients = []
