@@ -18,6 +18,7 @@ from typing import IO
 import grpc.aio
 import msgspec
 
+from coordinator.local.identities import cluster_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
 from logstore.base.errors import (
     AddressInUseError,
@@ -191,6 +192,7 @@ class Cluster:
         options = self.options
         if options.port:
             _check_port(options.host, options.port)
+        self._expect(cluster_of(self.data))
         await asyncio.gather(*(c.start(options.start_timeout_s) for c in self._coordinators))
         port = options.port
         for number in range(1, options.instances + 1):
@@ -204,8 +206,14 @@ class Cluster:
         starts = [p.start(options.start_timeout_s) for p in self._instances.values()]
         await asyncio.gather(*starts)
         await self.wait_ready()
+        self._expect(cluster_of(self.data))
         if options.autopilot is not None:
             await self.set_autopilot(options.autopilot)
+
+    def _expect(self, cluster: str | None) -> None:
+        """From their next start on the coordinators take no other cluster's metadata, nor none."""
+        for coordinator in self._coordinators:
+            coordinator.settings["cluster"] = cluster
 
     async def add_instance(self, settings: Mapping[str, object] | None = None) -> str:
         """Start one more instance; returns its name once it is known and alive."""

@@ -56,6 +56,7 @@ class Supervised:
         self.pid: int | None = None
         self._module, self._listen, self._listen_settings = module, listen, listen_settings
         self._was_ready = False
+        self._said = ""
         self._ready = asyncio.Event()
         self._failure: LogstoreError | None = None
         self._stopping = asyncio.Event()
@@ -130,6 +131,7 @@ class Supervised:
                 self._failure = self._error(status)
                 self._ready.set()
                 return
+            self._tell(status)
             if loop.time() - began_s > STEADY_S:
                 wait_s = BACKOFF_FIRST_S
             self.restarts += 1
@@ -184,10 +186,17 @@ class Supervised:
                 self._was_ready = True
                 self._ready.set()
 
+    def _tell(self, status: int) -> None:
+        """Say on standard error why a process that served ended, once for each reason."""
+        said = self._error(status).message
+        if status != -signal.SIGKILL and said != self._said:
+            self._said = said
+            print(f"{self.name} ended with status {status}: {said}", file=sys.stderr, flush=True)
+
     def _error(self, status: int) -> LogstoreError:
         """The `error: …` line, or the last line, that the process left in its log."""
         lines = self.log.read_text(errors="replace").splitlines()
-        if status != 2:
+        if status not in (2, 4):
             last = lines[-1] if lines else "it said nothing"
             return UnavailableError(f"{self.name} does not start: {last} (see {self.log})")
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

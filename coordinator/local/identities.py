@@ -1,0 +1,36 @@
+"""Whose data lies in a folder of `logstore up`: read before any process starts (note 0008)."""
+
+from pathlib import Path
+
+from logstore.base.errors import WrongClusterError
+from logstore.node.identity import Identity, IdentityFile
+
+
+def identities(data: Path) -> dict[str, Identity]:
+    """Instance folder -> the identity in it, of each that an instance used. `StorageError`."""
+    found: dict[str, Identity] = {}
+    for folder in sorted(data.glob("instance-*")):
+        identity = IdentityFile(folder).load()
+        if identity is not None:
+            found[folder.name] = identity
+    return found
+
+
+def cluster_of(data: Path) -> str | None:
+    """The cluster that the folder's instances belong to; None when none of them says one.
+
+    `WrongClusterError` when they belong to several, or a folder holds another instance's data.
+    """
+    owners: dict[str, str] = {}
+    for name, identity in identities(data).items():
+        if identity.instance not in ("", name):
+            raise WrongClusterError(
+                f"{data / name} holds the data of instance {identity.instance!r} of cluster "
+                f"{identity.cluster}: put the right folder there"
+            )
+        if identity.cluster:
+            owners.setdefault(identity.cluster, name)
+    if len(owners) > 1:
+        said = ", ".join(f"{name} to cluster {cluster}" for cluster, name in owners.items())
+        raise WrongClusterError(f"the instances in {data} belong to several clusters: {said}")
+    return next(iter(owners), None)
