@@ -60,6 +60,8 @@ KEEP_ALIVES_PER_TTL = 5
 WAIT_TTLS = 2.0
 """A name that is still taken after so many leases is another's who lives."""
 POLL_S = 0.1
+BEFORE_OPEN_S = 2.0
+"""A store that does not answer so quickly is compared after the directory was opened."""
 
 _log = structlog.get_logger(__name__)
 
@@ -366,6 +368,25 @@ class Claim:
             await self.store.lease_revoke(seat.lease.id)
         except LogstoreError as e:
             _log.info("the name was not given back, its lease ends by itself", error=e.message)
+
+
+async def check_directory(
+    store: MetadataStore, kept: IdentityStore, instance: str, env: Env, accepts: str | None
+) -> None:
+    """Compare a directory with the metadata before it is opened, which writes to it.
+
+    `WrongClusterError` as `Claim.make`; a store that does not answer is compared later, by that.
+    """
+    identity = begin(kept, instance, env)
+    try:
+        async with asyncio.timeout(BEFORE_OPEN_S):
+            lineage = await read_lineage(store)
+    except (UnavailableError, TimeoutError):
+        return
+    if lineage is not None:
+        settled = accepts is not None and accepts in lineage.began
+        point = Point() if settled else Point(identity.generation, identity.revision)
+        check_holds(lineage, point, identity.cluster, f"instance {instance}")
 
 
 class ClaimedStore:

@@ -16,7 +16,7 @@ from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
 from logstore.node.config import NodeConfig
-from logstore.node.server import STATUS_RESTART, NodeServer
+from logstore.node.server import STATUS_RESTART, NodeServer, check_before_open
 
 LISTS = ("metadata", "coordinators")
 SWITCH_INTERVAL_S = 0.0005
@@ -47,6 +47,7 @@ def _config(arguments: list[str]) -> NodeConfig:
 
 
 async def _serve(config: NodeConfig) -> int:
+    await check_before_open(config, Env())
     server = NodeServer(config, Env())
     address = await server.start()
     collector.settle()

@@ -19,6 +19,7 @@ from logstore.feed.open import open_broker
 from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
 from logstore.node.admin_service import NodeAdmin
+from logstore.node.claim import check_directory
 from logstore.node.config import NodeConfig
 from logstore.node.identity import IdentityFile
 from logstore.node.instance import Instance
@@ -60,6 +61,18 @@ class Ending:
 
     status: int
     why: str
+
+
+async def check_before_open(config: NodeConfig, env: Env) -> None:
+    """`WrongClusterError` when the data directory is not this instance's or not of this metadata;
+    nothing is written to it."""
+    tls = TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
+    store = config.open_metadata(config.metadata, tls)
+    try:
+        kept = IdentityFile(config.data)
+        await check_directory(store, kept, config.instance, env, config.accept_generation)
+    finally:
+        await store.close()
 
 
 class NodeServer:
