@@ -283,7 +283,7 @@ class Claim:
         seat = self._seat
         if seat is None:
             return
-        if not self.estranged and self.is_accepted(await self.store.get(GENERATION)):
+        if not self.estranged and self.is_accepted(await self.store.range(GENERATION)):
             return
         lineage = await read_lineage(self.store)
         try:
@@ -299,10 +299,11 @@ class Claim:
             _log.warning("the metadata is ours again", generation=lineage.newest)
         self._accept(seat, lineage)
 
-    def is_accepted(self, newest: Versioned | None) -> bool:
-        """Whether the store's newest generation, as read, is the one that was accepted last. Its id
-        is drawn: no other store has it."""
-        return newest is not None and newest.value.decode() == self.identity.generation
+    def is_accepted(self, newest: RangeResult) -> bool:
+        """Whether the store's newest generation, as read, is the one that was accepted last, and
+        reaches as far as we acted. Its id is drawn: no other store has it."""
+        ids = [item.value.decode() for item in newest.items if item.key == GENERATION]
+        return ids == [self.identity.generation] and newest.revision >= self.point().revision
 
     def _accept(self, seat: _Seat, lineage: Lineage) -> None:
         revision = max(self.point().revision, lineage.began[lineage.newest])
@@ -418,7 +419,7 @@ class ClaimedStore:
 
     async def _confirm(self) -> None:
         """What was answered before this came from the store in the accepted generation."""
-        if not self._claim.is_accepted(await self._store.get(GENERATION)):
+        if not self._claim.is_accepted(await self._store.range(GENERATION)):
             await self._claim.look()
             raise UnavailableError("the metadata began a new generation, ask again")
 

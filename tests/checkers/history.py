@@ -119,6 +119,16 @@ class CopyState:
     links: tuple[Link, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A copy left what its disk serves (`retired`), the disk (`dropped`), or is `restored`."""
+
+    at_s: float
+    instance: str
+    replica_id: int
+    what: str
+
+
 @dataclass(slots=True)
 class History:
     """All that a run recorded."""
@@ -128,3 +138,4 @@ class History:
     latest: list[LatestRead] = field(default_factory=list)
     acks: list[ServerAck] = field(default_factory=list)
     metadata: list[MetadataTxn] = field(default_factory=list)
+    departures: list[Departure] = field(default_factory=list)

@@ -30,6 +30,15 @@ PROGRESS_SEEDS = 100
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _one(seed: int, given: argparse.Namespace) -> Result:
+    return simulate(seed, given.ops, always_splits=given.splits, always_mistakes=given.mistakes)
+
+
+def _flags(given: argparse.Namespace) -> list[str]:
+    """What makes another process run the same seeds."""
+    return [f"--{name}" for name in ("splits", "mistakes") if getattr(given, name)]
+
+
 def main() -> int:
     """0: every seed held; 1: a violation, or a pair of fault and place that was not met."""
     given = _arguments()
@@ -119,6 +128,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ops", type=int, default=500, help="client operations a seed")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--splits", action="store_true", help="splits and merges in every seed")
+    parser.add_argument("--mistakes", action="store_true", help="an operator errs in every seed")
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
@@ -151,13 +161,13 @@ def _results(given: argparse.Namespace) -> Iterator[Result]:
     """In the order of the seeds; worker i of n runs every n-th one, from the i-th on."""
     seeds = range(given.seed, given.seed + given.seeds)
     if given.seeds == 1 or given.processes == 1:
-        yield from (simulate(seed, given.ops, always_splits=given.splits) for seed in seeds)
+        yield from (_one(seed, given) for seed in seeds)
         return
     workers = []
     for i in range(given.processes):
         command = [sys.executable, "-m", "tests.simulation", "--worker", str(given.processes),
                    "--seed", str(given.seed + i), "--seeds", str(given.seeds - i),
-                   "--ops", str(given.ops), *(["--splits"] if given.splits else [])]  # fmt: skip
+                   "--ops", str(given.ops), *_flags(given)]  # fmt: skip
         workers.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
     try:
         for i in range(given.seeds):
@@ -181,7 +191,7 @@ def _results(given: argparse.Namespace) -> Iterator[Result]:
 def _work(given: argparse.Namespace) -> int:
     """Write each seed's result as a line of JSON."""
     for seed in range(given.seed, given.seed + given.seeds, given.worker):
-        result = simulate(seed, given.ops, always_splits=given.splits)
+        result = _one(seed, given)
         if result.ok:
             result.story = []
         sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
@@ -196,7 +206,7 @@ def _tell(result: Result, given: argparse.Namespace, *, whole: bool) -> None:
         print(f"{violation.invariant} at {violation.at_s:.3f} s: {violation.text}")
     if not result.ok:
         print(f"seed {result.seed} failed, commit {_commit()}, trace {result.trace}")
-        splits = " --splits" if given.splits else ""
+        splits = "".join(f" {flag}" for flag in _flags(given))
         print(f"again: python -m tests.simulation --seed {result.seed} --ops {given.ops}{splits}")
 
 

@@ -15,6 +15,7 @@ from logstore.base.errors import LogstoreError
 from logstore.base.types import START, ShardStatus
 from logstore.engine.port import ReplicaMeta
 from logstore.meta.election import Election, FencedStore
+from logstore.meta.generations import open_generation
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
     REPLICA_COUNTER,
@@ -94,6 +95,7 @@ class SimCoordinator:
             repair = RepairLoop(fenced, Catalog(fenced, env), self._silent_s, LOST_AFTER_S)
             tasks: list[asyncio.Task[None]] = []
             try:
+                await open_generation(fenced, env, self.name)
                 await driver.start()
                 await reshapes.start()
                 repair.start()

@@ -41,6 +41,8 @@ class SimEngine:
         self._journal: list[tuple[str, tuple[Any, ...]]] = []
         self._parsed: dict[bytes, Counter[bytes]] = {}
         self.full = False
+        self.on_departure: Callable[[int, str], None] = lambda replica_id, what: None
+        """Told of each copy that is retired, restored or dropped."""
         self.on_write: Callable[[], None] = lambda: None
         """Called before a write on the loop: a slow disk holds its process there. A synced write is
         made in a thread, which alone is held."""
@@ -75,6 +77,12 @@ class SimEngine:
             self._sync()
         return result
 
+    def twin(self) -> "SimEngine":
+        """A copy of the disk as a file copy of a running one finds it: all that was written."""
+        twin = SimEngine(self._rng)
+        twin._live, twin._synced = _twin(self._live), _twin(self._live)
+        return twin
+
     # ---- the port --------------------------------------------------------------------------------
 
     def write(self, writes: Sequence[ReplicaWrite], durability: Durability) -> None:
@@ -95,6 +103,8 @@ class SimEngine:
         self._change("set_meta", meta, durable=True)
 
     def drop_replica(self, replica_id: int) -> None:
+        if self.meta(replica_id) is not None or self._is_retired(replica_id):
+            self.on_departure(replica_id, "dropped")
         self._change("drop_replica", replica_id, durable=True)
 
     def truncate(
@@ -114,12 +124,17 @@ class SimEngine:
         return self._live.facts(replica_id)
 
     def retire_replica(self, replica_id: int, retired: Retired) -> None:
+        self.on_departure(replica_id, "retired")
         self._change("retire_replica", replica_id, retired, durable=True)
+
+    def _is_retired(self, replica_id: int) -> bool:
+        return any(r.meta.replica_id == replica_id for r in self.retired())
 
     def retired(self) -> list[RetiredCopy]:
         return self._live.retired()
 
     def restore_replica(self, replica_id: int) -> None:
+        self.on_departure(replica_id, "restored")
         self._change("restore_replica", replica_id, durable=True)
 
     def replicas(self) -> list[ReplicaMeta]:

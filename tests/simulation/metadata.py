@@ -59,7 +59,14 @@ class Cluster:
         self.leases = LeaseTable()
         self.watches: dict[int, _Watch] = {}
         self._numbers = 0
+        self._foreign = False
         self.on_change: Callable[[tuple[WatchEvent, ...]], None] = lambda events: None
+
+    def swap(self, tables: Tables, leases: LeaseTable, *, foreign: bool) -> None:
+        """Another store lies where ours was, or ours again. What is written to a foreign one is no
+        part of the history."""
+        self.tables, self.leases, self._foreign = tables, leases, foreign
+        self._expire()
 
     def found(self) -> None:
         """The store's first generation, as the first coordinator begins it."""
@@ -90,7 +97,11 @@ class Cluster:
     ) -> None:
         tables = self.tables
         changes = tables.changes(operations)
-        if changes:
+        if changes and self._foreign:
+            tables.apply(changes)
+            for watch in list(self.watches.values()):
+                watch.changed(changes)
+        elif changes:
             self.world.history.metadata.append(
                 MetadataTxn(
                     at_s=self.world.now_s,

@@ -15,6 +15,7 @@ from logstore.node.instance import Instance
 from logstore.node.log_service import LogService, RouteService
 from logstore.node.peer_service import PeerService
 from logstore.replication.events import Role
+from tests.checkers.history import Departure
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die
 from tests.simulation.metadata import Cluster, SimStore
@@ -47,6 +48,13 @@ class SimIdentity:
     def save(self, identity: Identity) -> None:
         self.kept = identity
 
+    def twin(self, witness: str) -> "SimIdentity":
+        """What a copy of the folder knows; its lock file is another."""
+        assert self.kept is not None
+        twin = SimIdentity(self.kept.instance, self.kept.incarnation)
+        twin.kept, twin.boot_id, twin.witness = self.kept, self.boot_id, witness
+        return twin
+
     def reboot(self, incarnation: int) -> None:
         """The machine starts anew, under an incarnation that the run knows."""
         assert self.kept is not None
@@ -58,10 +66,10 @@ class SimIdentity:
 class SimNode:
     """Survives its processes: the disk, the clock and the incarnation are the machine's."""
 
-    def __init__(self, world: World, cluster: Cluster, number: int) -> None:
+    def __init__(self, world: World, cluster: Cluster, number: int, *, address: str = "") -> None:
         self.world = world
         self.name = f"n{number}"
-        self.address = f"10.0.0.{number}:7400"
+        self.address = address or f"10.0.0.{number}:7400"
         self.incarnation = number * 1_000
         self.identity = SimIdentity(self.name, self.incarnation)
         self.tainted: set[int] = set()
@@ -71,7 +79,7 @@ class SimNode:
         self._cluster = cluster
         self._env: Env = world.env()
         self.engine = SimEngine(world.rng)
-        self.engine.on_write = self._on_write
+        self.adopt_disk()
         self.slow_disk = False
         self.process = Process(self.name, alive=False)
         self.instance: Instance | None = None
@@ -84,6 +92,17 @@ class SimNode:
                 "sample_keys_per_batch": 1,
                 **TIMING,
             }
+        )
+
+    def adopt_disk(self) -> None:
+        """The disk is in this machine now."""
+        self.engine.on_write = self._on_write
+        self.engine.on_departure = self._departed
+
+    def _departed(self, replica_id: int, what: str) -> None:
+        self.world.tell(f"copy {replica_id} at {self.name} is {what}")
+        self.world.history.departures.append(
+            Departure(self.world.now_s, self.name, replica_id, what)
         )
 
     @property

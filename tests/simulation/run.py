@@ -33,6 +33,7 @@ from tests.checkers import (
     i7_migrations_end,
     i8_equal_chains,
     i9_compare_and_swap,
+    i13_bytes_stay,
 )
 from tests.checkers.history import Outcome, Violation
 from tests.simulation.client import LOG, FinalReader, Pool, SimClient
@@ -40,6 +41,7 @@ from tests.simulation.coordinator import SimCoordinator, create_log
 from tests.simulation.faults import FAULTS_MIN, Faults
 from tests.simulation.loop import DeadlockError
 from tests.simulation.metadata import Cluster
+from tests.simulation.mistakes import Mistakes
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
@@ -51,6 +53,10 @@ SETUP_S = 30.0
 SAFETY_S = 300.0
 LIVENESS_S = 90.0
 LOOK_S = 0.05
+MISTAKE_CHANCE = 0.3
+"""Runs in which an operator makes a mistake (`mistakes`)."""
+PHOTO_S = (0.0, 6.0)
+"""When, after the faults began, an operator copies store and disks."""
 SPLITS_CHANCE = 0.4
 """Runs whose shards are split and merged."""
 COLLECT_EVERY = 8
@@ -91,7 +97,14 @@ def split_keys(partitioner: Partitioner) -> tuple[bytes, ...]:
 class Simulation:
     """A cluster drawn from the seed."""
 
-    def __init__(self, seed: int, operations: int, *, always_splits: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        operations: int,
+        *,
+        always_splits: bool = False,
+        always_mistakes: bool = False,
+    ) -> None:
         world = self.world = World(seed)
         rng = world.rng
         splits = rng.random() < SPLITS_CHANCE or always_splits
@@ -117,6 +130,7 @@ class Simulation:
             self.faults.split_keys = split_keys(self.options.partitioner)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
+        self.errs = rng.random() < MISTAKE_CHANCE or always_mistakes
         self.cluster.found()
         create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
         addresses = [node.address for node in self.nodes]
@@ -128,6 +142,7 @@ class Simulation:
                 SimClient(world, i, self.cluster.network, addresses, keys, self.pool)
             )
         self.final = FinalReader(world, addresses)
+        self.mistakes = Mistakes(world, self.cluster, self.nodes, self.coordinators, self._live_on)
 
     def run(self) -> None:
         world, clients = self.world, self.clients
@@ -142,15 +157,16 @@ class Simulation:
         for client in clients:
             client.start()
         self.faults.begin()
+        if self.errs:
+            world.after(world.rng.uniform(*PHOTO_S), self.mistakes.photograph)
         self._until(lambda: self.pool.left <= 0 and world.faults >= FAULTS_MIN, SAFETY_S)
         if world.violations:
             return  # the story ends where it went wrong
         self.faults.heal()
-        if not self._until(self._settled, LIVENESS_S):
-            world.violate("liveness", f"{LIVENESS_S:g} s after the heal: {self._unfinished()}")
-        for node in self.nodes:
-            if node.instance is not None and node.instance.node.broken is not None:
-                world.violate("liveness", f"{node.name} is broken: {node.instance.node.broken}")
+        self._settle("the heal")
+        if self.errs and not world.violations:
+            self.mistakes.make()
+            self._settle("a mistake")
         if world.violations:
             return
         self.final.start()
@@ -159,6 +175,18 @@ class Simulation:
         if self.final.error:
             world.violate("liveness", f"the log cannot be read: {self.final.error}")
         self._check()
+
+    def _settle(self, after: str) -> None:
+        """Everything is whole again within a bound, or liveness is violated."""
+        world = self.world
+        if not self._until(self._settled, LIVENESS_S):
+            world.violate("liveness", f"{LIVENESS_S:g} s after {after}: {self._unfinished()}")
+        for node in self.nodes:
+            if node.instance is not None and node.instance.node.broken is not None:
+                world.violate("liveness", f"{node.name} is broken: {node.instance.node.broken}")
+
+    def _live_on(self, seconds: float) -> None:
+        self._until(lambda: False, seconds)
 
     def _check(self) -> None:
         world, history = self.world, self.world.history
@@ -175,6 +203,7 @@ class Simulation:
             *i7_migrations_end.check(history.metadata),
             *i8_equal_chains.check(history.metadata),
             *i9_compare_and_swap.check(history.metadata, names, cell_leader_key("0")),
+            *i13_bytes_stay.check(history.departures, history.metadata),
         ]
         if not excused:
             found += i4_same_bytes.check(copies, history.reads, rows)
@@ -292,22 +321,31 @@ def _freeze_once() -> None:
     gc.freeze()
 
 
-def simulate(seed: int, operations: int = 500, *, always_splits: bool = False) -> Result:
+def simulate(
+    seed: int,
+    operations: int = 500,
+    *,
+    always_splits: bool = False,
+    always_mistakes: bool = False,
+) -> Result:
     """Run one seed; every violation is in the result.
 
-    `always_splits`: shards are split and merged in this seed, too, if it is not one of those.
+    `always_splits`: shards are split and merged in this seed, too, if it is not one of those;
+    `always_mistakes`: an operator makes a mistake in it.
     """
     with _quiet():
         _freeze_once()
         gc.disable()
         try:
-            return _simulate(seed, operations, always_splits)
+            return _simulate(seed, operations, always_splits, always_mistakes)
         finally:
             gc.enable()
 
 
-def _simulate(seed: int, operations: int, always_splits: bool) -> Result:
-    simulation = Simulation(seed, operations, always_splits=always_splits)
+def _simulate(seed: int, operations: int, always_splits: bool, always_mistakes: bool) -> Result:
+    simulation = Simulation(
+        seed, operations, always_splits=always_splits, always_mistakes=always_mistakes
+    )
     world = simulation.world
     with _ports(world, simulation.cluster.network):
         try:

@@ -23,6 +23,8 @@ SEEDS_MAX = 200
 PROCESSES = 2
 SEALS = re.compile(r"\(S\d\)")
 """A mutant of the rules of splits and merges: its seeds have them all."""
+MISTAKES = re.compile(r"\((I13|P9|P11)\)")
+"""A mutant of the rules of identity and absence: in its seeds an operator errs."""
 TIMEOUT_S = 600.0
 """For one mutant, on a busy machine."""
 
@@ -88,7 +90,8 @@ def judge(patch: Path) -> Verdict:
             return Verdict(name, what, None, f"does not apply: {applied.stdout.strip()[:120]}")
         command = [sys.executable, "-m", "tests.simulation", "--seed", "1",
                    "--seeds", str(SEEDS_MAX), "--processes", "1",
-                   *(["--splits"] if SEALS.search(what) else [])]  # fmt: skip
+                   *(["--splits"] if SEALS.search(what) else []),
+                   *(["--mistakes"] if MISTAKES.search(what) else [])]  # fmt: skip
         try:
             run = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
