@@ -70,12 +70,7 @@ class Cluster:
 
     def found(self) -> None:
         """The store's first generation, as the first coordinator begins it."""
-        record = GenerationRecord(GENERATION_ID, "created", "setup", 0)
-        puts = [
-            Put(generation_key(record.id), encode(record)),
-            Put(GENERATION, record.id.encode()),
-            Put(CLUSTER_ID, CLUSTER.encode()),
-        ]
+        puts = [*generation_puts(GENERATION_ID, "created"), Put(CLUSTER_ID, CLUSTER.encode())]
         self.txn("setup", [Compare(put.key, 0) for put in puts], puts)
 
     def txn(
@@ -158,6 +153,15 @@ class Cluster:
         self._numbers += 1
         self.watches[self._numbers] = watch
         return self._numbers
+
+
+def generation_puts(generation: str, cause: str) -> list[Put]:
+    """What begins a generation."""
+    record = GenerationRecord(generation, cause, "setup", 0)
+    return [
+        Put(generation_key(generation), encode(record)),
+        Put(GENERATION, generation.encode()),
+    ]
 
 
 class SimStore:

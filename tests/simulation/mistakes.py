@@ -13,9 +13,10 @@ from logstore.base.errors import AlreadyRunningError, WrongClusterError
 from logstore.meta.leases import LeaseTable
 from logstore.meta.memory import Tables
 from logstore.meta.port import Put
+from logstore.meta.records import SHARDS, decode_shard
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.disk import SimEngine
-from tests.simulation.metadata import Cluster
+from tests.simulation.metadata import Cluster, generation_puts
 from tests.simulation.node import SimIdentity, SimNode
 from tests.simulation.world import World
 
@@ -110,6 +111,8 @@ class Mistakes:
         tables = self._photo.tables
         if tables.revision >= self.cluster.tables.revision:
             return
+        if overtaken:  # nobody writes to a store before a coordinator began with it
+            tables.apply(tables.changes(generation_puts("0000000000000fff", "opened")))
         while overtaken and tables.revision < self.cluster.tables.revision + OVERTAKEN_BY:
             tables.apply(tables.changes([Put("/settings/other", b"%d" % tables.revision)]))
         self._store(tables, running=running)
@@ -149,11 +152,20 @@ class Mistakes:
         """Yesterday's copy of a disk is put back for good: it is old, and found to be so."""
         assert self._photo is not None
         node = self.world.rng.choice(self.nodes)
+        engine, identity = self._photo.disks[node.name]
+        if not self._only_copies(node) <= {m.replica_id for m in engine.replicas()}:
+            return  # what is on no disk at all stays out of service, by right
         node.kill()
-        node.engine, node.identity = self._photo.disks[node.name]
+        node.engine, node.identity = engine, identity
         node.tainted |= {m.replica_id for m in node.engine.replicas()}
         node.adopt_disk()
         node.start()
+
+    def _only_copies(self, node: SimNode) -> set[int]:
+        """Replica ids of the copies on the node that are the only one in sync of their shard."""
+        records = (decode_shard(i.value) for i in self.cluster.tables.range(SHARDS).items)
+        alone = [r.in_sync[0] for r in records if len(r.in_sync) == 1]
+        return {member.replica_id for member in alone if member.instance == node.name}
 
     # ---- the names ---------------------------------------------------------------------------
 
