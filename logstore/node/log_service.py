@@ -11,6 +11,7 @@ from logstore.base.errors import InvalidArgumentError, LogstoreError
 from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
 from logstore.base.types import Ack
 from logstore.node import reads
+from logstore.node.answers import Query
 from logstore.node.appends import PendingAppend, check_batch, check_row_routing
 from logstore.node.replica import Replica
 from logstore.node.writer import new_future
@@ -143,7 +144,7 @@ class LogService(LogServiceServicer):
         await reads.wait_for_mark(
             replica, request.min_high_watermark, self._node.config.session_wait_s
         )
-        query = reads.Query.of(request)
+        query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
         count_read, group = self._node.agent.read, request.caller.client_group
         size = 0
@@ -157,7 +158,7 @@ class LogService(LogServiceServicer):
         count_read(replica.shard, by_event, op, size, took_s, query.key, group)
 
 
-def _op_of(query: reads.Query, tail: bool) -> OpType:
+def _op_of(query: Query, tail: bool) -> OpType:
     if tail:
         return OpType.TAIL
     return OpType.KEY_READ if query.key is not None else OpType.SCAN
