@@ -36,6 +36,7 @@ from logstore.node.door import Door
 from logstore.node.feeds import Feeds
 from logstore.node.health import Health
 from logstore.node.learner import Learning
+from logstore.node.marks import MarkKeeper
 from logstore.node.pushing import Pushing
 from logstore.node.receiver import Receiver
 from logstore.node.sealed import sealed_at
@@ -122,6 +123,8 @@ class Replica:
         self.pushing = Pushing(self)
         self.learning = Learning(self)
         self.feeds = Feeds(self)
+        self.marks = MarkKeeper(self)
+        self.closed = False
 
     # ---- facts -------------------------------------------------------------------------------
 
@@ -244,6 +247,7 @@ class Replica:
     def tick(self) -> None:
         self.handle(Tick())
         self.health.survey_if_due()
+        self.marks.keep_if_due()
 
     def on_config(self, record: ShardRecord, revision: int) -> None:
         """A newer configuration was read (older ones are ignored)."""
@@ -434,6 +438,7 @@ class Replica:
         """
         await self.writer.settled()
         await self.receiver.settled()
+        await self.marks.settled()
 
     async def close(self, error: LogstoreError) -> None:
         """Stop everything of this copy; waiting appends get `error`."""
@@ -444,6 +449,8 @@ class Replica:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.marks.keep_now()
+        self.closed = True
         self.node.agent.forget(self.shard, self.options.event_time)
         self._notify()
         self._wake_readers()
