@@ -140,10 +140,10 @@ class LogService(LogServiceServicer):
         started_s = self._node.now_s()
         self._node.admission.admit(1, 0, started_s)
         await replica.await_epoch(request.epoch)
+        wait_s = self._node.config.session_wait_s
+        await reads.wait_for_settling(replica, wait_s)
         replica.check_serving(primary_only=request.primary_only)
-        await reads.wait_for_mark(
-            replica, request.min_high_watermark, self._node.config.session_wait_s
-        )
+        await reads.wait_for_mark(replica, request.min_high_watermark, wait_s)
         query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
         count_read, group = self._node.agent.read, request.caller.client_group

@@ -96,6 +96,13 @@ class Steps:
         return answers_of(self._shard, batches, self._query, at, stop, self.left, mark)
 
 
+async def wait_for_settling(replica: "Replica", wait_s: float) -> None:
+    """After a start or a change of the primary: wait a bounded time until the copy serves (P4)."""
+    deadline_s = replica.node.now_s() + wait_s
+    while replica.settling() and (left_s := deadline_s - replica.node.now_s()) > 0:
+        await replica.wait_change(left_s)
+
+
 async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
     """P8: wait a bounded time until the high watermark reaches `mark`, else NotServingError."""
     deadline_s = replica.node.now_s() + wait_s

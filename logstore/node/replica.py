@@ -174,6 +174,13 @@ class Replica:
         stale = self.node.now_s() - self.fresh_s > self.node.config.follower_read_stale_s
         return self.role in (Role.PRIMARY, Role.FOLLOWER) and not stale
 
+    def settling(self) -> bool:
+        """True while this copy will serve as soon as it knows what was committed."""
+        if self.error is not None or self.machine.unsure or self.serving():
+            return False
+        leads = self.role is Role.PRIMARY
+        return leads or (self.role is Role.FOLLOWER and self.fresh_s == float("-inf"))
+
     def check_serving(self, *, primary_only: bool = False) -> None:
         """Raise NotServingError unless this copy may answer a read."""
         if self.is_sealed() and self.holds_seal():

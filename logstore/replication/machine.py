@@ -102,6 +102,8 @@ class ReplicationMachine:
     suspect: bool = False
     """P6: another incarnation than the stored one, in sync: acks, serves and leads no more until
     it was removed and learned again."""
+    _heard: set[int] = field(default_factory=set)
+    """Who matched in this term, also if it left since: nothing was committed without us then."""
     _raise_needed: bool = True
     _raised_epoch: int | None = None
     _stopped_s: float | None = None
@@ -132,6 +134,7 @@ class ReplicationMachine:
             case PeerMatched(replica_id, epoch, end, sent_s, incarnation):
                 if self._counts(replica_id, epoch) and self._is_itself(replica_id, incarnation):
                     self.peers[replica_id].matched(end, now_s, sent_s, incarnation)
+                    self._heard.add(replica_id)
             case PeerAcked(replica_id, epoch, end, sent_s):
                 if self._counts(replica_id, epoch):
                     self.peers[replica_id].acked(end, now_s, sent_s)
@@ -291,17 +294,19 @@ class ReplicationMachine:
 
     def _on_ahead(self, event: PeerAhead) -> None:
         """P11: until it was heard in this term, an in-sync member may know of more than we do: then
-        the survey decides who leads. Anyone else that holds more can never match us."""
+        the survey decides who leads. Anyone else that holds more can never match us: a learner may
+        have what was committed before our term, who matched in it has what was never committed."""
         if not self._counts(event.replica_id, event.epoch) or event.mark <= self.assigned.end:
             return
         progress = self.peers[event.replica_id]
         in_sync = any(m.replica_id == event.replica_id for m in self._record().in_sync)
-        if in_sync and not progress.known:
+        heard = event.replica_id in self._heard
+        if in_sync and not heard:
             self.lacks = event.mark
             self._leave_primary()
             self._raise_needed, self._raised_epoch = True, None
         else:
-            progress.diverged, progress.ahead = True, event.mark
+            progress.diverged, progress.ahead = True, None if heard else event.mark
 
     def _leave_if_learner(self) -> None:
         lossy = self.damaged or self.tail_lost
@@ -332,6 +337,7 @@ class ReplicationMachine:
         self.term_began = True
         self.tail_lost = False  # alone, and the possible loss is recorded
         self.lacks = None
+        self._heard.clear()
         self.peers.clear()
         self.recommit_end = self._at_most_sealed(self.assigned.end)
         self._stopped_s = self._sealing_s = None

@@ -25,7 +25,7 @@ class Progress:
     diverged: bool = False
     """Its committed part differs from ours: it can never match."""
     ahead: int | None = None
-    """It diverged, for it holds committed records up to here, above our log's end (P11)."""
+    """It diverged, and may hold what was committed before our term up to here, above our end."""
     lease_from_s: float = float("-inf")
     """When the newest message was sent that the peer has answered (P7)."""
     incarnation: int | None = None

@@ -199,6 +199,17 @@ def test_who_was_dropped_for_silence_and_knew_more_is_a_possible_loss() -> None:
     assert "2000" in loss.cause
 
 
+def test_who_matched_in_this_term_and_left_has_nothing_that_was_committed() -> None:
+    bench = restarted(1_000, 1_000, replace(RECORD, in_sync=(S, T)))
+    bench.feed(PeerMatched(2, bench.machine.epoch, at(1_000)))
+    bench.now_s = 2.5
+    bench.win(bench.feed(Tick()))
+    bench.config(replace(record_of(bench), admit=(2,)))
+    (cas,) = cases(bench.feed(PeerAhead(2, bench.machine.epoch, 2_000)))
+    assert cas.record.members() == (S,)
+    assert cas.record.possible_loss == ()
+
+
 def test_a_loss_that_is_recorded_is_not_recorded_again() -> None:
     known = (PossibleLoss(1, 900, "power"),)
     bench = restarted(1_000, 1_000, replace(RECORD, learners=(T,), admit=(2,), possible_loss=known))
