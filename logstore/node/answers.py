@@ -5,7 +5,7 @@ The rule (F8, F9): whatever was asked, however it lies on the disk, an answer is
 
  1. A large batch that qualifies as a whole goes out as it lies on the disk, packed if it is packed.
  2. Others are unpacked, filtered, cut into pieces of about `ANSWER_BYTES` and joined up to that.
- 3. Every answer passes `_checked`: what no message can hold (one record above all limits) is told
+ 3. Every answer passes `_answer`: what no message can hold (one record above all limits) is told
     with its offset; it never reaches the transport.
 """
 
@@ -36,8 +36,16 @@ ANSWER_BYTES = SCAN_CHUNK_BYTES
 JOINED_RECORDS_MAX = 65_536
 ROOM_BYTES = 64 * 1024
 """Left in a message for what is around the payload."""
-AS_STORED_BYTES_MAX = MESSAGE_BYTES_MAX - ROOM_BYTES
-"""A stored batch above this is never sent as it lies on the disk."""
+PAYLOAD_BYTES_MAX = MESSAGE_BYTES_MAX - ROOM_BYTES
+"""Of one answer; a stored batch above this is never sent as it lies on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A message and the bytes of its payload; asking the message for them would copy it."""
+
+    message: log_pb2.ReadResponse
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ def answers_of(
     stop: int,
     left: int | None,
     mark: int,
-) -> Iterator[log_pb2.ReadResponse]:
+) -> Iterator[Answer]:
     """Answers with the records of `batches` in [at, stop) that qualify, `left` at most (None: all).
 
     Lazy: a batch is unpacked when its first answer is asked for. Raises LimitExceededError for a
@@ -91,9 +99,7 @@ def answers_of(
             break
         whole = batch.base_offset >= at and batch.end <= stop and not query.filters()
         as_it_is = (
-            whole
-            and (left is None or batch.count <= left)
-            and len(batch.data) <= AS_STORED_BYTES_MAX
+            whole and (left is None or batch.count <= left) and len(batch.data) <= PAYLOAD_BYTES_MAX
         )
         if as_it_is and len(batch.data) >= SMALL_BATCH_BYTES:
             yield from held.flush()
@@ -110,12 +116,18 @@ def answers_of(
         if not rows.num_rows:
             continue
         left = None if left is None else left - rows.num_rows
-        if as_it_is and rows.nbytes >= SMALL_BATCH_BYTES:  # large, only packed well
+        size = pa.ipc.get_record_batch_size(rows)
+        if as_it_is and size >= SMALL_BATCH_BYTES:  # large, only packed well
             yield from held.flush()
             yield _as_stored(shard, batch, mark)
             continue
-        for piece, size in pieces(rows, ANSWER_BYTES):
-            yield from held.add(piece, size)
+        if held.takes(rows, size):
+            held.hold(rows, size)
+            continue
+        for piece, piece_size in pieces(rows, ANSWER_BYTES):
+            if not held.takes(piece, piece_size):
+                yield from held.flush()
+            held.hold(piece, piece_size)
     yield from held.flush()
 
 
@@ -142,53 +154,71 @@ class _Held:
         self._parts: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
 
-    def add(self, piece: pa.RecordBatch, size: int) -> Iterator[log_pb2.ReadResponse]:
-        """Hold one more; what it does not fit to goes out first."""
-        if self._parts and (
-            self._parts[0].schema != piece.schema
-            or self._bytes + size > ANSWER_BYTES
-            or self._rows + piece.num_rows > JOINED_RECORDS_MAX
-        ):
-            yield from self.flush()
+    def takes(self, piece: pa.RecordBatch, size: int) -> bool:
+        """Whether one answer holds it with what is held."""
+        return (
+            self._bytes + size <= ANSWER_BYTES
+            and self._rows + piece.num_rows <= JOINED_RECORDS_MAX
+            and (not self._parts or self._parts[0].schema == piece.schema)
+        )
+
+    def hold(self, piece: pa.RecordBatch, size: int) -> None:
         self._parts.append(piece)
         self._rows += piece.num_rows
         self._bytes += size
 
-    def flush(self) -> Iterator[log_pb2.ReadResponse]:
+    def flush(self) -> Iterator[Answer]:
         if self._parts:
             parts, self._parts, self._rows, self._bytes = self._parts, [], 0, 0
             yield _joined(self._shard, parts, self._mark)
 
 
-def _checked(answer: log_pb2.ReadResponse) -> log_pb2.ReadResponse:
+def _answer(
+    shard: str,
+    mark: int,
+    payload: bytes,
+    *,
+    base_offset: int,
+    count: int,
+    next_offset: int,
+    flags: int,
+    append_time_us: int = 0,
+) -> Answer:
     """What the transport would refuse for ever is told instead, with its place."""
-    size = answer.ByteSize()
-    if size > MESSAGE_BYTES_MAX:
+    if len(payload) > PAYLOAD_BYTES_MAX:
         raise LimitExceededError.of(
-            f"record at offset {answer.base_offset} of shard {answer.shard}, as sent,",
-            size,
-            MESSAGE_BYTES_MAX,
+            f"record at offset {base_offset} of shard {shard}, as sent,",
+            len(payload),
+            PAYLOAD_BYTES_MAX,
             "bytes",
         )
-    return answer
+    answer = log_pb2.ReadResponse(
+        shard=shard,
+        base_offset=base_offset,
+        count=count,
+        append_time_us=append_time_us,
+        flags=flags,
+        payload=payload,
+        high_watermark=mark,
+        next_offset=next_offset,
+    )
+    return Answer(answer, len(payload))
 
 
-def _as_stored(shard: str, batch: StoredBatch, mark: int) -> log_pb2.ReadResponse:
-    return _checked(
-        log_pb2.ReadResponse(
-            shard=shard,
-            base_offset=batch.base_offset,
-            count=batch.count,
-            append_time_us=batch.append_time_us,
-            flags=batch.flags,
-            payload=bytes(batch.payload()),
-            high_watermark=mark,
-            next_offset=batch.end,
-        )
+def _as_stored(shard: str, batch: StoredBatch, mark: int) -> Answer:
+    return _answer(
+        shard,
+        mark,
+        bytes(batch.payload()),
+        base_offset=batch.base_offset,
+        count=batch.count,
+        next_offset=batch.end,
+        flags=batch.flags,
+        append_time_us=batch.append_time_us,
     )
 
 
-def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> log_pb2.ReadResponse:
+def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> Answer:
     rows = parts[0]
     if len(parts) > 1:
         rows = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
@@ -199,17 +229,14 @@ def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> log_pb2.ReadR
         rows = rows.drop_columns(["offset"])
     else:
         flags |= FLAG_OFFSETS
-    return _checked(
-        log_pb2.ReadResponse(
-            shard=shard,
-            base_offset=first,
-            count=rows.num_rows,
-            append_time_us=0,
-            flags=flags,
-            payload=encode_payload(rows),
-            high_watermark=mark,
-            next_offset=last + 1,
-        )
+    return _answer(
+        shard,
+        mark,
+        encode_payload(rows),
+        base_offset=first,
+        count=rows.num_rows,
+        next_offset=last + 1,
+        flags=flags,
     )
 
 

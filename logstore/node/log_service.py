@@ -150,10 +150,10 @@ class LogService(LogServiceServicer):
         size = 0
         with replica.health.watching():
             async for answer in reads.read(replica, query, tail):
-                size += len(answer.payload)
+                size += answer.bytes
                 if tail:
-                    count_read(replica.shard, by_event, op, len(answer.payload), 0.0, None, group)
-                yield answer
+                    count_read(replica.shard, by_event, op, answer.bytes, 0.0, None, group)
+                yield answer.message
         took_s = self._node.now_s() - started_s
         count_read(replica.shard, by_event, op, size, took_s, query.key, group)
 
