@@ -290,7 +290,6 @@ class Replica:
     def _end_at_seal(self) -> None:
         """The shard has ended: what was held is answered, readers may go to the end (S1, S4)."""
         if self.holds_seal():
-            self.machine.adopt(self.record.sealed_end or 0)
             self._notify()
         self.door.settle_at_seal()
 

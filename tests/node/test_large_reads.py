@@ -11,13 +11,15 @@ from time import perf_counter
 import pytest
 
 import logstore
+from logstore.base.limits import MESSAGE_BYTES_MAX
 from logstore.base.types import Compression, Durability
+from logstore.feed.direct import encode_anchor
 from logstore.meta.records import Member
 from logstore.node.answers import ANSWER_BYTES
 from logstore.proto.v1 import log_pb2
 from sharder.keys import Partitioner
 from tests.node.fix_nodes import Nodes, nodes
-from tests.node.test_bit_rot import PATIENT
+from tests.node.test_bit_rot import PATIENT, engine_of
 
 SHARD = "orders/0"
 
@@ -150,6 +152,24 @@ async def test_values_of_zeros_are_read(tmp_path: Path, compression: str) -> Non
         table = await log.scan(start=b"b").to_arrow()
         assert table.num_rows == 256
         assert set(table.column("value").to_pylist()) == {bytes(100_000)}
+
+
+async def test_a_trimmed_log_of_many_keys_is_copied(tmp_path: Path) -> None:
+    """Its anchor, a count for each trimmed key, is larger than a message."""
+    async with one_log(tmp_path, Way()) as (n, log):
+        names = [b"device-%0200d" % i for i in range(100_000)]
+        await log.append_many(names, [b""] * len(names))
+        await n.start("i2")
+        engine, copy = engine_of(n, "i1"), 100
+        base = engine.trim(copy, len(names))
+        assert base.end == len(names)
+        assert len(encode_anchor(engine.snapshot(copy, base.end).anchor)) > MESSAGE_BYTES_MAX
+        await log.append_many([names[7]] * 10, [b"v"] * 10)
+        learner = Member("i2", n.servers["i2"].instance.node.incarnation, 202)
+        await n.change(SHARD, learners=(learner,), admit=(202,))
+        await n.until(SHARD, lambda r: len(r.in_sync) == 2, 60.0)
+        there = engine_of(n, "i2")
+        assert there.count_key(202, names[7], len(names) + 10) == 11
 
 
 async def test_ten_records_of_a_large_key_cost_no_more_than_ten_of_a_small(tmp_path: Path) -> None:
