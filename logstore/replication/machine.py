@@ -39,9 +39,14 @@ from logstore.replication.events import (
     Written,
 )
 from logstore.replication.progress import Mode, Progress
+from logstore.replication.recovery import Vote
 
 WRITE_RETRY_GRACES = 2
 """A primary whose writes go on failing is silent for so many graces before it tries again."""
+
+
+LEARNERS_ASKED_GRACES = 3
+"""An only copy that may lack what it acked asks its learners for so many graces before it leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,10 @@ class ReplicationMachine:
     _stopped_s: float | None = None
     _sealing_s: float | None = None
     """Since when this primary sees the shard sealing (S1)."""
+    _own_vote: Vote | None = None
+    _learner_votes: dict[int, Vote] = field(default_factory=dict)
+    _learners_until_s: float | None = None
+    """Until when learners are asked before the only in-sync copy leads with a possible loss."""
     _failed_s: float | None = None
     """When a write failed last."""
     _raise_from_s: float = 0.0
@@ -273,8 +282,16 @@ class ReplicationMachine:
         """P6: unsure, and another member may be whole; a damaged copy is silent in any case."""
         return self.unsure and (self.damaged or len(self._record().in_sync) > 1)
 
+    def to_survey(self) -> tuple[Member, ...]:
+        """Whom the edge shall ask: the other in-sync members, or the learners of an only one."""
+        record = self._record()
+        others = tuple(m for m in record.in_sync if m.replica_id != self.me.replica_id)
+        return others or record.learners
+
     def needs_survey(self) -> bool:
-        """The edge shall ask the other in-sync members and report `Surveyed`."""
+        """The edge shall ask those `to_survey` and report `Surveyed`."""
+        if self.role is Role.PRIMARY and self._asks_learners():
+            return self.pending is None and not self.term_began
         return (
             self.unsure
             and self.role in (Role.PRIMARY, Role.FOLLOWER)
@@ -284,6 +301,10 @@ class ReplicationMachine:
 
     def _on_survey(self, event: Surveyed) -> None:
         if not self.needs_survey() or event.mine.epoch != self.epoch:
+            return
+        if self._asks_learners():  # decided when it is to lead
+            self._own_vote = event.mine
+            self._learner_votes = {vote.replica_id: vote for vote in event.votes}
             return
         votes = {vote.replica_id: vote for vote in event.votes}
         leave = self.damaged or self.tail_lost
@@ -320,9 +341,37 @@ class ReplicationMachine:
         lossy = rebooted or self.tail_lost or self.lacks is not None
         return len(record.in_sync) == 1 and record.epoch > 1 and lossy
 
+    def _asks_learners(self) -> bool:
+        """Whether a learner may hold more than this only in-sync copy: it left the set when its
+        process stopped, and then this disk was put back or lost its end. A move decides itself."""
+        record = self._record()
+        idle = record.migration is None and record.status is ShardStatus.OPEN
+        return self._may_have_lost(record) and bool(record.learners) and idle and not self.damaged
+
+    def _waits_for_learners(self, now_s: float) -> bool:
+        """P6: hear the learners too, for a bounded time; the longest log leads."""
+        if not self._asks_learners():
+            return False
+        if self._learners_until_s is None:
+            self._learners_until_s = now_s + LEARNERS_ASKED_GRACES * self.timing.grace_s
+        record = self._record()
+        heard = {v.replica_id for v in self._learner_votes.values() if v.epoch == self.epoch}
+        if now_s < self._learners_until_s and any(
+            m.replica_id not in heard for m in record.learners
+        ):
+            return True
+        led = None
+        if self._own_vote is not None:
+            led = recovery.led_by_learner(record, self._own_vote, self._learner_votes)
+        if led is not None:
+            self._cas(led, "a learner holds more than the only in-sync copy")
+        return led is not None
+
     def _raise_if_due(self, now_s: float) -> None:
         """One CAS at a time; after failed writes not before its time."""
         if self.pending is not None or now_s < self._raise_from_s:
+            return
+        if self._waits_for_learners(now_s):
             return
         record = changes.raised(self._record(), self.me)
         if self._may_have_lost(self._record()):

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
@@ -157,3 +158,35 @@ async def test_an_older_disk_never_leads(tmp_path: Path, count: int, lacking: in
                 engine_of(n, "i1").end(OLD["i1"]).end < 1_000 + 50 * lacking
             ):
                 await asyncio.sleep(0.01)
+
+
+async def test_an_only_copy_that_lost_its_end_asks_who_left_the_set(tmp_path: Path) -> None:
+    """Its follower left the set as it stopped; then a disk of yesterday was put back, and known
+    for one (row 7)."""
+    async with nodes(tmp_path, 3, **PATIENT) as n:
+        await three(n)
+        await fill(n, 20)
+        await n.stop("i1")
+        shutil.copytree(tmp_path / "i1", tmp_path / "yesterday")
+        await n.start("i1")
+        await first_read(n, "i1")
+        for i in range(20):
+            batch = batch_of(SHARD, [b"%d-%d" % (i, j) for j in range(50)])
+            (result,) = await append(n.log_stub("i1"), [batch])
+            assert not result.HasField("error"), result.error
+        for name in ("i3", "i2", "i1"):
+            await n.stop(name)
+        record = await n.record(SHARD)
+        alone = tuple(m for m in record.in_sync if m.instance == "i1")
+        left = tuple(m for m in record.in_sync if m.instance == "i2")
+        await n.change(SHARD, in_sync=alone, learners=left, epoch=record.epoch + 2)
+        shutil.rmtree(tmp_path / "i1")
+        (tmp_path / "yesterday").rename(tmp_path / "i1")
+        engine = RocksEngine.open(tmp_path / "i1")
+        (meta,) = [m for m in engine.replicas() if m.replica_id == OLD["i1"]]
+        engine.set_meta(replace(meta, tail_lost=True))
+        engine.close()
+        await asyncio.gather(n.start("i1"), n.start("i2"))
+        record = await n.until(SHARD, lambda r: r.primary.instance == "i2", LIMIT_S)
+        assert [loss.offset for loss in record.possible_loss] == [2_000]
+        assert (await first_read(n, "i2"))[0] == 2_000

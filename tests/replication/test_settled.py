@@ -263,3 +263,80 @@ def test_set_aside_leaves_all_others_as_they_are(bad: set[int]) -> None:
     assert set(after.admit) == {4, 5} - bad
     assert set(after.remove) == {3} - bad
     assert after.epoch == record.epoch + bool(bad & {2, 3})
+
+
+# ---- an only in-sync copy that lost its end, and a learner that has it ---------------------------
+
+
+def alone_again(learners: tuple[Member, ...] = (T,), **changed: object) -> Bench:
+    """All stopped, T last but one: it left the set. Then an older disk of S was put back."""
+    bench = Bench(end=1_000, high_watermark=1_000)
+    bench.machine.tail_lost = True
+    record = replace(RECORD, epoch=5, learners=learners, **changed)  # type: ignore[arg-type]
+    assert cases(bench.config(record)) == []
+    return bench
+
+
+def surveyed(bench: Bench, *votes: Vote) -> list[Cas]:
+    bench.feed(Surveyed(Vote(1, 5, False, True, 1, 1_000), votes))
+    return [bench.machine.pending] if bench.machine.pending is not None else []
+
+
+def test_a_learner_that_holds_more_than_the_only_copy_leads() -> None:
+    bench = alone_again((T, U))
+    assert bench.machine.needs_survey()
+    assert bench.machine.to_survey() == (T, U)
+    (cas,) = surveyed(bench, Vote(2, 5, False, True, 1, 2_000), Vote(3, 5, False, True, 1, 1_900))
+    assert (cas.record.primary, cas.record.in_sync) == (T, (T,))
+    assert cas.record.learners == (U, S)
+    assert cas.record.epoch == cas.record.primary_since == 6
+    assert [x.offset for x in cas.record.possible_loss] == [2_000]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        Vote(2, 5, False, True, 1, 1_000),
+        Vote(2, 5, False, True, 1, 10),
+        Vote(2, 5, False, True, 0, 2_000),
+        Vote(2, 5, False, False, 1, 2_000),
+    ],
+    ids=["equal", "shorter", "older", "unreadable"],
+)
+def test_a_learner_that_holds_no_more_changes_nothing(theirs: Vote) -> None:
+    (cas,) = surveyed(alone_again(), theirs)
+    assert (cas.record.primary, cas.record.learners) == (S, (T,))
+    assert [x.offset for x in cas.record.possible_loss] == [1_000]
+
+
+def test_learners_are_asked_for_a_bounded_time() -> None:
+    bench = alone_again()
+    bench.now_s = 7.7
+    assert cases(bench.feed(Tick())) == []
+    bench.now_s = 7.9
+    (cas,) = cases(bench.feed(Tick()))
+    assert cas.record.primary == S
+    assert [x.offset for x in cas.record.possible_loss] == [1_000]
+
+
+def test_the_longest_of_those_heard_in_time_leads() -> None:
+    bench = alone_again((T, U))
+    assert surveyed(bench, Vote(3, 5, False, True, 1, 1_900)) == []
+    bench.now_s = 7.9
+    (cas,) = cases(bench.feed(Tick()))
+    assert cas.record.primary == U
+
+
+def test_of_a_vote_of_another_epoch_nothing_is_known() -> None:
+    bench = alone_again()
+    assert surveyed(bench, Vote(2, 4, False, True, 1, 2_000)) == []
+
+
+@pytest.mark.parametrize("changed", [{"migration": "m1"}, {"learners": ()}], ids=str)
+def test_without_learners_or_in_a_move_it_leads_and_says_so(changed: dict[str, object]) -> None:
+    bench = Bench(end=1_000, high_watermark=1_000)
+    bench.machine.tail_lost = True
+    record = replace(RECORD, epoch=5, learners=(T,))
+    (cas,) = cases(bench.config(replace(record, **changed)))  # type: ignore[arg-type]
+    assert cas.record.primary == S
+    assert [x.offset for x in cas.record.possible_loss] == [1_000]
