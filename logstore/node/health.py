@@ -131,7 +131,7 @@ class Health:
 
     async def _ask_all(self) -> None:
         replica = self._replica
-        others = [m for m in replica.record.in_sync if m.replica_id != replica.member.replica_id]
+        others = replica.machine.to_survey()
         votes = await asyncio.gather(*(self._ask(member) for member in others))
         replica.handle(Surveyed(self.vote(), tuple(v for v in votes if v is not None)))
 

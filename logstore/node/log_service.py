@@ -11,6 +11,7 @@ from logstore.base.errors import InvalidArgumentError, LogstoreError
 from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
 from logstore.base.types import Ack
 from logstore.node import reads
+from logstore.node.answers import Query
 from logstore.node.appends import PendingAppend, check_batch, check_row_routing
 from logstore.node.replica import Replica
 from logstore.node.writer import new_future
@@ -139,25 +140,25 @@ class LogService(LogServiceServicer):
         started_s = self._node.now_s()
         self._node.admission.admit(1, 0, started_s)
         await replica.await_epoch(request.epoch)
+        wait_s = self._node.config.session_wait_s
+        await reads.wait_for_settling(replica, wait_s)
         replica.check_serving(primary_only=request.primary_only)
-        await reads.wait_for_mark(
-            replica, request.min_high_watermark, self._node.config.session_wait_s
-        )
-        query = reads.Query.of(request)
+        await reads.wait_for_mark(replica, request.min_high_watermark, wait_s)
+        query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
         count_read, group = self._node.agent.read, request.caller.client_group
         size = 0
         with replica.health.watching():
             async for answer in reads.read(replica, query, tail):
-                size += len(answer.payload)
+                size += answer.bytes
                 if tail:
-                    count_read(replica.shard, by_event, op, len(answer.payload), 0.0, None, group)
-                yield answer
+                    count_read(replica.shard, by_event, op, answer.bytes, 0.0, None, group)
+                yield answer.message
         took_s = self._node.now_s() - started_s
         count_read(replica.shard, by_event, op, size, took_s, query.key, group)
 
 
-def _op_of(query: reads.Query, tail: bool) -> OpType:
+def _op_of(query: Query, tail: bool) -> OpType:
     if tail:
         return OpType.TAIL
     return OpType.KEY_READ if query.key is not None else OpType.SCAN

@@ -13,7 +13,7 @@ from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Snapshot as EngineSnapshot
 from logstore.feed.direct import chunk_crc, encode_anchor, stored_batch
-from logstore.node.pusher import batch_message
+from logstore.node.messages import BATCHES_BYTES_MAX, batch_message, parts_of, sent_bytes
 from logstore.node.replica import Replica
 from logstore.node.sealed import key_version
 from logstore.proto.status import detail_of, served
@@ -92,6 +92,8 @@ class PeerService(PeerServiceServicer):
             matched = await receiver.apply(batches, replica.high_watermark, request.high_watermark)
             replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
         replica.machine.adopt(min(request.high_watermark, matched.end))
+        if request.settled and replica.high_watermark >= request.high_watermark:
+            replica.fresh_s = self._node.now_s()
         replica.handle(Written(self._node.engine.end(replica.member.replica_id)))
         return self._ack(replica, matched, request)
 
@@ -177,20 +179,19 @@ class PeerService(PeerServiceServicer):
         pace, limit = self._node.pace, request.bytes_per_s
         total = self._node.engine.bytes_stored(replica.member.replica_id)
         start = max(request.start_offset, snapshot.anchor.base.end)
-        first = node_pb2.SnapshotChunk(snapshot_end=snapshot.end.end, bytes_total=total)
-        if request.want_anchor:
-            first.anchor = encode_anchor(snapshot.anchor)
-        yield first
+        anchor = encode_anchor(snapshot.anchor) if request.want_anchor else b""
+        *parts, last = parts_of(anchor)
+        for part in parts:
+            yield node_pb2.SnapshotChunk(anchor=part, anchor_goes_on=True)
+        yield node_pb2.SnapshotChunk(anchor=last, snapshot_end=snapshot.end.end, bytes_total=total)
         chunk: list[StoredBatch] = []
         size = 0
         due_s = self._node.now_s()
         batches = snapshot.batches(start)
         while True:
             batch = next(batches, None)
-            if batch is not None:
-                chunk.append(batch)
-                size += len(batch.data)
-            if chunk and (batch is None or size >= pace.chunk_bytes):
+            full = batch is None or size + sent_bytes(batch) > BATCHES_BYTES_MAX
+            if chunk and (full or size >= pace.chunk_bytes):
                 messages = [batch_message(b) for b in chunk]
                 yield node_pb2.SnapshotChunk(
                     snapshot_end=snapshot.end.end,
@@ -206,6 +207,8 @@ class PeerService(PeerServiceServicer):
                 chunk, size = [], 0
             if batch is None:
                 return
+            chunk.append(batch)
+            size += sent_bytes(batch)
 
     async def Feed(
         self, request: node_pb2.FeedRequest, context: "Context"

@@ -14,17 +14,18 @@ from logstore.base.errors import (
     CorruptStorageError,
     DivergedError,
     FencedError,
+    LimitExceededError,
     LogstoreError,
     UnavailableError,
 )
 from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
 from logstore.base.types import Position
-from logstore.engine.batch import StoredBatch
 from logstore.meta.records import Member
+from logstore.node.messages import batch_message, fitting
 from logstore.proto.status import called, error_of
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
-from logstore.replication.events import PeerAcked, PeerDiverged, PeerMatched
+from logstore.replication.events import PeerAcked, PeerAhead, PeerDiverged, PeerMatched
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
@@ -37,12 +38,6 @@ RETRY_FIRST_S = 0.01
 """A new shard's peer may not have opened its copy yet; the wait doubles to the configured one."""
 MESSAGE_BYTES = 1024 * 1024
 """Batches sent in one message, about."""
-
-
-def batch_message(batch: StoredBatch) -> node_pb2.StoredBatchData:
-    return node_pb2.StoredBatchData(
-        data=batch.data, chain_before=batch.chain_before, chain_after=batch.chain_after
-    )
 
 
 class Pusher:
@@ -63,13 +58,15 @@ class Pusher:
                 async with called():
                     await self._session()
             except DivergedError as e:
-                _log.error("peer diverged", shard=self._replica.shard, error=e.message)
-                self._replica.handle(PeerDiverged(self._member.replica_id))
+                self._diverged(e.message)
                 return
             except FencedError:
                 await self._reread()
             except CorruptStorageError as e:  # a peer never says this of itself
                 self._replica.health.found(e.message)
+            except LimitExceededError as e:  # stored before there was a bound
+                _log.error("a batch cannot be pushed", shard=self._replica.shard,
+                           peer=self._member.instance, error=e.message)  # fmt: skip
             except LogstoreError as e:
                 _log.info("push broke", shard=self._replica.shard, peer=self._member.instance,
                           error=e.message)  # fmt: skip
@@ -78,6 +75,24 @@ class Pusher:
                 wait_s = RETRY_FIRST_S
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, node.config.retry_interval_s)
+
+    def _diverged(self, error: str) -> None:
+        """The peer's copy can never match: the machine sets it aside."""
+        replica = self._replica
+        own, mark = replica.machine.assigned.end, replica.high_watermark
+        _log.warning("peer diverged, its copy is set aside", shard=replica.shard,
+                     peer=self._member.instance, replica_id=self._member.replica_id,
+                     own_end=own, high_watermark=mark, error=error)  # fmt: skip
+        replica.handle(PeerDiverged(self._member.replica_id))
+
+    def _ahead(self, epoch: int, mark: int) -> None:
+        """P11: the peer knows of committed records above our log's end."""
+        replica = self._replica
+        _log.error("a peer holds committed records that this primary lacks", shard=replica.shard,
+                   peer=self._member.instance, replica_id=self._member.replica_id,
+                   own_replica_id=replica.member.replica_id, own_end=replica.machine.assigned.end,
+                   peer_high_watermark=mark, epoch=epoch)  # fmt: skip
+        replica.handle(PeerAhead(self._member.replica_id, epoch, mark))
 
     async def _reread(self) -> None:
         try:
@@ -136,6 +151,9 @@ class Pusher:
                     )
                 )
                 return candidate.end
+        if mark.end > max(own.end, replica.machine.assigned.end):
+            self._ahead(answer.epoch, mark.end)
+            raise UnavailableError(f"{self._member.instance} is ahead, at {mark.end}")
         raise DivergedError(
             f"{self._member.instance} differs from us below its high watermark {mark.end}"
         )
@@ -149,7 +167,7 @@ class Pusher:
         while not reader.done():
             room = REPLICATION_WINDOW_BYTES_MAX - sum(size for _, size in self._in_flight)
             batches = (
-                replica.pushing.batches_from(self._sent_end, min(room, MESSAGE_BYTES))
+                fitting(replica.pushing.batches_from(self._sent_end, min(room, MESSAGE_BYTES)))
                 if room > 0
                 else []
             )
@@ -176,6 +194,7 @@ class Pusher:
             high_watermark=replica.high_watermark,
             sent_s=replica.node.now_s(),
             sealed=replica.is_sealed(),
+            settled=replica.machine.settled(),
         )
 
     async def _read_acks(self, call: "Stream") -> None:

@@ -1,33 +1,24 @@
 """Reading a copy below its high watermark: by offset, key, key range and time; and tailing.
 
-Answers are Arrow batches of about a MiB. A large stored batch that qualifies as a whole goes out
-as it lies on the disk; others are joined. Where filtering left gaps there is an `offset` column.
+A read goes step by step: one fetch from the disk, bounded, and answers from it, bounded as sent
+(`answers`). The disk works on the following step while the answers of this one go out, so a read
+holds two steps whatever was asked. A few records cost a small fetch: it doubles from step to step.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from logstore.base.errors import (
     InvalidArgumentError,
+    LogstoreError,
     NotServingError,
     OutOfRangeError,
     UnavailableError,
 )
 from logstore.base.limits import SCAN_CHUNK_BYTES
-from logstore.engine.batch import (
-    FLAG_HEADERS,
-    FLAG_OFFSETS,
-    FLAG_TIMES,
-    StoredBatch,
-    encode_payload,
-    schema_of,
-)
+from logstore.engine.port import Engine
+from logstore.node.answers import Answer, Query, answers_of
 from logstore.proto.v1 import log_pb2
 
 if TYPE_CHECKING:
@@ -35,45 +26,81 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SMALL_BATCH_BYTES = 128 * 1024
-"""Stored batches below this are joined with their neighbours: a message's cost is per message."""
-JOINED_RECORDS_MAX = 65_536
+FIRST_FETCH_BYTES = 64 * 1024
+"""Fetched first of a read with a limit on its records."""
+KEY_FETCH_BYTES_MAX = 4 * 1024 * 1024
+"""Stored bytes of one fetch by key: of those batches often little is the key's."""
+STEP_BYTES = 2 * 1024 * 1024
+"""Answers of one step, about; the next one goes on in what was fetched."""
 TAIL_IDLE_S = 1.0
 """A tail looks at least this often whether its replica still serves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What one read wants; offsets are half-open."""
+class Steps:
+    """One read of one copy, step by step. Used by one thread at a time."""
 
-    start: int
-    stop: int | None
-    key: bytes | None
-    low: bytes | None
-    high: bytes | None
-    since_us: int | None
-    limit: int
-    routing_hash: bool = False
+    def __init__(self, engine: Engine, replica_id: int, shard: str, query: Query, at: int) -> None:
+        self._engine, self._me, self._shard, self._query = engine, replica_id, shard, query
+        self._at = at
+        """Where the next fetch starts."""
+        self.left = query.limit or None
+        """Records still wanted; None: all."""
+        self.stop = at
+        """Where the newest fetch was to end."""
+        self._open: Iterator[Answer] | None = None
+        self._failed: LogstoreError | None = None
+        """Raised by the next step: what is before the failure is answered first."""
+        self._fetch_bytes_max = KEY_FETCH_BYTES_MAX if query.key is not None else SCAN_CHUNK_BYTES
+        self._fetch_bytes = self._fetch_bytes_max if self.left is None else FIRST_FETCH_BYTES
 
-    @classmethod
-    def of(cls, request: log_pb2.ReadRequest) -> "Query":
-        has_range = request.HasField("range")
-        return cls(
-            start=request.start_offset,
-            stop=request.stop_offset if request.HasField("stop_offset") else None,
-            key=request.key if request.HasField("key") else None,
-            low=request.range.start if has_range and request.range.start else None,
-            high=request.range.end if has_range and request.range.HasField("end") else None,
-            since_us=request.since_us if request.HasField("since_us") else None,
-            limit=request.limit,
-        )
+    def more(self, stop: int) -> bool:
+        """Whether a step towards `stop` may bring something."""
+        if self._failed is not None:
+            return True
+        return self.left != 0 and (self._open is not None or self._at < stop)
 
-    def filters(self) -> bool:
-        return any(x is not None for x in (self.key, self.low, self.high, self.since_us))
+    def step(self, stop: int, mark: int) -> list[Answer]:
+        """The next answers, none if what was fetched has none; on a reader thread."""
+        if self._failed is not None:
+            raise self._failed
+        if self._open is None:
+            self._open = self._fetch(stop, mark)
+        found: list[Answer] = []
+        size = 0
+        try:
+            for answer in self._open:
+                found.append(answer)
+                size += answer.bytes
+                if self.left is not None:
+                    self.left -= answer.message.count
+                if size >= STEP_BYTES:
+                    return found
+        except LogstoreError as e:
+            self._failed = e
+            if not found:
+                raise
+        self._open = None
+        return found
+
+    def _fetch(self, stop: int, mark: int) -> Iterator[Answer]:
+        at, bytes_max, key = self._at, self._fetch_bytes, self._query.key
+        self._fetch_bytes = min(2 * bytes_max, self._fetch_bytes_max)
+        if key is None:
+            batches = self._engine.read(self._me, at, stop, bytes_max)
+        else:
+            batches = self._engine.read_key(self._me, key, at, stop, bytes_max)
+        self._at = batches[-1].end if batches else stop
+        if key is not None and sum(len(b.data) for b in batches) < bytes_max:
+            self._at = stop  # there is no more of the key
+        self.stop = stop
+        return answers_of(self._shard, batches, self._query, at, stop, self.left, mark)
 
 
-Fetched = tuple[list[StoredBatch], int]
-"""Stored batches that may qualify, and the offset where the following fetch starts."""
+async def wait_for_settling(replica: "Replica", wait_s: float) -> None:
+    """After a start or a change of the primary: wait a bounded time until the copy serves (P4)."""
+    deadline_s = replica.node.now_s() + wait_s
+    while replica.settling() and (left_s := deadline_s - replica.node.now_s()) > 0:
+        await replica.wait_change(left_s)
 
 
 async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
@@ -89,9 +116,7 @@ async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
         await replica.wait_mark(left_s)
 
 
-async def read(
-    replica: "Replica", query: Query, tail: bool = False
-) -> AsyncIterator[log_pb2.ReadResponse]:
+async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIterator[Answer]:
     """Answers in offset order up to the high watermark at the call (or `stop`); a tail goes on.
 
     Errors: OutOfRangeError for a start past the end or below the trim offset, NotServingError
@@ -104,36 +129,34 @@ async def read(
         )
     if query.stop is not None and query.stop < query.start:
         raise InvalidArgumentError(f"stop_offset is {query.stop}, below start {query.start}")
-    at, left, told = query.start, query.limit or None, False
+    engine, me = replica.node.engine, replica.member.replica_id
+    at, told = query.start, False
     if query.since_us is not None:
-        engine = replica.node.engine
-        at = max(at, engine.offset_at_time(replica.member.replica_id, query.since_us))
-    ahead: asyncio.Task[Fetched] | None = None
+        at = max(at, engine.offset_at_time(me, query.since_us))
+    steps = Steps(engine, me, replica.shard, query, at)
+    ahead: asyncio.Task[list[Answer]] | None = None
     try:
-        while True:
+        while ahead is not None or steps.left != 0:
             mark = replica.high_watermark if tail else mark
             stop = mark if query.stop is None or tail else min(mark, query.stop)
-            if at < stop:
+            if ahead is not None or steps.more(stop):
                 replica.check_serving()
-                batches, next_at = await (ahead or _fetch(replica, query, at, stop))
+                found = await (ahead or _in_thread(replica, steps.step, stop, mark))
                 ahead = None
-                if next_at < stop and left is None:  # the disk works while the answers go out
-                    ahead = asyncio.create_task(_fetch(replica, query, next_at, stop))
-                for answer in _answers(replica.shard, batches, query, at, stop, left, mark):
-                    left = None if left is None else left - answer.count
-                    answer.sealed, told = _ends(replica, stop), True
+                ended = _ends(replica, steps.stop)
+                if steps.more(stop):  # the disk works while the answers go out
+                    ahead = asyncio.create_task(_in_thread(replica, steps.step, stop, mark))
+                for answer in found:
+                    answer.message.sealed, told = ended, True
                     yield answer
-                    if left == 0:
-                        return
-                at = next_at
             elif not tail:
                 if _ends(replica, stop) and not told:
-                    yield _end_of(replica, at, mark)
+                    yield _end_of(replica, max(at, stop), mark)
                 return
             else:
                 replica.check_serving()
-                if _ends(replica, at):
-                    yield _end_of(replica, at, mark)
+                if _ends(replica, stop):
+                    yield _end_of(replica, max(at, stop), mark)
                     return
                 await replica.wait_mark(TAIL_IDLE_S)
     finally:
@@ -147,20 +170,12 @@ def _ends(replica: "Replica", offset: int) -> bool:
     return replica.is_sealed() and offset >= (replica.record.sealed_end or 0)
 
 
-def _end_of(replica: "Replica", at: int, mark: int) -> log_pb2.ReadResponse:
+def _end_of(replica: "Replica", at: int, mark: int) -> Answer:
     """A sealed shard's end is told also when nothing qualified (S4)."""
-    return log_pb2.ReadResponse(
+    message = log_pb2.ReadResponse(
         shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at, sealed=True
     )
-
-
-async def _fetch(replica: "Replica", query: Query, at: int, stop: int) -> Fetched:
-    engine, me = replica.node.engine, replica.member.replica_id
-    if query.key is not None:
-        found = await _in_thread(replica, engine.read_key, me, query.key, at, stop)
-        return found, stop
-    batches = await _in_thread(replica, engine.read, me, at, stop, SCAN_CHUNK_BYTES)
-    return batches, batches[-1].end if batches else stop
+    return Answer(message, 0)
 
 
 async def _in_thread(replica: "Replica", work: Callable[..., T], *arguments: object) -> T:
@@ -170,126 +185,3 @@ async def _in_thread(replica: "Replica", work: Callable[..., T], *arguments: obj
     except RuntimeError:  # the pool was shut down
         raise UnavailableError(f"instance {replica.node.instance} stops") from None
     return await done
-
-
-def _answers(
-    shard: str,
-    batches: list[StoredBatch],
-    query: Query,
-    at: int,
-    stop: int,
-    left: int | None,
-    mark: int,
-) -> "list[log_pb2.ReadResponse]":
-    answers: list[log_pb2.ReadResponse] = []
-    small: list[pa.RecordBatch] = []
-    small_rows = 0
-
-    def flush() -> None:
-        nonlocal small, small_rows
-        if small:
-            answers.append(_joined(shard, small, mark))
-            small, small_rows = [], 0
-
-    for batch in batches:
-        whole = batch.base_offset >= at and batch.end <= stop and not query.filters()
-        fits = left is None or batch.count <= left
-        if whole and fits and len(batch.data) >= SMALL_BATCH_BYTES:
-            flush()
-            answers.append(_as_stored(shard, batch, mark))
-            left = None if left is None else left - batch.count
-            continue
-        rows = _select(batch, query, at, stop, left)
-        if rows.num_rows:
-            left = None if left is None else left - rows.num_rows
-            if small and (
-                small[0].schema != rows.schema or small_rows + rows.num_rows > JOINED_RECORDS_MAX
-            ):
-                flush()
-            small.append(rows)
-            small_rows += rows.num_rows
-        if left == 0:
-            break
-    flush()
-    return answers
-
-
-def _as_stored(shard: str, batch: StoredBatch, mark: int) -> log_pb2.ReadResponse:
-    return log_pb2.ReadResponse(
-        shard=shard,
-        base_offset=batch.base_offset,
-        count=batch.count,
-        append_time_us=batch.append_time_us,
-        flags=batch.flags,
-        payload=bytes(batch.payload()),
-        high_watermark=mark,
-        next_offset=batch.end,
-    )
-
-
-def _select(
-    batch: StoredBatch, query: Query, at: int, stop: int, left: int | None
-) -> pa.RecordBatch:
-    """The qualifying rows with offset and timestamp columns made explicit."""
-    records = batch.records()
-    offsets = np.arange(batch.base_offset, batch.end, dtype=np.uint64)
-    times = (
-        records.column("timestamp")
-        if batch.flags & FLAG_TIMES
-        else pa.array(np.full(batch.count, batch.append_time_us, dtype=np.int64))
-    )
-    columns: list[Any] = [pa.array(offsets), records.column("key"), records.column("value"), times]
-    flags = FLAG_OFFSETS | FLAG_TIMES | (batch.flags & FLAG_HEADERS)
-    if flags & FLAG_HEADERS:
-        columns.append(records.column("headers"))
-    rows = pa.RecordBatch.from_arrays(columns, schema=schema_of(flags))
-    mask = _mask(rows, query)
-    low, high = max(at - batch.base_offset, 0), min(stop, batch.end) - batch.base_offset
-    if mask is not None:
-        within = np.zeros(batch.count, dtype=bool)
-        within[low:high] = True
-        rows = rows.filter(pc.and_(mask, pa.array(within)))
-    elif low > 0 or high < batch.count:
-        rows = rows.slice(low, high - low)
-    return rows if left is None else rows.slice(0, left)
-
-
-def _mask(rows: pa.RecordBatch, query: Query) -> Any:
-    keys, masks = rows.column("key"), []
-    if query.key is not None:
-        masks.append(pc.equal(keys, pa.scalar(query.key, pa.binary())))
-    if query.low is not None:
-        masks.append(pc.greater_equal(keys, pa.scalar(query.low, pa.binary())))
-    if query.high is not None:
-        masks.append(pc.less(keys, pa.scalar(query.high, pa.binary())))
-    if query.since_us is not None:
-        masks.append(pc.greater_equal(rows.column("timestamp"), query.since_us))
-    if not masks:
-        return None
-    found = masks[0]
-    for mask in masks[1:]:
-        found = pc.and_(found, mask)
-    return found
-
-
-def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> log_pb2.ReadResponse:
-    rows = parts[0]
-    if len(parts) > 1:
-        rows = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
-    offsets = rows.column("offset")
-    first, last = offsets[0].as_py(), offsets[-1].as_py()
-    flags = FLAG_TIMES | (FLAG_HEADERS if rows.num_columns > 4 else 0)
-    if last - first + 1 == rows.num_rows:
-        rows = rows.drop_columns(["offset"])
-    else:
-        flags |= FLAG_OFFSETS
-    return log_pb2.ReadResponse(
-        shard=shard,
-        base_offset=first,
-        count=rows.num_rows,
-        append_time_us=0,
-        flags=flags,
-        payload=encode_payload(rows),
-        high_watermark=mark,
-        next_offset=last + 1,
-    )

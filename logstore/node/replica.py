@@ -37,6 +37,7 @@ from logstore.node.door import Door
 from logstore.node.feeds import Feeds
 from logstore.node.health import Health
 from logstore.node.learner import Learning
+from logstore.node.marks import MarkKeeper
 from logstore.node.pushing import Pushing
 from logstore.node.receiver import Receiver
 from logstore.node.sealed import sealed_at
@@ -75,6 +76,9 @@ class Replica:
         self.options = options
         self.error: str | None = None
         self.heartbeat_s = float("-inf")
+        self.fresh_s = float("-inf")
+        """When this copy last knew all that was committed just then: as a primary that is settled,
+        or by a message of one. Never after a start: the disk's mark is behind (P4, P8)."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._marked = asyncio.Event()
@@ -120,6 +124,8 @@ class Replica:
         self.pushing = Pushing(self)
         self.learning = Learning(self)
         self.feeds = Feeds(self)
+        self.marks = MarkKeeper(self)
+        self.closed = False
 
     # ---- facts -------------------------------------------------------------------------------
 
@@ -152,6 +158,8 @@ class Replica:
         if end is not None and not self._seal_held:
             found = self.node.engine.position_at(self.member.replica_id, end.end)
             self._seal_held = self.is_sealed() and found == end
+            if self._seal_held:
+                self.machine.adopt(end.end)  # before anyone reads: the disk's mark is behind
         return end is not None and self._seal_held
 
     def serving(self) -> bool:
@@ -162,10 +170,17 @@ class Replica:
             return self.machine.damaged and self.health.alone()
         if self.is_sealed():
             return self.holds_seal()
-        if self.role is Role.PRIMARY:
-            return self.machine.term_began
-        stale = self.node.now_s() - self.heartbeat_s > self.node.config.follower_read_stale_s
-        return self.role is Role.FOLLOWER and not stale
+        if self.role is Role.PRIMARY and self.machine.settled():
+            return True
+        stale = self.node.now_s() - self.fresh_s > self.node.config.follower_read_stale_s
+        return self.role in (Role.PRIMARY, Role.FOLLOWER) and not stale
+
+    def settling(self) -> bool:
+        """True while this copy will serve as soon as it knows what was committed."""
+        if self.error is not None or self.machine.unsure or self.serving():
+            return False
+        leads = self.role is Role.PRIMARY
+        return leads or (self.role is Role.FOLLOWER and self.fresh_s == float("-inf"))
 
     def check_serving(self, *, primary_only: bool = False) -> None:
         """Raise NotServingError unless this copy may answer a read."""
@@ -176,14 +191,20 @@ class Replica:
         if primary_only and not self.machine.lease_valid(self.node.now_s()):
             raise NotServingError(f"the lease of {self.node.instance} on {self.shard} ran out")
         if not self.serving():
-            why = (
-                self.error
-                or self.health.damage
-                or f"it is {self.role.value} here, in epoch {self.epoch}"
-            )
+            why = self.error or self.health.damage or self._why_not()
             raise NotServingError(
                 f"shard {self.shard} is not served by {self.node.instance}: {why}"
             )
+
+    def _why_not(self) -> str:
+        machine = self.machine
+        if machine.lacks is not None:
+            return (
+                f"it ends at {machine.end.end} here, a member holds committed records up to "
+                f"{machine.lacks}"
+            )
+        waits = "" if machine.unsure else ", and what was committed is not known yet"
+        return f"it is {self.role.value} here, in epoch {self.epoch}{waits}"
 
     @property
     def partitioner(self) -> Partitioner:
@@ -233,11 +254,14 @@ class Replica:
                 self._carry_out(effect)
         except CorruptStorageError as e:  # what begins a term is read from the disk
             self.health.found(e.message)
+        if self.machine.settled():
+            self.fresh_s = self.node.now_s()
         self._notify()
 
     def tick(self) -> None:
         self.handle(Tick())
         self.health.survey_if_due()
+        self.marks.keep_if_due()
 
     def on_config(self, record: ShardRecord, revision: int) -> None:
         """A newer configuration was read (older ones are ignored)."""
@@ -274,7 +298,6 @@ class Replica:
     def _end_at_seal(self) -> None:
         """The shard has ended: what was held is answered, readers may go to the end (S1, S4)."""
         if self.holds_seal():
-            self.machine.adopt(self.record.sealed_end or 0)
             self._notify()
         self.door.settle_at_seal()
 
@@ -436,6 +459,7 @@ class Replica:
         """
         await self.writer.settled()
         await self.receiver.settled()
+        await self.marks.settled()
 
     async def close(self, error: LogstoreError) -> None:
         """Stop everything of this copy; waiting appends get `error`."""
@@ -446,6 +470,8 @@ class Replica:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.marks.keep_now()
+        self.closed = True
         self.node.agent.forget(self.shard, self.options.event_time)
         self._notify()
         self._wake_readers()

@@ -60,18 +60,18 @@ def admitted(record: ShardRecord, learner: Member, incarnation: int | None) -> S
     )
 
 
-def not_admitted(record: ShardRecord, ids: Iterable[int]) -> ShardRecord:
-    """Learners that can never match; those that hold what a possible loss took go altogether.
+def set_aside(record: ShardRecord, ids: Iterable[int]) -> ShardRecord:
+    """Members whose committed part differs go altogether: they can never match, and repair draws
+    other copies under new ids.
 
-    Learners do not count, so the epoch stays.
+    Learners do not count, so without an in-sync member among them the epoch stays.
     """
     bad = set(ids)
-    lost = bad if record.possible_loss else set()
-    return replace(
-        record,
-        learners=tuple(m for m in record.learners if m.replica_id not in lost),
-        admit=tuple(r for r in record.admit if r not in bad),
-    )
+    learners = tuple(m for m in record.learners if m.replica_id not in bad)
+    if any(m.replica_id in bad for m in record.in_sync):
+        return without(record, bad, learners)
+    admit = tuple(r for r in record.admit if r not in bad)
+    return replace(record, learners=learners, admit=admit)
 
 
 def handed_over(record: ShardRecord, target: Member) -> ShardRecord:

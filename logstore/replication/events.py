@@ -90,6 +90,15 @@ class PeerDiverged:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerAhead:
+    """The peer says in `epoch` that it holds committed records up to `mark`, above our end."""
+
+    replica_id: int
+    epoch: int
+    mark: int
+
+
+@dataclass(frozen=True, slots=True)
 class PrimaryHeard:
     """A valid message of the primary of our epoch arrived."""
 
@@ -120,6 +129,7 @@ Event = (
     | PeerAcked
     | PeerLost
     | PeerDiverged
+    | PeerAhead
     | PrimaryHeard
     | Damaged
     | Surveyed

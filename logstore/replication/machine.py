@@ -26,6 +26,7 @@ from logstore.replication.events import (
     Effect,
     Event,
     PeerAcked,
+    PeerAhead,
     PeerDiverged,
     PeerLost,
     PeerMatched,
@@ -38,9 +39,14 @@ from logstore.replication.events import (
     Written,
 )
 from logstore.replication.progress import Mode, Progress
+from logstore.replication.recovery import Vote
 
 WRITE_RETRY_GRACES = 2
 """A primary whose writes go on failing is silent for so many graces before it tries again."""
+
+
+LEARNERS_ASKED_GRACES = 3
+"""An only copy that may lack what it acked asks its learners for so many graces before it leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,9 @@ class ReplicationMachine:
     """A checksum or the chain of this copy does not hold: it leaves the set and is built anew."""
     tail_lost: bool = False
     """The disk's WAL was damaged: the end of this copy may be missing, whatever the durability."""
+    lacks: int | None = None
+    """P11: an in-sync member holds committed records up to here, and this primary's log ends below
+    it: an older disk. It leads no more, and never drops that member."""
 
     role: Role = Role.LOADING
     record: ShardRecord | None = None
@@ -98,11 +107,17 @@ class ReplicationMachine:
     suspect: bool = False
     """P6: another incarnation than the stored one, in sync: acks, serves and leads no more until
     it was removed and learned again."""
+    _heard: set[int] = field(default_factory=set)
+    """Who matched in this term, also if it left since: nothing was committed without us then."""
     _raise_needed: bool = True
     _raised_epoch: int | None = None
     _stopped_s: float | None = None
     _sealing_s: float | None = None
     """Since when this primary sees the shard sealing (S1)."""
+    _own_vote: Vote | None = None
+    _learner_votes: dict[int, Vote] = field(default_factory=dict)
+    _learners_until_s: float | None = None
+    """Until when learners are asked before the only in-sync copy leads with a possible loss."""
     _failed_s: float | None = None
     """When a write failed last."""
     _raise_from_s: float = 0.0
@@ -128,6 +143,7 @@ class ReplicationMachine:
             case PeerMatched(replica_id, epoch, end, sent_s, incarnation):
                 if self._counts(replica_id, epoch) and self._is_itself(replica_id, incarnation):
                     self.peers[replica_id].matched(end, now_s, sent_s, incarnation)
+                    self._heard.add(replica_id)
             case PeerAcked(replica_id, epoch, end, sent_s):
                 if self._counts(replica_id, epoch):
                     self.peers[replica_id].acked(end, now_s, sent_s)
@@ -139,6 +155,8 @@ class ReplicationMachine:
             case PeerDiverged(replica_id):
                 if replica_id in self.peers:
                     self.peers[replica_id].diverged = True
+            case PeerAhead():
+                self._on_ahead(event)
             case Damaged():
                 self.damaged = True
                 self._set_admission(False)
@@ -192,6 +210,8 @@ class ReplicationMachine:
         self.record, self.revision = event.record, event.revision
         self.pending = None  # a newer revision decides any CAS on an older one
         role = self._role_in(event.record)
+        if role not in (Role.PRIMARY, Role.FOLLOWER):
+            self.lacks = None  # it learns what it lacks
         self.suspect = self._is_suspect(event.record)
         new_term = before is None or before.primary_since != event.record.primary_since
         if role is not self.role or before is None or before.primary != event.record.primary:
@@ -206,6 +226,8 @@ class ReplicationMachine:
             return
         if self._silent():
             self._leave_primary()
+            if len(event.record.in_sync) == 1:  # it leads nothing, but all it has is committed
+                self.adopt(self._at_most_sealed(self.end.end))
             return  # silent, until a survey says who leads (P6)
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
             self._raise_if_due(now_s)
@@ -254,14 +276,22 @@ class ReplicationMachine:
     @property
     def unsure(self) -> bool:
         """True while this copy may lack what it acked, or is damaged: acks and leads nothing."""
-        return self.suspect or self.damaged or self.tail_lost
+        return self.suspect or self.damaged or self.tail_lost or self.lacks is not None
 
     def _silent(self) -> bool:
         """P6: unsure, and another member may be whole; a damaged copy is silent in any case."""
         return self.unsure and (self.damaged or len(self._record().in_sync) > 1)
 
+    def to_survey(self) -> tuple[Member, ...]:
+        """Whom the edge shall ask: the other in-sync members, or the learners of an only one."""
+        record = self._record()
+        others = tuple(m for m in record.in_sync if m.replica_id != self.me.replica_id)
+        return others or record.learners
+
     def needs_survey(self) -> bool:
-        """The edge shall ask the other in-sync members and report `Surveyed`."""
+        """The edge shall ask those `to_survey` and report `Surveyed`."""
+        if self.role is Role.PRIMARY and self._asks_learners():
+            return self.pending is None and not self.term_began
         return (
             self.unsure
             and self.role in (Role.PRIMARY, Role.FOLLOWER)
@@ -272,12 +302,32 @@ class ReplicationMachine:
     def _on_survey(self, event: Surveyed) -> None:
         if not self.needs_survey() or event.mine.epoch != self.epoch:
             return
+        if self._asks_learners():  # decided when it is to lead
+            self._own_vote = event.mine
+            self._learner_votes = {vote.replica_id: vote for vote in event.votes}
+            return
         votes = {vote.replica_id: vote for vote in event.votes}
         leave = self.damaged or self.tail_lost
         step = recovery.next_record(self._record(), self.me, event.mine, votes, leave=leave)
         if step is not None:
             self._raised_epoch = step[0].primary_since
             self._cas(*step)
+
+    def _on_ahead(self, event: PeerAhead) -> None:
+        """P11: until it was heard in this term, an in-sync member may know of more than we do: then
+        the survey decides who leads. Anyone else that holds more can never match us: a learner may
+        have what was committed before our term, who matched in it has what was never committed."""
+        if not self._counts(event.replica_id, event.epoch) or event.mark <= self.assigned.end:
+            return
+        progress = self.peers[event.replica_id]
+        in_sync = any(m.replica_id == event.replica_id for m in self._record().in_sync)
+        heard = event.replica_id in self._heard
+        if in_sync and not heard:
+            self.lacks = event.mark
+            self._leave_primary()
+            self._raise_needed, self._raised_epoch = True, None
+        else:
+            progress.diverged, progress.ahead = True, None if heard else event.mark
 
     def _leave_if_learner(self) -> None:
         lossy = self.damaged or self.tail_lost
@@ -288,15 +338,46 @@ class ReplicationMachine:
         """P6 with one replica: its own disk is all there is, and may lack what it acked."""
         stored = next(m for m in record.in_sync if m.replica_id == self.me.replica_id)
         rebooted = self.loses_on_power and stored.incarnation != self.me.incarnation
-        return len(record.in_sync) == 1 and record.epoch > 1 and (rebooted or self.tail_lost)
+        lossy = rebooted or self.tail_lost or self.lacks is not None
+        return len(record.in_sync) == 1 and record.epoch > 1 and lossy
+
+    def _asks_learners(self) -> bool:
+        """Whether a learner may hold more than this only in-sync copy: it left the set when its
+        process stopped, and then this disk was put back or lost its end. A move decides itself."""
+        record = self._record()
+        idle = record.migration is None and record.status is ShardStatus.OPEN
+        return self._may_have_lost(record) and bool(record.learners) and idle and not self.damaged
+
+    def _waits_for_learners(self, now_s: float) -> bool:
+        """P6: hear the learners too, for a bounded time; the longest log leads."""
+        if not self._asks_learners():
+            return False
+        if self._learners_until_s is None:
+            self._learners_until_s = now_s + LEARNERS_ASKED_GRACES * self.timing.grace_s
+        record = self._record()
+        heard = {v.replica_id for v in self._learner_votes.values() if v.epoch == self.epoch}
+        if now_s < self._learners_until_s and any(
+            m.replica_id not in heard for m in record.learners
+        ):
+            return True
+        led = None
+        if self._own_vote is not None:
+            led = recovery.led_by_learner(record, self._own_vote, self._learner_votes)
+        if led is not None:
+            self._cas(led, "a learner holds more than the only in-sync copy")
+        return led is not None
 
     def _raise_if_due(self, now_s: float) -> None:
         """One CAS at a time; after failed writes not before its time."""
         if self.pending is not None or now_s < self._raise_from_s:
             return
+        if self._waits_for_learners(now_s):
+            return
         record = changes.raised(self._record(), self.me)
         if self._may_have_lost(self._record()):
             cause = "its only copy restarted after a power loss or a damaged WAL"
+            if self.lacks is not None:
+                cause = f"a member that left held records up to {self.lacks}, this copy does not"
             record = recovery.with_loss(record, self.end.end, cause)
         self._raised_epoch = record.epoch
         self._cas(record, "raise the epoch")
@@ -304,6 +385,8 @@ class ReplicationMachine:
     def _begin_term(self, now_s: float) -> None:
         self.term_began = True
         self.tail_lost = False  # alone, and the possible loss is recorded
+        self.lacks = None
+        self._heard.clear()
         self.peers.clear()
         self.recommit_end = self._at_most_sealed(self.assigned.end)
         self._stopped_s = self._sealing_s = None
@@ -375,6 +458,20 @@ class ReplicationMachine:
             return offset
         return min(offset, record.sealed_end)
 
+    def settled(self) -> bool:
+        """P4: this primary knows all that was committed before its term: each in-sync member was
+        heard in it, and its whole log end at take-over is committed again. Before, it serves no
+        reads, admits nothing, and hands nothing over."""
+        return (
+            self.term_began
+            and self.high_watermark >= self.recommit_end
+            and all(
+                m.replica_id == self.me.replica_id
+                or (m.replica_id in self.peers and self.peers[m.replica_id].known)
+                for m in self._record().in_sync
+            )
+        )
+
     def _handing_over(self) -> bool:
         return self.pending is not None and self.pending.record.primary != self.me
 
@@ -382,8 +479,8 @@ class ReplicationMachine:
         """True while no other copy can lead: reads that claim to be the latest need it (P7)."""
         if self.role is not Role.PRIMARY or not self.term_began or self._handing_over():
             return False
-        if self.high_watermark < self.recommit_end:
-            return False  # P4: what the primary before us acked is not committed again yet
+        if not self.settled():
+            return False
         others = [m for m in self._record().in_sync if m.replica_id != self.me.replica_id]
         return all(
             m.replica_id in self.peers
@@ -402,7 +499,7 @@ class ReplicationMachine:
             if self._raise_needed:
                 self._raise_if_due(now_s)
             return
-        reconciled = self.high_watermark >= self.recommit_end
+        reconciled = self.settled()
         if self.pending is None:
             self._drop_failed(now_s)
         if self.pending is None and reconciled:
@@ -436,24 +533,32 @@ class ReplicationMachine:
         self._cas(changes.taken_over(record, self.me), f"take over from {record.primary.instance}")
 
     def _drop_failed(self, now_s: float) -> None:
-        """Silent or diverged in-sync peers become learners; a diverged learner is not admitted.
+        """Silent in-sync peers become learners; a diverged copy goes altogether, to be built anew.
 
-        After a possible loss it goes altogether, to be built anew: it holds what was lost, and can
-        never match again. Without one nobody may diverge, and the copy is kept to be looked at.
+        It can never match again, so it goes also where fewer than `min_in_sync` are left: nothing
+        commits until another is admitted.
         """
         record = self._record()
+        bad = [r for r, progress in self.peers.items() if progress.diverged]
+        if bad:
+            aside = changes.set_aside(record, bad)
+            self._cas(self._with_told_loss(aside, bad), f"copies {bad} diverged, set aside")
+            return
         for member in record.in_sync:
             progress = self.peers.get(member.replica_id)
             if progress is None or len(record.in_sync) - 1 < record.min_in_sync:
                 continue
-            silent = now_s - progress.heard_s > self.timing.follower_timeout_s
-            if silent or progress.diverged:
-                why = "silent" if silent else "diverged"
-                self._cas(changes.demoted(record, member), f"{member.instance} is {why}")
+            if now_s - progress.heard_s > self.timing.follower_timeout_s:
+                self._cas(changes.demoted(record, member), f"{member.instance} is silent")
                 return
-        bad = [r for r in record.admit if r in self.peers and self.peers[r].diverged]
-        if bad:
-            self._cas(changes.not_admitted(record, bad), "a learner's copy diverged")
+
+    def _with_told_loss(self, record: ShardRecord, bad: list[int]) -> ShardRecord:
+        """P11: what was committed and is not in the log of who leads now is a possible loss."""
+        ahead = [a for r in bad if (a := self.peers[r].ahead) is not None]
+        if not ahead or any(loss.offset <= self.recommit_end for loss in record.possible_loss):
+            return record
+        cause = f"a copy that was set aside held committed records up to {max(ahead)}"
+        return recovery.with_loss(record, self.recommit_end, cause)
 
     def _fulfil_remove(self) -> None:
         record = self._record()

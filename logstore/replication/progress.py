@@ -23,6 +23,9 @@ class Progress:
     known: bool = False
     """It matched in this term. Until then nobody knows what it holds above `match`."""
     diverged: bool = False
+    """Its committed part differs from ours: it can never match."""
+    ahead: int | None = None
+    """It diverged, and may hold what was committed before our term up to here, above our end."""
     lease_from_s: float = float("-inf")
     """When the newest message was sent that the peer has answered (P7)."""
     incarnation: int | None = None

@@ -95,6 +95,41 @@ def recovered(record: ShardRecord, me: Member, end: int) -> ShardRecord:
     )
 
 
+def led_by_learner(
+    record: ShardRecord, mine: Vote, votes: Mapping[int, Vote]
+) -> ShardRecord | None:
+    """Who leads in place of the only in-sync copy, which may lack what it acked: the learner with
+    the longest log, if it is longer. It left the set some time ago, perhaps as its process stopped,
+    so what came after may be missing: a possible loss from its end on. None: no learner has more.
+    """
+    found = [
+        vote
+        for m in record.learners
+        if (vote := votes.get(m.replica_id)) is not None
+        and vote.epoch == record.epoch
+        and vote.readable
+    ]
+    longest = max(found, key=Vote.length, default=None)
+    if longest is None or (longest.last_epoch, longest.end) <= (mine.last_epoch, mine.end):
+        return None
+    heir = next(m for m in record.learners if m.replica_id == longest.replica_id)
+    epoch = record.epoch + 1
+    learners = (*(m for m in record.learners if m != heir), *record.in_sync)
+    led = replace(
+        record,
+        epoch=epoch,
+        primary=heir,
+        primary_since=epoch,
+        in_sync=(heir,),
+        learners=learners,
+        admit=(),
+        hand_over=None,
+        route={},
+    )
+    cause = f"the only in-sync copy ends at {mine.end}, a learner that ends at {longest.end} leads"
+    return with_loss(led, longest.end, cause)
+
+
 def left_learners(record: ShardRecord, me: Member) -> ShardRecord:
     """A learner whose copy is damaged goes; repair draws another.
 

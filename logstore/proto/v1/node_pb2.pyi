@@ -60,6 +60,7 @@ class ReplicateRequest(_message.Message):
     CHAIN_FIELD_NUMBER: _builtins.int
     SENT_S_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     """of the receiver's copy"""
@@ -75,6 +76,8 @@ class ReplicateRequest(_message.Message):
     """the sender's monotonic clock; comes back in the ack (P7)"""
     sealed: _builtins.bool
     """the sender knows that the shard is sealed"""
+    settled: _builtins.bool
+    """`high_watermark` covers all that was committed before this term (P4)"""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBatchData]:
         """Empty with probe=false: a heartbeat."""
@@ -93,10 +96,11 @@ class ReplicateRequest(_message.Message):
         chain: _builtins.bytes = ...,
         sent_s: _builtins.float = ...,
         sealed: _builtins.bool = ...,
+        settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "sealed", b"sealed", "sent_s", b"sent_s", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "chain", b"chain", "end", b"end", "epoch", b"epoch", "high_watermark", b"high_watermark", "primary", b"primary", "probe", b"probe", "replica_id", b"replica_id", "sealed", b"sealed", "sent_s", b"sent_s", "settled", b"settled", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,13 +201,16 @@ class SnapshotChunk(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     CRC32C_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    ANCHOR_GOES_ON_FIELD_NUMBER: _builtins.int
     anchor: _builtins.bytes
-    """first message if asked: msgpack of the anchor"""
+    """first messages if asked: msgpack of the anchor, in parts"""
     snapshot_end: _builtins.int
     """the point in time"""
     crc32c: _builtins.int
     """of the concatenated envelopes"""
     bytes_total: _builtins.int
+    anchor_goes_on: _builtins.bool
+    """the next message has more of the anchor"""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBatchData]: ...
     def __init__(
@@ -214,10 +221,11 @@ class SnapshotChunk(_message.Message):
         batches: _abc.Iterable[Global___StoredBatchData] | None = ...,
         crc32c: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
+        anchor_goes_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "batches", b"batches", "bytes_total", b"bytes_total", "crc32c", b"crc32c", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "anchor_goes_on", b"anchor_goes_on", "batches", b"batches", "bytes_total", b"bytes_total", "crc32c", b"crc32c", "snapshot_end", b"snapshot_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,84 @@
+"""The high watermark on the disk of an in-sync copy: at most a moment behind the truth.
+
+It is written with each batch, as it was then; after the last batch nothing more would come, and a
+copy that restarts would not know that its newest records were committed. So the newest mark is
+written by itself too, soon after it rose and at a stop: a follower's disk is what tells an older
+disk of its primary that it lacks something (P11), and keeps it from being cut (P5).
+"""
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from logstore.base.errors import LogstoreError
+from logstore.base.types import Durability
+from logstore.engine.port import ReplicaWrite
+from logstore.replication.events import Role
+
+if TYPE_CHECKING:
+    from logstore.node.replica import Replica
+
+MARK_INTERVAL_S = 1.0
+"""A mark by itself is written this often at most."""
+
+
+class MarkKeeper:
+    """Writes one copy's mark. A `Source` of the group commit."""
+
+    durability = Durability.OS
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._stored = replica.high_watermark
+        self._due_s = float("-inf")
+        self._writing: asyncio.Future[None] | None = None
+        self._mark = 0
+
+    def keep_if_due(self) -> None:
+        """Called each tick."""
+        now_s = self._replica.node.now_s()
+        if now_s >= self._due_s and self._wanted():
+            self._due_s = now_s + MARK_INTERVAL_S
+            self._replica.node.committer.wake(self)
+
+    def keep_now(self) -> None:
+        """At the end of the copy's service, when nothing of it is being written any more."""
+        if self._wanted():
+            with contextlib.suppress(LogstoreError):  # it is behind then, as after a kill
+                node, mark = self._replica.node, self._replica.high_watermark
+                node.engine.write(
+                    [ReplicaWrite(self._replica.member.replica_id, (), mark)], self.durability
+                )
+                self._stored = mark
+
+    async def settled(self) -> None:
+        """Return when no mark is being written."""
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    def _wanted(self) -> bool:
+        replica = self._replica
+        in_sync = replica.role in (Role.PRIMARY, Role.FOLLOWER)
+        whole = replica.exists and replica.error is None and not replica.machine.damaged
+        return in_sync and whole and not replica.closed and replica.high_watermark > self._stored
+
+    # ---- Source ------------------------------------------------------------------------------
+
+    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+        if not self._wanted():
+            return None
+        self._mark = self._replica.high_watermark
+        self._writing = asyncio.get_running_loop().create_future()
+        return ReplicaWrite(self._replica.member.replica_id, (), self._mark)
+
+    def written(self) -> None:
+        self._stored = self._mark
+        self._land()
+
+    def failed(self, error: LogstoreError) -> None:
+        self._land()
+
+    def _land(self) -> None:
+        if self._writing is not None:
+            self._writing.set_result(None)
+            self._writing = None
