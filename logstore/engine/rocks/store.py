@@ -52,12 +52,13 @@ class Store:
         block_cache_bytes: int,
         *,
         salvage: bool = False,
+        lock_fd: int | None = None,
     ) -> None:
         """`salvage`: to read out what can be read: damaged WAL records are skipped, nothing is
-        compacted."""
+        compacted. `lock_fd`: from `lock_directory`; it is closed with the store."""
         self.path = path
         self._contained = salvage
-        self._lock_fd = _lock_directory(path)
+        self._lock_fd = lock_directory(path) if lock_fd is None else lock_fd
         self._wal = _WalSync(path / "wal")
         try:
             with self.errors():
@@ -150,6 +151,11 @@ class Store:
         while cursor.valid() and (key := cursor.key()) < upper:
             yield key, cursor.value()
             cursor.next()
+
+    def starts(self) -> list[bytes]:
+        """The first key of each table file, of any family."""
+        with self.errors():
+            return [file["start_key"] for file in self._db.live_files()]
 
     def flush(self, family: str) -> None:
         """Write the family's memtable to files (releases the GIL)."""
@@ -320,7 +326,7 @@ def map_error(error: Exception, path: Path) -> StorageError:
     return StorageError(f"{path}: {text or type(error).__name__}")
 
 
-def _lock_directory(path: Path) -> int:
+def lock_directory(path: Path) -> int:
     """Own the directory as long as the process lives; raises DirectoryInUseError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
