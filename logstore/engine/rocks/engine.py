@@ -74,10 +74,18 @@ class RocksEngine(Copies):
         gone), StorageFullError or StorageError, each naming the path.
         """
         directory = Path(path)
-        engine = cls._open(directory, write_buffer_bytes, block_cache_bytes)
-        if engine.needs_rebuild:  # damage was met while the copies were loaded
-            engine.close()
-            engine = cls._open(directory, write_buffer_bytes, block_cache_bytes)
+        sizes = write_buffer_bytes, block_cache_bytes
+        engine = None
+        if not salvage.is_asked_for(directory):
+            try:
+                engine = cls._open(directory, *sizes)
+            except CorruptStorageError:
+                if not salvage.is_asked_for(directory):
+                    raise
+            if engine is not None and engine.needs_rebuild:
+                engine.close()  # damage was met while the copies were loaded
+                engine = None
+        engine = engine or cls._open(directory, *sizes)
         salvage.settle(directory, engine._lost_tail)
         return engine
 

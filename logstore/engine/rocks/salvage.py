@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from logstore.base.errors import CorruptStorageError, StorageError
+from logstore.base.errors import CorruptStorageError, StorageError, StorageFullError
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
@@ -70,11 +70,20 @@ def open_store(path: Path, write_buffer_bytes: int, block_cache_bytes: int) -> S
             except CorruptStorageError as e:
                 named = _NOT_THE_WAL.search(e.message)
                 _mark(path, DAMAGED, e.message if named else f"{WAL_DAMAGED}{e.message}")
+            except StorageError as e:
+                if "No such file" not in e.message:
+                    raise
+                _mark(path, DAMAGED, e.message)
         _rebuild(path, sizes, lock_fd)
         _swap(path)
         return Store(path, *sizes, lock_fd=os.dup(lock_fd))
     finally:
         os.close(lock_fd)
+
+
+def is_asked_for(path: Path) -> bool:
+    """Whether the next `open_store` rebuilds."""
+    return (path / DAMAGED).exists()
 
 
 def settle(path: Path, lost: list[str]) -> None:
@@ -89,10 +98,7 @@ def _rebuild(path: Path, sizes: tuple[int, int], lock_fd: int) -> None:
     _log.error("directory is damaged, rebuilding it", path=str(path), reason=reason)
     part = path / _PART
     shutil.rmtree(part, ignore_errors=True)
-    try:
-        old = Store(path, *sizes, salvage=True, lock_fd=os.dup(lock_fd))
-    except CorruptStorageError as e:
-        raise aside.unreadable(path, e.message) from e
+    old = _opened_to_salvage(path, sizes, lock_fd)
     known = marks.read(path)
     try:
         new = Store(part, *sizes)
@@ -114,6 +120,28 @@ def _rebuild(path: Path, sizes: tuple[int, int], lock_fd: int) -> None:
     finally:
         old.close()
     _mark(path, REBUILT, reason)
+
+
+def _opened_to_salvage(path: Path, sizes: tuple[int, int], lock_fd: int) -> Store:
+    """The database, whatever of its tables and blob files is damaged or gone."""
+    try:
+        old = Store(path, *sizes, salvage=True, lock_fd=os.dup(lock_fd))
+    except StorageFullError:
+        raise
+    except StorageError as e:
+        raise aside.unreadable(path, e.message) from e
+    _spread(old)
+    return old
+
+
+def _spread(old: Store) -> None:
+    """Give the family of the batches more tables: RocksDB compares a key with the range of a table
+    before it opens it only where there are more than three."""
+    for n in range(4):
+        batch = old.batch()
+        batch.put(DATA, b"\xff" * 16 + bytes((n,)), b"")
+        old.write(batch)
+        old.flush(DATA)
 
 
 def _copies(old: Store, known: dict[int, Mark]) -> list[StoredCopy]:
@@ -248,10 +276,13 @@ def _whole(
     replica_id, at = meta.replica_id, meta.base.end
     upper = data_key(replica_id + 1, 0)
     starts = _starts(old, replica_id)
-    step = 1
+    step, failed_at = 1, at
     while True:
         lower = data_key(replica_id, at)
         try:
+            if step > 1:
+                at = _first_readable(old, replica_id, failed_at, at)
+                lower = data_key(replica_id, at)
             cursor = old.cursor(DATA, lower, upper)
             cursor.seek(lower)
             while cursor.valid():
@@ -273,9 +304,34 @@ def _whole(
             yield data_key(replica_id, looked_up[1].base_offset), *looked_up
             continue
         # The block or batch at `at` cannot be read: look for the next whole one behind it.
+        failed_at = at
         at, step = min([at + step, *(s for s in starts if s > at)]), step * 2
         if step > 1 << 40:
             return
+
+
+def _first_readable(old: Store, replica_id: int, low: int, high: int) -> int:
+    """The smallest offset above `low`, where reading failed, from which it goes on; `high` if it
+    does not go on from there either."""
+    if not _reads_on(old, replica_id, high):
+        return high
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if _reads_on(old, replica_id, middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _reads_on(old: Store, replica_id: int, at: int) -> bool:
+    lower = data_key(replica_id, at)
+    try:
+        cursor = old.cursor(DATA, lower, data_key(replica_id + 1, 0))
+        cursor.seek(lower)
+        return cursor.valid()
+    except CorruptStorageError:
+        return False
 
 
 def _starts(old: Store, replica_id: int) -> list[int]:

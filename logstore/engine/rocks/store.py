@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -316,12 +317,16 @@ class _WalSync:
         self._fds.clear()
 
 
+_GONE = re.compile(r"No such file or directory.*\d\.(sst|blob)")
+"""A file that is not there where the database has it is damage like any other."""
+
+
 def map_error(error: Exception, path: Path) -> StorageError:
     """Our error for one of RocksDB's (text only) or the system's."""
     text = str(error)
     if "No space left" in text or "Disk quota" in text:
         return StorageFullError(f"no space is left on the disk of {path}: {text}")
-    if "Corruption" in text:
+    if "Corruption" in text or _GONE.search(text):
         return CorruptStorageError(f"{path} is corrupt: {text}")
     return StorageError(f"{path}: {text or type(error).__name__}")
 
