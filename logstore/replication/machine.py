@@ -81,7 +81,12 @@ class ReplicationMachine:
     damaged: bool = False
     """A checksum or the chain of this copy does not hold: it leaves the set and is built anew."""
     tail_lost: bool = False
-    """The disk's WAL was damaged: the end of this copy may be missing, whatever the durability."""
+    """The end of this copy is or may be missing, whatever the durability: its WAL was damaged, or
+    it is shorter than it was known to be."""
+    known_end: int | None = None
+    """How far the log was known to reach, if the disk returned less of it."""
+    missing_from: int | None = None
+    """With `damaged`: the first offset that cannot be read, if it is known."""
 
     role: Role = Role.LOADING
     record: ShardRecord | None = None
@@ -139,9 +144,12 @@ class ReplicationMachine:
             case PeerDiverged(replica_id):
                 if replica_id in self.peers:
                     self.peers[replica_id].diverged = True
-            case Damaged():
+            case Damaged(missing_from):
                 self.damaged = True
+                self.missing_from = missing_from if self.missing_from is None else self.missing_from
                 self._set_admission(False)
+                if self.role is Role.PRIMARY and self.pending is None:
+                    self._tell_missing()
             case Surveyed():
                 self._on_survey(event)
             case Tick():
@@ -206,6 +214,7 @@ class ReplicationMachine:
             return
         if self._silent():
             self._leave_primary()
+            self._tell_missing()
             return  # silent, until a survey says who leads (P6)
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
             self._raise_if_due(now_s)
@@ -290,6 +299,18 @@ class ReplicationMachine:
         rebooted = self.loses_on_power and stored.incarnation != self.me.incarnation
         return len(record.in_sync) == 1 and record.epoch > 1 and (rebooted or self.tail_lost)
 
+    def _tell_missing(self) -> None:
+        """The only copy is damaged: it leads no more, and the record says from where on."""
+        record = self._record()
+        told_from = self.missing_from
+        if not self.damaged or len(record.in_sync) > 1 or told_from is None:
+            return
+        self.adopt(self._at_most_sealed(self.end.end))  # alone: what it held was committed
+        cause = f"the disk of its only copy is damaged, its log reached {self.end.end}"
+        told = recovery.with_loss(record, told_from, cause)
+        if not any(x.cause == cause and x.offset <= told_from for x in record.possible_loss):
+            self._cas(told, "tell what is missing")
+
     def _raise_if_due(self, now_s: float) -> None:
         """One CAS at a time; after failed writes not before its time."""
         if self.pending is not None or now_s < self._raise_from_s:
@@ -297,6 +318,8 @@ class ReplicationMachine:
         record = changes.raised(self._record(), self.me)
         if self._may_have_lost(self._record()):
             cause = "its only copy restarted after a power loss or a damaged WAL"
+            if self.known_end is not None and self.tail_lost:
+                cause = f"its only copy ends here, its log was known to reach {self.known_end}"
             record = recovery.with_loss(record, self.end.end, cause)
         self._raised_epoch = record.epoch
         self._cas(record, "raise the epoch")

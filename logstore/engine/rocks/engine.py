@@ -10,6 +10,7 @@ succeeded. The key index has its own locks, taken last.
 """
 
 import contextlib
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -279,6 +280,8 @@ class RocksEngine(Copies):
                     self._commit(batch, Durability.FSYNC)
             for snapshot in list(self._snapshots):
                 snapshot.close()
+            if any(r.meta.damage for r in self._replicas.values()):
+                gc.collect()  # the frames of errors may hold a cursor, and that the database open
             self._replicas.clear()
             self._store.close()
             with contextlib.suppress(StorageError):

@@ -30,6 +30,18 @@ def batches(
     """
     if start >= stop:
         return
+    at: Position | None = None
+    try:
+        for batch in _linked(store, who, replica_id, start, stop, source):
+            yield batch
+            at = Position(batch.end, batch.chain_after)
+    except CorruptStorageError as e:
+        raise at_offset(e, who, start if at is None else at.end) from e
+
+
+def _linked(
+    store: Store, who: str, replica_id: int, start: int, stop: int, source: Cursor | None
+) -> Iterator[StoredBatch]:
     lower, upper = data_key(replica_id, 0), data_key(replica_id, stop)
     cursor = source or store.cursor(DATA, lower, upper)
     cursor.seek(data_key(replica_id, start))
@@ -60,9 +72,24 @@ def batches(
         raise missing(who, at.end, stop)
 
 
+def at_offset(error: CorruptStorageError, who: str, offset: int) -> CorruptStorageError:
+    """The error with the offset that could not be read; RocksDB's own name files only."""
+    if error.offset is not None:
+        return error
+    named = (
+        error
+        if who in error.message
+        else CorruptStorageError(f"{who}: offset {offset} cannot be read: {error.message}")
+    )
+    named.offset = offset
+    return named
+
+
 def missing(who: str, start: int, stop: int) -> CorruptStorageError:
     """The error of a read that reaches offsets that should be there."""
-    return CorruptStorageError(f"{who}: offsets {start}..{stop - 1} are missing")
+    error = CorruptStorageError(f"{who}: offsets {start}..{stop - 1} are missing")
+    error.offset = start
+    return error
 
 
 def batch_holding(store: Store, who: str, replica_id: int, offset: int) -> StoredBatch | None:
@@ -87,8 +114,11 @@ def batches_holding(
     for offset in offsets:
         if offset < end:
             continue
-        cursor.seek_for_prev(data_key(replica_id, offset))
-        batch = open_batch(who, cursor.key(), cursor.value()) if cursor.valid() else None
+        try:
+            cursor.seek_for_prev(data_key(replica_id, offset))
+            batch = open_batch(who, cursor.key(), cursor.value()) if cursor.valid() else None
+        except CorruptStorageError as e:
+            raise at_offset(e, who, offset) from e
         if batch is None or batch.end <= offset:
             raise missing(who, offset, offset + 1)
         end = batch.end
