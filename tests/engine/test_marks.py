@@ -1,15 +1,15 @@
 """The second place that knows where each log ended."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from logstore.base.errors import CorruptStorageError
+from logstore.base.errors import CorruptStorageError, DivergedError, StorageError
 from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaMeta, ReplicaWrite, Retired
 from logstore.engine.rocks import RocksEngine, aside, marks
+from logstore.engine.rocks.store import Batch, Store
 from tests.engine.scenes import ALL, append, batch_at, batches_of, copy_of, fill
 from tests.engine.test_disk import wal_of
 
@@ -207,14 +207,53 @@ def test_damaged_files_are_kept_in_bounded_number(tmp_path: Path) -> None:
     assert not (path / "before").exists()
 
 
-def test_a_failed_write_moves_no_mark(tmp_path: Path) -> None:
+def test_a_mark_goes_before_what_shortens_a_log_and_after_what_lengthens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a kill -9 at any moment leaves no log below its mark."""
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    copy_of(engine)
+    fill(engine, 1, batches=5, per_batch=4)
+    seen: list[int | None] = []
+    original = Store.write
+
+    def write(store: Store, batch: Batch) -> None:
+        seen.append(end_of(path))
+        original(store, batch)
+
+    monkeypatch.setattr(Store, "write", write)
+    append(engine, 1, [b"a"])
+    append(engine, 1, [b"b"], durability=Durability.FSYNC)
+    engine.truncate(1, 12)
+    engine.drop_replica(1)
+    copy_of(engine, 2)
+    assert seen == [20, 21, 12, None, None]
+    engine.close()
+
+
+def test_a_failed_write_moves_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "db"
     engine = RocksEngine.open(path)
     copy_of(engine)
     first = append(engine, 1, [b"a"])
     bad = batch_at(Position(5, first.chain_after), [b"b"])
-    with pytest.raises(Exception, match="does not follow"):
+    with pytest.raises(DivergedError, match="does not follow"):
         engine.write([ReplicaWrite(1, [bad])], Durability.OS)
     assert end_of(path) == 1
-    os.sync()
+
+    def fail(_store: Store, _batch: Batch) -> None:
+        raise StorageError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", fail)
+        with pytest.raises(StorageError):
+            append(engine, 1, [b"b"])
+        with pytest.raises(StorageError):
+            engine.truncate(1, 0)
+        with pytest.raises(StorageError):
+            engine.drop_replica(1)
+    assert end_of(path) == 1
+    append(engine, 1, [b"b"])
+    assert end_of(path) == 2
     engine.close()
