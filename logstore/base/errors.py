@@ -201,6 +201,8 @@ class CorruptStorageError(StorageError):
     """What the disk returns is not what was written. Never served, never skipped."""
 
     code = "corrupt_storage"
+    offset: int | None = None
+    """The first offset of the log that could not be read, where the raiser knows it."""
 
 
 class DivergedError(StorageError):

@@ -33,6 +33,12 @@ class ReplicaMeta:
     """The WAL was damaged: what is there is whole, but acked records may be missing at the end."""
     feed_cursor: int | None = None
     """A learner's place in its feed's topic, as of what it last wrote; only a start (F3)."""
+    known_end: int | None = None
+    """Where the log is known to have ended, when the disk returned less of it at open. With
+    `damage` the log still ends there, and reads of what is missing raise; with `tail_lost` it ends
+    where the disk says."""
+    missing_from: int | None = None
+    """With `damage`: the first offset that cannot be read, as found at open."""
 
 
 @dataclass(frozen=True, slots=True)

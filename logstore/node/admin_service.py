@@ -164,7 +164,7 @@ class NodeAdmin(NodeAdminServicer):
                 else:
                     at = engine.position_at(me, stop)
             except CorruptStorageError as e:
-                replica.health.found(e.message)
+                replica.health.found(e.message, e.offset)
                 raise
             if at is None:
                 raise InvalidArgumentError(f"stop_offset is {stop}, no batch ends there")
@@ -192,7 +192,7 @@ class NodeAdmin(NodeAdminServicer):
                     max(1, min(request.ranges, RANGES_MAX)),
                 )
             except CorruptStorageError as e:
-                replica.health.found(e.message)
+                replica.health.found(e.message, e.offset)
                 raise
             return node_pb2.RangeDigestsResponse(ranges=found)
         raise AssertionError("served() ends the call")

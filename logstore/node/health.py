@@ -60,19 +60,19 @@ class Health:
         try:
             yield
         except CorruptStorageError as e:
-            self.found(e.message)
+            self.found(e.message, e.offset)
             if self.alone() and not for_peer:
                 raise
             raise NotServingError(self._sentence()) from e
 
-    def found(self, damage: str) -> None:
-        """This copy is damaged; the rest follows by itself."""
+    def found(self, damage: str, offset: int | None = None) -> None:
+        """This copy is damaged (from `offset` on, if that is known); the rest follows by itself."""
         if self.damage:
             return
         replica = self._replica
         _log.error("copy is damaged", shard=replica.shard, role=replica.role.value, error=damage)
         self.damage = damage
-        asyncio.get_running_loop().call_soon(replica.handle, Damaged())
+        asyncio.get_running_loop().call_soon(replica.handle, Damaged(offset))
 
     def alone(self) -> bool:
         """This is the shard's only in-sync copy."""

@@ -104,6 +104,8 @@ class Replica:
             loses_on_power=options.durability is Durability.OS,
             damaged=known is not None and bool(known.damage),
             tail_lost=known is not None and known.tail_lost,
+            known_end=known.known_end if known else None,
+            missing_from=known.missing_from if known else None,
         )
         self.health = Health(self, known.damage if known is not None else "")
         self.writer = ShardWriter(
@@ -253,7 +255,7 @@ class Replica:
             for effect in self.machine.handle(event, self.node.now_s()):
                 self._carry_out(effect)
         except CorruptStorageError as e:  # what begins a term is read from the disk
-            self.health.found(e.message)
+            self.health.found(e.message, e.offset)
         if self.machine.settled():
             self.fresh_s = self.node.now_s()
         self._notify()

@@ -82,7 +82,7 @@ class Scrubber:
                 await asyncio.sleep(max(due_s - self._node.now_s(), 0.0))
         except CorruptStorageError as e:
             replica.health.scrub_result = e.message
-            replica.health.found(e.message)
+            replica.health.found(e.message, e.offset)
         except (OutOfRangeError, UnknownShardError):
             return  # trimmed or dropped meanwhile: the next round begins anew
         else:

@@ -107,6 +107,9 @@ class PrimaryHeard:
 class Damaged:
     """A checksum or the chain of this copy does not hold: it must not ack, lead or be counted."""
 
+    missing_from: int | None = None
+    """The first offset that cannot be read, if it is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:

@@ -87,7 +87,12 @@ class ReplicationMachine:
     damaged: bool = False
     """A checksum or the chain of this copy does not hold: it leaves the set and is built anew."""
     tail_lost: bool = False
-    """The disk's WAL was damaged: the end of this copy may be missing, whatever the durability."""
+    """The end of this copy is or may be missing, whatever the durability: its WAL was damaged, or
+    it is shorter than it was known to be."""
+    known_end: int | None = None
+    """How far the log was known to reach, if the disk returned less of it."""
+    missing_from: int | None = None
+    """With `damaged`: the first offset that cannot be read, if it is known."""
     lacks: int | None = None
     """P11: an in-sync member holds committed records up to here, and this primary's log ends below
     it: an older disk. It leads no more, and never drops that member."""
@@ -157,9 +162,12 @@ class ReplicationMachine:
                     self.peers[replica_id].diverged = True
             case PeerAhead():
                 self._on_ahead(event)
-            case Damaged():
+            case Damaged(missing_from):
                 self.damaged = True
+                self.missing_from = missing_from if self.missing_from is None else self.missing_from
                 self._set_admission(False)
+                if self.role is Role.PRIMARY and self.pending is None:
+                    self._tell_missing()
             case Surveyed():
                 self._on_survey(event)
             case Tick():
@@ -228,6 +236,7 @@ class ReplicationMachine:
             self._leave_primary()
             if len(event.record.in_sync) == 1:  # it leads nothing, but all it has is committed
                 self.adopt(self._at_most_sealed(self.end.end))
+            self._tell_missing()
             return  # silent, until a survey says who leads (P6)
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
             self._raise_if_due(now_s)
@@ -367,6 +376,17 @@ class ReplicationMachine:
             self._cas(led, "a learner holds more than the only in-sync copy")
         return led is not None
 
+    def _tell_missing(self) -> None:
+        """The only copy is damaged: it leads no more, and the record says from where on."""
+        record = self._record()
+        told_from = self.missing_from
+        if not self.damaged or len(record.in_sync) > 1 or told_from is None:
+            return
+        cause = f"the disk of its only copy is damaged, its log reached {self.end.end}"
+        told = recovery.with_loss(record, told_from, cause)
+        if not any(x.cause == cause and x.offset <= told_from for x in record.possible_loss):
+            self._cas(told, "tell what is missing")
+
     def _raise_if_due(self, now_s: float) -> None:
         """One CAS at a time; after failed writes not before its time."""
         if self.pending is not None or now_s < self._raise_from_s:
@@ -376,6 +396,8 @@ class ReplicationMachine:
         record = changes.raised(self._record(), self.me)
         if self._may_have_lost(self._record()):
             cause = "its only copy restarted after a power loss or a damaged WAL"
+            if self.known_end is not None and self.tail_lost:
+                cause = f"its only copy ends here, its log was known to reach {self.known_end}"
             if self.lacks is not None:
                 cause = f"a member that left held records up to {self.lacks}, this copy does not"
             record = recovery.with_loss(record, self.end.end, cause)

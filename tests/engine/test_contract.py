@@ -194,7 +194,8 @@ def test_a_retired_copy_that_is_dropped_is_gone(engine: Engine) -> None:
     engine.set_facts(r, FACTS)
     engine.retire_replica(r, MARK)
     engine.drop_replica(r)
-    assert engine.retired() == engine.replicas() == []
+    assert engine.retired() == []
+    assert engine.replicas() == []
     assert engine.facts(r) is None
     with pytest.raises(StorageError, match="replica_id is 1"):
         engine.restore_replica(r)

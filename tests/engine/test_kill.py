@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from logstore.base.types import Durability, Position
-from logstore.engine.rocks import RocksEngine
+from logstore.engine.rocks import RocksEngine, marks
 from tests.engine.scenes import ALL, batches_of, keys_in
 from tests.engine.writer import PRODUCER, SMALL, nth_batch
 
@@ -85,6 +85,9 @@ def test_every_acked_record_survives_kills(
         try:
             assert engine.end(1).end >= acked.end
             assert engine.position_at(1, acked.end) == acked
+            assert not engine.replicas()[0].tail_lost  # no false alarm, wherever it was killed
+            assert not list(path.glob("damaged-*"))
+            assert marks.read(path)[1].end == engine.end(1).end
             assert engine.replicas()[0].high_watermark == engine.end(1).end  # one atomic write
             last = engine.producers(1)[PRODUCER][-1]
             assert last.sequence >= acked_sequence
@@ -93,6 +96,28 @@ def test_every_acked_record_survives_kills(
             engine.close()
     writers.close()
     check_all(path, seed)
+
+
+@pytest.mark.process
+def test_a_kill_between_cuts_drops_and_writes_is_no_loss(tmp_path: Path) -> None:
+    """A mark is never above its log: it follows a write, and goes before a cut or a drop."""
+    path, rng = tmp_path / "db", random.Random(7)
+    for _ in range(25):
+        command = [sys.executable, "-m", "tests.engine.cutter", str(path)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, bufsize=0)
+        assert process.stdout is not None
+        for _ in range(rng.randint(1, 40)):
+            assert process.stdout.read(1) == b"."
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        engine = RocksEngine.open(path, write_buffer_bytes=SMALL)
+        assert not any(m.tail_lost or m.damage for m in engine.replicas())
+        assert not list(path.glob("damaged-*"))
+        for meta in engine.replicas():
+            end = engine.verify_chain(meta.replica_id, meta.base, ALL)
+            assert end == engine.end(meta.replica_id)
+        engine.close()
 
 
 def check_all(path: Path, seed: int) -> None:

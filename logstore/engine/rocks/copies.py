@@ -15,6 +15,7 @@ from logstore.engine.producers import ProducerTable
 from logstore.engine.rocks import cut, reader, state
 from logstore.engine.rocks.key_index import KeyIndex
 from logstore.engine.rocks.layout import StoredRetired, replica_range
+from logstore.engine.rocks.marks import ENDS, Marks
 from logstore.engine.rocks.reads import Reads
 from logstore.engine.rocks.state import Replica, StoredCopy
 from logstore.engine.rocks.store import Batch, Store
@@ -32,21 +33,46 @@ class Copies(Reads):
         self._broken: str | None = None
         self._retired: dict[int, RetiredCopy] = {}
         self._reclaimer = Reclaimer(store)
-        for stored in state.load_copies(store):
+        self._lost_tail: list[str] = []
+        """What was found short at open."""
+        self._marks = Marks(store.path)
+        try:
+            self._load_all()
+        except BaseException:
+            self._marks.close()
+            raise
+
+    def _load_all(self) -> None:
+        found, marked = state.load_copies(self._store), set(self._marks.known)
+        for stored in found:
             if stored.retired is None:
                 self._load(stored)
             else:
                 self._retired[stored.meta.replica_id] = _retired_copy(stored.meta, stored.retired)
+                if stored.meta.replica_id not in self._marks.known:
+                    self._marks.put(stored.meta, stored.key_index, stored.retired.end.end)
+        gone = marked - {stored.meta.replica_id for stored in found}
+        if gone:
+            self._store.contain(f"{ENDS} names replicas {sorted(gone)}, the database does not")
 
     def _load(self, stored: StoredCopy) -> None:
         """Bring a copy's state up from the disk and serve it."""
+        replica_id = stored.meta.replica_id
+        known = self._marks.known.pop(replica_id, None)
+        mark = known.end if known else 0
         try:
+            if not stored.meta.damage:
+                short = state.with_lost_tail(self._store, stored, mark)
+                if short is not None:
+                    stored = short
+                    self._lost_tail.append(name_of(stored.meta))
             replica = state.load_replica(self._store, stored, self._make_index)
         except CorruptStorageError as e:  # the other copies of this disk are served on
             if not stored.meta.damage:
                 self._store.contain(e.message)
-            replica = state.load_damaged(self._store, stored, e.message)
-        self._replicas[replica.replica_id] = replica
+            replica = state.load_damaged(self._store, stored, e.message, mark)
+        self._replicas[replica_id] = replica
+        self._marks.put(replica.meta, stored.key_index, replica.end.end)
         if replica.meta.base.end and not replica.meta.damage:
             self._delete_below_base(replica.meta)
 
@@ -76,11 +102,14 @@ class Copies(Reads):
                     index=self._make_index(meta) if key_index else None,
                     who=name_of(meta),
                 )
+                self._marks.put(meta, key_index, meta.base.end)
 
     def set_meta(self, meta: ReplicaMeta) -> None:
         with self._lock:
             replica = self._replica(meta.replica_id)
             meta = replace(meta, base=replica.meta.base)
+            if not (meta.damage or meta.tail_lost):
+                meta = replace(meta, known_end=None, missing_from=None)
             batch = self._store.batch()
             state.put_meta(batch, meta, replica.index is not None)
             self._put(batch)
@@ -95,11 +124,18 @@ class Copies(Reads):
                 return
             batch = self._store.batch()
             state.delete_all(batch, replica_id)
-            if replica is not None:
-                self._take_out(replica, batch)
-            else:
-                self._commit(batch, Durability.OS)
-                del self._retired[replica_id]
+            # On the disk before the copy goes: a mark without a copy is a loss.
+            mark = self._marks.forget(replica_id)
+            try:
+                self._marks.flush()
+                if replica is not None:
+                    self._take_out(replica, batch)
+                else:
+                    self._commit(batch, Durability.OS)
+                    del self._retired[replica_id]
+            except BaseException:
+                self._marks.put_back(replica_id, mark)
+                raise
         self._reclaimer.reclaim(*replica_range(replica_id))
 
     # --- facts

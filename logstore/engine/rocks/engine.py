@@ -10,12 +10,14 @@ succeeded. The key index has its own locks, taken last.
 """
 
 import contextlib
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from logstore.base.env import SystemClock
 from logstore.base.errors import CorruptStorageError, OutOfRangeError, StorageError
 from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaWrite
@@ -38,6 +40,10 @@ from logstore.engine.rules import check_next, check_not_below_base
 RECLAIM_BYTES = WRITE_BUFFER_BYTES
 """Trimmed bytes that are worth a compaction."""
 
+MARKS_FLUSH_S = 1.0
+"""How far the marks on the disk may be behind, with `fsync`: an fsync a group more would halve the
+groups a second."""
+
 
 class RocksEngine(Copies):
     """See `logstore.engine.port.Engine`. Make one with `open`."""
@@ -48,6 +54,8 @@ class RocksEngine(Copies):
         self._since_checkpoint_bytes = 0
         self._trimmed_bytes = 0
         self._index_turn = 0
+        self._clock = SystemClock()
+        self._marks_flushed_s = float("-inf")
         self._snapshots: weakref.WeakSet[RocksSnapshot] = weakref.WeakSet()
 
     @classmethod
@@ -60,12 +68,31 @@ class RocksEngine(Copies):
     ) -> "RocksEngine":
         """Open or create the directory; one with damaged files is rebuilt first (`salvage`).
 
-        A torn tail of the WAL, which was never acked, is fine. A damaged WAL marks every copy
-        `tail_lost`; a copy with a hole is marked `damage`.
-        Raises DirectoryInUseError, CorruptStorageError (nothing can be read), StorageFullError or
-        StorageError, each naming the path.
+        A torn tail of the WAL, which was never acked, is fine. A log that is shorter than it was
+        known to be is marked `tail_lost`, as is every copy when the WAL was damaged; a copy with a
+        hole is marked `damage`. Damaged files are kept aside in the directory.
+        Raises DirectoryInUseError, CorruptStorageError (nothing can be read, or the database is
+        gone), StorageFullError or StorageError, each naming the path.
         """
-        store = salvage.open_store(Path(path), write_buffer_bytes, block_cache_bytes)
+        directory = Path(path)
+        sizes = write_buffer_bytes, block_cache_bytes
+        engine = None
+        if not salvage.is_asked_for(directory):
+            try:
+                engine = cls._open(directory, *sizes)
+            except CorruptStorageError:
+                if not salvage.is_asked_for(directory):
+                    raise
+            if engine is not None and engine.needs_rebuild:
+                engine.close()  # damage was met while the copies were loaded
+                engine = None
+        engine = engine or cls._open(directory, *sizes)
+        salvage.settle(directory, engine._lost_tail)
+        return engine
+
+    @classmethod
+    def _open(cls, path: Path, *sizes: int) -> "RocksEngine":
+        store = salvage.open_store(path, *sizes)
         try:
             return cls(store)
         except BaseException:
@@ -99,6 +126,9 @@ class RocksEngine(Copies):
                     replica.meta = replace(replica.meta, feed_cursor=part.feed_cursor)
             for replica_id, end in ends.items():
                 self._replicas[replica_id].end = end
+                self._marks.set_end(replica_id, end.end)
+            if durability is Durability.FSYNC:
+                self._flush_marks()
 
     def _put_part(
         self, batch: Batch, replica: Replica, part: ReplicaWrite, ends: dict[int, Position]
@@ -120,8 +150,19 @@ class RocksEngine(Copies):
         if part.feed_cursor is not None:
             state.put_feed_cursor(batch, replica_id, part.feed_cursor)
 
+    def _flush_marks(self) -> None:
+        """Put the marks onto the disk, at most once a MARKS_FLUSH_S: they guard against files that
+        rot, and the log itself is on the disk already."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._marks_flushed_s >= MARKS_FLUSH_S:
+            self._marks_flushed_s = now_s
+            with contextlib.suppress(StorageError):  # the write itself is done
+                self._marks.flush()
+
     def _put_checkpoints(self, batch: Batch) -> None:
         for r in self._replicas.values():
+            if r.meta.damage:
+                continue  # what the disk holds of it is not known
             state.put_checkpoint(batch, r.replica_id, r.end.end, r.stored_bytes, r.producers)
 
     def _checkpoints_written(self) -> None:
@@ -151,7 +192,14 @@ class RocksEngine(Copies):
                 raise OutOfRangeError(
                     f"{replica.who}: offset is {offset}, the log ends at {replica.end.end}"
                 )
-            self._cut(replica, lambda b: cut.put_truncate(b, self._store, replica, offset))
+            end = replica.end.end
+            self._marks.set_end(replica_id, offset)
+            try:
+                self._marks.flush()  # before the log is cut: a log below its mark is a loss
+                self._cut(replica, lambda b: cut.put_truncate(b, self._store, replica, offset))
+            except BaseException:
+                self._marks.set_end(replica_id, end)
+                raise
         if durability is Durability.FSYNC:
             self._sync()
 
@@ -169,6 +217,8 @@ class RocksEngine(Copies):
             base = replica.meta.base
             if base.end > before:
                 self._delete_below_base(replica.meta)
+                with self._lock:
+                    self._marks.put(replica.meta, replica.index is not None, replica.end.end)
         if self._trimmed_bytes >= RECLAIM_BYTES:
             self._trimmed_bytes = 0
             self._reclaimer.reclaim(data_key(replica_id, before), data_key(replica_id, base.end))
@@ -230,5 +280,10 @@ class RocksEngine(Copies):
                     self._commit(batch, Durability.FSYNC)
             for snapshot in list(self._snapshots):
                 snapshot.close()
+            if any(r.meta.damage for r in self._replicas.values()):
+                gc.collect()  # the frames of errors may hold a cursor, and that the database open
             self._replicas.clear()
             self._store.close()
+            with contextlib.suppress(StorageError):
+                self._marks.flush()
+            self._marks.close()

@@ -30,6 +30,18 @@ def batches(
     """
     if start >= stop:
         return
+    at: Position | None = None
+    try:
+        for batch in _linked(store, who, replica_id, start, stop, source):
+            yield batch
+            at = Position(batch.end, batch.chain_after)
+    except CorruptStorageError as e:
+        raise at_offset(e, who, start if at is None else at.end) from e
+
+
+def _linked(
+    store: Store, who: str, replica_id: int, start: int, stop: int, source: Cursor | None
+) -> Iterator[StoredBatch]:
     lower, upper = data_key(replica_id, 0), data_key(replica_id, stop)
     cursor = source or store.cursor(DATA, lower, upper)
     cursor.seek(data_key(replica_id, start))
@@ -43,6 +55,8 @@ def batches(
         if at is None:
             if batch.end <= start:
                 break
+        elif batch.base_offset > at.end:
+            raise missing(who, at.end, batch.base_offset)
         elif (batch.base_offset, batch.chain_before) != (at.end, at.chain):
             raise CorruptStorageError(
                 f"{who}: batch at offset {batch.base_offset} does not continue the one that ends "
@@ -51,8 +65,31 @@ def batches(
         yield batch
         at = Position(batch.end, batch.chain_after)
         cursor.next()
-    if at is None or at.end < stop:
-        raise CorruptStorageError(f"{who}: no batch at offset {start if at is None else at.end}")
+    if at is None:
+        cursor.seek(data_key(replica_id, start))
+        raise missing(who, start, offset_of(cursor.key()) if cursor.valid() else stop)
+    if at.end < stop:
+        raise missing(who, at.end, stop)
+
+
+def at_offset(error: CorruptStorageError, who: str, offset: int) -> CorruptStorageError:
+    """The error with the offset that could not be read; RocksDB's own name files only."""
+    if error.offset is not None:
+        return error
+    named = (
+        error
+        if who in error.message
+        else CorruptStorageError(f"{who}: offset {offset} cannot be read: {error.message}")
+    )
+    named.offset = offset
+    return named
+
+
+def missing(who: str, start: int, stop: int) -> CorruptStorageError:
+    """The error of a read that reaches offsets that should be there."""
+    error = CorruptStorageError(f"{who}: offsets {start}..{stop - 1} are missing")
+    error.offset = start
+    return error
 
 
 def batch_holding(store: Store, who: str, replica_id: int, offset: int) -> StoredBatch | None:
@@ -68,18 +105,24 @@ def batch_holding(store: Store, who: str, replica_id: int, offset: int) -> Store
 def batches_holding(
     store: Store, who: str, replica_id: int, offsets: Iterable[int]
 ) -> Iterator[StoredBatch]:
-    """The batches with the records at ascending `offsets`, each once; absent ones are left out."""
+    """The batches with the records at ascending `offsets`, each once, all of which must be there.
+
+    Raises CorruptStorageError where one is missing or damaged.
+    """
     cursor = store.cursor(DATA, data_key(replica_id, 0), data_key(replica_id + 1, 0))
     end = 0
     for offset in offsets:
         if offset < end:
             continue
-        cursor.seek_for_prev(data_key(replica_id, offset))
-        if cursor.valid():
-            batch = open_batch(who, cursor.key(), cursor.value())
-            if batch.end > offset:
-                end = batch.end
-                yield batch
+        try:
+            cursor.seek_for_prev(data_key(replica_id, offset))
+            batch = open_batch(who, cursor.key(), cursor.value()) if cursor.valid() else None
+        except CorruptStorageError as e:
+            raise at_offset(e, who, offset) from e
+        if batch is None or batch.end <= offset:
+            raise missing(who, offset, offset + 1)
+        end = batch.end
+        yield batch
 
 
 def last(
@@ -110,12 +153,15 @@ def offset_at_time(
         cursor = store.cursor(DATA, data_key(replica_id, base), data_key(replica_id, end))
         cursor.seek_for_prev(data_key(replica_id, middle))
         if not cursor.valid():
-            raise CorruptStorageError(f"{who}: no batch at offset {middle}")
+            raise missing(who, middle, middle + 1)
         value = cursor.value()
         if time_max_of(value) >= timestamp_us:
             high = offset_of(cursor.key())
         else:
-            low = open_batch(who, cursor.key(), value).end
+            holding = open_batch(who, cursor.key(), value)
+            if holding.end <= middle:
+                raise missing(who, middle, middle + 1)
+            low = holding.end
     for batch in batches(store, who, replica_id, low, end):
         if batch.time_max_us >= timestamp_us:
             return batch.base_offset

@@ -13,7 +13,7 @@ from logstore.engine.port import ProducerEntry
 from logstore.engine.rocks import reader
 from logstore.engine.rocks.layout import count_key, unpack_u64
 from logstore.engine.rocks.recent import RecentBatches
-from logstore.engine.rocks.state import Replica
+from logstore.engine.rocks.state import CHAIN_UNKNOWN, Replica
 from logstore.engine.rocks.store import COUNTS, DATA, Store
 from logstore.engine.rules import (
     check_not_below_base,
@@ -57,7 +57,7 @@ class Reads:
         end = replica.end
         for known in (end, replica.meta.base):
             if offset == known.end:
-                return known
+                return known if known.chain != CHAIN_UNKNOWN else None
         if not replica.meta.base.end < offset < end.end:
             return None
         batch = reader.batch_holding(self._store, replica.who, replica_id, offset - 1)
@@ -95,7 +95,7 @@ class Reads:
         start, stop = max(start, replica.meta.base.end), min(stop, replica.end.end)
         if replica.index is None:
             stored = reader.batches(self._store, replica.who, replica.replica_id, start, stop)
-            return (b for b in stored if count_in(b, key, start, stop))
+            return until_damage(b for b in stored if count_in(b, key, start, stop))
         replica.index.advance(stop, stop - replica.meta.base.end, write_runs=False)
         offsets = replica.index.offsets(hash_key(key), start, stop)
         return reader.batches_holding(self._store, replica.who, replica.replica_id, offsets)

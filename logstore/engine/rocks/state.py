@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from logstore.base.errors import CorruptStorageError
-from logstore.base.types import Position
+from logstore.base.types import CHAIN_BYTES, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor, CopyFacts, ProducerEntry, ReplicaMeta
 from logstore.engine.producers import ProducerTable
@@ -26,6 +26,7 @@ from logstore.engine.rocks.layout import (
     META_KIND,
     REPLICA_ID_BYTES,
     RETIRED,
+    RUNS,
     Checkpoint,
     StoredMeta,
     StoredRetired,
@@ -45,11 +46,23 @@ from logstore.engine.rocks.layout import (
     unpack_entries,
     unpack_u64,
 )
-from logstore.engine.rocks.store import COUNTS, FAMILIES, META, PRODUCERS, Batch, Cursor, Store
+from logstore.engine.rocks.store import (
+    COUNTS,
+    FAMILIES,
+    INDEX,
+    META,
+    PRODUCERS,
+    Batch,
+    Cursor,
+    Store,
+)
 from logstore.engine.rules import name_of
 
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 """Batches that an open has to replay at most, over all copies."""
+
+CHAIN_UNKNOWN = b"\xff" * CHAIN_BYTES
+"""The chain at the end of a log whose last batches are missing."""
 
 MakeIndex = Callable[[ReplicaMeta], KeyIndex]
 
@@ -206,9 +219,48 @@ def _with_what_changes(store: Store, stored: StoredMeta) -> StoredCopy:
     return StoredCopy(meta, stored.key_index, decode_retired(retired) if retired else None)
 
 
+def known_end(store: Store, meta: ReplicaMeta, mark: int) -> int:
+    """How far the copy's log reached by anything but its batches; `mark` is its slot's."""
+    ends = [meta.base.end, meta.high_watermark, meta.known_end or 0, mark]
+    packed = store.get(META, meta_key(meta.replica_id, CHECKPOINT))
+    if packed is not None:
+        ends.append(decode_checkpoint(packed).end)
+    return max(ends)
+
+
+def with_lost_tail(store: Store, stored: StoredCopy, mark: int) -> StoredCopy | None:
+    """What a copy is whose log is shorter than it was known to be, though all that the disk
+    returns holds; None if it is not shorter.
+
+    Written at once: its key index and its sums are made anew from what is there.
+    """
+    meta = stored.meta
+    last = reader.last(store, name_of(meta), meta)
+    end = last[0].end if last else meta.base.end
+    known = known_end(store, meta, mark)
+    if end >= known or (meta.tail_lost and meta.known_end == known):
+        return None
+    meta = replace(
+        meta, tail_lost=True, known_end=known, high_watermark=min(meta.high_watermark, end)
+    )
+    batch, replica_id = store.batch(), meta.replica_id
+    batch.delete_range(INDEX, *replica_range(replica_id))
+    batch.delete(META, meta_key(replica_id, RUNS))
+    batch.delete_range(PRODUCERS, *producers_range(replica_id, CURRENT))
+    anchor = load_producers(store, replica_id, ANCHOR)
+    anchor.dirty.update(anchor.ids())
+    put_producers(batch, replica_id, CURRENT, anchor)
+    batch.put(META, meta_key(replica_id, CHECKPOINT), encode(Checkpoint(meta.base.end, 0)))
+    put_meta(batch, meta, stored.key_index)
+    store.write(batch)
+    return replace(stored, meta=meta)
+
+
 def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Replica:
     """Bring a copy's state up from the disk; raises CorruptStorageError if it is not whole."""
     meta, who, replica_id = stored.meta, name_of(stored.meta), stored.meta.replica_id
+    if meta.missing_from is not None:
+        raise CorruptStorageError(meta.damage)
     last = reader.last(store, who, meta)
     end, time_max_us = meta.base, reader.TIME_NONE
     if last is not None:
@@ -234,8 +286,11 @@ def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Rep
     return replica
 
 
-def load_damaged(store: Store, stored: StoredCopy, damage: str) -> Replica:
-    """A copy whose state cannot be brought up: whole batches can be read, nothing else."""
+def load_damaged(store: Store, stored: StoredCopy, damage: str, mark: int) -> Replica:
+    """A copy whose state cannot be brought up: whole batches can be read, nothing else.
+
+    Its log ends where it is known to have ended: a read of what is missing in it raises.
+    """
     meta = replace(stored.meta, damage=stored.meta.damage or damage)
     who = name_of(meta)
     end = meta.base
@@ -243,8 +298,13 @@ def load_damaged(store: Store, stored: StoredCopy, damage: str) -> Replica:
         last = reader.last(store, who, meta)
         if last is not None:
             end = Position(last[0].end, last[0].chain_after)
+    known = max(meta.base.end, mark)
+    with contextlib.suppress(CorruptStorageError):
+        known = known_end(store, meta, mark)
+    if known > end.end:
+        end = Position(known, CHAIN_UNKNOWN)
     return Replica(
-        meta=meta,
+        meta=replace(meta, known_end=max(known, end.end)),
         end=end,
         time_max_us=reader.TIME_NONE,
         stored_bytes=0,

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -52,12 +53,13 @@ class Store:
         block_cache_bytes: int,
         *,
         salvage: bool = False,
+        lock_fd: int | None = None,
     ) -> None:
         """`salvage`: to read out what can be read: damaged WAL records are skipped, nothing is
-        compacted."""
+        compacted. `lock_fd`: from `lock_directory`; it is closed with the store."""
         self.path = path
         self._contained = salvage
-        self._lock_fd = _lock_directory(path)
+        self._lock_fd = lock_directory(path) if lock_fd is None else lock_fd
         self._wal = _WalSync(path / "wal")
         try:
             with self.errors():
@@ -150,6 +152,11 @@ class Store:
         while cursor.valid() and (key := cursor.key()) < upper:
             yield key, cursor.value()
             cursor.next()
+
+    def starts(self) -> list[bytes]:
+        """The first key of each table file, of any family."""
+        with self.errors():
+            return [file["start_key"] for file in self._db.live_files()]
 
     def flush(self, family: str) -> None:
         """Write the family's memtable to files (releases the GIL)."""
@@ -310,17 +317,21 @@ class _WalSync:
         self._fds.clear()
 
 
+_GONE = re.compile(r"No such file or directory.*\d\.(sst|blob)")
+"""A file that is not there where the database has it is damage like any other."""
+
+
 def map_error(error: Exception, path: Path) -> StorageError:
     """Our error for one of RocksDB's (text only) or the system's."""
     text = str(error)
     if "No space left" in text or "Disk quota" in text:
         return StorageFullError(f"no space is left on the disk of {path}: {text}")
-    if "Corruption" in text:
+    if "Corruption" in text or _GONE.search(text):
         return CorruptStorageError(f"{path} is corrupt: {text}")
     return StorageError(f"{path}: {text or type(error).__name__}")
 
 
-def _lock_directory(path: Path) -> int:
+def lock_directory(path: Path) -> int:
     """Own the directory as long as the process lives; raises DirectoryInUseError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
