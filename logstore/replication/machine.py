@@ -112,13 +112,13 @@ class ReplicationMachine:
     suspect: bool = False
     """P6: another incarnation than the stored one, in sync: acks, serves and leads no more until
     it was removed and learned again."""
-    _heard: set[int] = field(default_factory=set)
-    """Who matched in this term, also if it left since: nothing was committed without us then."""
     _raise_needed: bool = True
     _raised_epoch: int | None = None
     _stopped_s: float | None = None
     _sealing_s: float | None = None
     """Since when this primary sees the shard sealing (S1)."""
+    _heard: set[int] = field(default_factory=set)
+    """Who matched in this term, also if it left since: nothing was committed without us then."""
     _own_vote: Vote | None = None
     _learner_votes: dict[int, Vote] = field(default_factory=dict)
     _learners_until_s: float | None = None
