@@ -5,7 +5,7 @@ as it lies on the disk; others are joined. Where filtering left gaps there is an
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ from logstore.base.errors import (
     NotServingError,
     OutOfRangeError,
     UnavailableError,
+    UnreadableBatchError,
 )
 from logstore.base.limits import SCAN_CHUNK_BYTES
 from logstore.engine.batch import (
@@ -180,38 +181,41 @@ def _answers(
     stop: int,
     left: int | None,
     mark: int,
-) -> "list[log_pb2.ReadResponse]":
-    answers: list[log_pb2.ReadResponse] = []
+) -> "Iterator[log_pb2.ReadResponse]":
+    """What lies before a batch that cannot be read goes out before that is told."""
     small: list[pa.RecordBatch] = []
     small_rows = 0
 
-    def flush() -> None:
+    def flush() -> "Iterator[log_pb2.ReadResponse]":
         nonlocal small, small_rows
         if small:
-            answers.append(_joined(shard, small, mark))
+            yield _joined(shard, small, mark)
             small, small_rows = [], 0
 
     for batch in batches:
         whole = batch.base_offset >= at and batch.end <= stop and not query.filters()
         fits = left is None or batch.count <= left
         if whole and fits and len(batch.data) >= SMALL_BATCH_BYTES:
-            flush()
-            answers.append(_as_stored(shard, batch, mark))
+            yield from flush()
+            yield _as_stored(shard, batch, mark)
             left = None if left is None else left - batch.count
             continue
-        rows = _select(batch, query, at, stop, left)
+        try:
+            rows = _select(batch, query, at, stop, left)
+        except UnreadableBatchError:
+            yield from flush()
+            raise
         if rows.num_rows:
             left = None if left is None else left - rows.num_rows
             if small and (
                 small[0].schema != rows.schema or small_rows + rows.num_rows > JOINED_RECORDS_MAX
             ):
-                flush()
+                yield from flush()
             small.append(rows)
             small_rows += rows.num_rows
         if left == 0:
             break
-    flush()
-    return answers
+    yield from flush()
 
 
 def _as_stored(shard: str, batch: StoredBatch, mark: int) -> log_pb2.ReadResponse:
