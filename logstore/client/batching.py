@@ -16,7 +16,7 @@ from logstore.base.errors import AppendManyError, LogstoreError, OutcomeUnknownE
 from logstore.base.types import Ack
 from logstore.client.lane import Entry
 from logstore.client.router import Rows, row_ranges
-from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, encode_payload, schema_of
+from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, encode_payload, header_column, schema_of
 
 BATCH_RECORDS_GOAL = 4_096
 BATCH_BYTES_GOAL = 512 * 1024
@@ -104,7 +104,8 @@ class Gathering:
         if self.timed:
             columns.append(pa.array(self.times, pa.int64()))
         if self.headers:
-            columns.append(self._headers(schema.field("headers").type))
+            none: Mapping[str, bytes] = {}
+            columns.append(header_column(self.headers.get(i, none) for i in range(len(self.keys))))
         return make_entry(
             pa.RecordBatch.from_arrays(columns, schema=schema),
             flags,
@@ -113,15 +114,6 @@ class Gathering:
             charge=self.bytes,
             compression=compression,
         )
-
-    def _headers(self, kind: pa.DataType) -> pa.Array:
-        rows = [
-            [{"name": n, "value": v} for n, v in self.headers[i].items()]
-            if i in self.headers
-            else []
-            for i in range(len(self.keys))
-        ]
-        return pa.array(rows, kind)
 
 
 class ManyJob:

@@ -19,7 +19,7 @@ from logstore.base.errors import (
     WrongShardError,
 )
 from logstore.base.types import Ack
-from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, schema_of
+from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, header_column, schema_of
 from logstore.engine.weight import (
     BATCH_FIXED_BYTES,
     check_header_count,
@@ -234,8 +234,7 @@ def rows_to_batch(rows: Sequence[log_pb2.Record], flags: int) -> pa.RecordBatch:
     if flags & FLAG_TIMES:
         columns.append(pa.array([row.timestamp_us for row in rows], pa.int64()))
     if flags & FLAG_HEADERS:
-        headers = [[{"name": k, "value": v} for k, v in row.headers.items()] for row in rows]
-        columns.append(pa.array(headers, schema.field("headers").type))
+        columns.append(header_column(row.headers for row in rows))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
