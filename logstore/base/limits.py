@@ -30,6 +30,8 @@ SHARD_QUEUE_BYTES_MAX = 64 * 1024 * 1024
 READ_BATCHES_MAX = 128
 """Stored batches of one read: opening a small one costs 15 us, and some reads are on the loop."""
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
+ANCHOR_CHUNK_BYTES = 8 * 1024 * 1024
+"""An anchor names every key that was trimmed, so it may be larger than any message."""
 COPY_CHUNK_BYTES_MIN = 128 * 1024
 COPY_CHUNK_BYTES_MAX = 1024 * 1024
 """A snapshot's chunks are within these; the pace of the copy decides."""

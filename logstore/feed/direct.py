@@ -82,12 +82,15 @@ class DirectFeed:
             want_anchor=want_anchor,
             bytes_per_s=self._bytes_per_s,
         )
-        byte = 0
+        byte, anchor = 0, b""
         async with called():
             own_s = 2 * SNAPSHOT_CHUNK_BYTES / self._bytes_per_s if self._bytes_per_s > 0 else 0.0
             async for chunk in self._heard(
                 self._stub.Snapshot(request), SNAPSHOT_SILENCE_S + own_s
             ):
+                anchor += chunk.anchor
+                if chunk.anchor_goes_on:
+                    continue
                 crc = chunk_crc(chunk.batches)
                 first_byte, byte = byte, byte + sum(len(b.data) for b in chunk.batches)
                 if crc != chunk.crc32c:
@@ -96,11 +99,12 @@ class DirectFeed:
                         f"on: crc32c is {crc:#010x}, the source says {chunk.crc32c:#010x}"
                     )
                 yield SnapshotPart(
-                    anchor=decode_anchor(chunk.anchor) if chunk.anchor else None,
+                    anchor=decode_anchor(anchor) if anchor else None,
                     batches=tuple(stored_batch(b) for b in chunk.batches),
                     end=chunk.snapshot_end,
                     bytes_total=chunk.bytes_total,
                 )
+                anchor = b""
 
     async def follow(self, start: int, cursor: int | None = None) -> AsyncGenerator[FeedPart, None]:
         request = node_pb2.FeedRequest(shard=self._shard, epoch=self._epoch, start_offset=start)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from logstore.base.errors import FencedError, LogstoreError, NotServingError
-from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
+from logstore.base.limits import ANCHOR_CHUNK_BYTES, SNAPSHOT_CHUNK_BYTES
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Snapshot as EngineSnapshot
@@ -177,10 +177,14 @@ class PeerService(PeerServiceServicer):
         pace, limit = self._node.pace, request.bytes_per_s
         total = self._node.engine.bytes_stored(replica.member.replica_id)
         start = max(request.start_offset, snapshot.anchor.base.end)
-        first = node_pb2.SnapshotChunk(snapshot_end=snapshot.end.end, bytes_total=total)
-        if request.want_anchor:
-            first.anchor = encode_anchor(snapshot.anchor)
-        yield first
+        anchor = encode_anchor(snapshot.anchor) if request.want_anchor else b""
+        for at in range(0, len(anchor) or 1, ANCHOR_CHUNK_BYTES):
+            yield node_pb2.SnapshotChunk(
+                snapshot_end=snapshot.end.end,
+                bytes_total=total,
+                anchor=anchor[at : at + ANCHOR_CHUNK_BYTES],
+                anchor_goes_on=at + ANCHOR_CHUNK_BYTES < len(anchor),
+            )
         chunk: list[StoredBatch] = []
         size = 0
         due_s = self._node.now_s()

@@ -197,13 +197,16 @@ class SnapshotChunk(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     CRC32C_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    ANCHOR_GOES_ON_FIELD_NUMBER: _builtins.int
     anchor: _builtins.bytes
-    """first message if asked: msgpack of the anchor"""
+    """first if asked: msgpack of the anchor, perhaps in several messages"""
     snapshot_end: _builtins.int
     """the point in time"""
     crc32c: _builtins.int
     """of the concatenated envelopes"""
     bytes_total: _builtins.int
+    anchor_goes_on: _builtins.bool
+    """the next message holds more of the anchor"""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBatchData]: ...
     def __init__(
@@ -214,10 +217,11 @@ class SnapshotChunk(_message.Message):
         batches: _abc.Iterable[Global___StoredBatchData] | None = ...,
         crc32c: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
+        anchor_goes_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "batches", b"batches", "bytes_total", b"bytes_total", "crc32c", b"crc32c", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "anchor_goes_on", b"anchor_goes_on", "batches", b"batches", "bytes_total", b"bytes_total", "crc32c", b"crc32c", "snapshot_end", b"snapshot_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
