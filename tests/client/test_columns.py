@@ -14,7 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from logstore.base.errors import InvalidArgumentError, LimitExceededError
+from logstore.client.batching import chunks
 from logstore.client.columns import batch_of
+from logstore.engine.batch import FLAG_TIMES, encode_payload
+from logstore.engine.weight import weight
+from logstore.engine.wire import open_wire
 
 UTC = datetime.UTC
 
@@ -378,3 +382,28 @@ def test_the_callers_arrays_may_change_afterwards() -> None:
     memoryview(keys).cast("B")[:] = b"xxxx"
     stamps[:] = 9
     assert columns_of(batch) == [[b"ab", b"cd"], [b"", b""], [1, 2]]
+
+
+@pytest.mark.parametrize("kind", ["list", "padded", "slice", "binary", "numpy object"])
+@settings(max_examples=25, deadline=None)
+@given(
+    data=st.lists(CONTENT, min_size=1, max_size=40),
+    records=st.integers(1, 9),
+    timed=st.booleans(),
+)
+@example(data=[b"abc", b"", b"de"] * 10, records=1, timed=True)
+@example(data=[b"abc", b"", b"de"] * 10, records=7, timed=False)
+def test_every_batch_that_the_client_cuts_passes_the_door(
+    kind: str, data: list[bytes], records: int, timed: bool
+) -> None:
+    """Arrow sends what lies behind a slice; the door takes it for values of another type."""
+    stamps = np.arange(-5, len(data) - 5) * 2**33 if timed else None
+    whole = batch_of(ANY_LENGTH[kind](data), data, stamps)
+    flags = FLAG_TIMES if timed else 0
+    found: list[Any] = []
+    for at, batch, size in chunks(whole, records_max=records):
+        assert at == len(found)
+        opened = open_wire(encode_payload(batch), flags, batch.num_rows)
+        assert opened.weight == weight(batch.num_rows, size, flags)
+        found += opened.rows.to_pylist()
+    assert found == whole.to_pylist()

@@ -17,7 +17,7 @@ from logstore.engine.weight import BATCH_FIXED_BYTES, weight
 from logstore.feed.memory import MemoryBroker
 from logstore.meta.records import Member
 from logstore.node.appends import PendingAppend
-from logstore.node.writer import MERGE_BYTES_MAX, new_future
+from logstore.node.writer import MERGE_BYTES_MAX, ShardWriter, new_future
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2
 from tests.node.fix_largest import (
@@ -223,13 +223,22 @@ async def test_empty_records_that_wait_are_bounded_too(tmp_path: Path) -> None:
         await create(n, kind)
         writer = n.servers["i1"].instance.replicas[kind.shard].writer
         writer.open = False  # as during a hand-over: what comes waits
-        append_ = of_records([log_pb2.Record()])
-        for _ in range(SHARD_QUEUE_BYTES_MAX // append_.held_bytes):
-            writer.submit(append_)
-        assert len(writer.queue) < SHARD_QUEUE_BYTES_MAX // BATCH_FIXED_BYTES
-        with pytest.raises(OverloadedError, match="bytes waiting, the limit is"):
-            writer.submit(append_)
+        most = SHARD_QUEUE_BYTES_MAX // BATCH_FIXED_BYTES + 1
+        refused = waiting_until_refused(writer, of_records([log_pb2.Record()]), most)
+        assert refused is not None
+        assert "bytes waiting, the limit is" in refused.message
         writer.take_queue()
+
+
+def waiting_until_refused(
+    writer: ShardWriter, append_: PendingAppend, most: int
+) -> OverloadedError | None:
+    for _ in range(most):
+        try:
+            writer.submit(append_)
+        except OverloadedError as e:
+            return e
+    return None
 
 
 def of_records(rows: list[log_pb2.Record]) -> PendingAppend:
