@@ -35,10 +35,12 @@ def record(
     timestamp: int | None,
 ) -> int:
     """Check one record; returns its bytes as sent, headers included, as they count against the
-    limits. `headers` must be a copy that the caller cannot change any more, see `header_copy`."""
+    limits."""
     found = key(record_key)
     if type(value) is not bytes:
         raise InvalidArgumentError(f"value is {type(value).__name__}, expected bytes")
+    if headers:
+        _check_headers(headers)
     size = content_bytes(found, value, headers.items() if headers else ())
     if size > RECORD_BYTES_MAX:
         raise LimitExceededError.of("record", size, RECORD_BYTES_MAX, "bytes")
@@ -48,15 +50,17 @@ def record(
 
 
 def header_copy(headers: Mapping[str, bytes] | None) -> dict[str, bytes] | None:
-    """The headers as they are now, checked: the caller's own mapping may change before they are
-    sent."""
+    """The headers as they are now: the caller's own mapping may change before they are sent."""
     if headers is None:
         return None
     if not isinstance(headers, Mapping):
         raise InvalidArgumentError(f"headers is {type(headers).__name__}, expected a mapping")
-    copy = dict(headers)
-    check_header_count(len(copy))
-    for name, content in copy.items():
+    return dict(headers) or None
+
+
+def _check_headers(headers: Mapping[str, bytes]) -> None:
+    check_header_count(len(headers))
+    for name, content in headers.items():
         if type(name) is not str:
             raise InvalidArgumentError(f"header name is {type(name).__name__}, expected str")
         if type(content) is not bytes:
@@ -67,7 +71,6 @@ def header_copy(headers: Mapping[str, bytes] | None) -> dict[str, bytes] | None:
             check_header_name(len(name.encode()))
         except UnicodeEncodeError as e:
             raise InvalidArgumentError(f"header name {name!r} cannot be UTF-8: {e.reason}") from e
-    return copy or None
 
 
 def number(field: str, value: object, low: int = 0) -> int:

@@ -40,8 +40,8 @@ LARGEST = list(shapes())
 
 
 @asynccontextmanager
-async def three(folder: Path, kind: Kind) -> AsyncIterator[Nodes]:
-    async with nodes(folder, 3, **SLOW) as n:
+async def cluster_of(folder: Path, kind: Kind) -> AsyncIterator[Nodes]:
+    async with nodes(folder, kind.replicas, **SLOW) as n:
         await create(n, kind)
         yield n
 
@@ -64,7 +64,7 @@ def columns(batches: list[pa.RecordBatch]) -> list[pa.Table]:
 async def test_the_largest_batches_go_through_every_read(tmp_path: Path, kind: Kind) -> None:
     sent = LARGEST[kind.number % 4 :][:1]
     total = sum(batch.num_rows for _, batch in sent)
-    async with three(tmp_path, kind) as n:
+    async with cluster_of(tmp_path, kind) as n:
         messages = [message_of(kind, flags, b, i) for i, (flags, b) in enumerate(sent, 1)]
         results = await append(n.log_stub("i1"), messages)
         assert [r.error.message for r in results] == [""] * len(sent)
@@ -145,7 +145,7 @@ async def test_the_issues_own_append_is_refused_and_blocks_nobody(
 ) -> None:
     """65,536 records with 32 headers of one letter each: 15.1 MB sent, more than that stored."""
     kind = Kind(0, "range", "none", "os", replicas)
-    async with three(tmp_path, kind) as n:
+    async with cluster_of(tmp_path, kind) as n:
         stub = n.log_stub("i1")
         record = log_pb2.Record(key=b"k", value=b"", headers=letters(32))
         request = log_pb2.AppendRequest(log=kind.log, records=[record] * BATCH_RECORDS_MAX)
@@ -164,7 +164,7 @@ async def test_the_largest_unary_append_is_replicated(tmp_path: Path) -> None:
     kind = Kind(0, "range", "zstd", "fsync", 3)
     each = weight(1, KEY_BYTES + 32, FLAG_HEADERS, 32)
     count = ROOM // each
-    async with three(tmp_path, kind) as n:
+    async with cluster_of(tmp_path, kind) as n:
         stub = n.log_stub("i1")
         rows = [log_pb2.Record(key=bytes(KEY_BYTES), headers=letters(32))] * count
         answer = await stub.Append(log_pb2.AppendRequest(log=kind.log, records=rows))
