@@ -46,6 +46,14 @@ class CorruptBatchError(InvalidArgumentError):
     code = "corrupt_batch"
 
 
+class UnreadableBatchError(LogstoreError):
+    """A batch is stored whole (checksum and chain hold) and yet holds no records that can be read:
+    the same on every copy, and for ever. Names the offsets; reading goes on behind them.
+    """
+
+    code = "unreadable_batch"
+
+
 class OutOfRangeError(InvalidArgumentError):
     """A key lies outside the shard, or an offset past the end or below the trim offset."""
 

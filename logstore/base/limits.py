@@ -9,6 +9,10 @@ HEADER_NAME_BYTES_MAX = 256
 LOG_NAME_CHARS_MAX = 128
 SHARDS_PER_LOG_MAX = 65_536
 
+PAYLOAD_BYTES_MAX = BATCH_BYTES_MAX + 64 * 1024
+"""A batch's Arrow message: its weight (logstore/engine/weight.py) is bound by BATCH_BYTES_MAX; the
+padding of other writers, and compression that gains nothing, may add the rest."""
+
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """gRPC message bound: the largest batch and its envelope, with room."""
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
 from logstore.base.types import Ack
-from logstore.client import checks
+from logstore.client import checks, columns
 from logstore.client.batching import Gathering, ManyJob, chunks, make_entry
 from logstore.client.directory import Directory
 from logstore.client.lane import Entry
@@ -119,6 +119,7 @@ class Appender:
         expected_version: int | None,
     ) -> Ack:
         """One record; resolves when it is stored."""
+        headers = checks.header_copy(headers)
         size = checks.record(key, value, headers, timestamp)
         if expected_version is not None:
             checks.number("expected_version", expected_version)
@@ -147,7 +148,7 @@ class Appender:
 
     async def append_many(self, log: str, keys: Any, values: Any, timestamps: Any) -> list[Ack]:
         """Many records, one batch per shard and chunk; see Log.append_many."""
-        rows = checks.columns(keys, values, timestamps)
+        rows = columns.batch_of(keys, values, timestamps)
         flags = FLAG_TIMES if timestamps is not None else 0
         router = await self.directory.router(log)
         if router.balanced:

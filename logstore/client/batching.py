@@ -16,7 +16,7 @@ from logstore.base.errors import AppendManyError, LogstoreError, OutcomeUnknownE
 from logstore.base.types import Ack
 from logstore.client.lane import Entry
 from logstore.client.router import Rows, row_ranges
-from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, encode_payload, schema_of
+from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, encode_payload, header_column, schema_of
 
 BATCH_RECORDS_GOAL = 4_096
 BATCH_BYTES_GOAL = 512 * 1024
@@ -104,7 +104,8 @@ class Gathering:
         if self.timed:
             columns.append(pa.array(self.times, pa.int64()))
         if self.headers:
-            columns.append(self._headers(schema.field("headers").type))
+            none: Mapping[str, bytes] = {}
+            columns.append(header_column(self.headers.get(i, none) for i in range(len(self.keys))))
         return make_entry(
             pa.RecordBatch.from_arrays(columns, schema=schema),
             flags,
@@ -113,15 +114,6 @@ class Gathering:
             charge=self.bytes,
             compression=compression,
         )
-
-    def _headers(self, kind: pa.DataType) -> pa.Array:
-        rows = [
-            [{"name": n, "value": v} for n, v in self.headers[i].items()]
-            if i in self.headers
-            else None
-            for i in range(len(self.keys))
-        ]
-        return pa.array(rows, kind)
 
 
 class ManyJob:
@@ -216,15 +208,35 @@ def _text(ranges: list[tuple[int, int]]) -> str:
 def chunks(
     rows: pa.RecordBatch, records_max: int = BATCH_RECORDS_GOAL, bytes_max: int = BATCH_BYTES_GOAL
 ) -> Iterator[tuple[int, pa.RecordBatch, int]]:
-    """(first row, slice, its bytes) of batches near the goals; a large record goes alone."""
+    """(first row, its batch, bytes) of batches near the goals; a large record goes alone."""
     sizes = np.zeros(rows.num_rows + 1, dtype=np.int64)
     for column in rows.columns[:2]:
-        offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)
-        offsets = offsets[column.offset : column.offset + rows.num_rows + 1]
+        offsets = _offsets(column, 0, rows.num_rows)
         sizes += offsets - offsets[0]
     at = 0
     while at < rows.num_rows:
         stop = int(np.searchsorted(sizes, sizes[at] + bytes_max, side="right")) - 1
         stop = min(max(stop, at + 1), at + records_max, rows.num_rows)
-        yield at, rows.slice(at, stop - at), int(sizes[stop] - sizes[at])
+        part = [_exactly(column, at, stop - at) for column in rows.columns]
+        batch = pa.RecordBatch.from_arrays(part, schema=rows.schema)
+        yield at, batch, int(sizes[stop] - sizes[at])
         at = stop
+
+
+def _exactly(column: pa.Array, at: int, count: int) -> pa.Array:
+    """A slice whose buffers end with it. Arrow sends up to 64 bytes of what lies behind a slice,
+    and the door takes none of them (logstore/engine/wire.py). No value is copied."""
+    buffers = column.buffers()
+    if pa.types.is_int64(column.type):
+        own = buffers[1].slice(8 * (column.offset + at), 8 * count)
+        return pa.Array.from_buffers(column.type, count, [None, own])
+    offsets = _offsets(column, at, count)
+    low, high = int(offsets[0]), int(offsets[-1])
+    data = pa.py_buffer(b"") if buffers[2] is None else buffers[2].slice(low, high - low)
+    own = pa.py_buffer(offsets - np.int32(low))
+    return pa.Array.from_buffers(column.type, count, [None, own, data])
+
+
+def _offsets(column: pa.Array, at: int, count: int) -> "np.ndarray[Any, np.dtype[np.int32]]":
+    start = 4 * (column.offset + at)
+    return np.frombuffer(column.buffers()[1], np.int32, count + 1, start)

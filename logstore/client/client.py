@@ -189,6 +189,7 @@ class Log:
         """Append one record; appends that run at the same time share batches.
 
         `timestamp` is in microseconds since 1970 UTC; the primary stamps where it is absent.
+        `headers` are taken as they are now; they count in the record's size, names in UTF-8.
         `expected_version`: how many records the key must have, else VersionConflictError.
         Errors: InvalidArgumentError and LimitExceededError before anything is sent;
         OutcomeUnknownError when it was sent and no answer came within the client's `timeout_s`.
@@ -198,7 +199,9 @@ class Log:
         )
 
     async def append_many(self, keys: Any, values: Any, timestamps: Any = None) -> list[Ack]:
-        """Append rows given as columns: sequences of bytes, numpy or Arrow arrays.
+        """Append rows given as columns: sequences of bytes, numpy or Arrow arrays, pandas or polars
+        Series. Every byte is stored as given, or the column is refused by name: what is taken, and
+        why numpy's dtype S only when it is full, is told in `logstore.client.columns`.
 
         One Ack (first offset and count) per stored batch; rows of one key keep their order. Each
         batch has the client's `timeout_s` from when it entered the buffer. AppendManyError lists

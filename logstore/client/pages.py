@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from logstore.base.errors import CorruptBatchError
+from logstore.base.errors import CorruptBatchError, UnreadableBatchError
 from logstore.base.limits import KEY_BYTES_MAX
 from logstore.base.types import NO_HEADERS, Record
 from logstore.engine.batch import (
@@ -20,6 +20,7 @@ from logstore.engine.batch import (
     KEY,
     OFFSET,
     VALUE,
+    decode_payload,
     schema_of,
 )
 from logstore.proto.v1 import log_pb2
@@ -30,9 +31,6 @@ _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=Fals
 
 SCAN_SCHEMA = pa.schema([KEY, VALUE, _STAMP, HEADERS, _SHARD, OFFSET])
 """Columns of `scan`: key, value, timestamp (µs), headers (null: none), shard, offset."""
-
-
-_WIRE_SCHEMAS = {flags: schema_of(flags) for flags in range(8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +133,21 @@ class Page:
 
 
 def page_of(response: log_pb2.ReadResponse) -> Page:
-    """Open a response; raises CorruptBatchError when it does not hold what it says."""
-    schema = _WIRE_SCHEMAS.get(response.flags)
-    if schema is None:
-        raise CorruptBatchError(f"read response: flags is {response.flags}, known are 0..7")
-    if response.count == 0:
-        rows = pa.RecordBatch.from_pylist([], schema=schema)
-    else:
-        try:
-            rows = pa.ipc.read_record_batch(pa.py_buffer(response.payload), schema)
-        except (pa.ArrowInvalid, OSError) as e:
-            raise CorruptBatchError(f"read response of {response.shard}: {e}") from e
-    if rows.num_rows != response.count:
-        raise CorruptBatchError(
-            f"read response of {response.shard}: {rows.num_rows} rows, count is {response.count}"
-        )
+    """Open a response; UnreadableBatchError, naming shard and offsets, when it holds no records
+    that can be read."""
+    try:
+        if response.count == 0:
+            rows = pa.RecordBatch.from_pylist([], schema=schema_of(response.flags & 7))
+        else:
+            rows = decode_payload(response.payload, response.flags)
+        if rows.num_rows != response.count:
+            raise CorruptBatchError(f"{rows.num_rows} rows, count is {response.count}")
+    except CorruptBatchError as e:
+        last = max(response.next_offset, response.base_offset + 1) - 1
+        raise UnreadableBatchError(
+            f"shard {response.shard}: records at offsets {response.base_offset}..{last} cannot be "
+            f"read: {e.message}; reading goes on at offset {last + 1}"
+        ) from e
     return Page(
         response.shard,
         response.base_offset,

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 
 from logstore.base.errors import LimitExceededError, LogstoreError, UnavailableError
-from logstore.base.limits import KEY_BYTES_MAX
+from logstore.base.limits import KEY_BYTES_MAX, RECORD_BYTES_MAX
 from logstore.client.directory import Directory
 from logstore.proto.coordinator_v1 import placement_pb2
 from logstore.proto.coordinator_v1.placement_pb2_grpc import PlacementStub
@@ -42,13 +42,15 @@ class Placer:
         token = self._tokens.get((log, key))
         if token is None:
             return (await self.place_many(log, [key], [size]))[0]
+        _check_sizes([size])
         return token + key
 
     async def place_many(
         self, log: str, keys: Sequence[bytes], sizes: Sequence[int]
     ) -> list[bytes]:
         """The virtual shard keys of all `keys`, which may repeat; a new key counts with its first
-        size. Errors: LimitExceededError for a key that is too long with its token."""
+        size. Errors: LimitExceededError for a key or record that is too long with its token."""
+        _check_sizes(sizes)
         kept = self._tokens
         missing: dict[bytes, int] = {}
         found: dict[bytes, bytes] = {}
@@ -120,3 +122,12 @@ class Placer:
     def forget(self, log: str) -> None:
         """The log is gone; one of its name has other keys."""
         self._tokens = {k: token for k, token in self._tokens.items() if k[0] != log}
+
+
+def _check_sizes(sizes: Sequence[int]) -> None:
+    """The token is stored with each record, and counts in its size."""
+    largest = max(sizes, default=0)
+    if largest > RECORD_BYTES_MAX - TOKEN_BYTES:
+        raise LimitExceededError.of(
+            "record of a balanced log", largest, RECORD_BYTES_MAX - TOKEN_BYTES, "bytes"
+        )

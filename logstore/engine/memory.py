@@ -27,6 +27,7 @@ from logstore.engine.rules import (
     check_next,
     check_not_below_base,
     count_in,
+    may_hold,
     name_of,
     not_retired,
     relink,
@@ -202,7 +203,7 @@ class MemoryEngine:
     ) -> list[StoredBatch]:
         with self._lock:
             stored = self._copy(replica_id).overlapping(start, stop)
-            return up_to_bytes((b for b in stored if count_in(b, key, start, stop)), max_bytes)
+            return up_to_bytes((b for b in stored if may_hold(b, key, start, stop)), max_bytes)
 
     def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
         with self._lock:

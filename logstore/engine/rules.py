@@ -12,6 +12,7 @@ from logstore.base.errors import (
     OutOfRangeError,
     StorageError,
     UnknownShardError,
+    UnreadableBatchError,
 )
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch, link, parse
@@ -96,9 +97,16 @@ def relink(who: str, start: Position, stop: int, stored: Iterable[StoredBatch]) 
     return at
 
 
-def keys_of(batch: StoredBatch) -> pa.BinaryArray:
-    """The key column."""
-    return batch.records().column("key")
+def keys_of(batch: StoredBatch) -> pa.BinaryArray | None:
+    """The key column; None: the batch cannot be read, so nobody knows its keys.
+
+    It counts for no key, on every copy alike, and whoever looks for any key is shown it, so that
+    the read says what it could not look into.
+    """
+    try:
+        return batch.records().column("key")
+    except UnreadableBatchError:
+        return None
 
 
 def up_to_bytes(
@@ -118,12 +126,24 @@ def up_to_bytes(
 
 def count_in(batch: StoredBatch, key: bytes, start: int, stop: int) -> int:
     """How many records of `batch` with offsets in [start, stop) have this key."""
+    keys = keys_of(batch)
+    return 0 if keys is None else _count(keys, batch, key, start, stop)
+
+
+def may_hold(batch: StoredBatch, key: bytes, start: int, stop: int) -> bool:
+    """Whether a read of this key in [start, stop) must look at `batch`."""
+    keys = keys_of(batch)
+    return keys is None or _count(keys, batch, key, start, stop) > 0
+
+
+def _count(keys: pa.BinaryArray, batch: StoredBatch, key: bytes, start: int, stop: int) -> int:
     first = max(start - batch.base_offset, 0)
-    keys = keys_of(batch).slice(first, max(min(stop, batch.end) - batch.base_offset - first, 0))
+    keys = keys.slice(first, max(min(stop, batch.end) - batch.base_offset - first, 0))
     return int(pc.sum(pc.equal(keys, pa.scalar(key, pa.binary()))).as_py() or 0)
 
 
 def add_key_counts(counts: dict[bytes, int], batch: StoredBatch) -> None:
     """Add the records of `batch` to `counts` by key."""
-    for item in pc.value_counts(keys_of(batch)).to_pylist():
+    keys = keys_of(batch)
+    for item in () if keys is None else pc.value_counts(keys).to_pylist():
         counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]

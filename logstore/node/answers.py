@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from logstore.base.errors import CorruptBatchError, LimitExceededError
+from logstore.base.errors import CorruptBatchError, LimitExceededError, UnreadableBatchError
 from logstore.base.limits import MESSAGE_BYTES_MAX, SCAN_CHUNK_BYTES
 from logstore.engine.batch import (
     FLAG_HEADERS,
@@ -108,6 +108,9 @@ def answers_of(
             continue
         try:
             rows = _select(batch, query, at, stop, left)
+        except UnreadableBatchError:
+            yield from held.flush()
+            raise
         except (CorruptBatchError, pa.ArrowInvalid) as e:
             yield from held.flush()
             raise CorruptBatchError(

@@ -19,12 +19,16 @@ from logstore.base.errors import (
     WrongShardError,
 )
 from logstore.base.types import Ack
-from logstore.engine.batch import (
-    FLAG_HEADERS,
-    FLAG_TIMES,
-    decode_payload,
-    schema_of,
+from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, header_column, schema_of
+from logstore.engine.weight import (
+    BATCH_FIXED_BYTES,
+    check_header_count,
+    check_header_name,
+    check_weight,
+    content_bytes,
+    weight,
 )
+from logstore.engine.wire import open_wire
 from logstore.proto.v1 import log_pb2
 from sharder.keys import KeyRange, Partitioner, routing_key
 
@@ -40,6 +44,9 @@ class PendingAppend:
     count: int
     flags: int
     size: int
+    """Bytes as sent: what admission and statistics count."""
+    weight: int
+    """Bytes as stored, uncompressed (`engine.weight`): what stored batches are bound by."""
     time_min_us: int | None
     time_max_us: int | None
     producer_id: int
@@ -76,10 +83,7 @@ class PendingAppend:
         now_s: float,
     ) -> "PendingAppend":
         """An append that came as protobuf records: checked here, made Arrow with its neighbours."""
-        flags = check_rows(rows)
-        size = sum(len(row.key) + len(row.value) for row in rows)
-        if size > limits.BATCH_BYTES_MAX:
-            raise LimitExceededError.of("batch", size, limits.BATCH_BYTES_MAX, "bytes")
+        flags, size, weighs = check_rows(rows)
         times = [row.timestamp_us for row in rows] if flags & FLAG_TIMES else None
         expected = message.expected_version if message.HasField("expected_version") else None
         return cls(
@@ -87,6 +91,7 @@ class PendingAppend:
             count=len(rows),
             flags=flags,
             size=size,
+            weight=weighs,
             time_min_us=min(times) if times else None,
             time_max_us=max(times) if times else None,
             producer_id=message.producer_id,
@@ -97,6 +102,16 @@ class PendingAppend:
             rows=rows,
             group=message.caller.client_group,
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """What it counts in a queue, which also bounds how many empty records may wait."""
+        return self.weight + BATCH_FIXED_BYTES
+
+    @property
+    def write_bytes(self) -> int:
+        """What it adds to a write, about."""
+        return len(self.payload) or self.weight
 
     @property
     def batch(self) -> pa.RecordBatch:
@@ -133,8 +148,6 @@ def check_batch(
         raise InvalidArgumentError("count is 0, a batch holds at least 1 record")
     if message.count > limits.BATCH_RECORDS_MAX:
         raise LimitExceededError.of("count", message.count, limits.BATCH_RECORDS_MAX, "records")
-    if len(payload) > limits.BATCH_BYTES_MAX:
-        raise LimitExceededError.of("batch", len(payload), limits.BATCH_BYTES_MAX, "bytes")
     crc = google_crc32c.value(payload)
     if crc != message.crc32c:
         raise CorruptBatchError(
@@ -142,66 +155,29 @@ def check_batch(
         )
     if message.flags & ~(FLAG_TIMES | FLAG_HEADERS):
         raise CorruptBatchError(f"flags is {message.flags}, an append may set 1 and 2")
-    batch = decode_payload(payload, message.flags)
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as e:
-        raise CorruptBatchError(f"payload is no valid Arrow batch: {e}") from e
-    if batch.num_rows != message.count:
-        raise CorruptBatchError(f"payload has {batch.num_rows} records, count is {message.count}")
     if message.HasField("expected_version") and message.count != 1:
         raise InvalidArgumentError(
             f"expected_version is set on {message.count} records, it is for 1 record"
         )
-    low, high = _check_columns(batch, message.flags)
-    check_routing(batch.column("key"), key_range, partitioner)
+    opened = open_wire(payload, message.flags, message.count)
+    check_routing(opened.rows.column("key"), key_range, partitioner)
     return PendingAppend(
         payload=payload,
         count=message.count,
         flags=message.flags,
         size=len(payload),
-        time_min_us=low,
-        time_max_us=high,
+        weight=opened.weight,
+        time_min_us=opened.time_min_us,
+        time_max_us=opened.time_max_us,
         producer_id=message.producer_id,
         sequence=message.sequence,
         expected_version=message.expected_version if message.HasField("expected_version") else None,
         done=done,
         received_s=now_s,
         request=message,
-        arrow=batch,
+        arrow=opened.rows,
         group=message.caller.client_group,
     )
-
-
-def _check_columns(batch: pa.RecordBatch, flags: int) -> tuple[int | None, int | None]:
-    """Sizes and nulls; returns the smallest and largest timestamp where there is one."""
-    for name in ("key", "value"):
-        if batch.column(name).null_count:
-            raise CorruptBatchError(f"column {name} has {batch.column(name).null_count} nulls")
-    longest_key = _longest(batch.column("key"))
-    if longest_key > limits.KEY_BYTES_MAX:
-        raise LimitExceededError.of("key", longest_key, limits.KEY_BYTES_MAX, "bytes")
-    longest_value = _longest(batch.column("value"))
-    if longest_key + longest_value > limits.RECORD_BYTES_MAX:
-        raise LimitExceededError.of(
-            "record", longest_key + longest_value, limits.RECORD_BYTES_MAX, "bytes"
-        )
-    if flags & FLAG_HEADERS:
-        most = pc.max(pc.list_value_length(batch.column("headers"))).as_py() or 0
-        if most > limits.HEADERS_MAX:
-            raise LimitExceededError.of("headers", most, limits.HEADERS_MAX, "headers")
-    if not flags & FLAG_TIMES:
-        return None, None
-    if batch.column("timestamp").null_count:
-        raise CorruptBatchError("column timestamp has nulls")
-    times = batch.column("timestamp").to_numpy()
-    return int(times.min()), int(times.max())
-
-
-def _longest(column: pa.Array) -> int:
-    offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)
-    window = offsets[column.offset : column.offset + len(column) + 1]
-    return int(np.max(np.diff(window)))
 
 
 def check_routing(keys: pa.Array, key_range: KeyRange, partitioner: Partitioner) -> None:
@@ -219,29 +195,33 @@ def check_routing(keys: pa.Array, key_range: KeyRange, partitioner: Partitioner)
             raise WrongShardError(f"routing key {key!r} is outside the shard's range {key_range}")
 
 
-def check_rows(rows: Sequence[log_pb2.Record]) -> int:
-    """Check protobuf records against every limit; returns the columns they need as flags."""
+def check_rows(rows: Sequence[log_pb2.Record]) -> tuple[int, int, int]:
+    """Check protobuf records against every limit; returns (the columns they need as flags, their
+    bytes as sent, their weight)."""
     if len(rows) > limits.BATCH_RECORDS_MAX:
         raise LimitExceededError.of("records", len(rows), limits.BATCH_RECORDS_MAX, "records")
-    with_time = with_headers = 0
+    with_time = headers = total = 0
     for row in rows:
         if len(row.key) > limits.KEY_BYTES_MAX:
             raise LimitExceededError.of("key", len(row.key), limits.KEY_BYTES_MAX, "bytes")
-        size = len(row.key) + len(row.value)
+        size = content_bytes(row.key, row.value, row.headers.items())
         if size > limits.RECORD_BYTES_MAX:
             raise LimitExceededError.of("record", size, limits.RECORD_BYTES_MAX, "bytes")
         with_time += row.HasField("timestamp_us")
         if row.headers:
-            with_headers += 1
-            if len(row.headers) > limits.HEADERS_MAX:
-                raise LimitExceededError.of(
-                    "headers", len(row.headers), limits.HEADERS_MAX, "headers"
-                )
+            check_header_count(len(row.headers))
+            check_header_name(max(len(name.encode()) for name in row.headers))
+            headers += len(row.headers)
+        total += size
+        check_weight(weight(1, total, 0, headers))  # not only at the end: this holds up the loop
     if with_time not in (0, len(rows)):
         raise InvalidArgumentError(
             f"timestamp_us is set on {with_time} of {len(rows)} records: set it on all or none"
         )
-    return (FLAG_TIMES if with_time else 0) | (FLAG_HEADERS if with_headers else 0)
+    flags = (FLAG_TIMES if with_time else 0) | (FLAG_HEADERS if headers else 0)
+    weighs = weight(len(rows), total, flags, headers)
+    check_weight(weighs)
+    return flags, total, weighs
 
 
 def rows_to_batch(rows: Sequence[log_pb2.Record], flags: int) -> pa.RecordBatch:
@@ -254,8 +234,7 @@ def rows_to_batch(rows: Sequence[log_pb2.Record], flags: int) -> pa.RecordBatch:
     if flags & FLAG_TIMES:
         columns.append(pa.array([row.timestamp_us for row in rows], pa.int64()))
     if flags & FLAG_HEADERS:
-        headers = [[{"name": k, "value": v} for k, v in row.headers.items()] for row in rows]
-        columns.append(pa.array(headers, schema.field("headers").type))
+        columns.append(header_column(row.headers for row in rows))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import LogstoreError, UnreadableBatchError
 from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
 from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, StoredBatch
 from logstore.feed.port import Broker, Change, ChangeWriter
@@ -79,9 +79,18 @@ class Changefeed:
                 replica.member.replica_id, self.offset, mark, SNAPSHOT_CHUNK_BYTES
             )
             for batch in batches:
-                await writer.write(replica.shard, changes_of(batch, self.offset))
+                await writer.write(replica.shard, self._changes(batch))
                 self.offset = batch.end
             await self._store(force=False)
+
+    def _changes(self, batch: StoredBatch) -> list[Change]:
+        """What cannot be read will never be: it is told and left out, so that the rest goes on."""
+        try:
+            return changes_of(batch, self.offset)
+        except UnreadableBatchError as e:
+            _log.error("records left out of the changefeed", shard=self._replica.shard,
+                       topic=self._topic, error=e.message)  # fmt: skip
+            return []
 
     async def _parents_published(self) -> None:
         """S4: a key's history in the parents comes before its own."""

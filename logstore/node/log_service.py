@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from logstore.base.errors import InvalidArgumentError, LogstoreError
+from logstore.base.errors import InvalidArgumentError, LogstoreError, UnreadableBatchError
 from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
 from logstore.base.types import Ack
 from logstore.node import reads
@@ -124,6 +124,9 @@ class LogService(LogServiceServicer):
         """Count what fails for reasons of ours."""
         try:
             yield
+        except UnreadableBatchError as e:
+            self.count_failure(shard, e)
+            raise UnreadableBatchError(f"shard {shard}: {e.message}") from e
         except Exception as e:
             self.count_failure(shard, e)
             raise

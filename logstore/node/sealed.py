@@ -17,7 +17,7 @@ from logstore.base.errors import (
 )
 from logstore.base.limits import PRODUCER_WINDOW, PRODUCERS_PER_SHARD_MAX
 from logstore.base.types import Ack, Position, ShardStatus
-from logstore.engine.batch import FLAG_TIMES
+from logstore.engine.batch import time_at
 from logstore.engine.port import ProducerEntry
 from logstore.meta.records import ShardRecord
 from logstore.node.appends import PendingAppend
@@ -97,9 +97,7 @@ class SealedAnswers:
             batch = replica.node.engine.read(replica.member.replica_id, offset, offset + 1, 1)[0]
         except OutOfRangeError:
             return 0
-        if batch.flags & FLAG_TIMES:
-            return int(batch.records().column("timestamp")[offset - batch.base_offset].as_py())
-        return batch.append_time_us
+        return time_at(batch, offset)
 
 
 class AncestorVersions:

@@ -22,13 +22,13 @@ from logstore.base.errors import (
     VersionConflictError,
 )
 from logstore.base.types import Ack, Durability, Position, ProducerSpan
-from logstore.engine.batch import FLAG_TIMES, StoredBatch, build, encode_payload
+from logstore.engine.batch import StoredBatch, build, encode_payload, time_at
 from logstore.engine.port import Engine, ProducerEntry, ReplicaWrite
 from logstore.meta.records import LogOptions
 from logstore.node.appends import PendingAppend, rows_to_batch
 
 MERGE_BYTES_MAX = 64 * 1024
-"""Consecutive appends are merged into one stored batch up to this size."""
+"""Consecutive appends are merged into one stored batch up to this weight."""
 MERGE_ITEM_BYTES_MAX = 16 * 1024
 """An append larger than this is stored as it came."""
 VERSION_CACHE_KEYS = 10_000
@@ -81,14 +81,14 @@ class ShardWriter:
 
     def submit(self, append: PendingAppend) -> None:
         """Queue an append; its future gets the ack. OverloadedError when the queue is full."""
-        if self.queue_bytes + append.size > limits.SHARD_QUEUE_BYTES_MAX:
+        if self.queue_bytes + append.held_bytes > limits.SHARD_QUEUE_BYTES_MAX:
             raise OverloadedError(
                 f"shard {self.shard} has {self.queue_bytes} bytes waiting, the limit is "
                 f"{limits.SHARD_QUEUE_BYTES_MAX} bytes",
                 retry_after_ms=20,
             )
         self.queue.append(append)
-        self.queue_bytes += append.size
+        self.queue_bytes += append.held_bytes
 
     def take_queue(self) -> list[PendingAppend]:
         """Everything not yet given an offset, for forwarding (H3)."""
@@ -132,7 +132,7 @@ class ShardWriter:
             if append.expected_version is None and conditional:
                 break
             self.queue.popleft()
-            self.queue_bytes -= append.size
+            self.queue_bytes -= append.held_bytes
             if append.done.done() or self._settle(append, conditional, group, offset):
                 continue
             append.offset = offset
@@ -140,7 +140,7 @@ class ShardWriter:
             self._remember(append)
             group.append(append)
             offset += append.count
-            size += append.size
+            size += append.write_bytes
         if not group:
             return None
         self._last_time_us = now_us
@@ -219,9 +219,7 @@ class ShardWriter:
         if not found:
             return self._last_time_us
         batch = found[0]
-        if batch.flags & FLAG_TIMES:
-            return int(batch.records().column("timestamp")[offset - batch.base_offset].as_py())
-        return batch.append_time_us
+        return time_at(batch, offset)
 
     def _store(self, group: list[PendingAppend], now_us: int) -> list[StoredBatch]:
         """Envelopes for the group: small neighbours merged, offsets dense, chain linked."""
@@ -356,17 +354,17 @@ def _runs(group: list[PendingAppend]) -> list[list[PendingAppend]]:
         joins = (
             runs
             and runs[-1][0].flags == append.flags
-            and append.size <= MERGE_ITEM_BYTES_MAX
-            and runs[-1][-1].size <= MERGE_ITEM_BYTES_MAX
-            and size + append.size <= MERGE_BYTES_MAX
+            and append.weight <= MERGE_ITEM_BYTES_MAX
+            and runs[-1][-1].weight <= MERGE_ITEM_BYTES_MAX
+            and size + append.weight <= MERGE_BYTES_MAX
             and records + append.count <= limits.BATCH_RECORDS_MAX
         )
         if joins:
             runs[-1].append(append)
-            size, records = size + append.size, records + append.count
+            size, records = size + append.weight, records + append.count
         else:
             runs.append([append])
-            size, records = append.size, append.count
+            size, records = append.weight, append.count
     return runs
 
 

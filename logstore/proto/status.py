@@ -18,6 +18,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "invalid_argument": grpc.StatusCode.INVALID_ARGUMENT,
     "limit_exceeded": grpc.StatusCode.INVALID_ARGUMENT,
     "corrupt_batch": grpc.StatusCode.INVALID_ARGUMENT,
+    "unreadable_batch": grpc.StatusCode.DATA_LOSS,
     "out_of_range": grpc.StatusCode.OUT_OF_RANGE,
     "wrong_shard": grpc.StatusCode.FAILED_PRECONDITION,
     "unknown_log": grpc.StatusCode.NOT_FOUND,

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logstore.base.types import Durability, Position
+from logstore.engine.batch import build
 from logstore.engine.key_hash import LONG_BYTES, hash_key, hash_keys
 from logstore.engine.port import ReplicaWrite
 from logstore.engine.rocks import RocksEngine, index_runs
@@ -191,3 +193,37 @@ def test_reads_indexing_and_trims_run_beside_appends(rocks: RocksEngine) -> None
     assert errors == []
     assert rocks.count_key(r, b"key", ALL) == 5 * batches
     assert len(counted) > 1
+
+
+def unreadable(engine: RocksEngine, replica_id: int, count: int) -> None:
+    """A batch whose envelope is whole and whose payload is no Arrow batch."""
+    end = engine.end(replica_id)
+    garbage = build(
+        base_offset=end.end, epoch=1, chain_before=end.chain, count=count, append_time_us=1,
+        time_min_us=1, time_max_us=1, flags=0, spans=[], payload=b"no batch",
+    )  # fmt: skip
+    engine.write([ReplicaWrite(replica_id, [garbage])], Durability.OS)
+
+
+def test_what_cannot_be_read_is_shown_to_every_lookup_from_the_disks_index_too(
+    tmp_path: Path,
+) -> None:
+    """Runs hold no hashes of it; its place is written with them, and goes with a cut."""
+    with closing(RocksEngine.open(tmp_path / "db")) as engine:
+        me = copy_of(engine)
+        append(engine, me, [b"a", b"b"])
+        unreadable(engine, me, 3)
+        append(engine, me, [b"a"])
+        index_all(engine)
+        for index in [r.index for r in engine._replicas.values() if r.index is not None]:
+            index.write_run()
+            assert index.memory_records == 0
+    with closing(RocksEngine.open(tmp_path / "db")) as engine:
+        assert [b.base_offset for b in engine.read_key(me, b"a", 0, ALL)] == [0, 2, 5]
+        assert [b.base_offset for b in engine.read_key(me, b"nobody", 0, ALL)] == [2]
+        assert [b.base_offset for b in engine.read_key(me, b"a", 5, ALL)] == [5]
+        assert (engine.count_key(me, b"a", 6), engine.count_key(me, b"b", 6)) == (2, 1)
+        engine.truncate(me, 2)
+        append(engine, me, [b"c", b"a", b"c", b"c"])
+        assert [b.base_offset for b in engine.read_key(me, b"a", 0, ALL)] == [0, 2]
+        assert [b.base_offset for b in engine.read_key(me, b"b", 0, ALL)] == [0]

@@ -1,8 +1,11 @@
 """A snapshot copy: resumable at the chunk it reached, within its bound, counted as load."""
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
+from logstore.base.limits import MESSAGE_BYTES_MAX
+from logstore.feed.direct import encode_anchor
 from logstore.meta.records import Member
 from logstore.node.learner import Learner
 from tests.feed.scenes import SHARD, WAIT_S
@@ -61,3 +64,30 @@ async def test_a_killed_copy_goes_on_at_the_chunk_it_reached(tmp_path: Path) -> 
         assert engine.verify_chain(me, engine.replicas()[0].base, engine.end(me).end) == (
             engine.end(me)
         )
+
+
+async def test_an_anchor_larger_than_any_message_is_copied_in_pieces(tmp_path: Path) -> None:
+    """It names all keys that were trimmed: 20 MB of them could never be copied nor moved."""
+    async with nodes(tmp_path, 2) as n:
+        await n.create(SHARD, "i1")
+        await n.until(SHARD, lambda r: r.epoch == 2)
+        for number in range(1, 11):
+            keys = [b"%04d" % (number * 1_000 + i) * 1_000 for i in range(500)]
+            keys = [key[:4_000] for key in keys]
+            (result,) = await append(n.log_stub("i1"), [batch_of(SHARD, keys, number, 5)])
+            assert not result.HasField("error"), result.error
+        source = n.servers["i1"].instance.replicas[SHARD]
+        engine, me = source.node.engine, source.member.replica_id
+        assert engine.trim(me, 4_500).end == 4_500
+        with closing(engine.snapshot(me, source.high_watermark)) as snapshot:
+            anchor = snapshot.anchor
+        assert len(encode_anchor(anchor)) > MESSAGE_BYTES_MAX
+        incarnation = n.servers["i2"].instance.node.incarnation
+        await n.change(SHARD, learners=(Member("i2", incarnation, TARGET),))
+        learner = await learner_of(n)
+        async with asyncio.timeout(WAIT_S):
+            while learner.phase != "feed":
+                await asyncio.sleep(0.01)
+        copy = n.servers["i2"].instance.node.engine
+        assert copy.end(TARGET) == engine.end(me)
+        assert copy.count_key(TARGET, next(iter(anchor.key_counts)), 5_000) == 1

@@ -12,10 +12,12 @@ from coordinator.local.cluster import Cluster, local_cluster
 from coordinator.placement import Ask, Book
 from logstore.base.errors import (
     InvalidArgumentError,
+    LimitExceededError,
     RefusedError,
     UnknownLogError,
     VersionConflictError,
 )
+from logstore.base.limits import RECORD_BYTES_MAX
 from logstore.client.client import Client, connect
 from logstore.meta.records import CapacityRecord, mapping_log
 from logstore.proto.channel import open_channel
@@ -24,7 +26,7 @@ from logstore.proto.coordinator_v1 import placement_pb2
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsStub
 from logstore.proto.coordinator_v1.placement_pb2_grpc import PlacementStub
 from logstore.proto.status import called
-from sharder.keys import Partitioner, routing_key
+from sharder.keys import TOKEN_BYTES, Partitioner, routing_key
 from sharder.placement import Headroom, Placement, PlacementConfig, Slot
 
 pytestmark = pytest.mark.process
@@ -82,6 +84,18 @@ async def check_size_alone_changes_a_placement(cluster: Cluster) -> None:
     request = placement_pb2.GetPartitionRequest(log="orders", key=b"10 bytes, 0", size=1_000_000)
     again = await ask(cluster, "GetPartition", request)
     assert again.virtual_key[8:] == b"10 bytes, 0"  # and what is placed stays
+
+
+async def check_a_records_token_counts(db: Client) -> None:
+    log = await db.log("orders")
+    key = KEYS[0]
+    largest = bytes(RECORD_BYTES_MAX - TOKEN_BYTES - len(key))
+    await log.append(key, largest)
+    await log.append_many([key], [largest])
+    for call in (log.append(key, largest + b"x"), log.append_many([key], [largest + b"x"])):
+        with pytest.raises(LimitExceededError, match="record of a balanced log is 1048569 bytes"):
+            await call
+    assert [len(r.value) async for r in log.read(key=key)][1:] == [len(largest)] * 2
 
 
 async def check_first_writers_agree(cluster: Cluster, db: Client) -> None:
@@ -179,6 +193,7 @@ async def test_a_balanced_log_is_a_log_like_any_other(cluster: Cluster) -> None:
     async with connect(cluster.address) as db:
         await check_writes_and_reads(db)
         await check_size_alone_changes_a_placement(cluster)
+        await check_a_records_token_counts(db)
         await check_first_writers_agree(cluster, db)
         await check_it_outlives_its_mappings_split(cluster, db)
         await check_keys_are_found_without_the_coordinator(cluster)

@@ -4,7 +4,8 @@ A small log-structured tree over records in offset order: sorted runs on disk (`
 the hashes of the latest records in memory, one per record in order, then the unindexed tail, which
 a lookup hashes itself and leaves in memory for the next. The memory part becomes a run once it is
 FIRST_TIER_RECORDS long; after a restart it is hashed again from the log. The blocks of a run and
-the manifest that names it (and so how far the disk's index reaches) are one atomic write.
+the manifest that names it (and so how far the disk's index reaches) are one atomic write. Batches
+that cannot be read have no hashes: they are kept as ranges, and every lookup is shown them.
 
 Threads: `_advance_lock` (who hashes the tail), `_merge_lock` (who merges) and `_view_lock` (what a
 lookup sees; held for microseconds by lookups, for one small write when runs change), taken in this
@@ -12,6 +13,7 @@ order. `truncate` and `trim` come from the engine, which holds its own lock befo
 """
 
 import contextlib
+import heapq
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -23,12 +25,15 @@ from logstore.engine.key_hash import Hashes, hash_keys
 from logstore.engine.rocks import index_runs
 from logstore.engine.rocks.layout import (
     RUNS,
+    UNREADABLE,
     Run,
     decode_runs,
     encode,
     index_key,
     index_key_of,
     meta_key,
+    pack_spans,
+    unpack_spans,
 )
 from logstore.engine.rocks.store import INDEX, META, Batch, Store
 from logstore.engine.rules import keys_of
@@ -51,6 +56,8 @@ class KeyIndex:
         self._view_lock = threading.Lock()
         stored = store.get(META, meta_key(replica_id, RUNS))
         self._runs: tuple[Run, ...] = decode_runs(stored) if stored else ()
+        spans = store.get(META, meta_key(replica_id, UNREADABLE))
+        self._unreadable: dict[int, int] = unpack_spans(spans) if spans else {}
         self._merging: tuple[tuple[Run, ...], Run, Iterator[int]] | None = None
         self._closed = False
         self._next_run_id = self._delete_orphans() + 1
@@ -82,11 +89,29 @@ class KeyIndex:
                     break
                 stop = min(end, first + min(_STEP_RECORDS, records_max - done))
                 batches = list(self._read(first, stop))
-                hashes = hash_keys([keys_of(b) for b in batches])
+                hashes = self._hashes(batches)
                 hashes = hashes[first - batches[0].base_offset :]
                 self._extend(hashes)
                 done += len(hashes)
         return done
+
+    def _hashes(self, batches: list[StoredBatch]) -> Hashes:
+        columns = [keys_of(b) for b in batches]
+        known = [keys for keys in columns if keys is not None]
+        if len(known) == len(columns):
+            return hash_keys(known)
+        with self._view_lock:
+            self._unreadable = self._unreadable | {
+                b.base_offset: b.end
+                for b, keys in zip(batches, columns, strict=True)
+                if keys is None
+            }
+        return np.concatenate(
+            [
+                np.zeros(b.count, np.uint64) if keys is None else hash_keys([keys])
+                for b, keys in zip(batches, columns, strict=True)
+            ]
+        )
 
     def write_run(self) -> None:
         """Move what is in memory to disk, however little it is."""
@@ -123,6 +148,7 @@ class KeyIndex:
         with self._view_lock:
             runs = [r for r in self._runs if r.base < stop and r.end > start]
             base, memory = self._memory_base, self._memory[: self._memory_records]
+            unreadable = self._unreadable
             cursor = self._store.cursor(
                 INDEX,
                 index_key(self._replica_id, 0, 0),
@@ -135,7 +161,11 @@ class KeyIndex:
         )
         first, after = max(start - base, 0), max(stop - base, 0)
         latest = np.flatnonzero(memory[first:after] == np.uint64(key_hash)) + (base + first)
-        return (int(offset) for block in chain(found, (latest,)) for offset in block)
+        offsets = (int(offset) for block in chain(found, (latest,)) for offset in block)
+        if not unreadable:
+            return offsets
+        shown = (max(at, start) for at, end in unreadable.items() if at < stop and end > start)
+        return heapq.merge(offsets, sorted(shown))
 
     def truncate(self, batch: Batch, offset: int) -> Callable[[], None]:
         """Add to `batch` what the cut at `offset` changes; call the result once it is written.
@@ -174,6 +204,9 @@ class KeyIndex:
         def apply() -> None:
             with self._view_lock:
                 self._runs, self._base = runs, base
+                self._unreadable = {
+                    at: to for at, to in self._unreadable.items() if at < end and to > base
+                }
                 memory_base = min(max(self._memory_base, base), end)
                 skip = memory_base - self._memory_base
                 if skip >= 0:
@@ -206,6 +239,9 @@ class KeyIndex:
         with self._view_lock:
             runs = (*self._runs, run)
             batch.put(META, meta_key(self._replica_id, RUNS), encode(runs))
+            if self._unreadable:
+                spans = pack_spans(self._unreadable)
+                batch.put(META, meta_key(self._replica_id, UNREADABLE), spans)
             self._store.write(batch)
             self._runs = runs
             self._memory = self._memory[records : self._memory_records].copy()

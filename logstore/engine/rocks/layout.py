@@ -31,7 +31,7 @@ _PREFIX = struct.Struct("<16s16sq")
 _U64 = struct.Struct("<Q")
 _ENTRY = struct.Struct("<QQI")
 
-META_KIND, HIGH_WATERMARK, CHECKPOINT, RUNS = b"m", b"h", b"s", b"r"
+META_KIND, HIGH_WATERMARK, CHECKPOINT, RUNS, UNREADABLE = b"m", b"h", b"s", b"r", b"u"
 FEED_CURSOR, FACTS, RETIRED = b"f", b"d", b"x"
 ANCHOR, CURRENT = b"a", b"c"
 REPLICA_ID_BYTES = 8
@@ -173,6 +173,15 @@ def decode_meta(value: bytes) -> StoredMeta:
 
 def decode_checkpoint(value: bytes) -> Checkpoint:
     return msgspec.msgpack.decode(value, type=Checkpoint)
+
+
+def pack_spans(spans: dict[int, int]) -> bytes:
+    """Half-open ranges of offsets, by their start."""
+    return msgspec.msgpack.encode(spans)
+
+
+def unpack_spans(value: bytes) -> dict[int, int]:
+    return msgspec.msgpack.decode(value, type=dict[int, int])
 
 
 def decode_runs(value: bytes) -> tuple[Run, ...]:

@@ -18,6 +18,7 @@ from logstore.engine.rocks.store import COUNTS, DATA, Store
 from logstore.engine.rules import (
     check_not_below_base,
     count_in,
+    may_hold,
     relink,
     unknown_replica,
     up_to_bytes,
@@ -95,7 +96,7 @@ class Reads:
         start, stop = max(start, replica.meta.base.end), min(stop, replica.end.end)
         if replica.index is None:
             stored = reader.batches(self._store, replica.who, replica.replica_id, start, stop)
-            return until_damage(b for b in stored if count_in(b, key, start, stop))
+            return until_damage(b for b in stored if may_hold(b, key, start, stop))
         replica.index.advance(stop, stop - replica.meta.base.end, write_runs=False)
         offsets = replica.index.offsets(hash_key(key), start, stop)
         return reader.batches_holding(self._store, replica.who, replica.replica_id, offsets)
