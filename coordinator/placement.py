@@ -16,7 +16,12 @@ import pyarrow as pa
 import structlog
 from numpy.typing import NDArray
 
-from logstore.base.errors import AppendManyError, LogstoreError, UnavailableError
+from logstore.base.errors import (
+    AppendManyError,
+    LogstoreError,
+    UnavailableError,
+    UnknownLogError,
+)
 from logstore.base.types import Ack
 from logstore.client.client import Log
 from sharder.key_table import KeyTable, Numbers, hashes_of
@@ -53,6 +58,8 @@ class Book:
         self._mapping = mapping
         self._read_to: dict[str, int] = {}
         """Shard of the mapping log -> records of it that are in the table."""
+        self.ended = False
+        """The mapping log was deleted: the book is of no more use."""
         self._ready = False
         self._asked: list[Ask] = []
         self._worker: asyncio.Task[None] | None = None
@@ -85,6 +92,7 @@ class Book:
             try:
                 await self._serve(asks)
             except LogstoreError as e:
+                self.ended = self.ended or isinstance(e, UnknownLogError)
                 told = UnavailableError(f"the mapping log {self._mapping.name}: {e.message}")
                 _fail(asks, told)
             except Exception:

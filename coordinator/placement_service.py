@@ -178,9 +178,12 @@ class PlacementService(PlacementServicer):
         alive = tuple(i for i in instances if self._intake.alive(i, now_s))
         seen = (record.created_us, alive, tuple((s.shard, s.primary.instance) for s in shards))
         held = self._logs.get(log)
-        if held is not None and held.seen == seen and now_s - held.renewed_s < self._renew_s:
+        ended = held is not None and held.book.ended
+        fresh = held is not None and now_s - held.renewed_s < self._renew_s
+        if held is not None and held.seen == seen and fresh and not ended:
             return held
-        if held is not None and held.seen[0] != record.created_us:  # made anew under its name
+        # Made anew under its name, or opened before it was known that its mapping log was.
+        if held is not None and (held.seen[0] != record.created_us or ended):
             await held.book.close()
             held = None
         slots, room, view = await self._room(shards)

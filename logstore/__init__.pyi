@@ -6,7 +6,9 @@ from logstore.client.client import Client as Client
 from logstore.client.client import Log as Log
 from logstore.client.client import Scan as Scan
 from logstore.client.client import connect as connect
+from logstore.client.results import Records as Records
 from logstore.client.sync_client import SyncClient as SyncClient
 from logstore.client.sync_client import SyncLog as SyncLog
+from logstore.client.sync_client import SyncRecords as SyncRecords
 from logstore.client.sync_client import SyncScan as SyncScan
 from logstore.client.sync_client import connect_sync as connect_sync

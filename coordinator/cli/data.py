@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,8 @@ from coordinator.cli.common import (
     text,
 )
 from logstore.base.errors import InvalidArgumentError
-from logstore.base.types import Record
 from logstore.client.client import Log, connect
+from logstore.client.results import Records
 
 LINES_PER_CALL = 1_000
 
@@ -219,8 +219,8 @@ def tail(
         run(work())
 
 
-async def _print(records: AsyncGenerator[Record, None], as_json: bool) -> None:
-    async with contextlib.aclosing(records):
+async def _print(records: Records, as_json: bool) -> None:
+    async with records:
         async for record in records:
             if as_json:
                 print_json(record_json(record))

@@ -68,7 +68,17 @@ class WrongShardError(LogstoreError):
     refresh_route = True
 
 
+class ClientUseError(InvalidArgumentError):
+    """A client is used where it does not belong: not opened, in another event loop than its own,
+    or in a process that was forked after gRPC was used.
+    """
+
+    code = "client_use"
+
+
 class UnknownLogError(LogstoreError):
+    """There is no such log, or the log was deleted; one of the same name is another log."""
+
     code = "unknown_log"
 
 
@@ -132,6 +142,14 @@ class OutcomeUnknownError(UnavailableError):
 
     code = "outcome_unknown"
     retriable = False
+
+
+class ClientClosedError(UnavailableError):
+    """The client was closed, before the call or during it; no retry can help."""
+
+    code = "client_closed"
+    retriable = False
+    refresh_route = False
 
 
 class OverloadedError(LogstoreError):

@@ -3,3 +3,5 @@
 May import `logstore.engine.batch`, `logstore.meta.records`, `logstore.proto`, `logstore.base` and
 `sharder`; not `logstore.node`.
 """
+
+from logstore.proto import fork as fork  # before anything here imports grpc

@@ -18,11 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
+from logstore.base.errors import (
+    ClientClosedError,
+    LogstoreError,
+    UnavailableError,
+    UnknownLogError,
+)
 from logstore.base.types import Ack
 from logstore.client import checks, columns
 from logstore.client.batching import Gathering, ManyJob, chunks, make_entry
-from logstore.client.directory import Directory
+from logstore.client.directory import Directory, another, replaced
 from logstore.client.lane import Entry
 from logstore.client.placing import Placer
 from logstore.client.router import Router, take
@@ -62,7 +67,7 @@ class Buffer:
             async with asyncio.timeout_at(deadline):
                 await future
         except (TimeoutError, asyncio.CancelledError) as e:
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and future.exception() is None:
                 self.release(size)
             else:
                 self._waiting = deque(item for item in self._waiting if item[0] is not future)
@@ -76,6 +81,13 @@ class Buffer:
     def release(self, size: int) -> None:
         self._used -= size
         self._admit()
+
+    def close(self, error: LogstoreError) -> None:
+        """Whoever waits for room waits no longer."""
+        for future, _ in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()
 
     def _admit(self) -> None:
         while self._waiting:
@@ -104,7 +116,6 @@ class Appender:
         self._streams: dict[str, AppendStream] = {}
         self._senders: dict[tuple[str, int], Sender] = {}
         self._stale: set[asyncio.Task[Any]] = set()
-        self._closed = False
         self._loop = asyncio.get_running_loop()
         directory.on_change = self._on_change
         directory.on_gone = self._on_gone
@@ -129,7 +140,7 @@ class Appender:
             key = await self.placer.place(log, key, size)
         if not self._buffer.try_take(size):
             await self._buffer.take(size, deadline)
-            router = self.directory.cached(log) or router
+            router = self._newest(log, router)
         shard = router.find(key)
         if expected_version is None:
             sender = self._sender(shard, 0)
@@ -177,8 +188,14 @@ class Appender:
                 charge=size,
                 compression=router.compression,
             )
-            newest = (self.directory.cached(log) or router).map.get(shard.id) or shard
-            self._sender(newest, 0).put(entry)
+            try:
+                newest = self._newest(log, router).map.get(shard.id) or shard
+                self._sender(newest, 0).put(entry)
+            except LogstoreError as e:
+                first_error = e
+                self.release(size)
+                sink.failed(e)
+                continue
             if rows.num_rows > batch.num_rows:
                 await asyncio.sleep(0)
         job.settled()
@@ -187,11 +204,10 @@ class Appender:
 
     def stream(self, address: str) -> AppendStream:
         """The live stream to an address, opened when needed."""
-        if self._closed:
-            raise UnavailableError("the client is closed")
+        self.directory.lifetime.check()
         stream = self._streams.get(address)
         if stream is None or stream.closed:
-            stream = AppendStream(self.directory.channel(address), address)
+            stream = AppendStream(self.directory.channel(address), address, self.directory.lifetime)
             self._streams[address] = stream
         return stream
 
@@ -205,17 +221,19 @@ class Appender:
     def stale(self, log: str) -> None:
         """Refresh in the background; nothing failed."""
         if not self._stale:
-            task = self._loop.create_task(self._refresh(log))
-            self._stale.add(task)
-            task.add_done_callback(self._stale.discard)
+            self._stale.add(
+                self.directory.lifetime.spawn(
+                    self._refresh(log), lambda task, error: self._stale.discard(task)
+                )
+            )
 
     async def _refresh(self, log: str) -> None:
         try:
             await self.directory.refresh(log)
-        except UnknownLogError:
-            self.directory.forget(log)
+        except UnknownLogError as e:
+            self.directory.ended(log, e)
         except LogstoreError:
-            return
+            return  # the next call that needs the map says so
 
     def reroute(self, sender: Sender, entries: list[Entry]) -> None:
         """Split batches of a shard that is no longer open over the shards that are.
@@ -265,21 +283,29 @@ class Appender:
                 todo.extend(shard.predecessors)
         return False
 
-    async def close(self) -> None:
-        """Fail what is unacked, end the streams."""
-        self._closed = True
-        error = UnavailableError("not stored: the client was closed")
+    def close(self) -> None:
+        """Fail what is unacked."""
         for sender in list(self._senders.values()):
-            await sender.close(error)
-        for stream in list(self._streams.values()):
-            await stream.close()
-        for task in list(self._stale):
-            task.cancel()
-        await asyncio.gather(*self._stale, return_exceptions=True)
+            sender.end(ClientClosedError("the client was closed"))
+        self._buffer.close(ClientClosedError("not stored: the client was closed"))
+
+    def discard(self, sender: Sender) -> None:
+        """The next append of its lane gets a new sender; others may have waited for this one."""
+        key = (sender.shard.id, sender.number)
+        if self._senders.get(key) is sender:
+            del self._senders[key]
+            for other in list(self._senders.values()):
+                other.go_on()
+
+    def _newest(self, log: str, router: Router) -> Router:
+        """The log's newest map after a wait; UnknownLogError if its name is another log's now."""
+        newest = self.directory.cached(log) or router
+        if another(router.created_us, newest.created_us):
+            raise replaced(log, newest.created_us)
+        return newest
 
     def _sender(self, shard: Shard, lane: int) -> Sender:
-        if self._closed:
-            raise UnavailableError("the client is closed")
+        self.directory.lifetime.check()
         key = (shard.id, lane)
         sender = self._senders.get(key)
         if sender is None:
@@ -299,12 +325,11 @@ class Appender:
         placed = await self.placer.place_many(log, keys.to_pylist(), sizes)
         return rows.set_column(0, KEY, pa.array(placed, pa.binary()))
 
-    def _on_gone(self, log: str) -> None:
+    def _on_gone(self, log: str, error: LogstoreError) -> None:
         self.placer.forget(log)
-        for key, sender in list(self._senders.items()):
+        for sender in list(self._senders.values()):
             if sender.shard.log == log:
-                del self._senders[key]
-                sender.fail_all(UnknownLogError(f"log {log!r} does not exist"))
+                sender.end(error)
         # A new log of this name starts its shards at offset 0.
         self._forget_session(log)
 

@@ -2,7 +2,6 @@
 limits as the server's, clear errors. Columns of records are in `columns`.
 """
 
-import datetime
 from collections.abc import Mapping
 
 from logstore.base.errors import InvalidArgumentError, LimitExceededError
@@ -78,17 +77,3 @@ def number(field: str, value: object, low: int = 0) -> int:
     if type(value) is not int or not low <= value < 2**63:
         raise InvalidArgumentError(f"{field} is {value!r}, expected an int of at least {low}")
     return value
-
-
-def time_us(field: str, value: int | datetime.datetime) -> int:
-    """Microseconds since 1970 UTC; a datetime must know its zone."""
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is None:
-            raise InvalidArgumentError(f"{field} is {value}, a datetime must have a time zone")
-        return (value - _EPOCH) // datetime.timedelta(microseconds=1)
-    if type(value) is not int:
-        raise InvalidArgumentError(f"{field} is {value!r}, expected microseconds as int")
-    return value
-
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

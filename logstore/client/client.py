@@ -1,10 +1,10 @@
 """The asynchronous client: `connect`, `Client`, `Log`, `Scan` (design.md, section 10)."""
 
-import contextlib
+import asyncio
 import dataclasses
 import datetime
 import importlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,16 +12,19 @@ import msgspec
 import pyarrow as pa
 
 from logstore.base.env import Env
-from logstore.base.errors import InvalidArgumentError
+from logstore.base.errors import InvalidArgumentError, UnknownLogError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
 from logstore.base.tls import TlsOptions
 from logstore.base.types import Ack, Record
-from logstore.client import checks
+from logstore.client import bounds, checks
 from logstore.client.appender import Appender
-from logstore.client.directory import Directory, parse_addresses
-from logstore.client.pages import SCAN_SCHEMA, records_of
-from logstore.client.read_spec import Order, ReadSpec
+from logstore.client.directory import Directory, another, parse_addresses, replaced
+from logstore.client.lifetime import Lifetime
+from logstore.client.pages import SCAN_SCHEMA
+from logstore.client.read_spec import Order, ReadSpec, spec_of
 from logstore.client.reader import Reader
+from logstore.client.results import Records, Results, idle_timeout
+from logstore.client.router import Router
 from logstore.meta.records import LogOptions, encode
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from sharder.shard_map import ShardMap
@@ -30,6 +33,8 @@ TIMEOUT_S = 60.0
 """How long an append or a read that makes no progress is retried, unless `connect` says
 otherwise.
 """
+
+CLIENT_GROUP_BYTES_MAX = 256
 
 
 def connect(
@@ -44,8 +49,12 @@ def connect(
     several with commas, or a list; it works from any that answers. Nothing is sent before the first
     use.
 
-    `client_group` names who calls, for statistics. `timeout_s`: after it an append that was sent
-    ends in OutcomeUnknownError. Raises InvalidArgumentError for an address that is none.
+    `client_group` names who calls, for statistics, in up to CLIENT_GROUP_BYTES_MAX bytes.
+    `timeout_s`: after it an append that was sent ends in OutcomeUnknownError. Raises
+    InvalidArgumentError for an address that is none.
+
+    A client lives in the event loop and the process in which it was opened; in others every call
+    is a ClientUseError, after the end of its `async with` a ClientClosedError.
     """
     return Client(
         parse_addresses(addresses),
@@ -58,7 +67,7 @@ def connect(
 
 class Client:
     """A connection to a cluster; all its logs share streams and buffers. Belongs to one event
-    loop.
+    loop. What is left open when asyncio.run ends is closed then.
     """
 
     def __init__(
@@ -70,17 +79,19 @@ class Client:
         timeout_s: float,
         env: Env,
     ) -> None:
-        if not client_group:
-            raise InvalidArgumentError("client_group is empty")
-        if not timeout_s > 0:
-            raise InvalidArgumentError(f"timeout_s is {timeout_s}, expected more than 0 s")
+        bounds.name("client_group", client_group, CLIENT_GROUP_BYTES_MAX)
         self._env = env
-        self._timeout_s = timeout_s
-        self._directory = Directory(addresses, env, client_group=client_group, tls=tls)
+        self._timeout_s = bounds.seconds("timeout_s", timeout_s)
+        self._lifetime = Lifetime(f"the client of {', '.join(addresses)[:200]}")
+        self._directory = Directory(
+            addresses, env, self._lifetime, client_group=client_group, tls=tls
+        )
+        self._closed = asyncio.Event()
         self._appender: Appender | None = None
         self._reader: Reader | None = None
 
     async def __aenter__(self) -> Self:
+        self._lifetime.open(self.close)
         self._appender = Appender(self._directory, self._env, timeout_s=self._timeout_s)
         self._reader = Reader(
             self._directory,
@@ -100,10 +111,23 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """End streams and channels. Appends that nobody acked yet fail."""
-        if self._appender is not None:
-            await self._appender.close()
-        await self._directory.close()
+        """End streams and channels. Appends that nobody acked yet fail; reads and tails in progress
+        end with ClientClosedError. Closing again does nothing, nor does closing what a forked child
+        has of its parent's client.
+        """
+        if self._lifetime.is_over():
+            self._lifetime.end()
+            return
+        if not self._lifetime.end():
+            await self._closed.wait()
+            return
+        try:
+            if self._appender is not None:
+                self._appender.close()
+            await self._lifetime.finish()
+            await self._directory.close()
+        finally:
+            self._closed.set()
 
     async def create_log(
         self,
@@ -123,10 +147,11 @@ class Client:
 
         Errors: AlreadyExistsError, InvalidArgumentError.
         """
+        self._lifetime.check()
         checks.log_name(name)
         cuts = [checks.key(cut, "split_keys") for cut in split_keys]
         count = (
-            len(cuts) + 1 if cuts else 0 if shards is None else checks.number("shards", shards, 1)
+            len(cuts) + 1 if cuts else 0 if shards is None else bounds.whole("shards", shards, 1)
         )
         if count > SHARDS_PER_LOG_MAX:
             raise InvalidArgumentError(f"shards is {count}, the limit is {SHARDS_PER_LOG_MAX}")
@@ -150,29 +175,46 @@ class Client:
 
     async def log(self, name: str) -> "Log":
         """A log that exists, else UnknownLogError."""
+        self._lifetime.check()
         checks.log_name(name)
-        if self._appender is None or self._reader is None:
-            raise InvalidArgumentError("the client is not open: use `async with connect(...)`")
-        await self._directory.refresh(name)
-        return Log(name, self._directory, self._appender, self._reader)
+        assert self._appender is not None
+        assert self._reader is not None
+        router = await self._directory.refresh(name)
+        return Log(name, router, self._directory, self._appender, self._reader)
 
     async def list_logs(self) -> list[str]:
         """The names of all logs, sorted."""
+        self._lifetime.check()
         answer = await self._directory.catalog("ListLogs", coordinator_pb2.ListLogsRequest())
         return sorted(info.name for info in answer.logs)
 
     async def delete_log(self, name: str) -> None:
-        """Delete a log with all its records, else UnknownLogError."""
+        """Delete a log with all its records, else UnknownLogError. Its reads, tails and appends in
+        progress end with UnknownLogError, in this client now and in others within a second.
+        """
+        self._lifetime.check()
         checks.log_name(name)
         await self._directory.catalog("DeleteLog", coordinator_pb2.DeleteLogRequest(name=name))
-        self._directory.forget(name)
+        self._directory.ended(name, UnknownLogError(f"log {name!r} was deleted"))
 
 
 class Log:
-    """Appends and reads of one log. Made by `Client.log`."""
+    """Appends and reads of one log. Made by `Client.log`.
 
-    def __init__(self, name: str, directory: Directory, appender: Appender, reader: Reader) -> None:
+    It stays the log that it was made for: once that one is deleted every call is UnknownLogError,
+    also when there is a new log of the same name, which the error then names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        router: Router,
+        directory: Directory,
+        appender: Appender,
+        reader: Reader,
+    ) -> None:
         self.name = name
+        self._router = router
         self._directory = directory
         self._appender = appender
         self._reader = reader
@@ -193,7 +235,11 @@ class Log:
         `expected_version`: how many records the key must have, else VersionConflictError.
         Errors: InvalidArgumentError and LimitExceededError before anything is sent;
         OutcomeUnknownError when it was sent and no answer came within the client's `timeout_s`.
+        Whether a call that is cancelled was stored is not known either.
         """
+        self._directory.lifetime.check()
+        if self._directory.cached(self.name) is not self._router:
+            await self._follow()
         return await self._appender.append(
             self.name, key, value, headers, timestamp, expected_version
         )
@@ -207,9 +253,12 @@ class Log:
         batch has the client's `timeout_s` from when it entered the buffer. AppendManyError lists
         the rows that are stored, that are not, and of which it is unknown.
         """
+        self._directory.lifetime.check()
+        if self._directory.cached(self.name) is not self._router:
+            await self._follow()
         return await self._appender.append_many(self.name, keys, values, timestamps)
 
-    async def read(
+    def read(
         self,
         *,
         key: bytes | None = None,
@@ -220,29 +269,29 @@ class Log:
         offset: int | None = None,
         limit: int | None = None,
         order: Order = "any",
-    ) -> AsyncGenerator[Record, None]:
-        """Records up to the high watermarks at the call: of one key, of keys in [start, end), of a
-        shard from an offset on, since a time (µs or datetime). order="any" keeps each key's order
-        and is fastest; order="key" gives key, then offset, and holds at most
+    ) -> Records:
+        """Records up to the high watermarks at the first step: of one key, of keys in [start, end),
+        of a shard from an offset on, since a time (int64 µs or datetime). order="any" keeps each
+        key's order and is fastest; order="key" gives key, then offset, and holds at most
         ORDERED_READ_BYTES_MAX.
-        """
-        lists = self.lists(
-            tail=False,
-            key=key,
-            start=start,
-            end=end,
-            since=since,
-            shard=shard,
-            offset=offset,
-            limit=limit,
-            order=order,
-        )
-        async with contextlib.aclosing(lists):
-            async for records in lists:
-                for record in records:
-                    yield record
 
-    async def tail(
+        Raises InvalidArgumentError at once for what is out of range.
+        """
+        return Records(
+            self.lists(
+                tail=False,
+                key=key,
+                start=start,
+                end=end,
+                since=since,
+                shard=shard,
+                offset=offset,
+                limit=limit,
+                order=order,
+            )
+        )
+
+    def tail(
         self,
         *,
         key: bytes | None = None,
@@ -253,26 +302,33 @@ class Log:
         offset: int | None = None,
         limit: int | None = None,
         from_start: bool = False,
-    ) -> AsyncGenerator[Record, None]:
-        """Records that are appended after the call, as they are committed, until the caller leaves.
+        idle_timeout_s: float | None = None,
+    ) -> Records:
+        """Records that are appended after the tail has begun, as they are committed, until the
+        caller leaves. It begins with the first step, and knows where once each shard has told its
+        end. With `from_start`, `since` or `offset` what is stored already comes first.
 
-        With `from_start`, `since` or `offset` what is stored already comes first.
+        `idle_timeout_s`: it also ends, without an error, when a step has waited so long for a
+        record. To wait for some time and go on later, use `poll`, or cancel the step, as
+        `asyncio.wait_for(anext(tail), 1)` does: that loses nothing.
+
+        Ends with UnknownLogError when the log is deleted, with ClientClosedError when the client
+        is closed.
         """
-        lists = self.lists(
-            tail=True,
-            key=key,
-            start=start,
-            end=end,
-            since=since,
-            shard=shard,
-            offset=offset,
-            limit=limit,
-            from_start=from_start,
+        return Records(
+            self.lists(
+                tail=True,
+                from_start=from_start,
+                idle_timeout_s=idle_timeout_s,
+                key=key,
+                start=start,
+                end=end,
+                since=since,
+                shard=shard,
+                offset=offset,
+                limit=limit,
+            )
         )
-        async with contextlib.aclosing(lists):
-            async for records in lists:
-                for record in records:
-                    yield record
 
     def scan(
         self,
@@ -287,63 +343,47 @@ class Log:
         order: Order = "any",
     ) -> "Scan":
         """The records that `read` would give, as columns; see Scan."""
-        spec = self._spec(key, start, end, since, shard, offset, limit, order)
+        spec = spec_of(
+            self.name,
+            self._router.created_us,
+            key=key,
+            start=start,
+            end=end,
+            since=since,
+            shard=shard,
+            offset=offset,
+            limit=limit,
+            order=order,
+        )
         return Scan(self._reader, spec)
 
     async def shard_map(self) -> ShardMap:
         """The newest map: ranges, primaries, epochs."""
-        return (await self._directory.refresh(self.name)).map
+        self._directory.lifetime.check()
+        return self._mine(await self._directory.refresh(self.name)).map
 
-    async def lists(
-        self, *, tail: bool, from_start: bool = False, **options: Any
-    ) -> AsyncGenerator[list[Record], None]:
+    def lists(
+        self,
+        *,
+        tail: bool,
+        from_start: bool = False,
+        idle_timeout_s: float | None = None,
+        **options: Any,
+    ) -> Results[list[Record]]:
         """What `read` or `tail` yields, in lists as they come: fewer steps per record."""
-        spec = self._spec(**options)
+        spec = spec_of(self.name, self._router.created_us, **options)
         if tail and spec.offset is None and (from_start or spec.since_us is not None):
             spec = dataclasses.replace(spec, offset=0)
-        if spec.order == "any":
-            async with contextlib.aclosing(self._reader.pages(spec, tail=tail)) as pages:
-                async for page in pages:
-                    yield page.records()
-            return
-        async with contextlib.aclosing(self._reader.batches(spec)) as batches:
-            async for batch in batches:
-                yield records_of(batch)
+        return self._reader.lists(spec, tail=tail, idle_timeout_s=idle_timeout(idle_timeout_s))
 
-    def _spec(
-        self,
-        key: bytes | None = None,
-        start: bytes | None = None,
-        end: bytes | None = None,
-        since: int | datetime.datetime | None = None,
-        shard: str | None = None,
-        offset: int | None = None,
-        limit: int | None = None,
-        order: Order = "any",
-    ) -> ReadSpec:
-        if order not in ("key", "any"):
-            raise InvalidArgumentError(f'order is {order!r}, expected "key" or "any"')
-        if key is not None and (start is not None or end is not None):
-            raise InvalidArgumentError("key is given together with start or end")
-        if offset is not None and shard is None:
-            raise InvalidArgumentError("offset is given without shard: offsets belong to shards")
-        if start is not None:
-            checks.key(start, "start")
-        if end is not None:
-            checks.key(end, "end")
-            if end <= (start or b""):
-                raise InvalidArgumentError(f"end is {end!r}, it must be above start {start!r}")
-        return ReadSpec(
-            log=self.name,
-            key=None if key is None else checks.key(key),
-            start=start or b"",
-            end=end,
-            since_us=None if since is None else checks.time_us("since", since),
-            shard=shard,
-            offset=None if offset is None else checks.number("offset", offset),
-            limit=None if limit is None else checks.number("limit", limit, 1),
-            order=order,
-        )
+    async def _follow(self) -> None:
+        """Take the newest map; UnknownLogError if it is not this log's."""
+        self._router = self._mine(await self._directory.router(self.name))
+
+    def _mine(self, router: Router) -> Router:
+        if another(self._router.created_us, router.created_us):
+            raise replaced(self.name, router.created_us)
+        return router
 
 
 class Scan:
@@ -353,15 +393,13 @@ class Scan:
         self._reader = reader
         self._spec = spec
 
-    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
+    def batches(self) -> Results[pa.RecordBatch]:
         """Arrow batches as they come."""
-        async with contextlib.aclosing(self._reader.batches(self._spec)) as batches:
-            async for batch in batches:
-                yield batch
+        return self._reader.batches(self._spec)
 
     async def to_arrow(self) -> pa.Table:
         """Everything as one table."""
-        async with contextlib.aclosing(self.batches()) as batches:
+        async with self.batches() as batches:
             return pa.Table.from_batches([batch async for batch in batches], SCAN_SCHEMA)
 
     async def to_pandas(self) -> Any:

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from logstore.base.errors import InvalidArgumentError, LimitExceededError
 from logstore.base.limits import KEY_BYTES_MAX, RECORD_BYTES_MAX
-from logstore.client.checks import time_us
+from logstore.client.bounds import time_us
 from logstore.engine.batch import ARROW_ERRORS, KEY, TIMESTAMP, VALUE
 
 COLUMN_BYTES_MAX = 2**31 - 1

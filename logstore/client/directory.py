@@ -3,10 +3,15 @@
 Routes are asked of whoever answered last, then of the given addresses, then of any instance that a
 map named; so clients go on while the coordinator is down. Each log in use is watched by a long
 poll, so that a move is known before it is run into; an error that says "refresh" asks at once.
+
+A log is not its name: one that is deleted and made anew under its name is another log, told apart
+by when it was created. Whoever uses a log lists itself (`hold`) and is told when the log ends:
+deleted, replaced, or its watch failed for a reason that is not ours.
 """
 
 import asyncio
 import contextlib
+import datetime
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -23,6 +28,8 @@ from logstore.base.errors import (
     UnknownLogError,
 )
 from logstore.base.tls import TlsOptions
+from logstore.client.bounds import shown
+from logstore.client.lifetime import Lifetime, Tell, as_ours
 from logstore.client.router import Router
 from logstore.meta.records import LogOptions
 from logstore.proto.channel import open_channel
@@ -30,10 +37,17 @@ from logstore.proto.coordinator_v1 import coordinator_pb2_grpc
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import common_pb2, log_pb2, log_pb2_grpc
 from sharder.keys import KeyRange, Partitioner
-from sharder.shard_map import Shard, ShardMap, ShardStatus
+from sharder.shard_map import Shard, ShardMap, ShardMapError, ShardStatus
 
 ROUTES_TIMEOUT_S = 3.0
 """How long one party may take to tell a map, its own wait of up to 1 s for a newer one included."""
+
+SECOND_OPINION_S = 0.3
+"""How long the others may take to contradict one that says that a log is gone."""
+
+SUCCESSOR_WAIT_S = 0.2
+"""A log that is gone may be about to be made anew: so long after it is asked for once more, to name
+the new one. With both times doubled whoever uses the log still hears of its end within a second."""
 
 WATCH_PAUSE_S = 0.5
 """Pause of a watch after an answer that brought nothing new sooner than it should have."""
@@ -60,7 +74,7 @@ def map_of(routes: common_pb2.LogRoutes) -> ShardMap:
 def router_of(routes: common_pb2.LogRoutes) -> Router:
     """A router over the message's map, with the log's compression."""
     options = msgspec.json.decode(routes.options_json or b"{}", type=LogOptions)
-    return Router(map_of(routes), options.compression.value)
+    return Router(map_of(routes), options.compression.value, routes.created_us)
 
 
 def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
@@ -85,7 +99,10 @@ def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
 def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
     """One `host:port`, several with commas, or a list; at least one."""
     parts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    found = [part.strip() for part in parts if part.strip()]
+    wrong = next((part for part in parts if not isinstance(part, str)), None)
+    if wrong is not None:
+        raise InvalidArgumentError(f"address is {shown(wrong)}, expected host:port")
+    found = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
     for address in found:
         host, colon, port = address.rpartition(":")
         if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
@@ -93,6 +110,20 @@ def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
     if not 1 <= len(found) <= ADDRESSES_MAX:
         raise InvalidArgumentError(f"addresses has {len(found)}, expected 1..{ADDRESSES_MAX}")
     return found
+
+
+def another(created_us: int, found_us: int) -> bool:
+    """Whether two logs of one name are two; 0: not told by who does not know."""
+    return created_us != found_us and 0 not in (created_us, found_us)
+
+
+def replaced(log: str, created_us: int) -> UnknownLogError:
+    """The error of whoever still means the log that had the name before."""
+    since = datetime.datetime.fromtimestamp(created_us / 1e6, datetime.UTC)
+    return UnknownLogError(
+        f"log {log!r} was deleted; the log {log!r} that was created at {since:%Y-%m-%dT%H:%M:%SZ}"
+        " is another one: open it with log()"
+    )
 
 
 class _NobodyReachedError(UnavailableError):
@@ -103,29 +134,35 @@ class Directory:
     """Channels by address, and a `Router` for each log in use."""
 
     def __init__(
-        self, addresses: list[str], env: Env, *, client_group: str, tls: TlsOptions | None
+        self,
+        addresses: list[str],
+        env: Env,
+        lifetime: Lifetime,
+        *,
+        client_group: str,
+        tls: TlsOptions | None,
     ) -> None:
         self.addresses = addresses
+        self.lifetime = lifetime
         self.caller = common_pb2.Caller(client_group=client_group)
         self._env = env
         self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._routers: dict[str, Router] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self._fetches: dict[str, asyncio.Task[Router]] = {}
+        self._fetches: dict[str, asyncio.Future[Router]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._held: dict[str, dict[Tell, None]] = {}
         self._last: str | None = None
         self._turn = 0
         self._silent: set[str] = set()
         """Addresses that did not answer when they were asked last; they are asked last."""
-        self._closed = False
         self.on_change: Callable[[Router], None] = lambda router: None
-        self.on_gone: Callable[[str], None] = lambda log: None
+        self.on_gone: Callable[[str, LogstoreError], None] = lambda log, error: None
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """The channel to an address; opened once."""
-        if self._closed:
-            raise UnavailableError("the client is closed")
+        self.lifetime.check()
         if address not in self._channels:
             self._channels[address] = open_channel(address, self._tls)
         return self._channels[address]
@@ -142,12 +179,12 @@ class Directory:
 
         Raises UnknownLogError when all that answered say so, UnavailableError when nobody answered.
         """
-        task = self._fetches.get(log)
-        if task is None:
-            task = asyncio.create_task(self._fetch(log, 0))
-            self._fetches[log] = task
-            task.add_done_callback(lambda _: self._fetches.pop(log, None))
-        return await asyncio.shield(task)
+        self.lifetime.check()
+        found = self._fetches.get(log)
+        if found is None:
+            found = self._fetches[log] = self.lifetime.start(self._fetch(log, 0))
+            found.add_done_callback(lambda _: self._fetches.pop(log, None))
+        return await asyncio.shield(found)
 
     def ask_another(self) -> None:
         """Who answered last may be cut off from the metadata: the next fetch begins elsewhere."""
@@ -161,13 +198,28 @@ class Directory:
             async with asyncio.timeout(timeout_s):
                 await event.wait()
 
-    def forget(self, log: str) -> None:
-        """The log is gone: drop its map and stop watching it."""
+    def hold(self, log: str, tell: Tell) -> None:
+        """`tell` is called with the error when the log ends."""
+        self._held.setdefault(log, {})[tell] = None
+
+    def let_go(self, log: str, tell: Tell) -> None:
+        held = self._held.get(log, {})
+        held.pop(tell, None)
+        if not held:
+            self._held.pop(log, None)
+
+    def ended(self, log: str, error: LogstoreError) -> None:
+        """The log is gone, or can be followed no longer: drop its map, tell all who use it."""
         self._routers.pop(log, None)
         watch = self._watches.pop(log, None)
         if watch is not None and watch is not asyncio.current_task():
             watch.cancel()
-        self.on_gone(log)
+        self._tell(log, error)
+
+    def _tell(self, log: str, error: LogstoreError) -> None:
+        for tell in self._held.pop(log, {}):
+            tell(error)
+        self.on_gone(log, error)
 
     async def catalog(self, method: str, request: Any) -> Any:
         """Call the coordinator's Catalog at whichever of the given addresses serves it."""
@@ -185,9 +237,9 @@ class Directory:
                 return await self._coordinator_once(stub_of, method, request)
             except FencedError:
                 pass
-            except _NobodyReachedError:
+            except _NobodyReachedError as e:
                 if attempt >= UNREACHED_RETRIES:
-                    raise
+                    raise UnavailableError(e.message) from None
             await asyncio.sleep(wait_s)
         return await self._coordinator_once(stub_of, method, request)
 
@@ -211,27 +263,70 @@ class Directory:
         raise kind(f"no coordinator answered at {', '.join(self.addresses)}: {error.message}")
 
     async def _fetch(self, log: str, newer_than: int) -> Router:
-        request = log_pb2.RoutesRequest(log=log, newer_than=newer_than)
+        try:
+            return await self._fetch_once(log, newer_than)
+        except UnknownLogError:
+            if log not in self._routers:
+                raise
+        await asyncio.sleep(SUCCESSOR_WAIT_S)
+        try:
+            return await self._fetch_once(log, 0)
+        except UnknownLogError:
+            gone = UnknownLogError(f"log {log!r} was deleted")
+            self.ended(log, gone)
+            raise gone from None
+
+    async def _fetch_once(self, log: str, newer_than: int) -> Router:
         unknown: LogstoreError | None = None
+        internal: LogstoreError | None = None
         failed: list[str] = []
-        for address in self._candidates(log):
-            stub = cast("Any", log_pb2_grpc.RouteServiceStub(self.channel(address)))
-            try:
-                routes = await stub.Routes(request, timeout=ROUTES_TIMEOUT_S)
-            except grpc.aio.AioRpcError as e:
-                error = from_rpc(e)
-                if isinstance(error, UnknownLogError):
-                    unknown = error
-                else:
-                    self._silent.add(address)
-                failed.append(f"{address} ({error.message})")
-                continue
-            self._last = address
-            self._silent.discard(address)
-            return self._take(router_of(routes))
+        addresses = self._candidates(log)
+        while addresses:
+            if unknown is None:
+                asked, addresses = addresses[:1], addresses[1:]
+                answers = [await self._ask(asked[0], log, newer_than, ROUTES_TIMEOUT_S)]
+            else:  # one says that it is gone: who knows better says so at once
+                asked, addresses = addresses, []
+                answers = await asyncio.gather(
+                    *(self._ask(address, log, 0, SECOND_OPINION_S) for address in asked)
+                )
+            for address, answer in zip(asked, answers, strict=True):
+                if isinstance(answer, Router):
+                    self._last = address
+                    return self._take(answer)
+                failed.append(f"{address} ({answer.message})")
+                if isinstance(answer, UnknownLogError):
+                    unknown = answer
+                elif answer.__cause__ is not None:
+                    internal = answer
         if unknown is not None:
             raise UnknownLogError(unknown.message)
-        raise UnavailableError(f"no party told the routes of log {log!r}: {'; '.join(failed)}")
+        told = f"no party told the routes of log {log!r}: {'; '.join(failed)}"
+        if internal is not None:
+            raise LogstoreError(told) from internal.__cause__
+        raise UnavailableError(told)
+
+    async def _ask(
+        self, address: str, log: str, newer_than: int, timeout_s: float
+    ) -> Router | LogstoreError:
+        """One party's map, or why it told none; an error that is not ours is the answer's cause."""
+        request = log_pb2.RoutesRequest(log=log, newer_than=newer_than)
+        stub = cast("Any", log_pb2_grpc.RouteServiceStub(self.channel(address)))
+        error: LogstoreError
+        try:
+            router = router_of(await stub.Routes(request, timeout=timeout_s))
+            self._silent.discard(address)
+            return router
+        except grpc.aio.AioRpcError as e:
+            error = from_rpc(e)
+            if isinstance(error, UnknownLogError):
+                return error
+        except ShardMapError as e:  # read while a change of several shards was under way
+            error = UnavailableError(f"its map is not whole: {e}")
+        except Exception as e:
+            error = as_ours(e)
+        self._silent.add(address)
+        return error
 
     def _candidates(self, log: str) -> list[str]:
         known = self._routers.get(log)
@@ -250,11 +345,15 @@ class Directory:
         if known is not None and known.map.version >= router.map.version:
             return known
         self._routers[log] = router
+        if known is not None and another(known.created_us, router.created_us):
+            self._tell(log, replaced(log, router.created_us))
         event = self._changed.pop(log, None)
         if event is not None:
             event.set()
-        if log not in self._watches and not self._closed:
-            self._watches[log] = asyncio.create_task(self._watch(log))
+        if log not in self._watches and not self.lifetime.closed:
+            self._watches[log] = self.lifetime.spawn(
+                self._watch(log), lambda watch, error: self._unwatched(log, watch, error)
+            )
         self.on_change(router)
         return router
 
@@ -267,9 +366,8 @@ class Directory:
             try:
                 router = await self._fetch(log, version)
             except UnknownLogError:
-                self.forget(log)
                 return
-            except LogstoreError:
+            except UnavailableError:
                 await asyncio.sleep(WATCH_PAUSE_S * (1 + self._env.rng.random()))
                 continue
             if router.map.version != version:
@@ -278,14 +376,17 @@ class Directory:
             if loop.time() - asked < WATCH_PAUSE_S:
                 await asyncio.sleep(WATCH_PAUSE_S * (1 + self._env.rng.random()))
 
+    def _unwatched(
+        self, log: str, watch: "asyncio.Task[None]", error: LogstoreError | None
+    ) -> None:
+        """A watch ended. If it was the log's, nobody would tell any more what becomes of the log:
+        whoever uses it hears that now, and the next use begins anew."""
+        if self._watches.get(log) is watch:
+            cause = error or LogstoreError(f"log {log!r} is not watched any more")
+            self.ended(log, cause)
+
     async def close(self) -> None:
-        """Stop the watches and close the channels; calls in progress end."""
-        self._closed = True
-        tasks = [*self._watches.values(), *self._fetches.values()]
-        self._watches.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Close the channels; calls in progress end."""
         channels = list(self._channels.values())
         self._channels.clear()
         for channel in channels:

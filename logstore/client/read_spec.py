@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from logstore.base.errors import InvalidArgumentError
+from logstore.client import bounds, checks
 from logstore.client.pages import Page
 from logstore.proto.v1 import common_pb2, log_pb2
 from sharder.keys import KeyRange
 from sharder.shard_map import Shard
 
 Order = Literal["key", "any"]
+
+SHARD_NAME_BYTES_MAX = 1_024
+"""A log's name and a number; what is longer names no shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class ReadSpec:
     offset: int | None = None
     limit: int | None = None
     order: Order = "any"
+    created_us: int = 0
+    """Which log of that name (Router.created_us); 0: any."""
     written: KeyRange | None = None
     """Of a balanced log: the keys as they were written; `key` is then the virtual shard key."""
 
@@ -34,6 +41,47 @@ class ReadSpec:
     def sifts(self) -> bool:
         """Whether more comes over the wire than is wanted."""
         return self.written is not None and self.written != KeyRange()
+
+
+def spec_of(
+    log: str,
+    created_us: int,
+    *,
+    key: bytes | None = None,
+    start: bytes | None = None,
+    end: bytes | None = None,
+    since: object = None,
+    shard: str | None = None,
+    offset: int | None = None,
+    limit: int | None = None,
+    order: Order = "any",
+) -> ReadSpec:
+    """What a caller asks for, checked: InvalidArgumentError names the field, the value and the
+    range."""
+    if order not in ("key", "any"):
+        raise InvalidArgumentError(f'order is {bounds.shown(order)}, expected "key" or "any"')
+    if key is not None and (start is not None or end is not None):
+        raise InvalidArgumentError("key is given together with start or end")
+    if offset is not None and shard is None:
+        raise InvalidArgumentError("offset is given without shard: offsets belong to shards")
+    if start is not None:
+        checks.key(start, "start")
+    if end is not None:
+        checks.key(end, "end")
+        if end <= (start or b""):
+            raise InvalidArgumentError(f"end is {end!r}, it must be above start {start!r}")
+    return ReadSpec(
+        log=log,
+        key=None if key is None else checks.key(key),
+        start=start or b"",
+        end=end,
+        since_us=None if since is None else bounds.time_us("since", since),
+        shard=None if shard is None else bounds.name("shard", shard, SHARD_NAME_BYTES_MAX),
+        offset=None if offset is None else bounds.whole("offset", offset),
+        limit=None if limit is None else bounds.whole("limit", limit, 1),
+        order=order,
+        created_us=created_us,
+    )
 
 
 class Place:
@@ -53,6 +101,11 @@ class Place:
     def offset(self) -> int:
         """Where reading goes on."""
         return self._offset
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the shard was seen to reach the offset."""
+        return self._resumed
 
     @property
     def finished(self) -> bool:
@@ -88,4 +141,5 @@ class Place:
             limit=self._left or 0,
             min_high_watermark=shown,
             caller=caller,
+            created_us=spec.created_us,
         )

@@ -7,9 +7,9 @@ newest route names, up to the high watermark that the first answer showed: no ga
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -21,14 +21,18 @@ from logstore.base.env import Env
 from logstore.base.errors import (
     LimitExceededError,
     LogstoreError,
+    OutOfRangeError,
     UnavailableError,
     UnknownShardError,
 )
-from logstore.client.directory import Directory
-from logstore.client.pages import SCAN_SCHEMA, Page, page_of
+from logstore.base.types import Record
+from logstore.client.directory import Directory, another, replaced
+from logstore.client.funnel import Funnel
+from logstore.client.pages import SCAN_SCHEMA, Page, page_of, records_of
 from logstore.client.placing import Placer
 from logstore.client.read_spec import Place, ReadSpec
-from logstore.client.router import read_instance
+from logstore.client.results import Results
+from logstore.client.router import Router, read_instance
 from logstore.client.sender import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from logstore.meta.records import mapping_log
 from logstore.proto.status import from_rpc
@@ -44,6 +48,13 @@ PAGES_QUEUED_MAX = 32
 
 ORDERED_READ_BYTES_MAX = 256 * 1024 * 1024
 """Bytes that a read with order="key" may hold to sort them."""
+
+
+REPLACED_WAIT_S = 0.5
+"""How long a shard that is shorter than it was shown may take to be known as another log's."""
+
+T = TypeVar("T")
+P = TypeVar("P")
 
 
 class Reader:
@@ -65,6 +76,53 @@ class Reader:
         self._session = session
         self._timeout_s = timeout_s
 
+    def lists(
+        self, spec: ReadSpec, *, tail: bool = False, idle_timeout_s: float | None = None
+    ) -> Results[list[Record]]:
+        """The records in the lists that they come in; those of a tail also after the call."""
+        if spec.order == "key":
+            return self._results(spec, lambda: self._by_key(spec), records_of)
+        return self._results(
+            spec, lambda: self.pages(spec, tail=tail), lambda page: page.records(), idle_timeout_s
+        )
+
+    def batches(self, spec: ReadSpec) -> Results[pa.RecordBatch]:
+        """The records as Arrow batches in SCAN_SCHEMA, in the order that the spec asks for."""
+        if spec.order == "key":
+            return self._results(spec, lambda: self._by_key(spec), lambda batch: batch)
+        return self._results(spec, lambda: self.pages(spec), lambda page: page.arrow())
+
+    def _results(
+        self,
+        spec: ReadSpec,
+        pieces: Callable[[], AsyncGenerator[P, None]],
+        shape: Callable[[P], T],
+        idle_timeout_s: float | None = None,
+    ) -> Results[T]:
+        async def produce(funnel: Funnel[T]) -> None:
+            with self._held(spec.log, funnel):
+                async with contextlib.aclosing(pieces()) as found:
+                    async for piece in found:
+                        await funnel.put(shape(piece))
+
+        return Results(self._directory.lifetime, produce, idle_timeout_s)
+
+    @contextlib.contextmanager
+    def _held(self, log: str, funnel: Funnel[Any]) -> Iterator[None]:
+        """The end of the log is the end of the read."""
+        self._directory.hold(log, funnel.fail)
+        try:
+            yield
+        finally:
+            self._directory.let_go(log, funnel.fail)
+
+    async def _router(self, spec: ReadSpec) -> Router:
+        """The newest known map of the log that is meant; UnknownLogError if there is another."""
+        router = await self._directory.router(spec.log)
+        if another(spec.created_us, router.created_us):
+            raise replaced(spec.log, router.created_us)
+        return router
+
     async def pages(self, spec: ReadSpec, *, tail: bool = False) -> AsyncGenerator[Page, None]:
         """The records as they come: in offset order per shard, so in order per key."""
         placed = await self._placed(spec, tail)
@@ -83,17 +141,6 @@ class Reader:
                 if left is not None:
                     left -= page.count
                 yield page
-
-    async def batches(self, spec: ReadSpec) -> AsyncGenerator[pa.RecordBatch, None]:
-        """The records as Arrow batches in SCAN_SCHEMA, in the order that the spec asks for."""
-        if spec.order == "any":
-            async with contextlib.aclosing(self.pages(spec)) as pages:
-                async for page in pages:
-                    yield page.arrow()
-            return
-        async with contextlib.aclosing(self._by_key(spec)) as ordered:
-            async for batch in ordered:
-                yield batch
 
     async def _by_key(self, spec: ReadSpec) -> AsyncGenerator[pa.RecordBatch, None]:
         """Key, then position in history, then offset: shard groups in key order, each sorted."""
@@ -126,7 +173,7 @@ class Reader:
 
     async def _placed(self, spec: ReadSpec, tail: bool) -> ReadSpec | None:
         """The spec with routing keys; None: a key of a balanced log that was never written."""
-        router = await self._directory.router(spec.log)
+        router = await self._router(spec)
         if not router.balanced or spec.written is not None:
             return spec
         if spec.key is None:
@@ -160,7 +207,7 @@ class Reader:
         return [[shard] for shard in ordered]
 
     async def _shards(self, spec: ReadSpec) -> list[Shard]:
-        router = await self._directory.router(spec.log)
+        router = await self._router(spec)
         if spec.shard is None:
             return router.shards_to_read(spec.start, spec.end, spec.key)
         found = router.map.get(spec.shard)
@@ -183,49 +230,36 @@ class Reader:
             if tail or not sealed:
                 return
             shards = await self._following(spec, shards[0].id, (), sealed)
-        queue: asyncio.Queue[Page | LogstoreError | None] = asyncio.Queue(PAGES_QUEUED_MAX)
+        funnel: Funnel[Page] = Funnel(self._directory.lifetime, PAGES_QUEUED_MAX)
         slots = asyncio.Semaphore(READ_CONCURRENCY)
         finished: dict[str, asyncio.Event] = {}
-        tasks: list[asyncio.Task[None]] = []
 
         def begin(more: Sequence[Shard], offset: int | None) -> None:
             for shard in more:
                 finished[shard.id] = asyncio.Event()
             place = spec if offset is None else replace(spec, offset=offset)
-            tasks.extend(asyncio.create_task(read(shard, place)) for shard in more)
+            for shard in more:
+                funnel.add(read(shard, place))
 
         async def read(shard: Shard, place: ReadSpec) -> None:
-            try:
-                for parent in shard.predecessors:
-                    if parent in finished:
-                        await finished[parent].wait()
-                held = contextlib.nullcontext() if tail else slots
-                pages = self._shard(place, shard, tail, sealed)
-                async with held, contextlib.aclosing(pages):
-                    async for page in pages:
-                        await queue.put(page)
-                finished[shard.id].set()
-                if shard.id in sealed:  # go on with what follows it (S4)
-                    begin(await self._following(spec, shard.id, finished, sealed), 0)
-                await queue.put(None)
-            except LogstoreError as e:
-                await queue.put(e)
+            for parent in shard.predecessors:
+                if parent in finished:
+                    await finished[parent].wait()
+            held = contextlib.nullcontext() if tail else slots
+            pages = self._shard(place, shard, tail, sealed)
+            async with held, contextlib.aclosing(pages):
+                async for page in pages:
+                    await funnel.put(page)
+            finished[shard.id].set()
+            if shard.id in sealed:  # go on with what follows it (S4)
+                begin(await self._following(spec, shard.id, finished, sealed), 0)
 
         begin(shards, None)
         try:
-            ended = 0
-            while ended < len(tasks):
-                item = await queue.get()
-                if item is None:
-                    ended += 1
-                elif isinstance(item, LogstoreError):
-                    raise item
-                else:
-                    yield item
+            while (piece := await funnel.take_or_none()) is not None:
+                yield piece
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await funnel.close()
 
     async def _following(
         self, spec: ReadSpec, shard: str, begun: Collection[str], sealed: Collection[str]
@@ -295,6 +329,9 @@ class Reader:
             except LogstoreError as e:
                 error = e
             if not (error.retriable or error.refresh_route):
+                if isinstance(error, OutOfRangeError):
+                    shown = place.resumed or spec.offset is None
+                    await self._is_the_same(shard, REPLACED_WAIT_S if shown else 0)
                 raise error
             if loop.time() >= deadline:
                 raise type(error)(f"read of shard {shard.id} gave up: {error.message}")
@@ -311,6 +348,14 @@ class Reader:
             newest = router.map.get(shard.id)
         end = newest.sealed_end if newest is not None else None
         return end is not None and place.offset >= end
+
+    async def _is_the_same(self, shard: Shard, wait_s: float) -> None:
+        """A shard ends below where a read of it is. If it ended higher before, another log has its
+        name now, as the map says or is about to say: that ends this read (`Directory.hold`)."""
+        with contextlib.suppress(UnavailableError):
+            await self._directory.refresh(shard.log)
+        if wait_s:
+            await self._directory.changed(shard.log, wait_s)
 
     async def _know_seal(self, shard: Shard) -> None:
         """A shard ended that was open in our map: ask until a map names its successors.
@@ -338,7 +383,7 @@ class Reader:
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int:
         """The shard's high watermark: any record's answer tells it; without one it is 0."""
-        place = Place(ReadSpec(spec.log, limit=1), 0)
+        place = Place(ReadSpec(spec.log, limit=1, created_us=spec.created_us), 0)
         attempt = 0
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:

@@ -42,11 +42,21 @@ class Part:
 class Router:
     """Routes keys over one immutable map; a new map version needs a new router."""
 
-    __slots__ = ("_boundaries", "_windows", "balanced", "compression", "hashed", "map")
+    __slots__ = (
+        "_boundaries",
+        "_windows",
+        "balanced",
+        "compression",
+        "created_us",
+        "hashed",
+        "map",
+    )
 
-    def __init__(self, shard_map: ShardMap, compression: str = "none") -> None:
+    def __init__(self, shard_map: ShardMap, compression: str = "none", created_us: int = 0) -> None:
+        """`created_us`: when the log was created; another log of its name has another one."""
         self.map = shard_map
         self.compression = compression
+        self.created_us = created_us
         self.hashed = shard_map.partitioner is Partitioner.HASH
         self.balanced = shard_map.partitioner is Partitioner.BALANCED
         self._boundaries = [shard.range.start for shard in shard_map.open_shards[1:]]

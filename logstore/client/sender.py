@@ -8,18 +8,20 @@ all unacked batches go out again in order. Nothing here loops without such a wai
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol
 
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
 from logstore.base.limits import PRODUCER_WINDOW
 from logstore.base.types import Ack
-from logstore.client.batching import Gathering
+from logstore.client.batching import Gathering, SingleSink
 from logstore.client.directory import Directory
 from logstore.client.lane import Entry, Failures, Lane, Mode, given_up
+from logstore.client.lifetime import as_ours
 from logstore.client.router import append_instance
 from logstore.client.stream import AppendStream
 from logstore.proto.status import error_of
@@ -53,6 +55,10 @@ class Host(Protocol):
         ...
 
     def release(self, size: int) -> None: ...
+    def discard(self, sender: "Sender") -> None:
+        """The sender is of no more use: the next append of its lane gets a new one."""
+        ...
+
     def stale(self, log: str) -> None:
         """An answer said that the map is old; nothing failed."""
         ...
@@ -64,6 +70,25 @@ class Host(Protocol):
     def waits_for(self, sender: "Sender") -> bool:
         """Is a sender of an ancestor, with the same keys, not resolved yet (S2)?"""
         ...
+
+
+P = ParamSpec("P")
+
+
+def guarded(
+    step: Callable[Concatenate["Sender", P], None],
+) -> Callable[Concatenate["Sender", P], None]:
+    """For what the loop or a stream calls: an exception there that is not ours would leave those
+    who wait in the lane waiting. It fails them all at once, and the lane begins anew."""
+
+    @functools.wraps(step)
+    def run(self: "Sender", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            step(self, *args, **kwargs)
+        except Exception as e:
+            self.end(as_ours(e))
+
+    return run
 
 
 class Sender:
@@ -139,6 +164,7 @@ class Sender:
         if self.waiting:
             self._schedule()
 
+    @guarded
     def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None:
         """An answer came over the stream."""
         if not entry.outstanding:
@@ -156,24 +182,26 @@ class Sender:
             if self.lane.acked(entry):
                 self._host.release(entry.charge)
                 version = result.version if result.HasField("version") else None
-                entry.sink.stored(
-                    Ack(
-                        result.shard, result.base_offset, result.timestamp_us, result.count, version
-                    )
-                )
+                place, count = result.base_offset, result.count
+                self._told(entry, Ack(result.shard, place, result.timestamp_us, count, version))
         if result.refresh_route:
             self._host.stale(self.shard.log)
         self._after()
 
+    @guarded
     def on_broken(self, stream: AppendStream, error: LogstoreError) -> None:
         """A stream is gone; one that this lane has left already is nothing to it."""
         if self._stream is not stream:
             return
         self._stream = None
+        if not error.retriable:
+            self.end(error)
+            return
         if self.lane.outstanding:
             self.lane.broken(error)
         self._after()
 
+    @guarded
     def on_route(self, shard: Shard | None) -> None:
         """A newer map: follow the shard, once nothing is in flight to the old place."""
         if shard is None or not shard.is_open:
@@ -188,6 +216,7 @@ class Sender:
             self._loop.call_later(DRAIN_S, self._leave, self._stream)
         self._after()
 
+    @guarded
     def _leave(self, stream: AppendStream | None) -> None:
         """What is in flight to a place that the map left was not answered in time: as if the
         stream were broken."""
@@ -202,15 +231,28 @@ class Sender:
     def fail_all(self, error: LogstoreError) -> None:
         """Nothing more can be done for what is queued and in flight."""
         clear, failures = self.lane.abort(error)
-        self._fail([*failures, *((entry, error) for entry in [*clear, *self._take_pending()])])
+        untouched = type(error)(f"not stored: {error.message}")
+        untouched.__cause__ = error.__cause__
+        self._fail([*failures, *((entry, untouched) for entry in clear)])
+        pending = list(self._pending)
+        self._pending.clear()
+        for item in pending:
+            if isinstance(item, Gathering):  # not built: that may be what failed
+                self._host.release(item.bytes)
+                SingleSink(item.futures).failed(untouched)
+            else:
+                self._fail([(item, untouched)])
 
-    async def close(self, error: LogstoreError) -> None:
+    def end(self, error: LogstoreError) -> None:
+        """Fail everything; nothing is sent from here any more."""
         self._closed = True
+        self._host.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._recovery is not None:
             self._recovery.cancel()
-            await asyncio.gather(self._recovery, return_exceptions=True)
+        if self._stream is not None:
+            self._stream.forget(self)
         self.fail_all(error)
 
     def _wanted(self) -> str | None:
@@ -222,8 +264,11 @@ class Sender:
             self._scheduled = True
             self._loop.call_soon(self._pump)
 
+    @guarded
     def _pump(self) -> None:
         self._scheduled = False
+        if self._closed:
+            return
         lane = self.lane
         self.waiting = self._host.waits_for(self)
         if self.waiting:
@@ -255,6 +300,7 @@ class Sender:
             self.lane.broken(e)
             self._after()
             return
+        router = self._host.directory.cached(self.shard.log)  # of this log, else it had ended
         stream.send(
             self,
             entry,
@@ -269,6 +315,7 @@ class Sender:
                 payload=entry.payload,
                 caller=self._host.directory.caller,
                 expected_version=entry.expected_version,
+                created_us=router.created_us if router is not None else 0,
             ),
         )
 
@@ -293,8 +340,8 @@ class Sender:
             if self._gone and not self._can_ask():
                 self._hand_over()
             elif lane.trouble.backoff:
-                self._recovery = self._loop.create_task(self._recover())
-                self._recovery.add_done_callback(self._recovered)
+                spawn = self._host.directory.lifetime.spawn
+                self._recovery = spawn(self._recover(), self._recovered)
             else:
                 self._resume()
 
@@ -330,18 +377,15 @@ class Sender:
             self._gone = True
             self.shard = shard or self.shard
 
-    def _recovered(self, task: asyncio.Task[None]) -> None:
+    @guarded
+    def _recovered(self, _: "asyncio.Task[None]", error: LogstoreError | None) -> None:
         self._recovery = None
-        if task.cancelled() or self._closed:
+        if self._closed:
             return
-        error = task.exception()
         if error is not None:
-            known = isinstance(error, LogstoreError)
-            cause = error if known else LogstoreError(f"internal error: {error!r}")
-            assert isinstance(cause, LogstoreError)
-            self.fail_all(cause)
-            if isinstance(cause, UnknownLogError):
-                self._host.directory.forget(self.shard.log)
+            self.fail_all(error)
+            if isinstance(error, UnknownLogError):
+                self._host.directory.ended(self.shard.log, error)
         if self._gone and not self._can_ask():
             self._hand_over()
         elif self.lane.mode is Mode.PAUSED:
@@ -374,6 +418,14 @@ class Sender:
         self._pending.clear()
         return taken
 
+    def _told(self, entry: Entry, ack: Ack) -> None:
+        """The lane has let go of the batch, so a failure to tell its callers is told here."""
+        try:
+            entry.sink.stored(ack)
+        except Exception as e:
+            entry.sink.failed(as_ours(e))
+            raise
+
     def _fail(self, failures: Failures) -> None:
         for entry, error in failures:
             self._host.release(entry.charge)
@@ -387,6 +439,7 @@ class Sender:
             if due is not None:
                 self._timer = self._loop.call_at(due, self._expire)
 
+    @guarded
     def _expire(self) -> None:
         self._timer = None
         now = self._loop.time()

@@ -8,8 +8,9 @@ from typing import Any, Protocol, cast
 import grpc
 import grpc.aio
 
-from logstore.base.errors import LogstoreError, UnavailableError
+from logstore.base.errors import InvalidArgumentError, LogstoreError, UnavailableError
 from logstore.client.lane import Entry
+from logstore.client.lifetime import Lifetime
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 
@@ -20,7 +21,8 @@ class Owner(Protocol):
     def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None: ...
 
     def on_broken(self, stream: "AppendStream", error: LogstoreError) -> None:
-        """The stream is gone; nothing more will come for any batch sent on it."""
+        """The stream is gone; nothing more will come for any batch sent on it. An error that is
+        not retriable would come again: another stream is of no use."""
         ...
 
 
@@ -31,7 +33,9 @@ class AppendStream:
     sent on it is told once, and the stream is never used again.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, lifetime: Lifetime) -> None:
+        self._lifetime = lifetime
+        self._write_error: LogstoreError | None = None
         self.address = address
         self.closed = False
         self._stub = cast("Any", log_pb2_grpc.LogServiceStub(channel))
@@ -40,7 +44,7 @@ class AppendStream:
         self._sent: dict[int, tuple[Owner, Entry]] = {}
         self._owners: dict[Owner, None] = {}
         self._next_id = 1
-        self._task = asyncio.create_task(self._run())
+        self._task = lifetime.spawn(self._run(), self._ended)
 
     def send(self, owner: Owner, entry: Entry, message: log_pb2.AppendBatch) -> None:
         """Queue a batch; its `id` is set here."""
@@ -67,9 +71,15 @@ class AppendStream:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        error: LogstoreError = UnavailableError(f"{self.address} ended the append stream")
         call = self._stub.AppendStream()
-        writer = asyncio.create_task(self._write(call))
+        leaving = False
+
+        def written(_: "asyncio.Task[None]", error: LogstoreError | None) -> None:
+            if error is not None and not leaving:
+                self._write_error = error
+                call.cancel()  # nothing more is sent, so nothing more will be answered
+
+        writer = self._lifetime.spawn(self._write(call), written)
         try:
             while (result := await call.read()) is not grpc.aio.EOF:
                 sent = self._sent.pop(result.id, None)
@@ -78,21 +88,25 @@ class AppendStream:
             await call.code()
         except grpc.aio.AioRpcError as e:
             error = from_rpc(e)
-            error = UnavailableError(f"append stream to {self.address}: {error.message}")
-        except asyncio.CancelledError:
-            error = UnavailableError("the client is closed")
-            raise
+            if isinstance(error, InvalidArgumentError):
+                raise error from None
+            raise UnavailableError(f"append stream to {self.address}: {error.message}") from None
         finally:
-            # Owners hear of it in the same turn of the loop in which `closed` shows, so none of
-            # them can send elsewhere while batches of its own still count as in flight here.
-            self.closed = True
-            self._sent.clear()
-            self._outbox.clear()
-            for owner in list(self._owners):
-                owner.on_broken(self, error)
+            leaving = True
             writer.cancel()
             call.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+
+    def _ended(self, _: "asyncio.Task[None]", error: LogstoreError | None) -> None:
+        """Owners hear of it in the same turn of the loop in which `closed` shows, so none of them
+        can send elsewhere while batches of its own still count as in flight here."""
+        self.closed = True
+        self._sent.clear()
+        self._outbox.clear()
+        error = self._write_error or error
+        error = error or UnavailableError(f"{self.address} ended the append stream")
+        for owner in list(self._owners):
+            owner.on_broken(self, error)
 
     async def _write(self, call: Any) -> None:
         """A failed write says nothing that the reader does not learn better; it just ends."""

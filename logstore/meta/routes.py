@@ -60,6 +60,7 @@ def log_routes(
         partitioner=log.options.partitioner.value,
         shards=[shard_route(record, addresses) for record in ordered],
         options_json=encode(log.options),
+        created_us=log.created_us,
     )
 
 

@@ -133,9 +133,17 @@ class Instance:
 
     # ---- look-ups ----------------------------------------------------------------------------
 
-    def replica(self, shard: str) -> Replica:
-        """The open copy of a shard; else an error that tells a caller to refresh its route."""
+    def replica(self, shard: str, created_us: int = 0) -> Replica:
+        """The open copy of a shard; else an error that tells a caller to refresh its route.
+
+        `created_us`: when the log that is meant was created (0: any log of the name).
+        """
         found = self.replicas.get(shard)
+        if found is not None and created_us and found.created_us not in (0, created_us):
+            raise FencedError(
+                f"shard {shard} on {self.node.instance} is of the log that was created at"
+                f" {found.created_us} us, the call means that of {created_us} us"
+            )
         if found is not None:
             return found
         if not self.catalog.filled:
@@ -378,7 +386,7 @@ class Instance:
             )
             exists = True
         mine = replace(member, incarnation=self.node.incarnation)
-        replica = Replica(self.node, mine, record, log.options)
+        replica = Replica(self.node, mine, record, log.options, log.created_us)
         if wrong:
             replica.fail(wrong)
         elif not exists and member in record.in_sync:

@@ -37,7 +37,7 @@ class LogService(LogServiceServicer):
 
     async def submit(self, message: log_pb2.AppendBatch) -> tuple[Replica, PendingAppend]:
         """Check and queue one batch; raises what is wrong with it."""
-        replica = self._instance.replica(message.shard)
+        replica = self._instance.replica(message.shard, message.created_us)
         if message.epoch > replica.epoch:
             await replica.await_epoch(message.epoch)
         append = check_batch(
@@ -139,7 +139,7 @@ class LogService(LogServiceServicer):
     async def _read(
         self, request: log_pb2.ReadRequest, tail: bool
     ) -> AsyncIterator[log_pb2.ReadResponse]:
-        replica = self._instance.replica(request.shard)
+        replica = self._instance.replica(request.shard, request.created_us)
         started_s = self._node.now_s()
         self._node.admission.admit(1, 0, started_s)
         await replica.await_epoch(request.epoch)

@@ -68,10 +68,17 @@ class Replica:
     """One copy of a shard on this instance."""
 
     def __init__(
-        self, node: NodeContext, member: Member, record: ShardRecord, options: LogOptions
+        self,
+        node: NodeContext,
+        member: Member,
+        record: ShardRecord,
+        options: LogOptions,
+        created_us: int = 0,
     ) -> None:
+        """`created_us`: of the log; another log of its name has shards of the same names."""
         self.node = node
         self.shard = record.shard
+        self.created_us = created_us
         self.member = member
         self.options = options
         self.error: str | None = None

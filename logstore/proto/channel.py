@@ -8,6 +8,7 @@ import grpc.aio
 from logstore.base.errors import AddressInUseError
 from logstore.base.limits import MESSAGE_BYTES_MAX
 from logstore.base.tls import TlsOptions
+from logstore.proto import fork
 
 _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -25,7 +26,11 @@ _OPTIONS: Sequence[tuple[str, int]] = (
 
 
 def open_channel(address: str, tls: TlsOptions | None = None) -> grpc.aio.Channel:
-    """A channel to `host:port`. It connects on first use and reconnects by itself."""
+    """A channel to `host:port`. It connects on first use and reconnects by itself.
+
+    ClientUseError in a process that was forked from one that had used gRPC.
+    """
+    fork.use()
     options: list[tuple[str, int | str]] = list(_OPTIONS)
     options.append(("grpc.use_local_subchannel_pool", 1))
     if tls is None:
@@ -38,6 +43,7 @@ def open_channel(address: str, tls: TlsOptions | None = None) -> grpc.aio.Channe
 
 def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
     """A server without services; a second bind of the same port fails instead of sharing it."""
+    fork.use()
     options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
     return grpc.aio.server(interceptors=list(interceptors), options=options)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
@@ -9,7 +10,13 @@ import grpc
 import grpc.aio
 import structlog
 
-from logstore.base.errors import LogstoreError, OverloadedError, UnavailableError, from_code
+from logstore.base.errors import (
+    LimitExceededError,
+    LogstoreError,
+    OverloadedError,
+    UnavailableError,
+    from_code,
+)
 from logstore.proto.v1 import common_pb2
 
 DETAIL_KEY = "logstore-error-bin"
@@ -45,6 +52,10 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
 }
 
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC itself says of a message over its bound, at either end, with the code of a full queue:
+the same call can never succeed."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -65,12 +76,17 @@ def error_of(detail: common_pb2.ErrorDetail) -> LogstoreError:
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> LogstoreError:
-    """A failed call as one of our errors; a lost connection becomes UnavailableError."""
+    """A failed call as one of our errors; a lost connection becomes UnavailableError, a message
+    that gRPC refused for its size LimitExceededError, which no retry cures.
+    """
     for key, value in error.trailing_metadata() or ():
         if key == DETAIL_KEY and isinstance(value, bytes):
             return error_of(common_pb2.ErrorDetail.FromString(value))
     code, text = error.code(), error.details() or ""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        found = _TOO_LARGE.search(text)
+        if found is not None:
+            return LimitExceededError.of("message", int(found[1]), int(found[2]), "bytes")
         return OverloadedError(text, retry_after_ms=10)
     if code in (
         grpc.StatusCode.UNAVAILABLE,

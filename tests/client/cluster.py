@@ -81,6 +81,7 @@ class Cluster:
         self.log = "orders"
         self.version = 1
         self.exists = True
+        self.created_us = STAMP_US
         self.shards: dict[str, Shard] = {}
         self.addresses: dict[str, str] = {}
         self.instances: dict[str, Instance] = {}
@@ -111,11 +112,28 @@ class Cluster:
             self.version += 1
             self.changed.notify_all()
 
+    async def delete(self) -> None:
+        """The log is gone, and whoever asks for a newer map hears it."""
+        async with self.changed:
+            self.exists = False
+            self.changed.notify_all()
+
+    async def remake(self) -> None:
+        """Another log of the same name: the same ranges, and nothing in them."""
+        old = list(self.shards.values())
+        self.shards = {s.id: Shard(s.id, s.range, s.primary) for s in old}
+        async with self.changed:
+            self.exists = True
+            self.created_us += 1_000_000
+            self.version += 1
+            self.changed.notify_all()
+
     def routes(self) -> common_pb2.LogRoutes:
         return common_pb2.LogRoutes(
             log=self.log,
             map_version=self.version,
             partitioner=self.partitioner.value,
+            created_us=self.created_us,
             options_json=b'{"compression":"%s"}' % self.options.compression.encode(),
             shards=[
                 common_pb2.ShardRoute(
@@ -201,6 +219,8 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
         shard = self.cluster.shards.get(message.shard)
         if shard is None:
             raise UnknownShardError(f"no shard {message.shard}")
+        if message.created_us not in (0, self.cluster.created_us):
+            raise FencedError("the call means another log of this name")
         if message.epoch < shard.epoch:
             raise FencedError(f"epoch is {message.epoch}, the shard's is {shard.epoch}")
         if shard.primary != self.name and self.name not in shard.shares:
@@ -279,6 +299,8 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
         shard = self.cluster.shards.get(request.shard)
         if shard is None:
             raise UnknownShardError(f"no shard {request.shard}")
+        if request.created_us not in (0, self.cluster.created_us):
+            raise FencedError("the call means another log of this name")
         if request.epoch and request.epoch < shard.epoch:
             raise FencedError("old epoch")
         at, left, end = request.start_offset, request.limit or 1 << 60, len(shard.records)
@@ -320,10 +342,12 @@ class Instance(log_pb2_grpc.LogServiceServicer, log_pb2_grpc.RouteServiceService
                 async with cluster.changed:
                     try:
                         async with asyncio.timeout(1.0):
-                            while cluster.version <= request.newer_than:
+                            while cluster.exists and cluster.version <= request.newer_than:
                                 await cluster.changed.wait()
                     except TimeoutError:
                         pass
+            if not cluster.exists:
+                raise UnknownLogError(f"log {request.log!r} does not exist")
             return cluster.routes()
         raise AssertionError
 
@@ -355,6 +379,7 @@ class Catalog(coordinator_pb2_grpc.CatalogServicer):
                 f"{cluster.log}/{i}": Shard(f"{cluster.log}/{i}", keys, names[i % len(names)])
                 for i, keys in enumerate(ranges)
             }
+            cluster.created_us += 1_000_000
             cluster.version += 1
         return coordinator_pb2.LogInfo(name=request.name)
 
@@ -364,7 +389,7 @@ class Catalog(coordinator_pb2_grpc.CatalogServicer):
         async with served(context):
             if request.name != self.cluster.log or not self.cluster.exists:
                 raise UnknownLogError(f"log {request.name!r} does not exist")
-            self.cluster.exists = False
+            await self.cluster.delete()
         return coordinator_pb2.DeleteLogResponse()
 
     async def ListLogs(

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 import logstore
-from logstore.base.errors import UnknownLogError, VersionConflictError
+from coordinator.catalog import Catalog
+from logstore.base.env import Env
+from logstore.base.errors import LogstoreError, UnknownLogError, VersionConflictError
+from logstore.meta.records import LogOptions
 from sharder.keys import KeyRange
 from tests.node.fix_nodes import Nodes, nodes
 from tests.node.test_move_by_intents import SHARD, TARGET, in_sync_ids, learn
@@ -141,3 +144,90 @@ async def test_reads_of_a_log_on_several_instances(tmp_path: Path, partitioner: 
             assert found[-1].headers == {"h": b"1"}
             with pytest.raises(UnknownLogError):
                 await db.log("nothing")
+
+
+@pytest.mark.parametrize("remade", [False, True])
+@pytest.mark.parametrize(("replicas", "shards"), [(1, 1), (2, 3)])
+async def test_what_uses_a_log_ends_within_a_second_of_its_deletion(
+    tmp_path: Path, replicas: int, shards: int, remade: bool
+) -> None:
+    async with nodes(tmp_path, 2) as n:
+        catalog, options = Catalog(n.store, Env()), LogOptions(replicas=replicas)
+        await catalog.create("orders", options, shards)
+        async with logstore.connect(await addresses(n)) as db:
+            log = await db.log("orders")
+            await log.append_many([b"%d" % i for i in range(3_000)], [b"v"] * 3_000)
+            tails = [log.tail(), log.tail(from_start=True), log.tail(key=b"7")]
+            tails += [log.tail(shard="orders/0"), log.tail(shard="orders/0", offset=5)]
+            for tail in tails:
+                while await tail.poll(0.3):
+                    continue
+            waiting = [asyncio.ensure_future(tail.poll(600)) for tail in tails]
+            loop = asyncio.get_running_loop()
+            deleted_s = loop.time()
+            await catalog.delete("orders")
+            if remade:
+                await catalog.create("orders", options, shards)
+            errors = await asyncio.gather(*waiting, return_exceptions=True)
+            assert loop.time() - deleted_s < 1.0
+            assert {type(e) for e in errors} == {UnknownLogError}
+            if remade:
+                assert all("that was created at" in str(e) for e in errors)
+                with pytest.raises(UnknownLogError, match="is another one"):
+                    await log.append(b"k", b"v")
+                new = await db.log("orders")
+                await new.append(b"k", b"new")
+                assert [r.value async for r in new.read()] == [b"new"]
+            else:
+                with pytest.raises(UnknownLogError):
+                    await log.append(b"k", b"v")
+
+
+async def test_appends_of_a_log_that_is_deleted_and_made_anew_are_not_in_the_new_one(
+    tmp_path: Path,
+) -> None:
+    async with nodes(tmp_path, 1) as n:
+        catalog = Catalog(n.store, Env())
+        await catalog.create("orders", LogOptions(), 2)
+        async with logstore.connect(await addresses(n)) as db:
+            log = await db.log("orders")
+
+            async def write(number: int) -> LogstoreError:
+                for count in range(100_000):
+                    try:
+                        await log.append(b"%d-%d" % (number, count), b"old")
+                    except LogstoreError as e:
+                        return e
+                raise AssertionError("it ends with the log")
+
+            writers = [asyncio.ensure_future(write(number)) for number in range(20)]
+            while len([r async for r in log.read(limit=100)]) < 100:
+                continue
+            await catalog.delete("orders")
+            await catalog.create("orders", LogOptions(), 2)
+            errors = await asyncio.wait_for(asyncio.gather(*writers), 10)
+            assert all("was deleted" in str(e) for e in errors)
+            new = await db.log("orders")
+            assert [r async for r in new.read()] == []
+
+
+async def test_a_copy_of_one_log_serves_no_other_of_its_name(tmp_path: Path) -> None:
+    """What a map names and what a copy belongs to are compared at the door of the copy."""
+    async with nodes(tmp_path, 1) as n:
+        catalog = Catalog(n.store, Env())
+        await catalog.create("orders", LogOptions())
+        async with logstore.connect(await addresses(n), timeout_s=1) as db:
+            log = await db.log("orders")
+            await log.append(b"k", b"v")
+            router = db._directory.cached("orders")
+            assert router is not None
+            router.created_us += (
+                1  # as if the map were of a log that the instance does not know yet
+            )
+            log = await db.log("orders")
+            with pytest.raises(LogstoreError, match="the call means that of"):
+                await log.append(b"k", b"another's")
+            with pytest.raises(LogstoreError, match="the call means that of"):
+                assert [r async for r in log.read()] == []
+        async with logstore.connect(await addresses(n)) as db:
+            assert [r.value async for r in (await db.log("orders")).read()] == [b"v"]

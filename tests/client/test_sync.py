@@ -4,7 +4,12 @@ import threading
 import pytest
 
 import logstore
-from logstore.base.errors import InvalidArgumentError, UnavailableError
+from logstore.base.errors import (
+    ClientClosedError,
+    ClientUseError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 from logstore.client import directory
 from tests.client.conftest import Starter
 
@@ -46,6 +51,66 @@ async def test_sync_client_mirrors_the_async_one(start: Starter) -> None:
 
     await asyncio.to_thread(use)
     assert threading.active_count() <= threads_before + 1
+
+
+async def test_sync_iterators_are_polled_left_and_closed(start: Starter) -> None:
+    cluster = await start(("a", "b"), (b"m",))
+    address = cluster.addresses["a"]
+
+    def use() -> None:
+        with logstore.connect_sync(address, client_group="tests") as db:
+            log = db.log("orders")
+            log.append_many([b"b"] * 3, [b"0", b"1", b"2"])
+            with log.tail(from_start=True) as tail:
+                assert next(tail).value == b"0"
+                assert [r.value for r in tail.poll(0)] == [b"1", b"2"]
+                assert tail.poll(0.01) == []
+                log.append(b"b", b"3")
+                assert [r.value for r in tail.poll(20)] == [b"3"]
+                assert not tail.ended
+            assert tail.ended
+            assert list(tail) == []
+            found = [r.value for r in log.tail(from_start=True, idle_timeout_s=0.1)]
+            assert found == [b"0", b"1", b"2", b"3"]
+            with log.scan().batches() as batches:
+                assert next(batches).num_rows
+            assert list(batches) == []
+            with pytest.raises(InvalidArgumentError, match="timeout_s is nan"):
+                tail.poll(float("nan"))
+            with pytest.raises(InvalidArgumentError, match="since is"):
+                log.read(since=2**63)
+            left = log.read()
+            next(left)
+        db.close()
+        left.close()
+        tail.close()
+        for call in (db.list_logs, lambda: db.log("x"), lambda: next(log.read()), log.shard_map):
+            with pytest.raises(ClientClosedError, match="the client is closed"):
+                call()
+        with pytest.raises(ClientUseError, match="opened before"):
+            db.__enter__()
+
+    await asyncio.to_thread(use)
+
+
+async def test_a_loop_that_stops_ends_the_calls_that_wait_for_it(start: Starter) -> None:
+    cluster = await start()
+
+    def use() -> None:
+        with logstore.connect_sync(cluster.addresses["a"], client_group="tests") as db:
+            tail = db.log("orders").tail()
+            assert tail.poll(0.01) == []
+            assert db._loop is not None
+            loop = db._loop._loop
+            timer = threading.Timer(0.05, loop.call_soon_threadsafe, (loop.stop,))
+            timer.start()
+            with pytest.raises(ClientClosedError):
+                next(tail)
+            timer.join()
+            with pytest.raises(ClientClosedError):
+                db.list_logs()
+
+    await asyncio.wait_for(asyncio.to_thread(use), 20)
 
 
 def test_sync_client_needs_with() -> None:

@@ -196,6 +196,7 @@ class LogRoutes(_message.Message):
     PARTITIONER_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     OPTIONS_JSON_FIELD_NUMBER: _builtins.int
+    CREATED_US_FIELD_NUMBER: _builtins.int
     log: _builtins.str
     map_version: _builtins.int
     """metadata revision"""
@@ -203,6 +204,8 @@ class LogRoutes(_message.Message):
     """range | hash"""
     options_json: _builtins.bytes
     """LogOptions"""
+    created_us: _builtins.int
+    """tells the log from another one that had or gets its name"""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRoute]: ...
     def __init__(
@@ -213,10 +216,11 @@ class LogRoutes(_message.Message):
         partitioner: _builtins.str = ...,
         shards: _abc.Iterable[Global___ShardRoute] | None = ...,
         options_json: _builtins.bytes = ...,
+        created_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log", "map_version", b"map_version", "options_json", b"options_json", "partitioner", b"partitioner", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_us", b"created_us", "log", b"log", "map_version", b"map_version", "options_json", b"options_json", "partitioner", b"partitioner", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -201,6 +201,7 @@ class AppendBatch(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     FORWARDED_FIELD_NUMBER: _builtins.int
+    CREATED_US_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """chosen by the client, unique in the stream"""
     shard: _builtins.str
@@ -217,6 +218,8 @@ class AppendBatch(_message.Message):
     expected_version: _builtins.int
     forwarded: _builtins.bool
     """sent on by another replica: never forwarded again"""
+    created_us: _builtins.int
+    """LogRoutes.created_us of the log that is meant; 0: whichever has the name"""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller: ...
     def __init__(
@@ -234,10 +237,11 @@ class AppendBatch(_message.Message):
         caller: _common_pb2.Caller | None = ...,
         expected_version: _builtins.int | None = ...,
         forwarded: _builtins.bool = ...,
+        created_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "caller", b"caller", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "caller", b"caller", "count", b"count", "crc32c", b"crc32c", "epoch", b"epoch", "expected_version", b"expected_version", "flags", b"flags", "forwarded", b"forwarded", "id", b"id", "payload", b"payload", "producer_id", b"producer_id", "sequence", b"sequence", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "caller", b"caller", "count", b"count", "crc32c", b"crc32c", "created_us", b"created_us", "epoch", b"epoch", "expected_version", b"expected_version", "flags", b"flags", "forwarded", b"forwarded", "id", b"id", "payload", b"payload", "producer_id", b"producer_id", "sequence", b"sequence", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -309,6 +313,7 @@ class ReadRequest(_message.Message):
     MIN_HIGH_WATERMARK_FIELD_NUMBER: _builtins.int
     PRIMARY_ONLY_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    CREATED_US_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     epoch: _builtins.int
     """0: not checked"""
@@ -325,6 +330,8 @@ class ReadRequest(_message.Message):
     """the session's offset (P8): wait for it, else redirect"""
     primary_only: _builtins.bool
     """the latest, under the primary's epoch"""
+    created_us: _builtins.int
+    """as in AppendBatch"""
     @_builtins.property
     def range(self) -> _common_pb2.KeyRange:
         """only these keys (absent: all)"""
@@ -345,10 +352,11 @@ class ReadRequest(_message.Message):
         min_high_watermark: _builtins.int = ...,
         primary_only: _builtins.bool = ...,
         caller: _common_pb2.Caller | None = ...,
+        created_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_stop_offset", b"_stop_offset", "caller", b"caller", "key", b"key", "range", b"range", "since_us", b"since_us", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_stop_offset", b"_stop_offset", "caller", b"caller", "epoch", b"epoch", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
     _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
