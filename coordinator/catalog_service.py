@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from coordinator.catalog import Catalog, Described, parse_log_options
+from coordinator.catalog import Catalog, parse_log_options
 from coordinator.edge import Context, unary
+from coordinator.listing import Described
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, RefusedError, UnknownLogError

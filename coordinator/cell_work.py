@@ -48,6 +48,8 @@ class Parts:
     learner: Learner
     nodes: GrpcNodes
     pulse: Pulse
+    cluster: str = ""
+    """Its id, for tombstones."""
 
 
 class CellWork:
@@ -59,9 +61,11 @@ class CellWork:
         self._store = store
         intake = parts.learner.intake
         self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
-        self.catalog = Catalog(store, env, has_broker=config.kafka is not None)
-        self.driver = MigrationDriver(store, parts.nodes, env, intake.figures, self._owns)
-        self.reshapes = ReshapeDriver(store, parts.nodes, env)
+        self.catalog = Catalog(store, env, parts.cluster, has_broker=config.kafka is not None)
+        self.driver = MigrationDriver(
+            store, parts.nodes, env, intake.figures, self._owns, cluster=parts.cluster
+        )
+        self.reshapes = ReshapeDriver(store, parts.nodes, env, cluster=parts.cluster)
         self.loop = PlanningLoop(
             config, env, store, parts.learner, self.driver, parts.nodes, self.reshapes
         )

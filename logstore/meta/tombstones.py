@@ -1,8 +1,8 @@
 """Tombstones: the only order to retire a copy (P9, I13). Pure.
 
 Whoever writes a shard record that names fewer copies than the one before writes, in the same
-transaction, a tombstone for each copy that left. A copy that no record names and no tombstone orders
-away is an orphan: kept, shown, and dealt with by hand.
+transaction, a tombstone for each copy that left. A copy that no record names and no tombstone
+orders away is an orphan: kept, shown, and dealt with by hand.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,16 @@ KEEP_S = 600.0
 """How long a copy stays after it left by a move, split, merge or repair."""
 KEEP_DELETED_LOG_S = 86_400.0
 """How long the copies of a deleted log stay."""
+
+
+def deletion_of(log: str) -> str:
+    """The cause of the tombstones of a deleted log's copies."""
+    return f"log {log} was deleted"
+
+
+def is_deletion(cause: str, log: str) -> bool:
+    """Whether a copy was retired because its whole log was deleted."""
+    return cause.startswith(deletion_of(log))
 
 
 @dataclass(frozen=True, slots=True)

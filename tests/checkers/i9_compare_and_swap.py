@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard
+from logstore.meta.records import (
+    MIGRATIONS,
+    SHARDS,
+    TOMBSTONES,
+    ShardRecord,
+    decode_shard,
+    decode_tombstone,
+    shard_key,
+)
 from tests.checkers.history import MetadataTxn, Violation
 
 
@@ -24,7 +32,7 @@ def check(
             found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote without "
                                    "being the leader", txn.at_s))  # fmt: skip
         for key, value in txn.written.items():
-            if key not in txn.compared:
+            if _anchor(key, value) not in txn.compared:
                 found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote {key} "
                                        "without a compare", txn.at_s))  # fmt: skip
             if not key.startswith(SHARDS) or value is None:
@@ -38,6 +46,13 @@ def check(
                                            f"the configuration of {record.shard} (P3)",
                                            txn.at_s))  # fmt: skip
     return found
+
+
+def _anchor(key: str, value: bytes | None) -> str:
+    """The key whose compare covers a write: its own; of a new tombstone its shard's record (P9)."""
+    if key.startswith(TOMBSTONES) and value is not None:
+        return shard_key(decode_tombstone(value).shard)
+    return key
 
 
 def _reconfigured(before: ShardRecord, after: ShardRecord) -> bool:

@@ -15,7 +15,7 @@ def service_that_heard_long_ago() -> tuple[CatalogService, ManualClock]:
     """Both instances reported once; then it heard nobody, as behind a partition."""
     clock, heard = ManualClock(), intake()
     env = Env(clock)
-    service = CatalogService(Catalog(MemoryMetadataStore(), env), heard, env, SILENCE_S)
+    service = CatalogService(Catalog(MemoryMetadataStore(), env, "c"), heard, env, SILENCE_S)
     for name in "ab":
         heard.take(name, 1, [], status(name), clock.monotonic_s(), 0)
     clock.advance(100.0)
