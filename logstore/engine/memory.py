@@ -12,7 +12,15 @@ from logstore.base.errors import AlreadyExistsError, OutOfRangeError, StorageErr
 from logstore.base.limits import READ_BATCHES_MAX
 from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
-from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta, ReplicaWrite
+from logstore.engine.port import (
+    Anchor,
+    CopyFacts,
+    ProducerEntry,
+    ReplicaMeta,
+    ReplicaWrite,
+    Retired,
+    RetiredCopy,
+)
 from logstore.engine.producers import ProducerTable
 from logstore.engine.rules import (
     add_key_counts,
@@ -20,6 +28,7 @@ from logstore.engine.rules import (
     check_not_below_base,
     count_in,
     name_of,
+    not_retired,
     relink,
     reparse,
     unknown_replica,
@@ -34,12 +43,17 @@ class _Copy:
     indexed: int | None
     """How far the key index pretends to reach; None without one."""
     batches: list[StoredBatch] = field(default_factory=list)
+    facts: CopyFacts | None = None
 
     @property
     def end(self) -> Position:
         if not self.batches:
             return self.meta.base
         return Position(self.batches[-1].end, self.batches[-1].chain_after)
+
+    @property
+    def bytes_stored(self) -> int:
+        return sum(len(b.data) for b in self.batches)
 
     def overlapping(self, start: int, stop: int) -> Iterator[StoredBatch]:
         first = max(bisect_right(self.batches, start, key=lambda b: b.base_offset) - 1, 0)
@@ -87,6 +101,7 @@ class MemoryEngine:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._copies: dict[int, _Copy] = {}
+        self._retired: dict[int, tuple[_Copy, Retired]] = {}
         self._closed = False
 
     def replicas(self) -> list[ReplicaMeta]:
@@ -99,7 +114,7 @@ class MemoryEngine:
         anchor = anchor or Anchor(meta.base)
         meta = replace(meta, base=anchor.base)
         with self._lock:
-            if meta.replica_id in self._copies:
+            if meta.replica_id in self._copies or meta.replica_id in self._retired:
                 raise AlreadyExistsError(f"{name_of(meta)} is on this disk already")
             indexed = meta.base.end if key_index else None
             self._copies[meta.replica_id] = _Copy(meta, anchor, indexed)
@@ -112,6 +127,37 @@ class MemoryEngine:
     def drop_replica(self, replica_id: int) -> None:
         with self._lock:
             self._copies.pop(replica_id, None)
+            self._retired.pop(replica_id, None)
+
+    def set_facts(self, replica_id: int, facts: CopyFacts) -> None:
+        with self._lock:
+            self._copy(replica_id).facts = facts
+
+    def facts(self, replica_id: int) -> CopyFacts | None:
+        with self._lock:
+            if replica_id in self._retired:
+                return self._retired[replica_id][0].facts
+            copy = self._copies.get(replica_id)
+            return copy.facts if copy else None
+
+    def retire_replica(self, replica_id: int, retired: Retired) -> None:
+        with self._lock:
+            copy = self._copies.pop(replica_id, None)
+            if copy is not None:
+                self._retired[replica_id] = (copy, retired)
+
+    def retired(self) -> list[RetiredCopy]:
+        with self._lock:
+            return [
+                RetiredCopy(copy.meta, retired, copy.end, copy.bytes_stored)
+                for copy, retired in self._retired.values()
+            ]
+
+    def restore_replica(self, replica_id: int) -> None:
+        with self._lock:
+            if replica_id not in self._retired:
+                raise not_retired(replica_id)
+            self._copies[replica_id], _ = self._retired.pop(replica_id)
 
     def write(self, writes: Sequence[ReplicaWrite], durability: Durability) -> None:
         with self._lock:
@@ -242,7 +288,7 @@ class MemoryEngine:
 
     def bytes_stored(self, replica_id: int) -> int:
         with self._lock:
-            return sum(len(b.data) for b in self._copy(replica_id).batches)
+            return self._copy(replica_id).bytes_stored
 
     def close(self) -> None:
         self._closed = True

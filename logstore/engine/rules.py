@@ -10,6 +10,7 @@ from logstore.base.errors import (
     CorruptStorageError,
     DivergedError,
     OutOfRangeError,
+    StorageError,
     UnknownShardError,
 )
 from logstore.base.types import Position
@@ -24,6 +25,10 @@ def name_of(meta: ReplicaMeta) -> str:
 
 def unknown_replica(replica_id: int) -> UnknownShardError:
     return UnknownShardError(f"replica_id is {replica_id}, which is not on this disk")
+
+
+def not_retired(replica_id: int) -> StorageError:
+    return StorageError(f"replica_id is {replica_id}, which is no retired copy of this disk")
 
 
 def check_next(who: str, end: Position, batches: Iterable[StoredBatch]) -> Position:

@@ -15,7 +15,16 @@ from logstore.base.errors import (
 from logstore.base.limits import PRODUCER_WINDOW
 from logstore.base.types import CHAIN_ZERO, Durability, Position, ProducerSpan
 from logstore.engine.batch import StoredBatch
-from logstore.engine.port import Anchor, Engine, ProducerEntry, ReplicaMeta, ReplicaWrite
+from logstore.engine.port import (
+    Anchor,
+    CopyFacts,
+    Engine,
+    ProducerEntry,
+    ReplicaMeta,
+    ReplicaWrite,
+    Retired,
+    RetiredCopy,
+)
 from tests.engine.scenes import ALL, append, batch_at, batches_of, copy_of, fill, index_all, keys_in
 
 
@@ -86,6 +95,112 @@ def test_copies_come_and_go(engine: Engine) -> None:
     assert engine.end(5) == Position()
     assert engine.read_key(5, b"a", 0, ALL) == []
     assert engine.count_key(5, b"a", 0) == 0
+
+
+FACTS = CopyFacts("cluster", "generation", 17, b"shard", b"log")
+MARK = Retired("moved to i2", 18, 1_000, 2_000)
+
+
+def test_facts_stay_with_the_copy_and_go_with_it(engine: Engine) -> None:
+    r = copy_of(engine)
+    assert engine.facts(r) is None
+    engine.set_facts(r, FACTS)
+    append(engine, r, [b"a"])
+    engine.set_meta(replace(engine.replicas()[0], high_watermark=1))
+    assert engine.facts(r) == FACTS
+    newer = replace(FACTS, revision=18, shard_record=b"")
+    engine.set_facts(r, newer)
+    assert engine.facts(r) == newer
+    engine.drop_replica(r)
+    assert engine.facts(r) is None
+    with pytest.raises(UnknownShardError, match="1"):
+        engine.set_facts(r, FACTS)
+    copy_of(engine)
+    assert engine.facts(r) is None
+
+
+ON_A_COPY: list[tuple[str, tuple[object, ...]]] = [
+    ("set_meta", (ReplicaMeta(1, "log/1"),)),
+    ("set_facts", (1, FACTS)),
+    ("write", ([ReplicaWrite(1, (), 1)], Durability.OS)),
+    ("end", (1,)),
+    ("position_at", (1, 1)),
+    ("read", (1, 0, 1, 1)),
+    ("read_key", (1, b"a", 0, 1)),
+    ("count_key", (1, b"a", 1)),
+    ("offset_at_time", (1, 1)),
+    ("producers", (1,)),
+    ("truncate", (1, 0)),
+    ("trim", (1, 1)),
+    ("snapshot", (1, 1)),
+    ("verify_chain", (1, Position(), 1)),
+    ("index_backlog", (1,)),
+    ("bytes_stored", (1,)),
+]
+
+
+def test_a_retired_copy_is_kept_and_not_served(engine: Engine) -> None:
+    r, other = copy_of(engine), copy_of(engine, 2)
+    fill(engine, r, batches=20, per_batch=4)
+    append(engine, other, [b"a"])
+    engine.trim(r, 12)
+    engine.set_facts(r, FACTS)
+    (meta, _), end, size = engine.replicas(), engine.end(r), engine.bytes_stored(r)
+    engine.retire_replica(r, MARK)
+    engine.retire_replica(r, replace(MARK, cause="again"))
+    engine.retire_replica(99, MARK)
+    assert [m.replica_id for m in engine.replicas()] == [other]
+    assert engine.retired() == [RetiredCopy(meta, MARK, end, size)]
+    assert engine.facts(r) == FACTS
+    assert engine.index_step(1_000) <= 1  # of the other one's
+    for call, arguments in ON_A_COPY:
+        with pytest.raises(UnknownShardError, match="replica_id is 1"):
+            getattr(engine, call)(*arguments)
+    with pytest.raises(AlreadyExistsError, match="replica 1"):
+        copy_of(engine)
+    append(engine, other, [b"b"])
+    assert len(batches_of(engine, other)) == 2
+
+
+def test_a_retired_copy_comes_back_as_it_was(engine: Engine) -> None:
+    r = copy_of(engine)
+    fill(engine, r, batches=30, per_batch=4)
+    engine.trim(r, 20)
+    engine.index_step(50)
+    engine.set_facts(r, FACTS)
+
+    def told() -> list[object]:
+        return [
+            engine.replicas(), engine.end(r), engine.facts(r), engine.bytes_stored(r),
+            engine.producers(r), engine.snapshot(r, ALL).anchor, engine.read(r, 20, ALL, ALL),
+            engine.read_key(r, b"key-1", 0, ALL), engine.count_key(r, b"key-1", ALL),
+        ]  # fmt: skip
+
+    before = told()
+    engine.retire_replica(r, MARK)
+    engine.restore_replica(r)
+    assert told() == before
+    assert engine.retired() == []
+    append(engine, r, [b"key-1"], spans=[ProducerSpan(7, 999, 1)])
+    assert engine.count_key(r, b"key-1", ALL) == before[-1] + 1  # type: ignore[operator]
+    for unknown in (r, 99):  # one that is served, one that is not there
+        with pytest.raises(StorageError, match=f"replica_id is {unknown}"):
+            engine.restore_replica(unknown)
+
+
+def test_a_retired_copy_that_is_dropped_is_gone(engine: Engine) -> None:
+    r = copy_of(engine)
+    fill(engine, r, batches=5, per_batch=4)
+    engine.set_facts(r, FACTS)
+    engine.retire_replica(r, MARK)
+    engine.drop_replica(r)
+    assert engine.retired() == engine.replicas() == []
+    assert engine.facts(r) is None
+    with pytest.raises(StorageError, match="replica_id is 1"):
+        engine.restore_replica(r)
+    copy_of(engine)
+    assert engine.end(r) == Position()
+    assert engine.count_key(r, b"key-1", 0) == 0
 
 
 def test_position_is_known_at_batch_ends_only(engine: Engine) -> None:

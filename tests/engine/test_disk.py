@@ -21,7 +21,7 @@ from logstore.base.errors import (
     UnknownShardError,
 )
 from logstore.base.types import Durability, Position, ProducerSpan
-from logstore.engine.port import ReplicaMeta, ReplicaWrite
+from logstore.engine.port import CopyFacts, ReplicaMeta, ReplicaWrite, Retired
 from logstore.engine.rocks import RocksEngine, reader, salvage
 from logstore.engine.rocks import state as rocks_state
 from logstore.engine.rocks.store import Store
@@ -150,13 +150,13 @@ def test_a_rebuild_that_was_killed_goes_on(tmp_path: Path, after: str) -> None:
     salvage._rebuild(path, (BUFFER, BUFFER))
     if after != "rebuilt":
         for entry in path.iterdir():
-            if entry.name not in salvage._KEPT and entry.is_file():
+            if salvage.is_database(entry.name) and entry.is_file():
                 entry.unlink()
                 if entry.suffix == ".sst":
                     break
     if after == "moved some":
         for entry in path.iterdir():
-            if entry.name not in salvage._KEPT:
+            if salvage.is_database(entry.name):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         salvage._mark(path, salvage.MOVING, "")
         moved = next((path / "rebuilt").glob("MANIFEST*"))
@@ -357,6 +357,48 @@ def test_a_restart_continues_from_what_was_there(
         append(engine, 1, [b"key-1"])
         assert engine.count_key(1, b"key-1", ALL) == before[1][4] + 1
         engine.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "killed", "rebuilt"])
+def test_retired_copies_and_facts_survive(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "db"
+    engine = RocksEngine.open(path)
+    owner = [CopyFacts("c", "g", r, b"shard", b"log") for r in range(3)]
+    mark = Retired("log deleted", 9, 1_000, 2_000)
+    for r in (1, 2):
+        copy_of(engine, r)
+        fill(engine, r, batches=100, per_batch=3, seed=r)
+        engine.set_facts(r, owner[r])
+    engine.trim(2, 30)
+    before = facts(engine)
+    engine.retire_replica(2, mark)
+    retired = engine.retired()
+    copied = tmp_path / "killed"
+    shutil.copytree(path, copied)
+    engine.close()
+    if how == "killed":
+        path = copied
+    elif how == "rebuilt":
+        (path / "DAMAGED").write_text("found by a scrub")
+    (path / "identity.json").write_text("who")
+    (path / "incarnation.json").write_text("who it was")
+    (path / "notes").mkdir()
+    engine = RocksEngine.open(path)
+    assert {p.name for p in path.glob("*.json")} >= {"identity.json", "incarnation.json"}
+    assert (path / "notes").is_dir()
+    assert [m.replica_id for m in engine.replicas()] == [1]
+    assert engine.retired() == retired
+    assert [engine.facts(r) for r in (1, 2)] == owner[1:]
+    assert 2 not in engine._replicas  # it costs no memory
+    engine.restore_replica(2)
+    assert facts(engine) == before
+    engine.retire_replica(1, mark)
+    engine.drop_replica(1)
+    engine.close()
+    engine = RocksEngine.open(path)
+    assert [m.replica_id for m in engine.replicas()] == [2]
+    assert engine.retired() == []
+    engine.close()
 
 
 def facts(engine: RocksEngine) -> dict[int, Any]:

@@ -9,7 +9,7 @@ from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability, ProducerSpan
 from logstore.engine import producers
 from logstore.engine.memory import MemoryEngine
-from logstore.engine.port import Engine, ReplicaMeta, ReplicaWrite
+from logstore.engine.port import CopyFacts, Engine, ReplicaMeta, ReplicaWrite, Retired
 from logstore.engine.rocks import RocksEngine, index_runs
 from tests.engine.scenes import ALL, batch_at, copy_of
 
@@ -26,11 +26,13 @@ def outcome(engine: Engine, call: str, *args: object) -> object:
 
 def compare(ours: Engine, twin: Engine, rng: random.Random) -> None:
     assert sorted(ours.replicas(), key=repr) == sorted(twin.replicas(), key=repr)
+    assert sorted(ours.retired(), key=repr) == sorted(twin.retired(), key=repr)
     for r in IDS:
         offset, key = rng.randrange(300), b"key-%d" % rng.randrange(8)
         time_us = rng.randrange(1_000)
         for call, *args in (
             ("end", r),
+            ("facts", r),
             ("producers", r),
             ("bytes_stored", r),
             ("position_at", r, offset),
@@ -47,9 +49,15 @@ def step(engines: list[Engine], rng: random.Random) -> None:
     r, twin = rng.choice(IDS), engines[-1]
     held = {m.replica_id: m for m in twin.replicas()}
     kind = rng.choices(
-        ["write", "trim", "truncate", "drop", "copy", "index"], [60, 6, 6, 1, 3, 20]
+        ["write", "trim", "truncate", "drop", "copy", "index", "facts", "retire"],
+        [60, 6, 6, 1, 3, 20, 5, 5],
     )[0]
-    if r not in held:
+    retired = {c.meta.replica_id for c in twin.retired()}
+    if r in retired:
+        call = rng.choices(["restore_replica", "drop_replica"], [4, 1])[0]
+        for engine in engines:
+            getattr(engine, call)(r)
+    elif r not in held:
         for engine in engines:
             copy_of(engine, r, key_index=r != 3)
     elif kind == "write":
@@ -62,6 +70,14 @@ def step(engines: list[Engine], rng: random.Random) -> None:
     elif kind == "drop":
         for engine in engines:
             engine.drop_replica(r)
+    elif kind == "facts":
+        facts = CopyFacts("c", "g", rng.randrange(100), rng.randbytes(9), rng.randbytes(9))
+        for engine in engines:
+            engine.set_facts(r, facts)
+    elif kind == "retire":
+        mark = Retired("moved away", rng.randrange(100), 1, 2)
+        for engine in engines:
+            engine.retire_replica(r, mark)
     elif kind == "copy":
         target = rng.choice([i for i in IDS if i != r])
         for engine in engines:

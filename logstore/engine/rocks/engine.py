@@ -1,39 +1,28 @@
 """RocksEngine: the Engine port on one RocksDB directory.
 
 Threads. One lock, `_lock`, orders everything that changes a copy's state: `write` (held over the
-disk's flush with FSYNC), `set_meta`, each step of a trim, `truncate`, `drop_replica`. A second one,
-`_structure_lock`, is held around whole trims, truncates, creates and drops, so that those do not
-meet; it is taken first. Reads take no lock: RocksDB gives each a point in time, and a read that a
-trim or truncate raced with is done again (`_consistently`). A read never goes past `Replica.end`,
-which moves only after a write succeeded. The key index has its own locks, taken last.
+disk's flush with FSYNC), `set_meta`, each step of a trim, `truncate`, `drop_replica`,
+`retire_replica`. A second one, `_structure_lock`, is held around whole trims, truncates, creates,
+drops, retirements and restorations, so that those do not meet; it is taken first. Reads take no
+lock: RocksDB gives each a point in time, and a read that a trim or truncate raced with is done
+again (`_consistently`). A read never goes past `Replica.end`, which moves only after a write
+succeeded. The key index has its own locks, taken last.
 """
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from logstore.base.errors import (
-    AlreadyExistsError,
-    CorruptStorageError,
-    OutOfRangeError,
-    StorageError,
-)
+from logstore.base.errors import CorruptStorageError, OutOfRangeError, StorageError
 from logstore.base.types import Durability, Position
-from logstore.engine.port import Anchor, ReplicaMeta, ReplicaWrite
-from logstore.engine.producers import ProducerTable
-from logstore.engine.rocks import cut, reader, salvage, state
+from logstore.engine.port import ReplicaWrite
+from logstore.engine.rocks import cut, salvage, state
+from logstore.engine.rocks.copies import Copies
 from logstore.engine.rocks.key_index import KeyIndex
-from logstore.engine.rocks.layout import (
-    ANCHOR,
-    data_key,
-    data_value,
-    replica_range,
-)
-from logstore.engine.rocks.reads import Reads
+from logstore.engine.rocks.layout import ANCHOR, data_key, data_value
 from logstore.engine.rocks.snapshot import RocksSnapshot
 from logstore.engine.rocks.state import Replica
 from logstore.engine.rocks.store import (
@@ -43,41 +32,23 @@ from logstore.engine.rocks.store import (
     Batch,
     Store,
 )
-from logstore.engine.rocks.upkeep import Reclaimer, index_step
-from logstore.engine.rules import (
-    check_next,
-    check_not_below_base,
-    name_of,
-)
+from logstore.engine.rocks.upkeep import index_step
+from logstore.engine.rules import check_next, check_not_below_base
 
 RECLAIM_BYTES = WRITE_BUFFER_BYTES
 """Trimmed bytes that are worth a compaction."""
 
 
-class RocksEngine(Reads):
+class RocksEngine(Copies):
     """See `logstore.engine.port.Engine`. Make one with `open`."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self._structure_lock = threading.RLock()
-        self._sync_lock = threading.Lock()
-        self._broken: str | None = None
         self._closed = False
         self._since_checkpoint_bytes = 0
         self._trimmed_bytes = 0
         self._index_turn = 0
         self._snapshots: weakref.WeakSet[RocksSnapshot] = weakref.WeakSet()
-        self._reclaimer = Reclaimer(store)
-        for stored in state.load_metas(store):
-            try:
-                replica = state.load_replica(store, stored, self._make_index)
-            except CorruptStorageError as e:  # the other copies of this disk are served on
-                if not stored.meta.damage:
-                    store.contain(e.message)
-                replica = state.load_damaged(store, stored, e.message)
-            self._replicas[replica.replica_id] = replica
-            if replica.meta.base.end and not replica.meta.damage:
-                self._delete_below_base(replica.meta)
 
     @classmethod
     def open(
@@ -100,66 +71,6 @@ class RocksEngine(Reads):
         except BaseException:
             store.close()
             raise
-
-    # --- copies
-
-    def replicas(self) -> list[ReplicaMeta]:
-        return [r.meta for r in list(self._replicas.values())]
-
-    def create_replica(
-        self, meta: ReplicaMeta, anchor: Anchor | None = None, key_index: bool = True
-    ) -> None:
-        anchor = anchor or Anchor(meta.base)
-        meta = replace(meta, base=anchor.base)
-        with self._structure_lock:
-            with self._lock:
-                if meta.replica_id in self._replicas:
-                    raise AlreadyExistsError(f"{name_of(meta)} is on this disk already")
-                batch = self._store.batch()
-                state.put_new(batch, meta, anchor, key_index)
-                self._put(batch)
-            self._sync()  # others write meanwhile
-            with self._lock:
-                self._replicas[meta.replica_id] = Replica(
-                    meta=meta,
-                    end=meta.base,
-                    time_max_us=reader.TIME_NONE,
-                    stored_bytes=0,
-                    producers=ProducerTable(anchor.producers),
-                    index=self._make_index(meta) if key_index else None,
-                    who=name_of(meta),
-                )
-
-    def set_meta(self, meta: ReplicaMeta) -> None:
-        with self._lock:
-            replica = self._replica(meta.replica_id)
-            meta = replace(meta, base=replica.meta.base)
-            batch = self._store.batch()
-            state.put_meta(batch, meta, replica.index is not None)
-            self._put(batch)
-            replica.meta = meta
-            replica.who = name_of(meta)
-        self._sync()  # others write meanwhile
-
-    def drop_replica(self, replica_id: int) -> None:
-        with self._structure_lock, self._lock:
-            replica = self._replicas.get(replica_id)
-            if replica is None:
-                return
-            with replica.index.paused() if replica.index else contextlib.nullcontext():
-                batch = self._store.batch()
-                state.delete_all(batch, replica_id)
-                replica.cuts += 1  # it stays odd: a read that runs beside this finds no copy
-                try:
-                    self._commit(batch, Durability.OS)
-                except BaseException:
-                    replica.cuts += 1
-                    raise
-                del self._replicas[replica_id]
-                self._recent.forget(replica_id)
-                if replica.index:
-                    replica.index.close()
-        self._reclaimer.reclaim(*replica_range(replica_id))
 
     # --- append
 
@@ -208,32 +119,6 @@ class RocksEngine(Reads):
             state.put_high_watermark(batch, replica_id, part.high_watermark)
         if part.feed_cursor is not None:
             state.put_feed_cursor(batch, replica_id, part.feed_cursor)
-
-    def _commit(self, batch: Batch, durability: Durability) -> None:
-        """Write, and with FSYNC put it on the disk."""
-        self._put(batch)
-        if durability is Durability.FSYNC:
-            self._sync()
-
-    def _put(self, batch: Batch) -> None:
-        if self._broken is not None:
-            raise StorageError(self._broken)
-        self._store.write(batch)
-
-    def _sync(self) -> None:
-        """Put on the disk what was written.
-
-        After a failed fsync nobody knows what the disk holds, and a second one would say yes
-        (the kernel forgets): no write is taken until the directory was opened again.
-        """
-        with self._sync_lock:
-            if self._broken is not None:
-                raise StorageError(self._broken)
-            try:
-                self._store.sync()
-            except StorageError as e:
-                self._broken = f"{self._store.path}: an fsync failed, restart: {e.message}"
-                raise
 
     def _put_checkpoints(self, batch: Batch) -> None:
         for r in self._replicas.values():
@@ -289,12 +174,6 @@ class RocksEngine(Reads):
             self._reclaimer.reclaim(data_key(replica_id, before), data_key(replica_id, base.end))
         return base
 
-    def _delete_below_base(self, meta: ReplicaMeta) -> None:
-        batch = self._store.batch()
-        cut.put_delete_below_base(batch, meta)
-        with self._lock:
-            self._commit(batch, Durability.OS)
-
     def _cut(self, replica: Replica, put: Callable[[Batch], Callable[[], None]]) -> None:
         """One atomic change of a log's extent, while neither its index nor a read relies on it."""
         with replica.index.paused() if replica.index else contextlib.nullcontext():
@@ -330,18 +209,6 @@ class RocksEngine(Reads):
             for replica in self._replicas.values():
                 if replica.index is index:
                     replica.meta = replace(replica.meta, damage=error.message)
-
-    def _make_index(self, meta: ReplicaMeta) -> KeyIndex:
-        who, replica_id = name_of(meta), meta.replica_id
-        return KeyIndex(
-            self._store,
-            replica_id,
-            meta.base.end,
-            lambda start, stop: (
-                self._recent.read(replica_id, start, stop)
-                or reader.batches(self._store, who, replica_id, start, stop)
-            ),
-        )
 
     # --- upkeep
 

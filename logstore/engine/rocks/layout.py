@@ -3,7 +3,8 @@
 | column family | key | value |
 |---|---|---|
 | data | replica u64, base offset u64 | chain before 16, after 16, largest time i64, envelope |
-| meta | replica u64, kind 1 | `m` facts, `h` watermark, `f` feed cursor, `s` sums, `r` index runs |
+| meta | replica u64, kind 1 | `m` copy, `d` owner's facts, `h` watermark, `f` feed cursor, |
+| | | `s` sums, `r` index runs, `x` retired |
 | producers | replica u64, kind 1, producer u64 | forgot u8, entries; of base `a`, checkpoint `c` |
 | counts | replica u64, record key | trimmed records of the key, u64 |
 | index | replica u64, run u64, first entry u64 | sorted entries u64 little-endian (`key_index`) |
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 import msgspec
 
 from logstore.base.errors import CorruptBatchError, CorruptStorageError
+from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch, parse
-from logstore.engine.port import ProducerEntry, ReplicaMeta
+from logstore.engine.port import CopyFacts, ProducerEntry, ReplicaMeta, Retired
 
 _ONE = struct.Struct(">Q")
 _TWO = struct.Struct(">QQ")
@@ -30,7 +32,7 @@ _U64 = struct.Struct("<Q")
 _ENTRY = struct.Struct("<QQI")
 
 META_KIND, HIGH_WATERMARK, CHECKPOINT, RUNS = b"m", b"h", b"s", b"r"
-FEED_CURSOR = b"f"
+FEED_CURSOR, FACTS, RETIRED = b"f", b"d", b"x"
 ANCHOR, CURRENT = b"a", b"c"
 REPLICA_ID_BYTES = 8
 """Every key starts with the replica id."""
@@ -42,6 +44,15 @@ class StoredMeta:
 
     meta: ReplicaMeta
     key_index: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRetired:
+    """The mark of a retired copy, and how much there was of it then."""
+
+    retired: Retired
+    end: Position
+    bytes_stored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +163,7 @@ def unpack_entries(value: bytes) -> tuple[tuple[ProducerEntry, ...], bool]:
     return tuple(ProducerEntry(*e) for e in _ENTRY.iter_unpack(value[1:])), bool(value[0])
 
 
-def encode(record: StoredMeta | Checkpoint | tuple[Run, ...]) -> bytes:
+def encode(record: StoredMeta | StoredRetired | CopyFacts | Checkpoint | tuple[Run, ...]) -> bytes:
     return msgspec.msgpack.encode(record)
 
 
@@ -166,3 +177,11 @@ def decode_checkpoint(value: bytes) -> Checkpoint:
 
 def decode_runs(value: bytes) -> tuple[Run, ...]:
     return msgspec.msgpack.decode(value, type=tuple[Run, ...])
+
+
+def decode_facts(value: bytes) -> CopyFacts:
+    return msgspec.msgpack.decode(value, type=CopyFacts)
+
+
+def decode_retired(value: bytes) -> StoredRetired:
+    return msgspec.msgpack.decode(value, type=StoredRetired)

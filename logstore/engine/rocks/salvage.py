@@ -12,6 +12,7 @@ old files) → MOVING (move the new ones here; CURRENT, without which there is n
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,13 +28,14 @@ from logstore.engine.rocks import state
 from logstore.engine.rocks.layout import (
     CHECKPOINT,
     Checkpoint,
-    StoredMeta,
+    StoredRetired,
     data_key,
     encode,
     meta_key,
     offset_of,
     open_batch,
 )
+from logstore.engine.rocks.state import StoredCopy
 from logstore.engine.rocks.store import DAMAGED, DATA, META, Store
 from logstore.engine.rules import name_of
 
@@ -41,7 +43,12 @@ REBUILT, MOVING = "REBUILT", "MOVING"
 WAL_DAMAGED = "WAL: "
 """A marker that starts so says that WAL records are missing."""
 _PART = "rebuilt"
-_KEPT = frozenset({"IN_USE", "incarnation.json", _PART, DAMAGED, REBUILT, MOVING})
+_DATABASE = re.compile(
+    r"\d+\.(sst|blob|log|dbtmp)|MANIFEST-\d+|OPTIONS-\d+(\.dbtmp)?|CURRENT|IDENTITY|LOCK"
+    r"|LOG(\.old\.\d+)?|rocksdict-config\.json|wal"
+)
+"""Names that RocksDB and rocksdict give. Only those are replaced: whatever else lies in the
+directory (who the instance is, its markers) is not theirs and stays."""
 _WRITE_BYTES = 4 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +78,7 @@ def _rebuild(path: Path, sizes: tuple[int, int]) -> None:
     try:
         new = Store(part, *sizes)
         try:
-            for stored in state.load_metas(old):
+            for stored in state.load_copies(old):
                 meta = _copy(old, new, stored, tail_lost=reason.startswith(WAL_DAMAGED))
                 _log.warning(
                     "copy read out", copy=name_of(meta), damage=meta.damage, lost=meta.tail_lost
@@ -83,7 +90,7 @@ def _rebuild(path: Path, sizes: tuple[int, int]) -> None:
     _mark(path, REBUILT, reason)
 
 
-def _copy(old: Store, new: Store, stored: StoredMeta, *, tail_lost: bool) -> ReplicaMeta:
+def _copy(old: Store, new: Store, stored: StoredCopy, *, tail_lost: bool) -> ReplicaMeta:
     """Copy what is whole of one copy; returns its facts with what was found."""
     meta, who = stored.meta, name_of(stored.meta)
     found = _Found(Position(meta.base.end, meta.base.chain))
@@ -112,6 +119,12 @@ def _copy(old: Store, new: Store, stored: StoredMeta, *, tail_lost: bool) -> Rep
         state.put_new(batch, facts, anchor, stored.key_index)
     state.put_meta(batch, facts, stored.key_index)
     batch.put(META, meta_key(meta.replica_id, CHECKPOINT), encode(Checkpoint(meta.base.end, 0)))
+    if stored.retired is not None:
+        mark = StoredRetired(stored.retired.retired, found.end, found.bytes)
+        state.put_retired(batch, meta.replica_id, mark)
+    with contextlib.suppress(CorruptStorageError):
+        if (owner := state.load_facts(old, meta.replica_id)) is not None:
+            state.put_facts(batch, meta.replica_id, owner)
     new.write(batch)
     return facts
 
@@ -157,6 +170,11 @@ def _whole(
                 return
 
 
+def is_database(name: str) -> bool:
+    """Whether a file or folder of this name belongs to the database."""
+    return _DATABASE.fullmatch(name) is not None
+
+
 def _mark(path: Path, name: str, text: str) -> None:
     part = path / f"{name}.part"
     with part.open("w") as handle:
@@ -172,7 +190,7 @@ def _swap(path: Path) -> None:
     part = path / _PART
     if not (path / MOVING).exists():
         for entry in path.iterdir():
-            if entry.name not in _KEPT:
+            if is_database(entry.name):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         _mark(path, MOVING, "")
     entries = [e for e in part.iterdir() if e.name not in ("IN_USE", "CURRENT")]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from logstore.base.errors import CorruptStorageError
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
-from logstore.engine.port import Anchor, ProducerEntry, ReplicaMeta
+from logstore.engine.port import Anchor, CopyFacts, ProducerEntry, ReplicaMeta
 from logstore.engine.producers import ProducerTable
 from logstore.engine.rocks import reader
 from logstore.engine.rocks.key_index import KeyIndex
@@ -20,15 +20,20 @@ from logstore.engine.rocks.layout import (
     ANCHOR,
     CHECKPOINT,
     CURRENT,
+    FACTS,
     FEED_CURSOR,
     HIGH_WATERMARK,
     META_KIND,
     REPLICA_ID_BYTES,
+    RETIRED,
     Checkpoint,
     StoredMeta,
+    StoredRetired,
     count_key,
     decode_checkpoint,
+    decode_facts,
     decode_meta,
+    decode_retired,
     encode,
     meta_key,
     pack_entries,
@@ -47,6 +52,15 @@ CHECKPOINT_BYTES = 64 * 1024 * 1024
 """Batches that an open has to replay at most, over all copies."""
 
 MakeIndex = Callable[[ReplicaMeta], KeyIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCopy:
+    """A copy as the META family describes it."""
+
+    meta: ReplicaMeta
+    key_index: bool
+    retired: StoredRetired | None
 
 
 @dataclass(slots=True)
@@ -87,6 +101,23 @@ def put_high_watermark(batch: Batch, replica_id: int, high_watermark: int) -> No
 
 def put_feed_cursor(batch: Batch, replica_id: int, cursor: int) -> None:
     batch.put(META, meta_key(replica_id, FEED_CURSOR), pack_u64(cursor))
+
+
+def put_facts(batch: Batch, replica_id: int, facts: CopyFacts) -> None:
+    batch.put(META, meta_key(replica_id, FACTS), encode(facts))
+
+
+def load_facts(store: Store, replica_id: int) -> CopyFacts | None:
+    packed = store.get(META, meta_key(replica_id, FACTS))
+    return decode_facts(packed) if packed else None
+
+
+def put_retired(batch: Batch, replica_id: int, retired: StoredRetired) -> None:
+    batch.put(META, meta_key(replica_id, RETIRED), encode(retired))
+
+
+def delete_retired(batch: Batch, replica_id: int) -> None:
+    batch.delete(META, meta_key(replica_id, RETIRED))
 
 
 def put_checkpoint(
@@ -143,8 +174,8 @@ def put_new(batch: Batch, meta: ReplicaMeta, anchor: Anchor, key_index: bool) ->
     batch.put(META, meta_key(meta.replica_id, CHECKPOINT), encode(checkpoint))
 
 
-def load_metas(store: Store) -> list[StoredMeta]:
-    """The facts of every copy on the disk, with their high watermarks."""
+def load_copies(store: Store) -> list[StoredCopy]:
+    """Every copy on the disk, retired or not."""
     found: list[StoredMeta] = []
     cursor = store.cursor(META, b"", b"\xff" * 9)
     cursor.seek(b"")
@@ -152,21 +183,30 @@ def load_metas(store: Store) -> list[StoredMeta]:
         if cursor.key()[8:] == META_KIND:
             found.append(decode_meta(cursor.value()))
         cursor.next()
-    return [_with_high_watermark(store, stored) for stored in found]
+    return [_with_what_changes(store, stored) for stored in found]
 
 
-def _with_high_watermark(store: Store, stored: StoredMeta) -> StoredMeta:
-    packed = store.get(META, meta_key(stored.meta.replica_id, HIGH_WATERMARK))
+def load_copy(store: Store, replica_id: int) -> StoredCopy:
+    """A copy that is on the disk."""
+    packed = store.get(META, meta_key(replica_id, META_KIND))
     if packed is None:
-        return stored
-    meta = replace(stored.meta, high_watermark=unpack_u64(packed))
-    cursor = store.get(META, meta_key(meta.replica_id, FEED_CURSOR))
+        raise CorruptStorageError(f"{store.path}: replica {replica_id} has no facts")
+    return _with_what_changes(store, decode_meta(packed))
+
+
+def _with_what_changes(store: Store, stored: StoredMeta) -> StoredCopy:
+    """The copy with what has keys of its own, because it is written often or seldom."""
+    meta, kinds = stored.meta, (HIGH_WATERMARK, FEED_CURSOR, RETIRED)
+    keys = [meta_key(meta.replica_id, kind) for kind in kinds]
+    high_watermark, cursor, retired = store.get_many(META, keys)
+    if high_watermark is not None:
+        meta = replace(meta, high_watermark=unpack_u64(high_watermark))
     if cursor is not None:
         meta = replace(meta, feed_cursor=unpack_u64(cursor))
-    return replace(stored, meta=meta)
+    return StoredCopy(meta, stored.key_index, decode_retired(retired) if retired else None)
 
 
-def load_replica(store: Store, stored: StoredMeta, make_index: MakeIndex) -> Replica:
+def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Replica:
     """Bring a copy's state up from the disk; raises CorruptStorageError if it is not whole."""
     meta, who, replica_id = stored.meta, name_of(stored.meta), stored.meta.replica_id
     last = reader.last(store, who, meta)
@@ -194,7 +234,7 @@ def load_replica(store: Store, stored: StoredMeta, make_index: MakeIndex) -> Rep
     return replica
 
 
-def load_damaged(store: Store, stored: StoredMeta, damage: str) -> Replica:
+def load_damaged(store: Store, stored: StoredCopy, damage: str) -> Replica:
     """A copy whose state cannot be brought up: whole batches can be read, nothing else."""
     meta = replace(stored.meta, damage=stored.meta.damage or damage)
     who = name_of(meta)
