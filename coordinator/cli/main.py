@@ -13,6 +13,7 @@ from coordinator.cli import (
     logs,
     moves,
     profile,
+    recover,
     reshape,
     serve,
     simulate,
@@ -28,7 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify):
+for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify,
+               recover):  # fmt: skip
     module.register(app)
 
 

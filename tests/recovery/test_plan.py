@@ -262,3 +262,22 @@ def test_a_scan_comes_back_from_its_file_as_it_was(life: Life) -> None:
     instances, copies = life.found(set())
     scan = Scan(tuple(instances), tuple(copies))
     assert decode_scan(encode_scan(scan)) == scan
+
+
+def test_epochs_say_what_is_newer_where_a_recovery_began_with_lower_revisions() -> None:
+    before, after = record(7, A, B), record(1_007, C, learners=(A,))
+    old = copy(A, before, 500, 7, revision=90_000)
+    new = copy(C, after, 100, 1_007, revision=12)
+    assert make_plan(disks("a", "c"), [old, new]).shards[0].primary == C
+
+
+def test_open_shards_over_the_same_keys_are_of_two_histories_and_the_newer_one_counts() -> None:
+    older, newer = record(3, A), replace(record(3, B), shard="x/4", range=KeyRange(b"", b"m"))
+    rest = replace(record(3, C), shard="x/5", range=KeyRange(b"m", None))
+    found = [copy(A, older, 10, 3, revision=5), copy(B, newer, 10, 3, revision=9),
+             copy(C, rest, 10, 3, revision=9)]  # fmt: skip
+    plan = make_plan(disks("a", "b", "c"), found)
+    assert {s.shard for s in plan.shards} == {"x/4", "x/5"}
+    assert ("left", "x/0", "x/4 is newer and holds the same keys") in [
+        (t.kind, t.subject, t.text) for t in plan.told
+    ]
