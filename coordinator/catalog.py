@@ -203,10 +203,11 @@ class Catalog(Listing):
             replica_id += options.replicas
             records.append(_new_shard(shard, name, keys, members, options))
         log = LogRecord(name, options, len(ids), self._env.clock.wall_us())
-        await self._write_new(log, records)
+        await self.write_new(log, records)
         return await self.describe(name)
 
-    async def _write_new(self, log: LogRecord, records: Sequence[ShardRecord]) -> None:
+    async def write_new(self, log: LogRecord, records: Sequence[ShardRecord]) -> None:
+        """Write a log that is not there: its shards first, its own record last."""
         chunks = list(in_chunks([new_shard(r) for r in records]))
         for i, chunk in enumerate(chunks):
             operations = operations_of(chunk)

@@ -14,6 +14,7 @@ from coordinator.catalog_service import CatalogService
 from coordinator.cell_pulse import Pulse
 from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.config import CoordinatorConfig
+from coordinator.copies import Copies
 from coordinator.drain import DrainMoves, Drains
 from coordinator.drain_service import DrainsService
 from coordinator.feeds import FeedSweeper, feed_prefix
@@ -26,6 +27,7 @@ from coordinator.migration.service import MigrationsService
 from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
 from coordinator.placement_service import PlacementService
 from coordinator.repair import RepairLoop
+from coordinator.retiring import Retiring
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
 from logstore.base.errors import FencedError
@@ -79,7 +81,15 @@ class CellWork:
         )
         self.services: dict[str, object] = {
             "Announcements": AnnouncementsService(store, intake.slot_s),
-            "Catalog": CatalogService(self.catalog, intake, env, config.silence_s, config.replicas),
+            "Catalog": CatalogService(
+                self.catalog,
+                intake,
+                env,
+                config.silence_s,
+                config.replicas,
+                copies=Copies(store, self.catalog, parts.nodes),
+                retiring=Retiring(store, self.catalog),
+            ),
             "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake),
             "Migrations": MigrationsService(
                 store,

@@ -9,6 +9,7 @@ import typer
 from coordinator.cli import (
     announce,
     cluster,
+    copies,
     data,
     logs,
     moves,
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify,
-               recover):  # fmt: skip
+               recover, copies):  # fmt: skip
     module.register(app)
 
 

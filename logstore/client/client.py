@@ -161,10 +161,15 @@ class Client:
         answer = await self._directory.catalog("ListLogs", coordinator_pb2.ListLogsRequest())
         return sorted(info.name for info in answer.logs)
 
-    async def delete_log(self, name: str) -> None:
-        """Delete a log with all its records, else UnknownLogError."""
+    async def delete_log(self, name: str, *, now: bool = False) -> None:
+        """Delete a log with all its records, else UnknownLogError.
+
+        For 24 h `logstore log restore` can bring it back; with `now` its space is given back at
+        once, and nothing can.
+        """
         checks.log_name(name)
-        await self._directory.catalog("DeleteLog", coordinator_pb2.DeleteLogRequest(name=name))
+        request = coordinator_pb2.DeleteLogRequest(name=name, now=now)
+        await self._directory.catalog("DeleteLog", request)
         self._directory.forget(name)
 
 

@@ -105,6 +105,8 @@ KNOWN = {
     ("coordinator/metadata_service.py", "operation.key"),
     ("coordinator/catalog.py", "found.key"),
     ("coordinator/catalog.py", "item.key"),
+    ("coordinator/retiring.py", "item.key"),
+    ("coordinator/recovery/write.py", "item.key"),
     ("coordinator/drain.py", "key"),
     ("coordinator/migration/ledger.py", "found.key"),
     ("coordinator/migration/reshape_driver.py", "found.key"),
