@@ -32,7 +32,7 @@ def check(
             found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote without "
                                    "being the leader", txn.at_s))  # fmt: skip
         for key, value in txn.written.items():
-            if _anchor(key, value) not in txn.compared:
+            if key not in txn.compared and not _buries(key, value, txn):
                 found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote {key} "
                                        "without a compare", txn.at_s))  # fmt: skip
             if not key.startswith(SHARDS) or value is None:
@@ -48,11 +48,11 @@ def check(
     return found
 
 
-def _anchor(key: str, value: bytes | None) -> str:
-    """The key whose compare covers a write: its own; of a new tombstone its shard's record (P9)."""
-    if key.startswith(TOMBSTONES) and value is not None:
-        return shard_key(decode_tombstone(value).shard)
-    return key
+def _buries(key: str, value: bytes | None, txn: MetadataTxn) -> bool:
+    """A tombstone is new by its replica id, and its shard's record is compared (P9)."""
+    if value is None or not key.startswith(TOMBSTONES):
+        return False
+    return shard_key(decode_tombstone(value).shard) in txn.compared
 
 
 def _reconfigured(before: ShardRecord, after: ShardRecord) -> bool:
