@@ -11,6 +11,7 @@ from coordinator.cli import (
     cluster,
     copies,
     data,
+    doctor,
     logs,
     moves,
     profile,
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify,
-               recover, copies):  # fmt: skip
+               recover, copies, doctor):  # fmt: skip
     module.register(app)
 
 
