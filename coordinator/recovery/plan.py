@@ -298,9 +298,11 @@ def _leader(
     live = [c for c in readable if revive or c.retired is None]
     vouching = [c for c in live if (c.instance, c.replica_id) in in_sync]
     whole = [c for c in vouching if not c.tail_lost]
+    led = record.primary.replica_id  # of equals who led goes on: the load stays where it was
     for candidates in (whole, vouching):
         if candidates:
-            return max(candidates, key=FoundCopy.length), True
+            best = max(candidates, key=lambda c: (*c.length()[:2], c.replica_id == led))
+            return best, True
     for candidates in (live, readable):
         if candidates:
             return max(candidates, key=FoundCopy.length), False

@@ -143,6 +143,12 @@ def test_the_longest_of_the_newest_in_sync_set_leads_alone() -> None:
     assert plan.records == {"x": 100}
 
 
+def test_of_equals_the_primary_goes_on() -> None:
+    new = replace(record(7, A, B, C), primary=B)
+    plan = make_plan(disks("a", "b", "c"), [copy(m, new, 90, 7) for m in (A, B, C)])
+    assert plan.shards[0].primary == B
+
+
 def test_the_later_epoch_beats_the_longer_log() -> None:
     new = record(7, A, B)
     plan = make_plan(disks("a", "b"), [copy(A, new, 200, 6), copy(B, new, 100, 7)])
