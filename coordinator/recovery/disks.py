@@ -116,7 +116,8 @@ def copies_of(found: FoundInstance, engine: Engine) -> list[FoundCopy]:
                 found.instance, meta.replica_id, meta.shard, cluster, generation, revision,
                 record, log, meta.base.end, retired.end.end, retired.end.chain,
                 record.epoch if record is not None else 0, retired.bytes_stored, meta.damage,
-                meta.tail_lost, retired.retired.cause, retired.retired.keep_until_us,
+                meta.tail_lost, retired.retired.cause, retired.retired.revision,
+                retired.retired.keep_until_us,
             )
         )  # fmt: skip
     return copies

@@ -27,7 +27,8 @@ class FoundCopy:
     stored before such facts were.
 
     `chain`: the hash chain at `end`. `damage`: why it is not whole; `tail_lost`: only its end may
-    be missing. `retired`: the cause, None for a copy that is not retired.
+    be missing. `retired`: the cause, None for a copy that is not retired; `retired_revision`: of
+    the tombstone that ordered it.
     """
 
     instance: str
@@ -46,6 +47,7 @@ class FoundCopy:
     damage: str = ""
     tail_lost: bool = False
     retired: str | None = None
+    retired_revision: int = 0
     keep_until_us: int = 0
 
     @property

@@ -190,9 +190,20 @@ def _of_newest_log(copies: list[FoundCopy], notes: _Notes) -> list[FoundCopy]:
 
 
 def _deleted(copies: Sequence[FoundCopy], log: str) -> str | None:
-    """Why the log is known to be deleted, or None."""
-    causes = [c.retired for c in copies if c.retired and is_deletion(c.retired, log)]
-    return causes[0] if causes else None
+    """Why the log is known to be deleted, or None: no copy acted on anything later."""
+    graves = [c for c in copies if c.retired is not None and is_deletion(c.retired, log)]
+    if not graves or any(_is_later(c, graves) for c in copies if c.retired is None):
+        return None
+    return graves[0].retired
+
+
+def _is_later(copy: FoundCopy, graves: Sequence[FoundCopy]) -> bool:
+    """Whether the copy acted on what came after the deletion: the log was brought back, with
+    epochs far above the old ones (revisions may be another store's)."""
+    if copy.revision > max(grave.retired_revision for grave in graves):
+        return True
+    before = [grave.age()[0] for grave in graves if grave.shard == copy.shard]
+    return bool(before) and copy.age()[0] >= min(before) + EPOCH_STEP
 
 
 def _log_of(

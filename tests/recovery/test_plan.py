@@ -221,7 +221,7 @@ def test_a_lost_shard_leaves_its_log_out_unless_holes_are_filled() -> None:
 
 def test_a_log_that_was_deleted_stays_deleted_until_it_is_wanted_back() -> None:
     new = record(7, A, B)
-    gone = copy(A, new, 100, 7, retired=deletion_of("x"))
+    gone = copy(A, new, 100, 7, retired=deletion_of("x"), retired_revision=50)
     away = copy(B, new, 100, 7)
     plan = make_plan(disks("a", "b"), [gone, away])
     assert plan.logs == ()
@@ -229,6 +229,15 @@ def test_a_log_that_was_deleted_stays_deleted_until_it_is_wanted_back() -> None:
     back = make_plan(disks("a", "b"), [gone, replace(away, retired=deletion_of("x"))], revive=True)
     assert {m.instance for m in back.shards[0].members()} == {"a", "b"}
     assert back.shards[0].possible_loss == ()
+
+
+@pytest.mark.parametrize(("epoch", "revision"), [(7, 60), (1_007, 3)])
+def test_a_log_that_was_brought_back_is_not_taken_for_deleted(epoch: int, revision: int) -> None:
+    left = copy(A, record(7, A, B), 100, 7, retired=deletion_of("x"), retired_revision=50)
+    back = copy(B, record(epoch, B), 100, 7, revision=revision)
+    plan = make_plan(disks("a", "b"), [left, back])
+    assert [s.members() for s in plan.shards] == [(B,)]
+    assert plan.shards[0].possible_loss == ()
 
 
 def test_only_the_newest_log_of_a_name_counts() -> None:
