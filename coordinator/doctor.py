@@ -262,21 +262,18 @@ def examine_folders(folders: Sequence[FolderFacts], store: StoreFacts) -> list[F
     """What the folders of a stopped cluster say."""
     found = [*_folders(folders)]
     clusters = {f.cluster for f in folders if f.cluster}
+    in_etcd = "://" in store.folder
+    see = f"etcdctl get --prefix / ({store.folder})" if in_etcd else f"ls {store.folder}"
     recover = "put the newest one back, or rebuild it: logstore recover --data DIR"
-    elsewhere = (
-        f"{recover}; is it in etcd, then look there: logstore doctor --data DIR --metadata URL"
-    )
+    recover += f" --metadata {store.folder}" if in_etcd else ""
     if store.error:
-        found.append(
-            Finding("no-metadata", ERROR, store.folder, store.error, f"ls {store.folder}", recover)
-        )
+        found.append(Finding("no-metadata", ERROR, store.folder, store.error, see, recover))
     elif not store.there and clusters:
-        found.append(
-            Finding(
-                "no-metadata", ERROR, store.folder, f"it holds no metadata, the instances belong "
-                f"to cluster {', '.join(sorted(clusters))}", f"ls {store.folder}", elsewhere,
-            )
-        )  # fmt: skip
+        what = (
+            f"it holds no metadata, the instances belong to cluster {', '.join(sorted(clusters))}"
+        )
+        do = recover if in_etcd else f"{recover}; for metadata in etcd add --metadata URL"
+        found.append(Finding("no-metadata", ERROR, store.folder, what, see, do))
     elif store.there and not store.running:
         found += _against(folders, store, recover)
     return found

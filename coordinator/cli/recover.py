@@ -75,7 +75,8 @@ def recover(
     Example: logstore recover --data ./data
     Example: logstore recover --instance-data /disk1/a --facts b.json --metadata etcd://e1:2379
     """  # fmt: skip
-    directories = [*(instance_directories(data) if data else ()), *(instance_data or ())]
+    given = [*(instance_directories(data) if data else ()), *(instance_data or ())]
+    directories = list(dict.fromkeys(path.resolve() for path in given))
     home = coordinator or (data / COORDINATOR if data is not None else None)
     if scan_to is None and ((home is None and metadata is None) or (coordinator and metadata)):
         raise InvalidArgumentError(
@@ -105,7 +106,11 @@ def recover(
     elsewhere = sorted({i.instance for i in scan.instances} - {i.instance for i in disks.scanned})
     if as_json:
         print_json({**_told(plan, written), "accept_by_hand": elsewhere})
-        return
+    else:
+        _say_written(plan, written, elsewhere)
+
+
+def _say_written(plan: RecoveryPlan, written: Written, elsewhere: list[str]) -> None:
     if written.aside:
         typer.echo(f"what was there before is in {written.aside}")
     typer.echo(f"recovered: generation {written.generation} of cluster {plan.cluster}")

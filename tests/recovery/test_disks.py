@@ -247,6 +247,15 @@ def test_the_command_shows_and_writes_nothing_by_itself(
     assert (told["logs"], told["written"]) == ([{"log": "orders", "records": 60}], None)
 
 
+def test_a_directory_that_is_given_twice_is_read_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, 1, records=1)
+    again = ["--instance-data", str(tmp_path / "." / "instance-1")]
+    assert main(["recover", "--data", str(tmp_path), *again, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["logs"] == [{"log": "orders", "records": 2}]
+
+
 def test_what_cannot_be_recovered_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
