@@ -4,7 +4,7 @@ import ast
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from logstore.base.types import ShardStatus
@@ -77,6 +77,8 @@ def test_a_copy_that_becomes_a_member_of_another_kind_stays() -> None:
 
 
 @given(st.lists(st.tuples(copies, st.integers(0, 60_000)), max_size=300))
+@example([([1, 2, 3], 0)] * 1_000)
+@example([([1], 60_000)] * 60)
 def test_chunks_keep_the_order_and_fit_a_transaction(
     shards: list[tuple[list[int], int]],
 ) -> None:
