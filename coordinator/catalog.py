@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from coordinator.homes import Cluster, choose_home
+from coordinator.listing import Described, Listing
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
@@ -25,12 +26,9 @@ from logstore.meta.port import (
     Compare,
     Delete,
     MetadataStore,
-    Operation,
     Put,
 )
 from logstore.meta.records import (
-    DRAINS,
-    INSTANCES,
     LOGS,
     REPLICA_COUNTER,
     SHARDS,
@@ -40,14 +38,19 @@ from logstore.meta.records import (
     Member,
     ShardRecord,
     changefeed_prefix,
-    decode_instance,
-    decode_log,
     decode_shard,
     encode,
     log_key,
-    shard_key,
     shard_prefix,
 )
+from logstore.meta.shard_writes import (
+    compares_of,
+    delete_shard,
+    in_chunks,
+    new_shard,
+    operations_of,
+)
+from logstore.meta.tombstones import KEEP_DELETED_LOG_S, Order, deletion_of
 from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges_from_cuts
 from sharder.ring import place
 
@@ -56,15 +59,6 @@ _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 REPLICAS_MAX = 7
 _CHUNK = TXN_OPERATIONS_MAX - 1
 _TRIES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A log with its shards in key order, and the newest metadata revision among them."""
-
-    log: LogRecord
-    shards: tuple[ShardRecord, ...]
-    map_version: int
 
 
 def check_name(name: str) -> str:
@@ -144,13 +138,26 @@ def ranges_of(
         raise InvalidArgumentError(str(e)) from None
 
 
-class Catalog:
-    """The logs and instances of one store."""
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a deletion took out of the map. `keep_s`: how long its copies can be brought back."""
 
-    def __init__(self, store: MetadataStore, env: Env, *, has_broker: bool = False) -> None:
-        """`has_broker`: logs may have a change stream."""
-        self._store = store
+    log: str
+    shards: int
+    copies: int
+    keep_s: float
+
+
+class Catalog(Listing):
+    """The logs and instances of one store, and every change of them but moves."""
+
+    def __init__(
+        self, store: MetadataStore, env: Env, cluster: str, *, has_broker: bool = False
+    ) -> None:
+        """`cluster`: its id, for tombstones. `has_broker`: logs may have a change stream."""
+        super().__init__(store)
         self._env = env
+        self.cluster = cluster
         self.has_broker = has_broker
 
     async def create(
@@ -184,7 +191,7 @@ class Catalog:
         homes = _homes(ids, instances, known, alive or {})
         if await self._store.get(log_key(name)) is not None:
             raise AlreadyExistsError(f"log {name} exists already")
-        await self._drop_shards(name)  # what a creation that died half-way left
+        await self._drop_shards(name, self._unfinished(name))
         replica_id = await self.draw_replica_ids(len(ids) * options.replicas)
         copies = _copies(homes, known, alive or {}, options.replicas)
         records = []
@@ -196,38 +203,44 @@ class Catalog:
             replica_id += options.replicas
             records.append(_new_shard(shard, name, keys, members, options))
         log = LogRecord(name, options, len(ids), self._env.clock.wall_us())
-        await self._write_new(log, records)
+        await self.write_new(log, records)
         return await self.describe(name)
 
-    async def _write_new(self, log: LogRecord, records: Sequence[ShardRecord]) -> None:
-        chunks = [records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK)]
+    async def write_new(self, log: LogRecord, records: Sequence[ShardRecord]) -> None:
+        """Write a log that is not there: its shards first, its own record last."""
+        chunks = list(in_chunks([new_shard(r) for r in records]))
         for i, chunk in enumerate(chunks):
-            operations: list[Operation] = [Put(shard_key(r.shard), encode(r)) for r in chunk]
-            compares = [Compare(shard_key(r.shard), 0) for r in chunk]
-            compares.append(Compare(log_key(log.name), 0))
+            operations = operations_of(chunk)
+            compares = [*compares_of(chunk), Compare(log_key(log.name), 0)]
             if i == len(chunks) - 1:
                 operations.append(Put(log_key(log.name), encode(log)))
             if not (await self._store.txn(compares, operations)).succeeded:
                 raise AlreadyExistsError(f"log {log.name} exists already, or is being created")
 
-    async def delete(self, name: str) -> None:
-        """Delete a log, its record first; its copies are deleted by the instances (P9).
+    async def delete(
+        self, name: str, keep_s: float = KEEP_DELETED_LOG_S, *, dry_run: bool = False
+    ) -> Deleted:
+        """Delete a log, its record first; the instances retire its copies (P9).
 
-        Refused while one of its shards is migrating.
+        Refused while one of its shards is migrating. `dry_run`: tell it, delete nothing.
         """
         for _ in range(_TRIES):
             found = await self._store.get(log_key(name))
             if found is None:
                 raise UnknownLogError(f"log {name!r} does not exist")
-            for shard in (await self._store.range(shard_prefix(name))).items:
-                migration = decode_shard(shard.value).migration
-                if migration is not None:
-                    raise ConflictError(f"shard {shard.key[len(SHARDS) :]} is in {migration}")
+            items = (await self._store.range(shard_prefix(name))).items
+            shards = [decode_shard(item.value) for item in items]
+            for shard in shards:
+                if shard.migration is not None:
+                    raise ConflictError(f"shard {shard.shard} is in {shard.migration}")
+            told = Deleted(name, len(shards), sum(len(s.members()) for s in shards), keep_s)
+            if dry_run:
+                return told
             done = await self._store.txn([Compare(found.key, found.revision)], [Delete(found.key)])
             if done.succeeded:
-                await self._drop_shards(name)
+                await self._drop_shards(name, self._order(deletion_of(name), keep_s))
                 await self._drop_cursors(name)
-                return
+                return told
         raise ConflictError(f"log {name} changed too often, try again")
 
     async def _drop_cursors(self, name: str) -> None:
@@ -236,17 +249,28 @@ class Catalog:
         for at in range(0, len(items), _CHUNK):
             await self._store.txn([], [Delete(item.key) for item in items[at : at + _CHUNK]])
 
-    async def _drop_shards(self, name: str) -> None:
-        """Remove shard records that belong to no log."""
-        for _ in range(_TRIES * SHARDS_PER_LOG_MAX // _CHUNK):
-            items = (await self._store.range(shard_prefix(name))).items[:_CHUNK]
+    def now_us(self) -> int:
+        return self._env.clock.wall_us()
+
+    def _order(self, cause: str, keep_s: float) -> Order:
+        return Order(self.cluster, cause, self.now_us(), keep_s)
+
+    def _unfinished(self, name: str) -> Order:
+        """For shards without a log: whether it was being made or deleted, nobody can tell."""
+        return self._order(f"{deletion_of(name)}, or was never finished", KEEP_DELETED_LOG_S)
+
+    async def _drop_shards(self, name: str, order: Order) -> None:
+        """Remove shard records that belong to no log; their copies are ordered away."""
+        for _ in range(_TRIES):
+            items = (await self._store.range(shard_prefix(name))).items
             if not items:
                 return
-            compares = [Compare(item.key, item.revision) for item in items]
-            compares.append(Compare(log_key(name), 0))
-            result = await self._store.txn(compares, [Delete(item.key) for item in items])
-            if not result.succeeded and await self._store.get(log_key(name)) is not None:
-                raise AlreadyExistsError(f"log {name} exists already")
+            writes = [delete_shard(decode_shard(i.value), i.revision, order) for i in items]
+            for chunk in in_chunks(writes):
+                compares = [*compares_of(chunk), Compare(log_key(name), 0)]
+                result = await self._store.txn(compares, operations_of(chunk))
+                if not result.succeeded and await self._store.get(log_key(name)) is not None:
+                    raise AlreadyExistsError(f"log {name} exists already")
         raise ConflictError(f"the shards of {name} changed too often, try again")
 
     async def tidy(self) -> None:
@@ -254,29 +278,7 @@ class Catalog:
         logs = {item.key[len(LOGS) :] for item in (await self._store.range(LOGS)).items}
         shards = (await self._store.range(SHARDS)).items
         for name in {decode_shard(item.value).log for item in shards} - logs:
-            await self._drop_shards(name)
-
-    async def describe(self, name: str) -> Described:
-        found = await self._store.get(log_key(name))
-        if found is None:
-            raise UnknownLogError(f"log {name!r} does not exist")
-        items = (await self._store.range(shard_prefix(name))).items
-        shards = sorted((decode_shard(i.value) for i in items), key=lambda s: s.range.start)
-        version = max(i.revision for i in (found, *items))
-        return Described(decode_log(found.value), tuple(shards), version)
-
-    async def list(self) -> list[Described]:
-        names = [decode_log(item.value).name for item in (await self._store.range(LOGS)).items]
-        return [await self.describe(name) for name in names]
-
-    async def instances(self) -> tuple[InstanceRecord, ...]:
-        items = (await self._store.range(INSTANCES)).items
-        return tuple(decode_instance(item.value) for item in items)
-
-    async def draining(self) -> frozenset[str]:
-        """Instances that are being drained, or are drained: nothing new is placed there."""
-        items = (await self._store.range(DRAINS)).items
-        return frozenset(item.key.removeprefix(DRAINS) for item in items)
+            await self._drop_shards(name, self._unfinished(name))
 
     async def draw_replica_ids(self, count: int) -> int:
         """The first of `count` ids that nobody else gets."""

@@ -2,11 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from coordinator.catalog import Catalog, Described, parse_log_options
+from coordinator.catalog import Catalog, parse_log_options
+from coordinator.copies import Copies
+from coordinator.copies_service import CopiesService
 from coordinator.edge import Context, unary
+from coordinator.listing import Described
+from coordinator.retiring import Retiring
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, RefusedError, UnknownLogError
@@ -21,8 +26,8 @@ from logstore.meta.records import (
     shard_prefix,
 )
 from logstore.meta.routes import read_routes
+from logstore.meta.tombstones import KEEP_DELETED_LOG_S
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
-from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer
 from logstore.proto.v1 import common_pb2, log_pb2
 from logstore.proto.v1.log_pb2_grpc import RouteServiceServicer
 from sharder.keys import Partitioner
@@ -32,7 +37,7 @@ HEARD_LOOK_S = 0.1
 """Between two looks whether enough instances were heard for a new log."""
 
 
-class CatalogService(CatalogServicer):
+class CatalogService(CopiesService):
     """Logs and instances. A log that is gone is forgotten by the statistics too."""
 
     def __init__(
@@ -42,8 +47,12 @@ class CatalogService(CatalogServicer):
         env: Env,
         silence_s: float,
         replicas: int = 1,
+        *,
+        copies: Copies,
+        retiring: Retiring,
     ) -> None:
         """`replicas`: of logs that do not say how many."""
+        super().__init__(copies, retiring)
         self._replicas = replicas
         self._catalog = catalog
         self._intake = intake
@@ -98,19 +107,27 @@ class CatalogService(CatalogServicer):
         self, request: pb.DeleteLogRequest, context: Context
     ) -> pb.DeleteLogResponse:
         base = request.name.removesuffix(MAPPING_SUFFIX)
+        keep_s = 0.0 if request.now else KEEP_DELETED_LOG_S
         if base != request.name and await self._options(base) is not None:
             raise RefusedError(f"log {request.name} remembers the keys of {base}: delete that one")
         options = await self._options(request.name)
-        await self._delete(request.name)
+        told = await self._delete(request.name, keep_s, dry_run=request.dry_run)
         if options is not None and options.partitioner is Partitioner.BALANCED:
             mapping = mapping_log(request.name)
-            if await self._options(mapping) is not None:
-                await self._delete(mapping)
-        return pb.DeleteLogResponse()
+            if await self._options(mapping) is not None and not request.dry_run:
+                await self._delete(mapping, keep_s)
+        return pb.DeleteLogResponse(json=msgspec.json.encode(told))
 
-    async def _delete(self, name: str) -> None:
-        await self._catalog.delete(name)
-        self._intake.forget_log(name)
+    async def _delete(self, name: str, keep_s: float, *, dry_run: bool = False) -> dict[str, Any]:
+        """What goes, and until when it can be brought back; sizes None where nobody knows."""
+        await self._catalog.describe(name)
+        records, size_bytes = await self.copies.sizes(name)
+        told = await self._catalog.delete(name, keep_s, dry_run=dry_run)
+        if not dry_run:
+            self._intake.forget_log(name)
+        until_us = self._env.clock.wall_us() + round(keep_s * 1e6)
+        fields: dict[str, Any] = msgspec.to_builtins(told)
+        return {**fields, "records": records, "size_bytes": size_bytes, "keep_until_us": until_us}
 
     async def _options(self, name: str) -> LogOptions | None:
         try:

@@ -14,6 +14,7 @@ from coordinator.catalog_service import CatalogService
 from coordinator.cell_pulse import Pulse
 from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.config import CoordinatorConfig
+from coordinator.copies import Copies
 from coordinator.drain import DrainMoves, Drains
 from coordinator.drain_service import DrainsService
 from coordinator.feeds import FeedSweeper, feed_prefix
@@ -26,6 +27,7 @@ from coordinator.migration.service import MigrationsService
 from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
 from coordinator.placement_service import PlacementService
 from coordinator.repair import RepairLoop
+from coordinator.retiring import Retiring
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
 from logstore.base.errors import FencedError
@@ -62,9 +64,11 @@ class CellWork:
         self._store = store
         intake = parts.learner.intake
         self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
-        self.catalog = Catalog(store, env, has_broker=config.kafka is not None)
-        self.driver = MigrationDriver(store, parts.nodes, env, intake.figures, self._owns)
-        self.reshapes = ReshapeDriver(store, parts.nodes, env)
+        self.catalog = Catalog(store, env, parts.cluster, has_broker=config.kafka is not None)
+        self.driver = MigrationDriver(
+            store, parts.nodes, env, intake.figures, self._owns, cluster=parts.cluster
+        )
+        self.reshapes = ReshapeDriver(store, parts.nodes, env, cluster=parts.cluster)
         self.loop = PlanningLoop(
             config, env, store, parts.learner, self.driver, parts.nodes, self.reshapes
         )
@@ -78,7 +82,15 @@ class CellWork:
         )
         self.services: dict[str, object] = {
             "Announcements": AnnouncementsService(store, intake.slot_s),
-            "Catalog": CatalogService(self.catalog, intake, env, config.silence_s, config.replicas),
+            "Catalog": CatalogService(
+                self.catalog,
+                intake,
+                env,
+                config.silence_s,
+                config.replicas,
+                copies=Copies(store, self.catalog, parts.nodes),
+                retiring=Retiring(store, self.catalog),
+            ),
             "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake),
             "Migrations": MigrationsService(
                 store,

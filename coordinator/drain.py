@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from coordinator.catalog import Catalog
 from coordinator.homes import Cluster, choose_home
+from coordinator.listing import Listing
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MoveOptions, State
@@ -162,7 +162,7 @@ class Drains:
             if found is not None:
                 record = msgspec.json.decode(found.value, type=DrainRecord)
                 return self._told(record, left_on(instance, shards))
-            draining = await Catalog(self._store, self._env).draining() | {instance}
+            draining = await Listing(self._store).draining() | {instance}
             cluster = Cluster(instances, silent_s, {}, 0.0, draining)
             check_drain(instance, shards, cluster, sizes, statuses)
             left = left_on(instance, shards)

@@ -31,6 +31,7 @@ ANYWHERE = frozenset(
         ("Catalog", "ListLogs"),
         ("Catalog", "DescribeLog"),
         ("Catalog", "ListInstances"),
+        ("Catalog", "ListCopies"),
         ("Drains", "List"),
         ("Migrations", "List"),
         ("Migrations", "Get"),

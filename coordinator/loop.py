@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import msgspec
 import structlog
 
-from coordinator.catalog import Catalog
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.learning import Learner
+from coordinator.listing import Listing
 from coordinator.metrics import PlanCounts
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
@@ -83,7 +83,7 @@ class PlanningLoop:
         self._config, self._env, self._store = config, env, store
         self._learner, self._intake = learner, learner.intake
         self._driver, self._nodes, self._reshapes = driver, nodes, reshapes
-        self._catalog = Catalog(store, env)
+        self._catalog = Listing(store)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
         self._newest: Foretold | None = None

@@ -19,7 +19,7 @@ from coordinator.homes import Cluster, choose_home
 from coordinator.migration.records import MigrationRecord, decode_migration
 from coordinator.migration.table import COPY_ON_WRITE
 from logstore.base.errors import LogstoreError
-from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.port import MetadataStore, Versioned
 from logstore.meta.records import (
     DRAINS,
     SHARDS,
@@ -28,9 +28,10 @@ from logstore.meta.records import (
     Member,
     ShardRecord,
     decode_shard,
-    encode,
     migration_key,
 )
+from logstore.meta.shard_writes import change_shard
+from logstore.meta.tombstones import Order
 
 _log = structlog.get_logger(__name__)
 
@@ -233,7 +234,7 @@ class RepairLoop:
                     if learning >= DRAIN_COPIES_MAX:
                         continue  # nothing is missing but the instance shall be emptied
                     learning += 1
-                if await self._write(item.key, item.revision, step):
+                if await self._write(item, step):
                     steps += 1
         if draining and self._moves is not None:
             ours = [(s, d.log.options) for d in logs for s in d.shards if self._owns(s.shard)]
@@ -247,11 +248,13 @@ class RepairLoop:
         found = await self._store.get(migration_key(shard.migration))
         return decode_migration(found.value) if found is not None else None
 
-    async def _write(self, key: str, revision: int, step: Step) -> bool:
+    async def _write(self, held: Versioned, step: Step) -> bool:
         record = step.record
         if step.add is not None:
             record = with_copy(record, step.add, await self._catalog.draw_replica_ids(1))
-        result = await self._store.txn([Compare(key, revision)], [Put(key, encode(record))])
+        order = Order(self._catalog.cluster, f"repair: {step.why}", self._catalog.now_us())
+        write = change_shard(decode_shard(held.value), held.revision, record, order)
+        result = await self._store.txn([write.compare], write.operations)
         if result.succeeded:
             _log.info("repair", shard=record.shard, why=step.why)
         return result.succeeded

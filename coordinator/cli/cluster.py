@@ -13,6 +13,8 @@ from coordinator.cli.common import (
     AsJson,
     CommandError,
     Coordinator,
+    DefaultToList,
+    ask_coordinator,
     out,
     print_json,
     print_table,
@@ -24,16 +26,20 @@ from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 POLL_S = 0.25
 
 
+group = typer.Typer(cls=DefaultToList, help="List instances; retire one that will not come back.")
+
+
 def register(app: typer.Typer) -> None:
-    app.command("instances")(instances)
+    app.add_typer(group, name="instances", rich_help_panel=None)
     app.command("stats")(stats)
     app.command("drain")(drain)
 
 
+@group.command("list")
 def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
     """List instances: address, capacity, load, whether they are alive.
 
-    Example: logstore instances
+    Example: logstore instances list
     """
 
     async def work() -> list[dict[str, Any]]:
@@ -73,6 +79,30 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
             for i in found
         ],
     )  # fmt: skip
+
+
+@group.command("retire")
+def retire(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Which one is gone.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check whether it can go; change nothing.")
+    ] = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Forget an instance whose machine will not come back.
+
+    Refused while it lives, or while a shard needs its copy.
+
+    Example: logstore instances retire instance-3
+    """
+    request = pb.RetireInstanceRequest(instance=instance, dry_run=dry_run)
+    told = ask_coordinator(address, "RetireInstance", request)
+    if as_json:
+        print_json({**told, "dry_run": dry_run})
+        return
+    what = f"{told['learners']} learners, {told['tombstones']} tombstones"
+    typer.echo(f"{instance} {'can be' if dry_run else 'is'} retired ({what})")
 
 
 def stats(

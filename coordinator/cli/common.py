@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Record
@@ -30,6 +32,16 @@ Address = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class DefaultToList(TyperGroup):
+    """A command with subcommands that lists when none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--help" not in args and (not args or args[0] not in self.commands):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
 
 out = Console(soft_wrap=False, highlight=False)
 
@@ -78,6 +90,16 @@ class Coordinator:
             await channel.close()
 
 
+def ask_coordinator(addresses: str, method: str, request: Any, service: str = "Catalog") -> Any:
+    """One unary call whose answer is JSON."""
+
+    async def work() -> Any:
+        async with Coordinator(addresses) as coordinator:
+            return await coordinator.json(service, method, request)
+
+    return run(work())
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's asynchronous part."""
     return asyncio.run(work)
@@ -102,6 +124,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         out.print(table)
     else:
         Console(width=200, highlight=False, soft_wrap=True).print(table)
+
+
+def time_text(us: int | None) -> str:
+    """Microseconds since 1970 as UTC; empty for none."""
+    if not us:
+        return ""
+    return datetime.fromtimestamp(us / 1e6, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def text(data: bytes) -> str:

@@ -11,10 +11,12 @@ from coordinator.cli.common import (
     Address,
     AsJson,
     Coordinator,
+    ask_coordinator,
     print_json,
     print_table,
     range_text,
     run,
+    time_text,
 )
 from coordinator.cli.history import shards_from_history
 from logstore.base.errors import InvalidArgumentError
@@ -162,23 +164,84 @@ def describe(name: Name, address: Address = ADDRESS, as_json: AsJson = False) ->
 @group.command("delete")
 def delete(
     name: Name,
+    now: Annotated[
+        bool, typer.Option("--now", help="Give its space back at once: nothing brings it back.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would go; delete nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a log with all its records.
+    """Delete a log with all its records. For 24 h `log restore` brings it back, unless --now.
 
     Example: logstore log delete orders --yes
     """
+
+    def call(*, dry: bool) -> dict[str, Any]:
+        request = pb.DeleteLogRequest(name=name, now=now, dry_run=dry)
+        found: dict[str, Any] = ask_coordinator(address, "DeleteLog", request)
+        return found
+
+    if dry_run or not (yes or as_json):
+        would = call(dry=True)
+        if dry_run:
+            print_json({**would, "dry_run": True}) if as_json else typer.echo(_what_goes(would))
+            return
+        typer.echo(_what_goes(would))
     if not yes:
+        if as_json:
+            raise InvalidArgumentError("--json asks nobody: give --yes too, or --dry-run")
         typer.confirm(f"Delete log {name} with all its records?", abort=True)
+    told = call(dry=False)
+    if as_json:
+        print_json({"deleted": name, **told})
+        return
+    until = time_text(told["keep_until_us"])
+    kept = f"; until {until} `logstore log restore {name}` brings it back"
+    typer.echo(f"deleted {name}{kept if told['keep_s'] else ''}")
 
-    async def work() -> None:
-        async with connect(address) as db:
-            await db.delete_log(name)
 
-    run(work())
-    print_json({"deleted": name}) if as_json else typer.echo(f"deleted {name}")
+def _what_goes(told: dict[str, Any]) -> str:
+    """One sentence: what a deletion destroys, and how long it can be taken back."""
+    records, size = told["records"], told["size_bytes"]
+    what = f"{told['shards']} shards in {told['copies']} copies"
+    if records is not None:
+        what += f", {records:,} records, {size:,} bytes"
+    else:
+        what += " (an instance does not answer, so nobody knows how many records)"
+    back = (
+        f"for {told['keep_s'] / 3600:g} h it can be brought back"
+        if told["keep_s"]
+        else ("nothing brings it back")
+    )
+    return f"log {told['log']}: {what}; {back}"
+
+
+@group.command("restore")
+def restore(
+    name: Name,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would come back; write nothing.")
+    ] = False,
+    address: Address = ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a deleted log back, from the copies that its instances still keep.
+
+    Example: logstore log restore orders
+    """
+    request = pb.RestoreLogRequest(name=name, dry_run=dry_run)
+    told = ask_coordinator(address, "RestoreLog", request)
+    if as_json:
+        print_json({**told, "dry_run": dry_run})
+        return
+    what = f"{told['shards']} shards in {told['copies']} copies, {told['records']:,} records"
+    typer.echo(f"log {name} {'would be' if dry_run else 'is'} back: {what}")
+    for note in told["told"]:
+        if note["kind"] != "note":
+            typer.echo(f"{note['kind'].upper()}: {note['subject']}: {note['text']}")
 
 
 def shards(

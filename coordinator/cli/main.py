@@ -9,10 +9,13 @@ import typer
 from coordinator.cli import (
     announce,
     cluster,
+    copies,
     data,
+    doctor,
     logs,
     moves,
     profile,
+    recover,
     reshape,
     serve,
     simulate,
@@ -28,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify):
+for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify,
+               recover, copies, doctor):  # fmt: skip
     module.register(app)
 
 

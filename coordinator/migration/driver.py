@@ -52,6 +52,14 @@ from logstore.meta.records import (
     migration_key,
     shard_key,
 )
+from logstore.meta.shard_writes import (
+    ShardWrite,
+    change_shard,
+    compares_of,
+    new_shard,
+    operations_of,
+)
+from logstore.meta.tombstones import Order
 
 RETRY_S = 0.2
 FAULT_RETRY_S = 2.0
@@ -104,6 +112,8 @@ class MigrationDriver:
         env: Env,
         figures: FiguresOf = _no_figures,
         owns: Callable[[str], bool] = lambda shard: True,
+        *,
+        cluster: str,
     ) -> None:
         self.ledger = Ledger(store, env)
         self._store = store
@@ -111,6 +121,7 @@ class MigrationDriver:
         self._env = env
         self._figures = figures
         self._owns = owns
+        self._cluster = cluster
         self._memories: dict[str, Memory] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.feed_prefix = ""
@@ -310,29 +321,22 @@ class MigrationDriver:
 
     async def _commit(self, read: _Read, effect: Commit) -> bool:
         record, shard = effect.record, effect.shard
-        compares = [
-            Compare(migration_key(record.id), read.revision),
-            Compare(shard_key(record.shard), read.shard_revision),
-        ]
+        compares = [Compare(migration_key(record.id), read.revision)]
         operations: list[Operation] = []
         if record != read.record:
             operations.append(Put(migration_key(record.id), encode_migration(record)))
-        if shard is not None and shard != read.shard:
-            operations.append(Put(shard_key(shard.shard), encode(shard)))
+        writes = self._shard_writes(read, effect)
+        if shard_key(record.shard) not in {w.compare.key for w in writes}:
+            compares.append(Compare(shard_key(record.shard), read.shard_revision))
+        compares += compares_of(writes)
+        operations += operations_of(writes)
         if effect.draws is not None:
             counter = read.counter.revision if read.counter is not None else 0
             compares.append(Compare(REPLICA_COUNTER, counter))
             operations.append(Put(REPLICA_COUNTER, str(effect.draws + 1).encode()))
-        if effect.successor is not None and read.successor is not None:
-            compares.append(Compare(read.successor.key, read.successor.revision))
-            operations.append(Put(read.successor.key, encode(effect.successor)))
         if effect.created is not None and effect.log is not None and read.log is not None:
-            key = shard_key(effect.created.shard)
-            compares += [Compare(key, 0), Compare(read.log.key, read.log.revision)]
-            operations += [
-                Put(key, encode(effect.created)),
-                Put(read.log.key, encode(effect.log)),
-            ]
+            compares.append(Compare(read.log.key, read.log.revision))
+            operations.append(Put(read.log.key, encode(effect.log)))
         if not operations:  # an earlier leader wrote the same
             return True
         done = (await self._store.txn(compares, operations)).succeeded
@@ -340,6 +344,21 @@ class MigrationDriver:
         if done and before and shard is not None and shard.feed_topic != before:
             self.feed_ended.set()
         return done
+
+    def _shard_writes(self, read: _Read, effect: Commit) -> list[ShardWrite]:
+        """The shard, and with copy-on-write its successor; copies that leave get tombstones."""
+        why = f"{effect.record.id}: {effect.why}"
+        order = Order(self._cluster, why, self._env.clock.wall_us())
+        writes = []
+        if read.shard is not None and effect.shard is not None and effect.shard != read.shard:
+            writes.append(change_shard(read.shard, read.shard_revision, effect.shard, order))
+        if effect.successor is not None and read.successor is not None:
+            held = read.successor
+            before = decode_shard(held.value)
+            writes.append(change_shard(before, held.revision, effect.successor, order))
+        if effect.created is not None and effect.log is not None and read.log is not None:
+            writes.append(new_shard(effect.created))
+        return writes
 
     async def _verify(
         self, record: MigrationRecord, effect: Verify, wake: asyncio.Event

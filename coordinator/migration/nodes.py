@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STATUS_TIMEOUT_S = 1.0
 DIGESTS_TIMEOUT_S = 600.0
+COPIES_TIMEOUT_S = 10.0
 
 
 class Nodes(Protocol):
@@ -71,6 +72,13 @@ class GrpcNodes:
         async with called():
             answer = await stub.Status(node_pb2.StatusRequest(), timeout=STATUS_TIMEOUT_S)
         return {s.shard: s.bytes_stored for s in answer.replicas if s.role == "primary"}
+
+    async def held(self, instance: str, log: str) -> node_pb2.CopiesResponse:
+        """Every copy on the instance's disk, of one log or (empty) of all."""
+        stub = await self._stub(instance)
+        async with called():
+            return await stub.Copies(node_pb2.CopiesRequest(log=log), timeout=COPIES_TIMEOUT_S)
+        raise AssertionError("called() ends the call")
 
     async def chain(
         self, member: Member, shard: str, stop: int, *, recompute: bool, timeout_s: float

@@ -41,6 +41,8 @@ from logstore.meta.records import (
     log_key,
     shard_key,
 )
+from logstore.meta.shard_writes import change_shard, compares_of, new_shard, operations_of
+from logstore.meta.tombstones import Order
 
 RESHAPE_COUNTER = "/ids/reshape"
 KEPT_MAX = 1_000
@@ -52,8 +54,9 @@ _log = structlog.get_logger(__name__)
 class ReshapeDriver:
     """Runs splits and merges; `start` goes on with unfinished ones."""
 
-    def __init__(self, store: MetadataStore, nodes: Nodes, env: Env) -> None:
+    def __init__(self, store: MetadataStore, nodes: Nodes, env: Env, *, cluster: str) -> None:
         self._store, self._nodes, self._env = store, nodes, env
+        self._cluster = cluster
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -202,10 +205,17 @@ class ReshapeDriver:
     ) -> bool:
         compares = [Compare(found.key, found.revision)]
         operations: list[Operation] = [Put(found.key, encode(effect.record))]
-        compares += [Compare(p.key, p.revision) for p in parents.values()]
-        operations += [Put(shard_key(s.shard), encode(s)) for s in effect.shards]
-        compares += [Compare(shard_key(s.shard), 0) for s in effect.created]
-        operations += [Put(shard_key(s.shard), encode(s)) for s in effect.created]
+        why = f"{effect.record.id}: {effect.why}"
+        order = Order(self._cluster, why, self._env.clock.wall_us())
+        writes = []
+        for shard in effect.shards:
+            held = parents[shard_key(shard.shard)]
+            writes.append(change_shard(decode_shard(held.value), held.revision, shard, order))
+        writes += [new_shard(s) for s in effect.created]
+        written = {w.compare.key for w in writes}
+        compares += [Compare(p.key, p.revision) for p in parents.values() if p.key not in written]
+        compares += compares_of(writes)
+        operations += operations_of(writes)
         if effect.log is not None and log is not None:
             compares.append(Compare(log.key, log.revision))
             operations.append(Put(log.key, encode(effect.log)))

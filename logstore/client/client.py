@@ -188,13 +188,17 @@ class Client:
         answer = await self._directory.catalog("ListLogs", coordinator_pb2.ListLogsRequest())
         return sorted(info.name for info in answer.logs)
 
-    async def delete_log(self, name: str) -> None:
+    async def delete_log(self, name: str, *, now: bool = False) -> None:
         """Delete a log with all its records, else UnknownLogError. Its reads, tails and appends in
         progress end with UnknownLogError, in this client now and in others within a second.
+
+        For 24 h `logstore log restore` can bring it back; with `now` its space is given back at
+        once, and nothing can.
         """
         self._lifetime.check()
         checks.log_name(name)
-        await self._directory.catalog("DeleteLog", coordinator_pb2.DeleteLogRequest(name=name))
+        request = coordinator_pb2.DeleteLogRequest(name=name, now=now)
+        await self._directory.catalog("DeleteLog", request)
         self._directory.ended(name, UnknownLogError(f"log {name!r} was deleted"))
 
 

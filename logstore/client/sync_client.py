@@ -230,8 +230,8 @@ class SyncClient:
     def list_logs(self) -> list[str]:
         return self._run(self._client.list_logs)
 
-    def delete_log(self, name: str) -> None:
-        self._run(lambda: self._client.delete_log(name))
+    def delete_log(self, name: str, *, now: bool = False) -> None:
+        self._run(lambda: self._client.delete_log(name, now=now))
 
     def _open(self) -> _Loop:
         if self._loop is None:

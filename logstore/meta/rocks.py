@@ -6,6 +6,7 @@ in memory only: after a restart, a watch that is behind gets ConflictError and r
 it on the disk when a lease was last kept alive: after a restart each lives a full length more (P7).
 """
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -51,13 +52,15 @@ class RocksMetadataStore(MemoryMetadataStore):
         *,
         history_events_max: int = HISTORY_EVENTS_MAX,
         env: Env | None = None,
+        begin_after: int = 0,
     ) -> None:
+        """`begin_after`: revisions of a new store begin above it; `ConfigError` for an old one."""
         self._directory = directory
         self._lock = _lock(directory)
         try:
             self._db = _open(directory)
             try:
-                tables = _load(self._db, history_events_max)
+                tables = _load(self._db, history_events_max, begin_after)
             except BaseException:
                 self._db.close()
                 raise
@@ -116,6 +119,16 @@ class RocksMetadataStore(MemoryMetadataStore):
         os.close(self._lock)
 
 
+@contextlib.contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Keep every store off the directory meanwhile. `DirectoryInUseError` when one has it open."""
+    handle = _lock(directory)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -144,9 +157,11 @@ def _open(directory: Path) -> Rdict:
         raise StorageError(f"cannot open the metadata in {directory}: {e}") from e
 
 
-def _load(db: Rdict, history_events_max: int) -> Tables:
+def _load(db: Rdict, history_events_max: int, begin_after: int) -> Tables:
     stored = db.get(_REVISION)
-    revision = int.from_bytes(stored, "big") if stored is not None else 0
+    if stored is not None and begin_after:
+        raise ConfigError(f"begin_after is {begin_after}, but the store exists already")
+    revision = int.from_bytes(stored, "big") if stored is not None else begin_after
     items = []
     for key, value in _rows(db, _DATA):
         written = int.from_bytes(value[:_REVISION_BYTES], "big")

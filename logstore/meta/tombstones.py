@@ -16,6 +16,16 @@ KEEP_DELETED_LOG_S = 86_400.0
 """How long the copies of a deleted log stay."""
 
 
+def deletion_of(log: str) -> str:
+    """The cause of the tombstones of a deleted log's copies."""
+    return f"log {log} was deleted"
+
+
+def is_deletion(cause: str, log: str) -> bool:
+    """Whether a copy was retired because its whole log was deleted."""
+    return cause.startswith(deletion_of(log))
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What all tombstones of one change say. `now_us`: the writer's wall clock, shown to people."""

@@ -49,8 +49,8 @@ class Parts:
 
     def __post_init__(self) -> None:
         env = Env()
-        self.catalog, self.drains = Catalog(self.store, env), Drains(self.store, env)
-        self.driver = MigrationDriver(self.store, Silent(), env)
+        self.catalog, self.drains = Catalog(self.store, env, "c"), Drains(self.store, env)
+        self.driver = MigrationDriver(self.store, Silent(), env, cluster="c")
         self.repair = RepairLoop(
             self.store, self.catalog, lambda names: dict.fromkeys(names, 0.0), 1.0
         )
@@ -74,7 +74,9 @@ async def twin() -> MemoryMetadataStore:
     for name in "abc":
         record = InstanceRecord(name, "h:1", 1)
         await store.txn([], [Put(instance_key(name), encode(record))])
-    made = await Catalog(store, env).create("x", LogOptions(replicas=2), 2, instances=["a", "a"])
+    made = await Catalog(store, env, "c").create(
+        "x", LogOptions(replicas=2), 2, instances=["a", "a"]
+    )
     lacking = replace(made.shards[1], in_sync=(made.shards[1].primary,), learners=())
     await store.txn([], [Put(shard_key("x/1"), encode(lacking))])
     target = next(n for n in "bc" if made.shards[0].member_on(n) is None)

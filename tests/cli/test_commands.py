@@ -186,4 +186,5 @@ def test_verify_finds_what_the_journal_was_promised(shell: Shell, tmp_path: Path
         journal.acked(b"k", b"never sent", journal.number(b"k"), Ack("v/0", 2, 0))
     (verdict,) = shell.lines("verify", "--journal", str(path), status=1)
     assert (verdict["acked"], verdict["lost"]) == (3, 1)
-    assert shell.lines("log", "delete", "v", "--yes") == [{"deleted": "v"}]
+    (told,) = shell.lines("log", "delete", "v", "--yes")
+    assert (told["deleted"], told["shards"], told["keep_s"]) == ("v", 1, 86_400.0)

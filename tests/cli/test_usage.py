@@ -8,9 +8,14 @@ import typer
 
 from coordinator.cli.main import app, main
 
+GROUPS = {
+    group.name: [command.name for command in group.typer_instance.registered_commands]
+    for group in app.registered_groups
+    if group.typer_instance is not None
+}
 COMMANDS = sorted(
     [command.name for command in app.registered_commands if command.name]
-    + [f"log {name}" for name in ("create", "list", "describe", "delete")]
+    + [f"{group} {name}" for group in GROUPS for name in GROUPS[group]]
 )
 
 
@@ -26,9 +31,9 @@ def test_every_promised_command_is_there() -> None:
     promised = {
         *("up", "demo", "node", "coordinator", "append", "read", "tail", "shards", "instances"),
         *("stats", "heatmap", "forecast", "plan", "autopilot", "move", "migrations", "pause"),
-        *("resume", "abort", "rollback", "complete", "verify"),
+        *("resume", "abort", "rollback", "complete", "verify", "recover", "copies"),
     }
-    assert promised <= set(COMMANDS)
+    assert promised <= {*COMMANDS, *GROUPS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

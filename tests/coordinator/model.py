@@ -15,8 +15,7 @@ from coordinator.migration.records import MigrationRecord, MoveOptions
 from logstore.base.env import Env, ManualClock
 from logstore.base.errors import CorruptStorageError, UnavailableError, UnknownShardError
 from logstore.base.types import ShardStatus
-from logstore.meta.memory import MemoryMetadataStore
-from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.port import MetadataStore, Put
 from logstore.meta.records import (
     REPLICA_COUNTER,
     InstanceRecord,
@@ -27,9 +26,13 @@ from logstore.meta.records import (
     instance_key,
     shard_key,
 )
+from logstore.meta.shard_writes import change_shard
+from logstore.meta.tombstones import Order
 from sharder.keys import KeyRange
+from tests.coordinator.fix_tombstones import WatchedStore
 
 SHARD = "orders/0"
+CLUSTER = "c"
 QUICK = MoveOptions(shadow_s=0.2, soak_s=2.0, ramp_step=0.25, source_dead_after_s=60.0)
 
 
@@ -41,7 +44,7 @@ class Cluster:
     """Two instances and a shard of `length` records, led by `a` at first."""
 
     def __init__(self, length: int = 1_000) -> None:
-        self.store = MemoryMetadataStore()
+        self.store = WatchedStore()
         self.length = length
         self.up = {"a", "b"}
         self.held: dict[int, int] = {1: length}
@@ -89,9 +92,9 @@ class Cluster:
         changed = self._fulfilled(record)
         if changed is not None:
             assert changed.in_sync
-            await self.store.txn(
-                [Compare(found.key, found.revision)], [Put(found.key, encode(changed))]
-            )
+            order = Order(CLUSTER, "the primary", 0)
+            write = change_shard(record, found.revision, changed, order)
+            await self.store.txn([write.compare], write.operations)
 
     def _fulfilled(self, record: ShardRecord) -> ShardRecord | None:
         epoch = record.epoch + 1
@@ -178,7 +181,7 @@ class World:
         self.cluster = cluster or Cluster()
         self.clock = ManualClock()
         self.driver = MigrationDriver(
-            store or self.cluster.store, self.cluster, Env(clock=self.clock)
+            store or self.cluster.store, self.cluster, Env(clock=self.clock), cluster=CLUSTER
         )
         self.memory = Memory()
         self.steps = 0

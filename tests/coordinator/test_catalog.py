@@ -15,22 +15,25 @@ from logstore.base.errors import (
     UnknownLogError,
 )
 from logstore.meta.memory import MemoryMetadataStore
-from logstore.meta.port import Put
+from logstore.meta.port import Delete, Put
 from logstore.meta.records import (
     InstanceRecord,
     LogOptions,
     encode,
     instance_key,
+    log_key,
     shard_key,
     shard_prefix,
 )
 from logstore.meta.routes import read_routes
+from logstore.meta.tombstones import is_deletion
 from sharder.keys import Partitioner
+from tests.coordinator.fix_tombstones import WatchedStore
 
 
 @pytest.fixture
-async def store() -> MemoryMetadataStore:
-    store = MemoryMetadataStore()
+async def store() -> WatchedStore:
+    store = WatchedStore()
     for i, name in enumerate("abc"):
         record = InstanceRecord(name, f"127.0.0.1:{9000 + i}", 10 + i)
         await store.txn([], [Put(instance_key(name), encode(record))])
@@ -39,7 +42,7 @@ async def store() -> MemoryMetadataStore:
 
 @pytest.fixture
 def catalog(store: MemoryMetadataStore) -> Catalog:
-    return Catalog(store, Env(clock=ManualClock()))
+    return Catalog(store, Env(clock=ManualClock()), "c")
 
 
 async def test_a_new_log_covers_its_keys_once_and_is_spread(catalog: Catalog) -> None:
@@ -77,6 +80,41 @@ async def test_a_log_of_more_shards_than_a_transaction_holds(
     assert len(made.shards) == 300
     await catalog.delete("big")
     assert (await store.range(shard_prefix("big"))).items == ()
+
+
+async def test_each_copy_of_a_deleted_log_is_ordered_away_and_kept_a_day(
+    catalog: Catalog, store: WatchedStore
+) -> None:
+    made = await catalog.create("big", LogOptions(Partitioner.HASH, replicas=3), 1_000)
+    assert await store.tombstones() == []
+    told = await catalog.delete("big", dry_run=True)
+    assert (told.shards, told.copies, told.keep_s) == (1_000, 3_000, 86_400.0)
+    assert len((await catalog.describe("big")).shards) == 1_000
+    assert await catalog.delete("big") == told
+    graves = await store.tombstones()
+    wanted = {(m.instance, m.replica_id, s.shard) for s in made.shards for m in s.members()}
+    assert {(t.instance, t.replica_id, t.shard) for t in graves} == wanted
+    assert {(t.cluster, t.cause, t.keep_s) for t in graves} == {
+        ("c", "log big was deleted", 86_400.0)
+    }
+    assert all(is_deletion(t.cause, "big") and not is_deletion(t.cause, "bi") for t in graves)
+    await catalog.create("now", LogOptions())
+    await catalog.delete("now", 0.0)
+    assert [t.keep_s for t in await store.tombstones() if t.shard == "now/0"] == [0.0]
+
+
+async def test_what_died_half_way_is_ordered_away_and_kept_a_day(
+    catalog: Catalog, store: WatchedStore
+) -> None:
+    made = await catalog.create("x", LogOptions(replicas=2), 2)
+    await store.txn([], [Delete(log_key("x"))])
+    await catalog.tidy()
+    graves = await store.tombstones()
+    assert {(t.instance, t.replica_id) for t in graves} == {
+        (m.instance, m.replica_id) for s in made.shards for m in s.members()
+    }
+    assert {t.keep_s for t in graves} == {86_400.0}
+    assert all(is_deletion(t.cause, "x") for t in graves)
 
 
 async def test_a_half_made_log_never_shows_and_is_cleared(

@@ -4,6 +4,9 @@ import asyncio
 
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import CatalogService
+from coordinator.copies import Copies
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.retiring import Retiring
 from logstore.base.env import Env, ManualClock
 from logstore.meta.memory import MemoryMetadataStore
 from tests.coordinator.test_statistics import intake, status
@@ -15,7 +18,12 @@ def service_that_heard_long_ago() -> tuple[CatalogService, ManualClock]:
     """Both instances reported once; then it heard nobody, as behind a partition."""
     clock, heard = ManualClock(), intake()
     env = Env(clock)
-    service = CatalogService(Catalog(MemoryMetadataStore(), env), heard, env, SILENCE_S)
+    store = MemoryMetadataStore()
+    catalog = Catalog(store, env, "c")
+    service = CatalogService(
+        catalog, heard, env, SILENCE_S,
+        copies=Copies(store, catalog, GrpcNodes(store)), retiring=Retiring(store, catalog),
+    )  # fmt: skip
     for name in "ab":
         heard.take(name, 1, [], status(name), clock.monotonic_s(), 0)
     clock.advance(100.0)

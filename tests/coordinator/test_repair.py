@@ -13,7 +13,6 @@ from coordinator.repair import RepairLoop, decide, with_copy
 from logstore.base.env import Env
 from logstore.base.errors import RefusedError
 from logstore.base.types import ShardStatus
-from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Put
 from logstore.meta.records import (
     CapacityRecord,
@@ -28,6 +27,7 @@ from logstore.meta.records import (
 )
 from profiler.types import Capacity, DataStoreStatus
 from sharder.keys import KeyRange
+from tests.coordinator.fix_tombstones import WatchedStore
 
 OPTIONS = LogOptions(replicas=3, min_in_sync=2)
 
@@ -253,11 +253,28 @@ def test_in_a_move_nothing_is_done_without_need_or_during_a_hand_over() -> None:
     assert decide(short, OPTIONS, cluster()) is None, "a split or merge"
 
 
-async def test_the_loop_repairs_a_shard_whose_move_is_paused() -> None:
-    store, env = MemoryMetadataStore(), Env()
+async def test_a_lost_learner_leaves_with_a_tombstone() -> None:
+    store, env = WatchedStore(), Env()
     for record in cluster().instances.values():
         await store.txn([], [Put(instance_key(record.instance), encode(record))])
-    catalog, ledger = Catalog(store, env), Ledger(store, env)
+    catalog = Catalog(store, env, "c")
+    made = (await catalog.create("x", OPTIONS, 1, instances=["i0"])).shards[0]
+    gone = made.learners[0]
+    silent = lambda names: {n: 99.0 if n == gone.instance else 0.0 for n in names}  # noqa: E731
+    loop = RepairLoop(store, catalog, silent, 30.0)
+    assert await loop.round() == 1
+    graves = await store.tombstones()
+    assert [(t.instance, t.replica_id, t.cause, t.keep_s) for t in graves] == [
+        (gone.instance, gone.replica_id, f"repair: {gone.instance} is lost", 600.0)
+    ]
+    assert {t.cluster for t in graves} == {"c"}
+
+
+async def test_the_loop_repairs_a_shard_whose_move_is_paused() -> None:
+    store, env = WatchedStore(), Env()
+    for record in cluster().instances.values():
+        await store.txn([], [Put(instance_key(record.instance), encode(record))])
+    catalog, ledger = Catalog(store, env, "c"), Ledger(store, env)
     made = await catalog.create("x", OPTIONS, 1, instances=["i0"])
     first = made.shards[0]
     whole = replace(first, in_sync=first.members(), learners=(), admit=())

@@ -41,7 +41,7 @@ OLD = {"i1": 100, "i2": 200, "i3": 201}
 @asynccontextmanager
 async def repaired(n: Nodes) -> AsyncIterator[None]:
     """The coordinator's repair over these nodes, all of them heard."""
-    catalog = Catalog(n.store, Env())
+    catalog = Catalog(n.store, Env(), "c")
     repair = RepairLoop(n.store, catalog, lambda names: dict.fromkeys(names, 0.0), 3600.0)
     repair.start()
     try:

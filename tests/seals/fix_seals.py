@@ -31,8 +31,8 @@ class Sealing:
         self.nodes, self.db = cluster, db
         self.env = Env()
         self.grpc = GrpcNodes(cluster.store)
-        self.reshapes = ReshapeDriver(cluster.store, self.grpc, self.env)
-        self.moves = MigrationDriver(cluster.store, self.grpc, self.env)
+        self.reshapes = ReshapeDriver(cluster.store, self.grpc, self.env, cluster="c")
+        self.moves = MigrationDriver(cluster.store, self.grpc, self.env, cluster="c")
 
     async def split(self, shard: str, at: bytes) -> ReshapeRecord:
         return await self._ended(await self.reshapes.draft([shard], at))

@@ -26,14 +26,15 @@ from logstore.meta.records import (
     cell_leader_key,
     encode,
     log_key,
-    shard_key,
 )
+from logstore.meta.shard_writes import ShardWrite, compares_of, new_shard, operations_of
 from sharder.keys import KeyRange
 from tests.simulation.loop import Process, die
 from tests.simulation.metadata import Cluster, SimStore
 from tests.simulation.node import SimNode
 from tests.simulation.world import World
 
+CLUSTER = "simulated"
 ALIVE_S = 1.0
 """Who was heard so recently counts as alive."""
 LEADER_TTL_S = 1.0
@@ -90,9 +91,9 @@ class SimCoordinator:
         while True:
             leadership = await election.campaign()
             fenced = FencedStore(store, leadership.fence)
-            driver = MigrationDriver(fenced, GrpcNodes(fenced), env)
-            reshapes = ReshapeDriver(fenced, GrpcNodes(fenced), env)
-            repair = RepairLoop(fenced, Catalog(fenced, env), self._silent_s, LOST_AFTER_S)
+            driver = MigrationDriver(fenced, GrpcNodes(fenced), env, cluster=CLUSTER)
+            reshapes = ReshapeDriver(fenced, GrpcNodes(fenced), env, cluster=CLUSTER)
+            repair = RepairLoop(fenced, Catalog(fenced, env, CLUSTER), self._silent_s, LOST_AFTER_S)
             tasks: list[asyncio.Task[None]] = []
             try:
                 await open_generation(fenced, env, self.name)
@@ -179,6 +180,7 @@ def create_log(
     next_id = 1
     bounds: list[bytes | None] = [b"", *cuts, None]
     puts: list[Put] = []
+    shards: list[ShardWrite] = []
     for number, nodes in enumerate(homes):
         members = [Member(n.name, n.incarnation, next_id + i) for i, n in enumerate(nodes)]
         next_id += len(members)
@@ -200,7 +202,8 @@ def create_log(
         nodes[0].engine.create_replica(
             ReplicaMeta(members[0].replica_id, record.shard, START), key_index=options.key_index
         )
-        puts.append(Put(shard_key(record.shard), encode(record)))
+        shards.append(new_shard(record))
     puts.append(Put(log_key(log), encode(LogRecord(log, options, len(homes), 0))))
     puts.append(Put(key, str(next_id).encode()))
-    cluster.txn("setup", [Compare(put.key, 0) for put in puts], puts)
+    compares = [*compares_of(shards), *(Compare(put.key, 0) for put in puts)]
+    cluster.txn("setup", compares, [*operations_of(shards), *puts])

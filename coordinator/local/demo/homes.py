@@ -12,8 +12,9 @@ from dataclasses import replace
 from coordinator.local.cluster import Cluster
 from logstore.base.errors import UnavailableError
 from logstore.meta.open import open_metadata
-from logstore.meta.port import Compare, MetadataStore, Put
-from logstore.meta.records import SHARDS, decode_shard, encode
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import SHARDS, decode_shard
+from logstore.meta.shard_writes import keep_copies
 
 TIMEOUT_S = 60.0
 LOOK_S = 0.2
@@ -51,6 +52,6 @@ async def _all_there(store: MetadataStore, log: str, homes: Sequence[str]) -> bo
             continue
         there = False
         if heir is not None and shard.hand_over is None:
-            asked = encode(replace(shard, hand_over=heir.replica_id))
-            await store.txn([Compare(item.key, item.revision)], [Put(item.key, asked)])
+            asked = keep_copies(shard, item.revision, replace(shard, hand_over=heir.replica_id))
+            await store.txn([asked.compare], asked.operations)
     return there

@@ -59,6 +59,31 @@ class CatalogStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesResponse.FromString,
                 _registered_method=True)
+        self.RestoreLog = channel.unary_unary(
+                '/coordinator.v1.Catalog/RestoreLog',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RestoreLogRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.ListCopies = channel.unary_unary(
+                '/coordinator.v1.Catalog/ListCopies',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListCopiesRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.DiscardCopy = channel.unary_unary(
+                '/coordinator.v1.Catalog/DiscardCopy',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CopyRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.AdoptCopy = channel.unary_unary(
+                '/coordinator.v1.Catalog/AdoptCopy',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CopyRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.RetireInstance = channel.unary_unary(
+                '/coordinator.v1.Catalog/RetireInstance',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RetireInstanceRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServicer:
@@ -94,6 +119,41 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestoreLog(self, request, context):
+        """A deleted log whose copies are still kept, back under its name. JSON: log, shards, told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCopies(self, request, context):
+        """Every copy on every instance: members, orphans, retired and missing ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardCopy(self, request, context):
+        """an orphan or a retired copy, for good
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptCopy(self, request, context):
+        """an orphan of a log that is not there
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireInstance(self, request, context):
+        """Forget an instance that will not come back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +181,31 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.ListInstances,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesResponse.SerializeToString,
+            ),
+            'RestoreLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreLog,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RestoreLogRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'ListCopies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCopies,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListCopiesRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'DiscardCopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardCopy,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CopyRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'AdoptCopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptCopy,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CopyRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'RetireInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireInstance,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RetireInstanceRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -258,6 +343,141 @@ class Catalog:
             '/coordinator.v1.Catalog/ListInstances',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/RestoreLog',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RestoreLogRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCopies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/ListCopies',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListCopiesRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardCopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/DiscardCopy',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CopyRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptCopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/AdoptCopy',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CopyRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/RetireInstance',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RetireInstanceRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,16 @@ class CatalogStub:
     ListLogs: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListLogsRequest, _coordinator_pb2.ListLogsResponse]
     DescribeLog: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DescribeLogRequest, _coordinator_pb2.LogInfo]
     ListInstances: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListInstancesRequest, _coordinator_pb2.ListInstancesResponse]
+    RestoreLog: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreLogRequest, _coordinator_pb2.JsonResponse]
+    """A deleted log whose copies are still kept, back under its name. JSON: log, shards, told."""
+    ListCopies: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListCopiesRequest, _coordinator_pb2.JsonResponse]
+    """Every copy on every instance: members, orphans, retired and missing ones."""
+    DiscardCopy: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CopyRequest, _coordinator_pb2.JsonResponse]
+    """an orphan or a retired copy, for good"""
+    AdoptCopy: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CopyRequest, _coordinator_pb2.JsonResponse]
+    """an orphan of a log that is not there"""
+    RetireInstance: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RetireInstanceRequest, _coordinator_pb2.JsonResponse]
+    """Forget an instance that will not come back."""
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -45,6 +55,16 @@ class CatalogAsyncStub(CatalogStub):
     ListLogs: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListLogsRequest, _coordinator_pb2.ListLogsResponse]  # type: ignore[assignment]
     DescribeLog: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DescribeLogRequest, _coordinator_pb2.LogInfo]  # type: ignore[assignment]
     ListInstances: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListInstancesRequest, _coordinator_pb2.ListInstancesResponse]  # type: ignore[assignment]
+    RestoreLog: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreLogRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """A deleted log whose copies are still kept, back under its name. JSON: log, shards, told."""
+    ListCopies: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListCopiesRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Every copy on every instance: members, orphans, retired and missing ones."""
+    DiscardCopy: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CopyRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """an orphan or a retired copy, for good"""
+    AdoptCopy: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CopyRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """an orphan of a log that is not there"""
+    RetireInstance: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RetireInstanceRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Forget an instance that will not come back."""
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,6 +101,46 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.ListInstancesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.ListInstancesResponse, _abc.Awaitable[_coordinator_pb2.ListInstancesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RestoreLog(
+        self,
+        request: _coordinator_pb2.RestoreLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """A deleted log whose copies are still kept, back under its name. JSON: log, shards, told."""
+
+    @_abc_1.abstractmethod
+    def ListCopies(
+        self,
+        request: _coordinator_pb2.ListCopiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Every copy on every instance: members, orphans, retired and missing ones."""
+
+    @_abc_1.abstractmethod
+    def DiscardCopy(
+        self,
+        request: _coordinator_pb2.CopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """an orphan or a retired copy, for good"""
+
+    @_abc_1.abstractmethod
+    def AdoptCopy(
+        self,
+        request: _coordinator_pb2.CopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """an orphan of a log that is not there"""
+
+    @_abc_1.abstractmethod
+    def RetireInstance(
+        self,
+        request: _coordinator_pb2.RetireInstanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Forget an instance that will not come back."""
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
