@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from logstore.base.types import Compression, Durability, ShardStatus
+from logstore.base.types import Compression, Durability, ShardStatus, TimestampPolicy
 from sharder.keys import KeyRange, Partitioner
 
 LOGS = "/logs/"
@@ -94,7 +94,11 @@ class LeaderRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of a log. `event_time`: statistics are kept by the records' own timestamps."""
+    """Options of a log. `event_time`: statistics are kept by the records' own timestamps.
+
+    `timestamp_ahead_max_s`: how far ahead of the primary's clock a producer's timestamp may be, None
+    without a limit. What is further ahead is refused, or set to the limit (`timestamp_policy`).
+    """
 
     partitioner: Partitioner = Partitioner.RANGE
     replicas: int = 1
@@ -107,6 +111,8 @@ class LogOptions:
     retention_bytes: int | None = None
     changefeed: str | None = None
     """A Kafka topic that every committed record is published to."""
+    timestamp_ahead_max_s: float | None = 3600.0
+    timestamp_policy: TimestampPolicy = TimestampPolicy.REFUSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from logstore.base.errors import (
     UnknownLogError,
     UnknownShardError,
 )
+from logstore.base.steady_clock import SteadyClock
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.feed.port import Broker
@@ -96,6 +97,7 @@ class Instance:
             committer=self.committer,
             admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
             agent=Agent(config, env),
+            stamps=SteadyClock(env.clock.wall_us, env.clock.monotonic_s),
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
             incarnation=incarnation,
             channel_to=self._channel_to,
