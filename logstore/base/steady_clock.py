@@ -21,7 +21,10 @@ HOLD_MAX_S = 3600.0
 
 
 class SteadyClock:
-    """`now_us` follows `wall_us` by the rule above; `elapsed_s` is monotonic. Any thread's."""
+    """`now_us` follows `wall_us` by the rule above; `elapsed_s` is monotonic.
+
+    Any thread may ask: two at once make at worst one step of the slew double.
+    """
 
     def __init__(self, wall_us: Callable[[], int], elapsed_s: Callable[[], float]) -> None:
         self._wall_us, self._elapsed_s = wall_us, elapsed_s
@@ -35,17 +38,28 @@ class SteadyClock:
         """Microseconds since 1970 UTC."""
         now_s, wall_us = self._elapsed_s(), self._wall_us()
         ahead_us = wall_us - now_s * 1e6
-        off_us, since_s = ahead_us - self._ahead_us, max(0.0, now_s - self._read_s)
+        jump, off_us, since_s = (
+            self._jump,
+            ahead_us - self._ahead_us,
+            max(0.0, now_s - self._read_s),
+        )
         self._read_s = now_s
         if abs(off_us) <= STEP_MAX_S * 1e6:
             most_us = SLEW_RATE * since_s * 1e6
             self._ahead_us += min(max(off_us, -most_us), most_us)
             self._jump = None
-        elif self._jump is None or abs(ahead_us - self._jump[0]) > STEP_MAX_S * 1e6:
+        elif jump is None or abs(ahead_us - jump[0]) > STEP_MAX_S * 1e6:
             self._jump = (ahead_us, now_s)
-        elif now_s - self._jump[1] >= PERSIST_S:
+        elif now_s - jump[1] >= PERSIST_S:
             self._ahead_us, self._jump = ahead_us, None
         return round(now_s * 1e6 + self._ahead_us)
+
+    def wall_us(self) -> int:
+        """As `now_us`: this is a `logstore.base.env.Clock`."""
+        return self.now_us()
+
+    def monotonic_s(self) -> float:
+        return self._elapsed_s()
 
     def latest_us(self) -> int:
         """The later of `now_us` and the machine's wall clock: what is beyond is surely ahead."""

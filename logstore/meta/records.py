@@ -96,8 +96,9 @@ class LeaderRecord:
 class LogOptions:
     """Options of a log. `event_time`: statistics are kept by the records' own timestamps.
 
-    `timestamp_ahead_max_s`: how far ahead of the primary's clock a producer's timestamp may be, None
-    without a limit. What is further ahead is refused, or set to the limit (`timestamp_policy`).
+    `timestamp_ahead_max_s`: how far ahead of the primary's clock a producer's timestamp may be;
+    None: as far as it likes. What is further ahead is refused, or set to the limit, as
+    `timestamp_policy` says.
     """
 
     partitioner: Partitioner = Partitioner.RANGE

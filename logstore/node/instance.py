@@ -25,7 +25,6 @@ from logstore.base.errors import (
     UnknownLogError,
     UnknownShardError,
 )
-from logstore.base.steady_clock import SteadyClock
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.feed.port import Broker
@@ -89,6 +88,7 @@ class Instance:
         self._channels: dict[str, Channel] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        agent = Agent(config, env)
         self.node = NodeContext(
             config=config,
             env=env,
@@ -96,8 +96,8 @@ class Instance:
             store=store,
             committer=self.committer,
             admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
-            agent=Agent(config, env),
-            stamps=SteadyClock(env.clock.wall_us, env.clock.monotonic_s),
+            agent=agent,
+            stamps=agent.clock,
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
             incarnation=incarnation,
             channel_to=self._channel_to,
