@@ -184,7 +184,7 @@ def test_a_report_that_comes_twice_counts_once() -> None:
     assert len(book.history("x")["x/0"]) == 12
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(
         st.tuples(
