@@ -101,7 +101,7 @@ def test_299_slots_of_100_and_then_300() -> None:
         assert said.upper95[step - 1] >= said.mean[step - 1] == 300.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(series(), st.floats(0.1, 8), st.lists(st.floats(0, 1e6), min_size=1, max_size=12))
 def test_events_and_profiles_move_all_figures_alike(
     values: list[float | None], factor: float, ops: list[float]
