@@ -27,7 +27,8 @@ from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
 from logstore.proto.status import called
-from profiler.agent import GROUP_CHARS_MAX, GROUPS_MAX
+from profiler.agent import GROUPS_MAX
+from profiler.forecast.groups import GROUPS_MAX as GROUPS_OF_SHARD_MAX
 from profiler.forecast.groups import UsageProfile
 from profiler.types import OpType, ShardStatistics
 from tests.coordinator.test_statistics import migration, status, told
@@ -246,4 +247,4 @@ def test_client_groups_without_end_stop_no_learning() -> None:
         book.learn(slot + 0.5)
     assert book.book.last_slot("x/0") == book.book.last_slot("x/1") == 19
     assert set(book.book.state("x/0")["values"]) == {100.0}
-    assert all(len(name) <= GROUP_CHARS_MAX + 10 for name in book.groups.parts.shards)
+    assert len(book.groups.parts.shards) <= GROUPS_OF_SHARD_MAX + 1
