@@ -57,6 +57,7 @@ from sharder.ring import place
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
 _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 REPLICAS_MAX = 7
+TIMESTAMP_AHEAD_S_MAX = 1e9
 _CHUNK = TXN_OPERATIONS_MAX - 1
 _TRIES = 20
 
@@ -102,6 +103,12 @@ def check_log_options(options: LogOptions) -> LogOptions:
     if topic is not None and not _TOPIC.fullmatch(topic):
         raise InvalidArgumentError(
             f"changefeed is {topic[:300]!r}, a topic's name must match [a-zA-Z0-9._-]{{1,249}}"
+        )
+    ahead_s = options.timestamp_ahead_max_s
+    if ahead_s is not None and not 0 <= ahead_s <= TIMESTAMP_AHEAD_S_MAX:
+        raise InvalidArgumentError(
+            f"timestamp_ahead_max_s is {ahead_s:g}, it must be within 0..{TIMESTAMP_AHEAD_S_MAX:g},"
+            " or null for no limit"
         )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)

@@ -6,7 +6,7 @@ dead leader's cells over has learned the same.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.statistics import Saved, StatisticsIntake
+from coordinator.statistics import StatisticsIntake
+from coordinator.statistics_state import Saved
 from logstore.base.env import Env
 
 LEARN_INTERVAL_S = 0.2
@@ -48,13 +49,18 @@ class Learner:
         """Run `work` in the thread that owns the models."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
-    async def restore(self, logs: Collection[str]) -> None:
-        """Take up what the last run of this coordinator saved; a bad file is told and left."""
+    async def restore(
+        self, logs: Collection[str], ceilings: Mapping[str, int] | None = None
+    ) -> None:
+        """Take up what the last run of this coordinator saved; a bad file is told and left.
+
+        `ceilings`: log -> the newest slot that there can be (`StatisticsIntake.restore`).
+        """
         if self._path is None or not self._path.exists():
             return
         now_s = self._env.clock.monotonic_s()
         try:
-            found = await self.call(_restore, self.intake, self._path, logs, now_s)
+            found = await self.call(_restore, self.intake, self._path, logs, now_s, ceilings)
         except (OSError, msgspec.DecodeError, ValueError, KeyError) as e:
             _log.warning("what was learned cannot be read", file=str(self._path), why=str(e))
             return
@@ -76,10 +82,7 @@ class Learner:
         while True:
             began_s = self._env.clock.monotonic_s()
             due = self.intake.due(began_s, slots)
-            try:
-                await self.call(self.intake.absorb, due)
-            except ValueError as e:
-                _log.error("a slot was not learned", why=str(e))
+            await self.call(self.intake.absorb, due)
             self.intake.settle(due)
             more = len(due) == slots
             if more:
@@ -109,5 +112,12 @@ def _save(intake: StatisticsIntake, path: Path) -> None:
     part.replace(path)
 
 
-def _restore(intake: StatisticsIntake, path: Path, logs: Collection[str], now_s: float) -> int:
-    return intake.restore(msgspec.msgpack.decode(path.read_bytes(), type=Saved), logs, now_s)
+def _restore(
+    intake: StatisticsIntake,
+    path: Path,
+    logs: Collection[str],
+    now_s: float,
+    ceilings: Mapping[str, int] | None,
+) -> int:
+    saved = msgspec.msgpack.decode(path.read_bytes(), type=Saved)
+    return intake.restore(saved, logs, now_s, ceilings)

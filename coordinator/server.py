@@ -2,6 +2,7 @@
 
 import functools
 import socket
+from dataclasses import replace
 
 import structlog
 from grpc.aio import Server
@@ -26,13 +27,15 @@ from coordinator.migration.ledger import Ledger
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import StatisticsService
+from coordinator.statistics_state import ceilings
 from logstore.base.env import Env
 from logstore.base.errors import AddressInUseError, WrongClusterError
 from logstore.base.observe import Endpoint
+from logstore.base.steady_clock import SteadyClock
 from logstore.base.tls import TlsOptions
 from logstore.meta.generations import check_expected, ensure_generation, open_generation
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import LOGS
+from logstore.meta.records import LOGS, decode_log
 from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2, placement_pb2_grpc
@@ -54,6 +57,8 @@ class CoordinatorServer:
     """
 
     def __init__(self, config: CoordinatorConfig, env: Env) -> None:
+        # A glitch of the wall clock must not end cool-downs, nor stamp moves for years to come.
+        env = replace(env, clock=SteadyClock(env.clock.wall_us, env.clock.monotonic_s))
         self.config, self._env = config, env
         self._tls = (
             TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
@@ -164,8 +169,9 @@ class CoordinatorServer:
 
     async def _restore(self) -> None:
         """What was learned before the last stop, of logs that are still there."""
-        names = {item.key.removeprefix(LOGS) for item in (await self.store.range(LOGS)).items}
-        await self.learner.restore(names)
+        logs = [decode_log(item.value) for item in (await self.store.range(LOGS)).items]
+        newest = ceilings(logs, self._env.clock.wall_us(), self.intake.slot_s)
+        await self.learner.restore([log.name for log in logs], newest)
 
     def _cells_led(self) -> dict[str, CellWork]:
         return {LOG_WIDE: self.work} if self._router is None else self._led

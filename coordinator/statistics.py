@@ -1,8 +1,10 @@
 """What instances report, kept and learned from: statistics, heatmaps, forecasts.
 
-Slots are periods of a log's own time. A slot is learned once its reporters have gone past it, or
-have had time to, in slot order; so history that is fed faster than it happened trains the models
-like the real thing. All of it is a cache: nothing here decides what is true.
+Slots are periods of a log's own time (`coordinator.log_clock`). A slot is learned once its
+reporters have gone past it, or have had time to, in slot order; so history that is fed faster than
+it happened trains the models like the real thing. What is told of slots that have not come waits
+until they have; when a log's time turns out to have been wrong, what was taken of later slots goes.
+All of it is a cache: nothing here decides what is true.
 
 Two threads meet here. The event loop owns the records (reports, loads, pending slots); learning is
 slow and runs in a thread (`coordinator.learning`), which owns models and heatmaps: `absorb`,
@@ -13,112 +15,44 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
+import structlog
 
+from coordinator.last_reports import LastReports
+from coordinator.log_clock import LogClock
 from coordinator.migration.ramp import Figures
+from coordinator.statistics_state import (
+    Due,
+    InstanceState,
+    LogState,
+    Pending,
+    Saved,
+    SavedLog,
+    ShardLoad,
+    load_of,
+    log_of,
+    plausible,
+    repeated,
+)
 from profiler.anomaly import Anomaly, AnomalyBook
 from profiler.calendar import Calendar, Event
 from profiler.forecast.book import ForecastBook, seasons_of
 from profiler.forecast.groups import GroupBook, UsageProfile
 from profiler.heatmap import AccessHeatmap
 from profiler.scoreboard import Score
-from profiler.types import DataStoreStatus, Forecast, OpType, ShardStatistics
+from profiler.types import DataStoreStatus, Forecast, ShardStatistics
 
 SHARDS_MAX = 16_384
 SILENT_SLOTS_MAX = 24
 """How far a log's time is taken to have gone on without a word of it."""
-SAMPLES_WAITING_MAX = 100_000
 SAVED_SLOTS_MAX = 48
 """Slots of statistics, with their sampled keys, that are saved for each shard."""
 PENDING_SLOTS_MAX = 20_000
 """Slots of one log that wait to be learned; the oldest are learned early beyond that."""
+INSTANCES_MAX = 10_000
 
-
-@dataclass(slots=True)
-class _Instance:
-    status: DataStoreStatus
-    incarnation: int
-    heard_s: float
-
-
-@dataclass(slots=True)
-class _Pending:
-    """One slot of one log that is still being told."""
-
-    first_seen_s: float
-    ops: dict[str, float] = field(default_factory=dict)
-    groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Shard -> client group -> operations, where groups were told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A complete slot of a log, taken out of what is pending: to be learned."""
-
-    log: str
-    slot: int
-    ops: dict[str, float]
-    groups: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def parts(self) -> dict[str, dict[str, float]]:
-        """Shard -> client group -> operations; those that no group was told of are of ""."""
-        found = {}
-        for shard, ops in self.ops.items():
-            told = self.groups.get(shard, {})
-            rest = ops - sum(told.values())
-            found[shard] = {**told, "": rest} if rest > 0 or not told else told
-        return found
-
-
-class SavedLog(msgspec.Struct, frozen=True):
-    learned: int | None
-    newest: int | None
-
-
-class Saved(msgspec.Struct, frozen=True):
-    """What a restart needs: models by shard, the last statistics of each, where each log was."""
-
-    slot_s: float
-    seasons: tuple[int, ...]
-    logs: dict[str, SavedLog]
-    models: dict[str, dict[str, Any]]
-    history: dict[str, list[ShardStatistics]]
-    kinds: dict[str, float] = {}
-    """What kinds of announced events turned out to be (`Calendar.kinds`)."""
-    groups: dict[str, Any] = {}
-    """Profiles of client groups and the models of their parts (`GroupBook.state`)."""
-
-
-@dataclass(slots=True)
-class _Log:
-    heatmap: AccessHeatmap
-    samples: deque[tuple[int, tuple[tuple[bytes, float], ...]]] = field(
-        default_factory=lambda: deque(maxlen=SAMPLES_WAITING_MAX)
-    )
-    """Sampled keys by slot that the heatmap has yet to take."""
-    pending: dict[int, _Pending] = field(default_factory=dict)
-    learned: int | None = None
-    newest: int | None = None
-    newest_s: float = 0.0
-    """When the newest slot was first told."""
-    told_up_to: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Instance -> (newest slot it told, when)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardLoad:
-    """A shard in the newest learned slot, in units per slot."""
-
-    slot: int
-    ops: float
-    bytes_moved: float
-
-
-def log_of(shard: str) -> str:
-    return shard.rsplit("/", 1)[0]
+_log = structlog.get_logger(__name__)
 
 
 class StatisticsIntake:
@@ -162,13 +96,15 @@ class StatisticsIntake:
         """Held while models or heatmaps are at work."""
         self._settle_s, self._silence_s = settle_s, silence_s
         self._history_slots, self._buckets = history_slots, heatmap_buckets
-        self._instances: dict[str, _Instance] = {}
-        self._logs: dict[str, _Log] = {}
+        self._instances: dict[str, InstanceState] = {}
+        self._logs: dict[str, LogState] = {}
         self._history: dict[str, deque[ShardStatistics]] = {}
-        self._received: dict[tuple[str, str], tuple[ShardStatistics, int]] = {}
+        self._received = LastReports()
         self._loads: dict[str, ShardLoad] = {}
         self._known: set[str] = set()
         """Shards that the book has learned something of."""
+        self._rewinds: dict[str, int] = {}
+        """Logs whose time went back, and to which slot: the thread that learns is yet to do it."""
         self.slots_learned = 0
 
     # ---- intake ------------------------------------------------------------------------------
@@ -181,26 +117,65 @@ class StatisticsIntake:
         status: DataStoreStatus | None,
         now_s: float,
         now_us: int,
+        bounded: Collection[str] = (),
     ) -> None:
-        """One report. `now_s` is monotonic, `now_us` the wall clock."""
+        """One report, checked (`coordinator.reports`). `now_s` is monotonic, `now_us` the wall
+        clock. `bounded`: logs of which no statistic can be of the future.
+        """
         if status is not None:
-            self._instances[instance] = _Instance(status, incarnation, now_s)
+            if instance in self._instances or len(self._instances) < INSTANCES_MAX:
+                self._instances[instance] = InstanceState(status, incarnation, now_s)
         elif instance in self._instances:
             self._instances[instance].heard_s = now_s
+        by_log: dict[str, list[ShardStatistics]] = {}
         for told in sorted(statistics, key=lambda s: s.slot):
-            if told.shard not in self._history:
-                if len(self._history) >= SHARDS_MAX:
-                    continue
-                self._history[told.shard] = deque(maxlen=self._history_slots)
-            self._history[told.shard].append(told)
-            if told.query_count or told.failed_count:
-                self._received[told.shard, told.instance] = (told, now_us)
-            self._add(told, now_s)
+            by_log.setdefault(log_of(told.shard), []).append(told)
+        for name, group in by_log.items():
+            log = self._tell_time(name, instance, group, now_s, name in bounded)
+            for told in [*log.released(now_s), *group]:
+                if name in bounded or log.admits(told.slot):
+                    self._take_one(log, told, now_s, now_us)
+                else:
+                    log.held.append((now_s, told))
 
-    def _add(self, told: ShardStatistics, now_s: float) -> None:
-        log = self._log(log_of(told.shard))
-        if log.newest is None or told.slot > log.newest:
-            log.newest, log.newest_s = told.slot, now_s
+    def _tell_time(
+        self, name: str, instance: str, told: Sequence[ShardStatistics], now_s: float, bounded: bool
+    ) -> LogState:
+        log = self._log(name)
+        before = log.newest
+        slots = sorted({s.slot for s in told})
+        ops = float(sum(s.query_count for s in told))
+        back = log.clock.tell(instance, slots, ops, now_s, bounded)
+        if log.newest is not None and log.newest != before:
+            log.newest_s = now_s
+        if back and log.newest is not None:
+            self._rewind(name, log, log.newest)
+        return log
+
+    def _rewind(self, name: str, log: LogState, slot: int) -> None:
+        """The log's time was wrong: what was taken of slots after `slot` goes."""
+        _log.warning("a log's time was wrong and is right again", log=name, slot=slot)
+        log.rewind(slot)
+        self._rewinds[name] = min(slot, self._rewinds.get(name, slot))
+        for shard, rows in self._history.items():
+            if log_of(shard) == name:
+                kept = [told for told in rows if told.slot <= slot]
+                self._history[shard] = deque(kept, maxlen=self._history_slots)
+                self._set_load(shard, kept)
+
+    def _take_one(self, log: LogState, told: ShardStatistics, now_s: float, now_us: int) -> None:
+        rows = self._history.get(told.shard)
+        if rows is None:
+            if len(self._history) >= SHARDS_MAX:
+                return
+            rows = self._history[told.shard] = deque(maxlen=self._history_slots)
+        if repeated(told, rows):
+            return
+        rows.append(told)
+        self._received.take(told, now_us)
+        self._add(log, told, now_s)
+
+    def _add(self, log: LogState, told: ShardStatistics, now_s: float) -> None:
         before = log.told_up_to.get(told.instance, (told.slot, now_s))[0]
         log.told_up_to[told.instance] = (max(before, told.slot), now_s)
         if told.sampled_keys:
@@ -213,14 +188,20 @@ class StatisticsIntake:
             self._loads[told.shard] = ShardLoad(
                 load.slot, load.ops + told.query_count, load.bytes_moved + moved
             )
-        if told.shard in self._known and self.book.last_slot(told.shard) >= told.slot:
+        if self._learned(told.shard) >= told.slot:
             return  # too late to learn; the models have gone on
-        slot = log.pending.setdefault(told.slot, _Pending(now_s))
+        slot = log.pending.setdefault(told.slot, Pending(now_s))
         slot.ops[told.shard] = slot.ops.get(told.shard, 0.0) + told.query_count
         if told.group_counts:
             groups = slot.groups.setdefault(told.shard, {})
             for group, count in told.group_counts.items():
                 groups[group] = groups.get(group, 0.0) + count
+
+    def _learned(self, shard: str) -> float:
+        """The newest slot that was learned of the shard, and counts."""
+        if shard not in self._known:
+            return float("-inf")
+        return min(self.book.last_slot(shard), self._rewinds.get(log_of(shard), float("inf")))
 
     def learn(self, now_s: float, slots_max: int = 50) -> int:
         """Learn up to `slots_max` slots that are complete, in order; returns how many."""
@@ -244,14 +225,34 @@ class StatisticsIntake:
 
     def absorb(self, due: Sequence[Due]) -> None:
         """The slow part: models learn the slots, heatmaps take the sampled keys."""
+        for name, newest in list(self._rewinds.items()):
+            self._unlearn(name, newest)
+            self._rewinds.pop(name, None)
         for slot in due:
             with self._models:
-                if self.groups.profiles():
-                    self.groups.learn(slot.slot, slot.parts())
-                else:
-                    self.book.learn_many(slot.slot, slot.ops)
+                try:
+                    if self.groups.profiles():
+                        self.groups.learn(slot.slot, slot.parts())
+                    else:
+                        self.book.learn_many(slot.slot, slot.ops)
+                except ValueError as e:
+                    _log.error("a slot was not learned", log=slot.log, slot=slot.slot, why=str(e))
         for log in list(self._logs.values()):
             self._take_samples(log)
+
+    def _unlearn(self, name: str, newest: int) -> None:
+        """Models and heatmap of the log without what came after slot `newest`."""
+        with self._models:
+            shards = [shard for shard in self._known if log_of(shard) == name]
+            self._known.difference_update(self.groups.rewind(shards, newest))
+            log = self._logs.get(name)
+            if log is None:
+                return
+            log.heatmap = AccessHeatmap(self._buckets, min(self._history_slots, 336))
+            for rows in self.history(name).values():
+                for told in rows:
+                    if told.sampled_keys:
+                        log.heatmap.add_samples(told.sampled_keys, told.slot)
 
     def settle(self, due: Sequence[Due]) -> None:
         """The slots are learned: they count."""
@@ -262,17 +263,17 @@ class StatisticsIntake:
                     for shard in slot.ops:
                         self.groups.forget(shard)
                 continue
-            self._known.update(slot.ops)
+            self._known.update(shard for shard in slot.ops if shard in self.book)
             log.learned = max(slot.slot, log.learned if log.learned is not None else slot.slot)
             self.slots_learned += 1
 
-    def _take_samples(self, log: _Log) -> None:
+    def _take_samples(self, log: LogState) -> None:
         with self._models:
             while log.samples:
                 slot, samples = log.samples.popleft()
                 log.heatmap.add_samples(samples, slot)
 
-    def _complete(self, log: _Log, slot: int, now_s: float) -> bool:
+    def _complete(self, log: LogState, slot: int, now_s: float) -> bool:
         """Every instance that tells of this log has told the slot, or had the time to."""
         if len(log.pending) > PENDING_SLOTS_MAX:
             return True
@@ -281,11 +282,12 @@ class StatisticsIntake:
         heard = [told for told, at_s in log.told_up_to.values() if now_s - at_s <= self._silence_s]
         return bool(heard) and min(heard) >= slot
 
-    def _log(self, name: str) -> _Log:
+    def _log(self, name: str) -> LogState:
         log = self._logs.get(name)
         if log is None:
-            log = self._logs[name] = _Log(
-                AccessHeatmap(self._buckets, min(self._history_slots, 336))
+            log = self._logs[name] = LogState(
+                AccessHeatmap(self._buckets, min(self._history_slots, 336)),
+                LogClock(self._silence_s),
             )
         return log
 
@@ -297,15 +299,14 @@ class StatisticsIntake:
             with self._models:
                 self.groups.forget(shard)
             self._known.discard(shard)
-        for key in [k for k in self._received if log_of(k[0]) == name]:
-            del self._received[key]
+        self._received.forget_log(name)
 
     # ---- questions -----------------------------------------------------------------------------
 
-    def newest_slot(self, logs: Sequence[str]) -> int:
-        """The newest slot heard of in these logs; -1 when none was."""
-        known = [self._logs[name].newest for name in logs if name in self._logs]
-        return max((slot for slot in known if slot is not None), default=-1)
+    def newest_slots(self, logs: Collection[str]) -> dict[str, int]:
+        """Where the time of these logs is, of those that were told of."""
+        known = ((name, self._logs[name].newest) for name in logs if name in self._logs)
+        return {name: slot for name, slot in known if slot is not None}
 
     def alive(self, instance: str, now_s: float) -> bool:
         found = self._instances.get(instance)
@@ -429,11 +430,15 @@ class StatisticsIntake:
             kinds, groups = self.calendar.kinds(), self.groups.state()
         return Saved(self.slot_s, self._seasons, logs, models, history, kinds, groups)
 
-    def restore(self, saved: Saved, logs: Collection[str], now_s: float) -> int:
+    def restore(
+        self, saved: Saved, logs: Collection[str], now_s: float, ceilings: Mapping[str, int] | None
+    ) -> int:
         """Take what was saved of `logs`, before anything was reported; returns how many shards.
 
-        What other slots or seasons made is of no use and is left.
+        What other slots or seasons made is of no use and is left, and so is what is of slots after
+        those in `ceilings` (log -> the newest slot that can be): a clock was wrong.
         """
+        saved, wrong = plausible(saved, ceilings or {})
         if saved.slot_s != self.slot_s or tuple(saved.seasons) != self._seasons:
             return 0
         models = {s: m for s, m in saved.models.items() if log_of(s) in logs}
@@ -445,39 +450,29 @@ class StatisticsIntake:
         for name, was in saved.logs.items():
             if name in logs:
                 log = self._log(name)
-                log.learned, log.newest, log.newest_s = was.learned, was.newest, now_s
+                log.learned, log.newest_s = was.learned, now_s
+                if was.newest is not None:
+                    log.clock.restore(was.newest)
         for shard, told in saved.history.items():
             if log_of(shard) not in logs or not told:
                 continue
             self._history[shard] = deque(told, maxlen=self._history_slots)
             log = self._log(log_of(shard))
             log.samples.extend((t.slot, t.sampled_keys) for t in told if t.sampled_keys)
-            last = [t for t in told if t.slot == told[-1].slot]
-            self._loads[shard] = ShardLoad(
-                last[-1].slot,
-                float(sum(t.query_count for t in last)),
-                float(sum(t.bytes_in + t.bytes_out for t in last)),
-            )
+            self._set_load(shard, told)
+        for name, newest in wrong.items():
+            if name in logs:
+                _log.warning("a log's time had been wrong", log=name, slot=newest)
+                self._unlearn(name, newest)
         return len(models)
 
+    def _set_load(self, shard: str, told: Sequence[ShardStatistics]) -> None:
+        load = load_of(told)
+        if load is None:
+            self._loads.pop(shard, None)
+        else:
+            self._loads[shard] = load
+
     def figures(self, shard: str, source: str, target: str, since_us: int) -> Figures:
-        """Both sides' last statistics for the ramp's guard rails; the target's only since then."""
-        ours = self._received.get((shard, source))
-        theirs = self._received.get((shard, target))
-        if theirs is not None and theirs[1] < since_us:
-            theirs = None
-        both = [told[0] for told in (ours, theirs) if told is not None]
-        samples = min(_reads(told) for told in both) if len(both) == 2 else 0
-        return Figures(
-            error_rate=theirs[0].error_rate if theirs is not None else None,
-            source_p99_ms=ours[0].p99_ms if ours is not None else None,
-            target_p99_ms=theirs[0].p99_ms if theirs is not None else None,
-            samples=samples,
-            target_samples=_reads(theirs[0]) if theirs is not None else 0,
-            at_us=theirs[1] if theirs is not None else 0,
-        )
-
-
-def _reads(told: ShardStatistics) -> int:
-    """Reads, and whatever failed: a side that serves nothing has samples too."""
-    return told.query_count - told.counts.get(OpType.APPEND, 0) + told.failed_count
+        """See `LastReports.figures`."""
+        return self._received.figures(shard, source, target, since_us)

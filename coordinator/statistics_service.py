@@ -3,15 +3,19 @@
 import asyncio
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import structlog
 
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.edge import Context, unary
 from coordinator.learning import Learner
+from coordinator.log_clock import WallClocks
 from coordinator.loop import PlanningLoop, PlanNote
-from coordinator.statistics import log_of
+from coordinator.reports import INSTANCE_CHARS_MAX, decode_statistics, decode_status, sound
+from coordinator.statistics_state import ceilings, log_of
 from logstore.base.env import Env
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -19,15 +23,20 @@ from logstore.base.errors import (
     UnknownShardError,
 )
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import LOGS, SHARDS, decode_log, decode_shard, log_key
+from logstore.meta.records import LOGS, SHARDS, LogRecord, decode_log, decode_shard, log_key
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     PlansServicer,
     StatisticsServicer,
 )
-from profiler.types import DataStoreStatus, OpType, ShardStatistics
+from profiler.types import OpType, ShardStatistics
 from sharder.plan import Plan, explain, plan
 from sharder.view import dump_view
+
+WARN_S, WARNED_MAX = 60.0, 10_000
+"""A report's faults are told once in so long for each instance, of which so many are remembered."""
+
+_log = structlog.get_logger(__name__)
 
 
 def plain(value: object) -> Any:
@@ -43,38 +52,76 @@ class StatisticsService(StatisticsServicer):
     ) -> None:
         self._config, self._env = config, env
         self._store, self._learner, self._intake = store, learner, learner.intake
+        self._clocks = WallClocks(config.silence_s)
+        self._warned_s: dict[str, float] = {}
 
     @unary
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
-        try:
-            statistics = (
-                decode_statistics(request.shard_statistics_json)
-                if request.shard_statistics_json
-                else []
+        if len(request.instance) > INSTANCE_CHARS_MAX:
+            raise InvalidArgumentError(
+                f"instance has {len(request.instance)} characters, the limit is"
+                f" {INSTANCE_CHARS_MAX}"
             )
-            status = decode_status(request.status_json) if request.status_json else None
+        data = request.shard_statistics_json
+        try:
+            statistics, refused = decode_statistics(data) if data else ([], [])
         except msgspec.DecodeError as e:
             raise InvalidArgumentError(f"report of {request.instance}: {e}") from None
-        clock = self._env.clock
-        slot_s = self._intake.slot_s
-        self._intake.take(
+        status = None
+        try:
+            status = decode_status(request.status_json) if request.status_json else None
+        except msgspec.DecodeError as e:
+            refused.append(f"status: {e}")
+        logs = [decode_log(item.value) for item in (await self._store.range(LOGS)).items]
+        told, wrong = sound(
+            statistics,
             request.instance,
-            request.incarnation,
-            [s for s in statistics if s.period_s == slot_s],
-            status,
-            clock.monotonic_s(),
-            clock.wall_us(),
+            self._intake.slot_s,
+            {log.name: log.next_shard for log in logs},
         )
+        self._warn(request.instance, [*refused, *wrong])
+        clock = self._env.clock
+        now_s, now_us = clock.monotonic_s(), clock.wall_us()
+        self._clocks.tell(request.instance, request.wall_us, now_us, now_s)
+        told = self._in_time(request.instance, told, logs, now_us)
+        by_wall = {log.name for log in logs if not log.options.event_time}
+        self._intake.take(
+            request.instance, request.incarnation, told, status, now_s, now_us, by_wall
+        )
+        events = [log.name for log in logs if log.options.event_time]
         return pb.ReportResponse(
             period_s=self._config.report_interval_s,
-            slot_s=slot_s,
-            newest_slot=await self._newest_event_slot(),
+            slot_s=self._intake.slot_s,
+            newest_slots=self._intake.newest_slots(events),
         )
 
-    async def _newest_event_slot(self) -> int:
-        """Over logs that count by event time; the others close their slots by the wall clock."""
-        logs = [decode_log(item.value) for item in (await self._store.range(LOGS)).items]
-        return self._intake.newest_slot([log.name for log in logs if log.options.event_time])
+    def _in_time(
+        self, instance: str, told: list[ShardStatistics], logs: Sequence[LogRecord], now_us: int
+    ) -> list[ShardStatistics]:
+        """The statistics in slots of the shared time, without those of slots that are to come."""
+        slot_us = round(self._intake.slot_s * 1e6)
+        ahead = self._clocks.slots_ahead(instance, slot_us)
+        newest = ceilings(logs, self._clocks.newest_us(now_us), self._intake.slot_s)
+        events = {log.name for log in logs if log.options.event_time}
+        if ahead:
+            told = [
+                s if log_of(s.shard) in events else replace(s, slot=s.slot - ahead) for s in told
+            ]
+            self._warn(instance, [f"its clock is {ahead} slots ahead of the others': corrected"])
+        kept = [s for s in told if s.slot <= newest.get(log_of(s.shard), s.slot)]
+        if len(kept) < len(told):
+            self._warn(instance, [f"{len(told) - len(kept)} statistics are of slots to come"])
+        return kept
+
+    def _warn(self, instance: str, reasons: Sequence[str]) -> None:
+        """Tell the first reason, once a minute for each instance."""
+        now_s = self._env.clock.monotonic_s()
+        if reasons and now_s - self._warned_s.get(instance, -WARN_S) >= WARN_S:
+            if len(self._warned_s) >= WARNED_MAX:
+                self._warned_s.clear()
+            self._warned_s[instance] = now_s
+            _log.warning("a report was not taken in full", instance=instance, entries=len(reasons),
+                         why=reasons[0][:1_000])  # fmt: skip
 
     @unary
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.JsonResponse:
@@ -199,18 +246,6 @@ def note_json(note: PlanNote) -> dict[str, Any]:
         "started": note.started,
         "skipped": note.skipped,
     }
-
-
-def decode_statistics(data: bytes) -> list[ShardStatistics]:
-    return msgspec.json.decode(data, type=list[ShardStatistics])
-
-
-def decode_status(data: bytes) -> DataStoreStatus:
-    """A status; an unlimited capacity crosses the wire as null."""
-    raw = msgspec.json.decode(data, type=dict[str, Any])
-    limits: Mapping[str, Any] = raw.get("capacity") or {}
-    raw["capacity"] = {k: v if v is not None else float("inf") for k, v in limits.items()}
-    return msgspec.convert(raw, DataStoreStatus)
 
 
 def _stats(

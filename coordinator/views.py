@@ -41,6 +41,8 @@ OUTLOOK_SHARDS_MAX = 1_000
 """More shards are forecast for the horizon only: 96 slots of one take 0.5 to 1 ms."""
 FORETOLD_SLOTS = 6
 """A forecast older than this says nothing of the present any more."""
+FUTURE_S = 60.0
+"""What is stamped further ahead of the clock was stamped by a clock that was wrong."""
 _STEPS_S = 1.0
 """For writing the states and asking the instances, all states together."""
 
@@ -64,7 +66,7 @@ def make_view(
     per_s = 1.0 / config.slot_wall_s
     ahead = config.slots_ahead if len(live) <= OUTLOOK_SHARDS_MAX else config.horizon_slots
     forecasts = intake.forecasts([s.shard for s in live], ahead, mono_s, config.slot_wall_s)
-    moved = _last_moves(migrations)
+    moved = _last_moves(migrations, now_s)
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
     cuts = _cuts(live, intake)
@@ -218,11 +220,18 @@ def _forecast_view(forecast: Forecast, per_s: float) -> ForecastView:
     )
 
 
-def _last_moves(migrations: Sequence[MigrationRecord]) -> dict[str, tuple[float, str]]:
-    """Shard -> when its primary last moved (s) and where from; migrations are oldest first."""
+def _last_moves(
+    migrations: Sequence[MigrationRecord], now_s: float
+) -> dict[str, tuple[float, str]]:
+    """Shard -> when its primary last moved (s) and where from; migrations are oldest first.
+
+    A move of the future, by a clock that was wrong, would keep its shard where it is until then.
+    """
     found: dict[str, tuple[float, str]] = {}
     for m in migrations:
         for phase in m.phases:
+            if phase.at_us / 1e6 > now_s + FUTURE_S:
+                continue
             if phase.state is State.SOAKING:
                 found[m.shard] = (phase.at_us / 1e6, m.source.instance)
             if phase.state is State.ROLLED_BACK:
@@ -251,6 +260,8 @@ def migration_weights(migrations: Sequence[MigrationRecord], now_s: float) -> di
             slow = m.blackout_ms > 2 * max(usual_ms, BLACKOUT_MS_MIN)
             factor = 0.75 if slow else 1.1 if m.blackout_ms <= usual_ms else 1.0
         at_s = m.phases[-1].at_us / 1e6
+        if at_s > now_s + FUTURE_S:
+            continue
         before, then_s = logs.get(m.shard, (0.0, at_s))
         faded = before * 0.5 ** (max(0.0, at_s - then_s) / WEIGHT_HALF_LIFE_S)
         logs[m.shard] = (faded + log2(factor), at_s)

@@ -1,6 +1,6 @@
 """The agent on an instance's hot path: what each shard carried in each slot, counted by batch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ GROUPS_MAX = 64
 OTHER_GROUPS = "other"
 GROUP_CHARS_MAX = 64
 OPEN_SLOTS_MAX = 65_536
-"""Slots of all shards held at once, not drained; over it, batches go to the newest held."""
+"""Slots of all shards held at once, not drained; over it, batches go to the next one before that is
+held."""
 ZERO_RUN_SLOTS_MAX = 1_024
 """A longer silence of a shard is not told slot by slot: it is a gap in its statistics."""
 
@@ -35,6 +36,19 @@ class _Open:
         self.failed = 0
         self.latency = LatencyHistogram()
         self.keys = KeySample(keys_max)
+
+    def take(self, other: "_Open") -> None:
+        """Add the operations of `other`; its response times and keys are left."""
+        for op, count in other.counts.items():
+            self.counts[op] = self.counts.get(op, 0) + count
+        for group, count in other.groups.items():
+            if group not in self.groups and len(self.groups) >= GROUPS_MAX:
+                group = OTHER_GROUPS
+            self.groups[group] = self.groups.get(group, 0) + count
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.failed += other.failed
+        self.late += sum(other.counts.values())
 
 
 class Agent:
@@ -164,6 +178,25 @@ class Agent:
         self._floor = max(up_to_slot + 1, self._floor or up_to_slot + 1)
         return found
 
+    def reopen(self, slot: int) -> None:
+        """What was closed from `slot` on was closed too early, by a clock that was wrong: it takes
+        operations again, and is told again with those."""
+        if self._floor is not None and slot < self._floor:
+            self._floor = slot
+            self._next = {shard: min(slot, first) for shard, first in self._next.items()}
+
+    def fold(self, beyond: int, into: int) -> None:
+        """Operations of slots after `beyond` were stamped wrongly: they are counted in `into`."""
+        for slots in self._open.values():
+            for slot in [slot for slot in slots if slot > beyond]:
+                wrong = slots.pop(slot)
+                self._open_count -= 1
+                self._at(slots, into).take(wrong)
+
+    @property
+    def shards(self) -> Collection[str]:
+        return self._open.keys()
+
     def _add(
         self,
         slots: dict[int, _Open],
@@ -198,7 +231,7 @@ class Agent:
         if opened is None:
             if self._open_count >= self._open_slots_max and slots:
                 self.folded_count += 1
-                return slots[max(slots)]
+                return slots[min(slots, key=lambda held: (held > slot, abs(held - slot)))]
             opened = slots[slot] = _Open(self._keys_per_slot)
             self._open_count += 1
         return opened

@@ -33,6 +33,13 @@ class ShardStatus(StrEnum):
     SEALED = "sealed"
 
 
+class TimestampPolicy(StrEnum):
+    """What becomes of a producer's timestamp that is too far ahead of the primary's clock."""
+
+    REFUSE = "refuse"
+    CLAMP = "clamp"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
     """A place in a shard's log: `end` records precede it, `chain` is the hash chain there."""

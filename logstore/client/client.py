@@ -143,7 +143,8 @@ class Client:
         default: one, of a balanced log one for each instance. `instances` names the primary of each
         shard instead of the ring. `options` are LogOptions:
         replicas, min_in_sync, durability, compression, key_index, event_time, retention_s,
-        retention_bytes; those not given have the cluster's defaults.
+        retention_bytes, timestamp_ahead_max_s, timestamp_policy; those not given have the
+        cluster's defaults.
 
         Errors: AlreadyExistsError, InvalidArgumentError.
         """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from logstore.base.types import Compression, Durability, ShardStatus
+from logstore.base.types import Compression, Durability, ShardStatus, TimestampPolicy
 from sharder.keys import KeyRange, Partitioner
 
 LOGS = "/logs/"
@@ -122,7 +122,12 @@ class LeaderRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of a log. `event_time`: statistics are kept by the records' own timestamps."""
+    """Options of a log. `event_time`: statistics are kept by the records' own timestamps.
+
+    `timestamp_ahead_max_s`: how far ahead of the primary's clock a producer's timestamp may be;
+    None: as far as it likes. What is further ahead is refused, or set to the limit, as
+    `timestamp_policy` says.
+    """
 
     partitioner: Partitioner = Partitioner.RANGE
     replicas: int = 1
@@ -135,6 +140,8 @@ class LogOptions:
     retention_bytes: int | None = None
     changefeed: str | None = None
     """A Kafka topic that every committed record is published to."""
+    timestamp_ahead_max_s: float | None = 3600.0
+    timestamp_policy: TimestampPolicy = TimestampPolicy.REFUSE
 
 
 @dataclass(frozen=True, slots=True)

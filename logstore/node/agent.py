@@ -20,8 +20,10 @@ from logstore.base.errors import (
     StorageError,
     UnavailableError,
 )
+from logstore.base.steady_clock import SteadyClock
 from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
+from logstore.node.event_lines import EventLines
 from logstore.node.totals import Total
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from profiler.agent import Agent as Recorder
@@ -34,11 +36,6 @@ REPORT_STATISTICS_MAX = 2_000
 WAITING_STATISTICS_MAX = 500_000
 KEPT_FOR_OTHERS_MAX = 10_000
 """Statistics that one coordinator has taken wait for the others up to this many."""
-LATENESS_S = 2.0
-LIVE_SLOTS_MAX = 8
-"""While event time runs faster than this many slots in LATENESS_S, history is being fed: shards are
-then apart in event time, and a slot stays open LATENESS_S longer."""
-
 FAULTS = (StorageError, OverloadedError, UnavailableError)
 
 Send = Callable[
@@ -49,23 +46,18 @@ Send = Callable[
 class Agent:
     """Records operations and reports them. Owned by the loop.
 
-    Logs count by the wall clock or by their records' own times. The two run far apart (history is
-    replayed in years that are past), so each has a recorder of its own, whose slots close by its
-    own newest time. All logs of event time in a cluster share one time line.
+    Logs count by the wall clock or by their records' own times. These run far apart (history is
+    replayed in years that are past), so each log of event time has a line of its own. The wall
+    clock is a steady one: a glitch of the machine's closes no slot.
     """
 
     def __init__(self, config: NodeConfig, env: Env, slot_s: float = 300.0) -> None:
         self._config = config
         self._env = env
         self.slot_s = slot_s
+        self.clock = SteadyClock(env.clock.wall_us, env.clock.monotonic_s)
         self._wall = self._new_recorder()
-        self._event = self._new_recorder()
-        self._event_us = -1
-        """The newest event time seen here; -1: none."""
-        self._newest_slot = -1
-        """The newest slot of event time heard of anywhere; -1: none."""
-        self._passed: deque[tuple[float, int]] = deque()
-        """When event time was where: the oldest is from LATENESS_S ago, or the first."""
+        self._event = EventLines(self._new_recorder)
         self._waiting: deque[ShardStatistics] = deque()
         self._first = 0
         """Number of the first that waits."""
@@ -94,7 +86,7 @@ class Agent:
 
     def appended(self, shard: str, event_time: bool, appends: Iterable[PendingAppend]) -> None:
         """Appends of a shard were acked; by event time if the log says so."""
-        now_us, now_s = self._env.clock.wall_us(), self._env.clock.monotonic_s()
+        now_us, now_s = self.clock.now_us(), self._env.clock.monotonic_s()
         small: dict[str, list[PendingAppend]] = {}
         for append in appends:
             if append.duplicate:
@@ -109,9 +101,11 @@ class Agent:
             if times is None and append.count == 1:
                 small.setdefault(append.group, []).append(append)
                 continue
-            if times is not None and append.time_max_us is not None:
-                self._event_us = max(self._event_us, append.time_max_us)
-            recorder = self._wall if times is None else self._event
+            recorder = self._wall
+            if times is not None and append.time_min_us is not None:
+                line, high_us = self._event.of(shard), append.time_max_us or append.time_min_us
+                line.tell(append.time_min_us, high_us, times, now_s)
+                recorder = line.recorder
             latency_s = now_s - append.received_s
             self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
             recorder.record(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
@@ -148,11 +142,11 @@ class Agent:
             return
         keys = None if key is None else [key]
         if not event_time:
-            at_us = self._env.clock.wall_us()
+            at_us = self.clock.now_us()
             self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
-        elif (slot := self._event_slot()) >= 0:
-            at_us = slot * round(self.slot_s * 1e6)
-            self._event.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
+        elif (slot := (line := self._event.of(shard)).slot) is not None:
+            at_us = slot * line.recorder.period_us
+            line.recorder.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
 
     def copied(self, size_bytes: int) -> None:
         """Bytes of a move that were sent or taken: they are load like any other (R1.2)."""
@@ -166,50 +160,35 @@ class Agent:
             return
         self.failures[error.code if isinstance(error, LogstoreError) else "internal"] += count
         if not event_time:
-            self._wall.failed(shard, count, self._env.clock.wall_us())
-        elif (slot := self._event_slot()) >= 0:
-            self._event.failed(shard, count, slot * round(self.slot_s * 1e6))
+            self._wall.failed(shard, count, self.clock.now_us())
+        elif (slot := (line := self._event.of(shard)).slot) is not None:
+            line.recorder.failed(shard, count, slot * line.recorder.period_us)
 
     def track(self, shard: str, event_time: bool) -> None:
         """The shard's primary is here from now on."""
-        (self._event if event_time else self._wall).track(shard)
+        (self._event.of(shard).recorder if event_time else self._wall).track(shard)
 
     def forget(self, shard: str, event_time: bool) -> None:
         """The shard's primary is elsewhere: hand over what was counted."""
-        recorder = self._event if event_time else self._wall
-        newest = self._event_slot() if event_time else self._wall_slot()
-        self._waiting.extend(
-            s for s in recorder.drain(newest) if s.shard == shard or s.query_count or s.failed_count
-        )
-        recorder.forget(shard)
+        if event_time:
+            told = self._event.forget(shard)
+        else:
+            told = self._wall.drain(self._wall_slot())
+            self._wall.forget(shard)
+        self._waiting.extend(s for s in told if s.shard == shard or s.query_count or s.failed_count)
 
     # ---- reports ---------------------------------------------------------------------------
 
     def _wall_slot(self) -> int:
-        return self._env.clock.wall_us() // round(self.slot_s * 1e6)
-
-    def _event_slot(self) -> int:
-        """The newest slot of event time, here or elsewhere; -1: there is none."""
-        return max(self._event_us // round(self.slot_s * 1e6), self._newest_slot)
-
-    def _open_event_slot(self) -> int:
-        """The first slot of event time that still takes operations; -1: no event was seen."""
-        newest, now_s = self._event_slot(), self._env.clock.monotonic_s()
-        if newest < 0:
-            return -1
-        self._passed.append((now_s, newest))
-        while len(self._passed) > 1 and self._passed[1][0] <= now_s - LATENESS_S:
-            self._passed.popleft()
-        since_s, before = self._passed[0]
-        if now_s - since_s < LATENESS_S:
-            return -1
-        return newest if newest - before <= LIVE_SLOTS_MAX else before
+        return self.clock.now_us() // round(self.slot_s * 1e6)
 
     def _close_slots(self) -> None:
-        """Close every slot before the newest one."""
-        self._waiting.extend(self._wall.drain(self._wall_slot() - 1))
-        if (open_slot := self._open_event_slot()) > 0:
-            self._waiting.extend(self._event.drain(open_slot - 1))
+        """Close every slot before the newest one; what a wrong clock closed is open again."""
+        present = self._wall_slot()
+        self._wall.reopen(present)
+        self._wall.fold(present, present)
+        self._waiting.extend(self._wall.drain(present - 1))
+        self._waiting.extend(self._event.close(self._env.clock.monotonic_s()))
         while len(self._waiting) > WAITING_STATISTICS_MAX:
             self._drop_first()
 
@@ -274,6 +253,7 @@ class Agent:
                 incarnation=incarnation,
                 shard_statistics_json=msgspec.json.encode(part),
                 status_json=msgspec.json.encode(status),
+                wall_us=self.clock.now_us(),
             )
             try:
                 answer = await send(request)
@@ -288,5 +268,5 @@ class Agent:
     def _take(self, answer: coordinator_pb2.ReportResponse) -> None:
         if answer.slot_s > 0 and answer.slot_s != self.slot_s:
             self.slot_s = answer.slot_s
-            self._wall, self._event = self._new_recorder(), self._new_recorder()
-        self._newest_slot = max(self._newest_slot, answer.newest_slot)
+            self._wall, self._event = self._new_recorder(), EventLines(self._new_recorder)
+        self._event.hear(answer.newest_slots)

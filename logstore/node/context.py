@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from grpc.aio import Channel
 
 from logstore.base.env import Env
+from logstore.base.steady_clock import SteadyClock
 from logstore.engine.port import Engine
 from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
@@ -33,6 +34,8 @@ class NodeContext:
     committer: GroupCommit
     admission: Admission
     agent: Agent
+    stamps: SteadyClock
+    """What the primaries here stamp records with."""
     readers: ThreadPoolExecutor
     incarnation: int
     channel_to: Callable[[str], Channel]

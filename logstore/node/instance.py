@@ -109,6 +109,7 @@ class Instance:
         self._channels: dict[tuple[str, str], Channel] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        agent = Agent(config, env)
         self.node = NodeContext(
             config=config,
             env=env,
@@ -116,7 +117,8 @@ class Instance:
             store=ClaimedStore(self.claim),
             committer=self.committer,
             admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
-            agent=Agent(config, env),
+            agent=agent,
+            stamps=agent.clock,
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
             incarnation=self.claim.identity.incarnation,
             channel_to=self._channel_to,

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from logstore.base import limits
 from logstore.base.errors import (
+    InvalidArgumentError,
     LogstoreError,
     OutOfSequenceError,
     OverloadedError,
@@ -21,11 +22,13 @@ from logstore.base.errors import (
     VersionAheadError,
     VersionConflictError,
 )
+from logstore.base.steady_clock import next_stamp
 from logstore.base.types import Ack, Durability, Position, ProducerSpan
 from logstore.engine.batch import StoredBatch, build, encode_payload, time_at
 from logstore.engine.port import Engine, ProducerEntry, ReplicaWrite
 from logstore.meta.records import LogOptions
 from logstore.node.appends import PendingAppend, rows_to_batch
+from logstore.node.stamps import admit_stamps
 
 MERGE_BYTES_MAX = 64 * 1024
 """Consecutive appends are merged into one stored batch up to this weight."""
@@ -59,6 +62,8 @@ class ShardWriter:
     on_written: Callable[[Position], None]
     on_failed: Callable[[LogstoreError], None]
     durability: Durability = Durability.OS
+    latest_us: Callable[[], int] | None = None
+    """What producers' timestamps are held against; None: `wall_us`."""
 
     open: bool = False
     sent: bool = False
@@ -121,7 +126,7 @@ class ShardWriter:
     def cut(self, max_bytes: int) -> ReplicaWrite | None:
         if not self.open or not self.queue:
             return None
-        now_us = max(self.wall_us(), self._last_time_us)
+        now_us = next_stamp(self.wall_us(), self._last_time_us)
         group: list[PendingAppend] = []
         size, offset = 0, self.end.end
         conditional: dict[bytes, int] = {}
@@ -178,6 +183,11 @@ class ShardWriter:
                     )
                 )
                 return True
+        try:
+            admit_stamps(append, self.options, (self.latest_us or self.wall_us)())
+        except InvalidArgumentError as e:
+            append.done.set_exception(e)
+            return True
         if append.expected_version is None:
             return False
         key = only_key(append)

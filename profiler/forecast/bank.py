@@ -7,7 +7,7 @@ import numpy as np
 
 from profiler.forecast.history import History
 from profiler.forecast.interpolate import between
-from profiler.forecast.intervals import LEVELS, Intervals
+from profiler.forecast.intervals import LEVELS, Intervals, coherent, incoherent
 from profiler.forecast.lag_regression import LagRegression
 from profiler.forecast.mixture import BOUNDS, Mixture
 from profiler.forecast.port import FloatArray, Forecaster, IntArray, RowKeeper
@@ -163,6 +163,10 @@ class Bank:
         candidates = self.mixture.candidates(rows, steps, own)
         mixed = self.mixture.mix(rows, at, candidates)
         quantiles = self.intervals.stretched(rows, slots, at, mixed, scale)
+        off = incoherent(quantiles, mean).any(axis=1)
+        if off.any():
+            wide = self.intervals.stretched(rows[off], slots[off], at, own[off], scale[off])
+            quantiles[off] = coherent(quantiles[off], wide, mean[off])
         tried = candidates[:, :, :, BOUNDS].reshape(len(rows), len(steps), self._tried)
         return Said(means, speaker, mean, scale, quantiles, tried)
 

@@ -1,7 +1,7 @@
 """ForecastBook: the door. Shards by name, slots as they come, forecasts with intervals, scores."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class ForecastBook:
             raise ValueError(f"period_s is {period_s}, the limit with a calendar is more than 0")
         self.calendar, self._period_s, self._teaches = calendar, period_s, teaches
         self.anomalies = anomalies
-        self._shards_max = shards_max
+        self.shards_max = shards_max
         self._cold = ColdStart(self._bank.history, seasons[0]) if seasons else None
         self._first: dict[str, int] = {}
         """Shards that began with nothing, and their first slot."""
@@ -218,6 +218,23 @@ class ForecastBook:
         if row is not None:
             self._free.append(row)
 
+    def __contains__(self, shard: str) -> bool:
+        return shard in self._rows
+
+    def rewind(self, shards: Iterable[str], newest: int) -> list[str]:
+        """Forget what was learned of slots after `newest`: they were none. Returns the shards of
+        which nothing is left, and that are forgotten."""
+        wrong = [s for s in shards if s in self._rows and self.last_slot(s) > newest]
+        kept: dict[str, dict[str, Any]] = {}
+        for shard in wrong:
+            state = self.state(shard)
+            good = len(state["values"]) - (state["last_slot"] - newest)
+            if good > 0:
+                kept[shard] = {**state, "values": state["values"][:good], "last_slot": newest}
+            self.forget(shard)
+        self.restore(kept)
+        return [shard for shard in wrong if shard not in kept]
+
     def last_slot(self, shard: str) -> int:
         """The newest slot learned of the shard."""
         return int(self._bank.history.last[self._known(shard)])
@@ -265,10 +282,10 @@ class ForecastBook:
         return row
 
     def _row_for(self, shard: str, first_slot: int) -> int:
-        if len(self._rows) >= self._shards_max:
-            raise ValueError(f"shards is {len(self._rows) + 1}, the limit is {self._shards_max}")
+        if len(self._rows) >= self.shards_max:
+            raise ValueError(f"shards is {len(self._rows) + 1}, the limit is {self.shards_max}")
         if not self._free:
-            grown = min(max(8, 2 * self._room), self._shards_max)
+            grown = min(max(8, 2 * self._room), self.shards_max)
             self._bank.grow(grown)
             self._free = list(range(grown - 1, self._room - 1, -1))
             self._room = grown

@@ -94,6 +94,12 @@ class GroupBook:
             self._error.pop((shard, group), None)
         self.total.forget(shard)
 
+    def rewind(self, shards: Collection[str], newest: int) -> list[str]:
+        """As `ForecastBook.rewind`, of the shards and their parts."""
+        parts = [s + SEPARATOR + g for s in shards for g in self._groups.get(s, ())]
+        self.parts.rewind(parts, newest)
+        return self.total.rewind(shards, newest)
+
     def profiles(self) -> dict[str, UsageProfile]:
         return dict(self._profiles)
 
@@ -130,14 +136,17 @@ class GroupBook:
     def learn(self, slot: int, parts: Mapping[str, Mapping[str, float]]) -> None:
         """One slot: shard -> client group -> operations. The shard's total is their sum.
 
-        A group that was heard of and is not told did nothing. ValueError beyond GROUPS_MAX groups.
+        A group that was heard of and is not told did nothing. New groups beyond GROUPS_MAX of a
+        shard, or beyond what the book of the parts has room for, count in the total alone.
         """
         told: dict[str, float] = {}
+        room = self.parts.shards_max - len(self.parts.shards)
         for shard, by_group in parts.items():
             groups = self._groups.setdefault(shard, set())
-            groups.update(by_group)
-            if len(groups) > GROUPS_MAX:
-                raise ValueError(f"groups of {shard!r} is {len(groups)}, the limit is {GROUPS_MAX}")
+            for group in by_group.keys() - groups:
+                if len(groups) < GROUPS_MAX and room > 0:
+                    groups.add(group)
+                    room -= 1
             for group in groups:
                 value = float(by_group.get(group, 0.0))
                 self._judge(shard, group, slot, value)

@@ -30,6 +30,8 @@ SURE = 0.02
 about atoms must not make the rest of the day's intervals narrower."""
 _SIDE = np.sign(np.array(LEVELS) - 0.5)
 _MEDIAN = LEVELS.index(0.5)
+_REACH = np.abs(np.array(_NORMAL)) / _NORMAL[I80[1]]
+"""How far each level lies from the median, in normal distances from it to a bound of 80 %."""
 
 
 class Intervals:
@@ -253,6 +255,42 @@ class Intervals:
         """
         n = np.minimum(held, self._window)[..., None]
         return at_rank(np.sort(units, axis=-1), (n + 1) * np.array(LEVELS) - 1.0, n)
+
+
+def incoherent(quantiles: FloatArray, mean: FloatArray) -> BoolArray:
+    """Where `mean` (rows, steps) is outside the 80 % interval of `quantiles`."""
+    return (mean < quantiles[:, :, I80[0]]) | (mean > quantiles[:, :, I80[1]])
+
+
+def coherent(quantiles: FloatArray, own: FloatArray, mean: FloatArray) -> FloatArray:
+    """`quantiles` that do not contradict the mean: it lies within the 80 % interval.
+
+    All of (rows, steps, levels), `mean` (rows, steps). Where the mean is outside, whoever speaks
+    disagrees with the distributions of past values, and nobody knows yet who is right (the first
+    slot of a step is a spike to the past): the distribution then spans both, with the speaker's
+    median. `own` are the quantiles around the mean itself. If they do not reach it either (it is
+    the mean of rare spikes) the side that is short is drawn out to it, as a normal tail would be.
+    Ascending, never under 0, unchanged where the mean is inside.
+    """
+    off = incoherent(quantiles, mean)[:, :, None]
+    hull = np.where(
+        _SIDE > 0,
+        np.maximum(quantiles, own),
+        np.where(_SIDE < 0, np.minimum(quantiles, own), own),
+    )
+    found = np.where(off, hull, quantiles)
+    aim = mean[:, :, None]
+    median = found[:, :, _MEDIAN : _MEDIAN + 1]
+    drawn = median + (aim - median) * _REACH
+    high = (aim > found[:, :, I80[1] : I80[1] + 1]) & (_SIDE > 0)
+    low = (aim < found[:, :, I80[0] : I80[0] + 1]) & (_SIDE < 0)
+    found = np.where(high, np.maximum(found, drawn), np.where(low, np.minimum(found, drawn), found))
+    # Rounding must not put the bound beside the mean that it was drawn to.
+    found[:, :, I80[1] :] = np.where(off, np.maximum(found[:, :, I80[1] :], aim),
+                                     found[:, :, I80[1] :])  # fmt: skip
+    found[:, :, : I80[0] + 1] = np.where(off, np.minimum(found[:, :, : I80[0] + 1], aim),
+                                         found[:, :, : I80[0] + 1])  # fmt: skip
+    return np.maximum(found, 0.0)
 
 
 def at_rank(ordered: NDArray[Any], rank: FloatArray, n: IntArray) -> FloatArray:

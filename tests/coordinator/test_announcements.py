@@ -96,7 +96,10 @@ async def prepared(tmp_path: Path) -> CoordinatorServer:
 
 async def learned(server: CoordinatorServer, slot: int) -> None:
     async with asyncio.timeout(30):
-        while server.intake.newest_slot(["x"]) < slot or server.intake.slots_learned < slot + 1:
+        while (
+            server.intake.newest_slots(["x"]).get("x", -1) < slot
+            or server.intake.slots_learned < slot + 1
+        ):
             await asyncio.sleep(0.01)
 
 

@@ -50,7 +50,7 @@ async def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
         assert after.book.last_slot(name) == 119
         assert after.load(name) == before.load(name)
         assert after.history("x")[name] == before.history("x")[name]
-    assert after.newest_slot(["x"]) == 119
+    assert after.newest_slots(["x"]) == {"x": 119}
     heatmap = after.heatmap("x")
     assert heatmap is not None
     # It goes on: the next slot is learned by the restored models, an old one is not again.

@@ -14,8 +14,8 @@ from coordinator.migration.records import (
     Phase,
     State,
 )
+from coordinator.reports import decode_statistics, decode_status
 from coordinator.statistics import SILENT_SLOTS_MAX, StatisticsIntake
-from coordinator.statistics_service import decode_statistics, decode_status
 from coordinator.views import make_view, move_history
 from logstore.base.types import ShardStatus
 from logstore.meta.records import CapacityRecord, InstanceRecord, Member, ShardRecord
@@ -106,7 +106,7 @@ def test_a_deleted_log_is_forgotten() -> None:
     assert set(book.history()) == {"y/0"}
     assert book.load("x/0") is None
     assert book.forecasts(["x/0"], 3, 0.0, 1.0) == {}
-    assert book.newest_slot(["x"]) == -1
+    assert book.newest_slots(["x"]) == {}
 
 
 def test_the_time_of_a_silent_log_goes_on() -> None:
@@ -127,7 +127,7 @@ def test_reports_cross_the_wire() -> None:
     import msgspec
 
     sent = [told("x/0", "a", 1, 5)]
-    assert decode_statistics(msgspec.json.encode(sent)) == sent
+    assert decode_statistics(msgspec.json.encode(sent)) == (sent, [])
     got = decode_status(msgspec.json.encode(status("a")))
     assert got.capacity.ops_per_s == 100.0
     assert got.capacity.bytes_per_s == float("inf")

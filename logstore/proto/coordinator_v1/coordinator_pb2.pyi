@@ -650,12 +650,15 @@ class ReportRequest(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     SHARD_STATISTICS_JSON_FIELD_NUMBER: _builtins.int
     STATUS_JSON_FIELD_NUMBER: _builtins.int
+    WALL_US_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     incarnation: _builtins.int
     shard_statistics_json: _builtins.bytes
     """list[profiler.types.ShardStatistics]"""
     status_json: _builtins.bytes
     """profiler.types.DataStoreStatus"""
+    wall_us: _builtins.int
+    """the sender's clock; 0: not told"""
     def __init__(
         self,
         *,
@@ -663,10 +666,11 @@ class ReportRequest(_message.Message):
         incarnation: _builtins.int = ...,
         shard_statistics_json: _builtins.bytes = ...,
         status_json: _builtins.bytes = ...,
+        wall_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "instance", b"instance", "shard_statistics_json", b"shard_statistics_json", "status_json", b"status_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "instance", b"instance", "shard_statistics_json", b"shard_statistics_json", "status_json", b"status_json", "wall_us", b"wall_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -676,25 +680,47 @@ Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 class ReportResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NewestSlotsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PERIOD_S_FIELD_NUMBER: _builtins.int
     SLOT_S_FIELD_NUMBER: _builtins.int
-    NEWEST_SLOT_FIELD_NUMBER: _builtins.int
+    NEWEST_SLOTS_FIELD_NUMBER: _builtins.int
     period_s: _builtins.float
     """how often to report"""
     slot_s: _builtins.float
     """length of a statistics slot, in the log's own time"""
-    newest_slot: _builtins.int
-    """heard of from any instance; slots before it may be closed"""
+    @_builtins.property
+    def newest_slots(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By log of event time: where its time is by all instances; slots before it may be closed."""
+
     def __init__(
         self,
         *,
         period_s: _builtins.float = ...,
         slot_s: _builtins.float = ...,
-        newest_slot: _builtins.int = ...,
+        newest_slots: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_slot", b"newest_slot", "period_s", b"period_s", "slot_s", b"slot_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_slots", b"newest_slots", "period_s", b"period_s", "slot_s", b"slot_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

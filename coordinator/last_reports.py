@@ -1,0 +1,41 @@
+"""The last statistic with operations of each shard from each instance: the ramp's guard rails."""
+
+from coordinator.migration.ramp import Figures
+from profiler.types import OpType, ShardStatistics
+
+
+class LastReports:
+    """By shard and instance, with the wall clock (us) at which each came."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], tuple[ShardStatistics, int]] = {}
+
+    def take(self, told: ShardStatistics, now_us: int) -> None:
+        if told.query_count or told.failed_count:
+            self._last[told.shard, told.instance] = (told, now_us)
+
+    def forget_log(self, log: str) -> None:
+        for key in [k for k in self._last if k[0].rpartition("/")[0] == log]:
+            del self._last[key]
+
+    def figures(self, shard: str, source: str, target: str, since_us: int) -> Figures:
+        """Both sides' last statistics for the ramp's guard rails; the target's only since then."""
+        ours = self._last.get((shard, source))
+        theirs = self._last.get((shard, target))
+        if theirs is not None and theirs[1] < since_us:
+            theirs = None
+        both = [told[0] for told in (ours, theirs) if told is not None]
+        samples = min(_reads(told) for told in both) if len(both) == 2 else 0
+        return Figures(
+            error_rate=theirs[0].error_rate if theirs is not None else None,
+            source_p99_ms=ours[0].p99_ms if ours is not None else None,
+            target_p99_ms=theirs[0].p99_ms if theirs is not None else None,
+            samples=samples,
+            target_samples=_reads(theirs[0]) if theirs is not None else 0,
+            at_us=theirs[1] if theirs is not None else 0,
+        )
+
+
+def _reads(told: ShardStatistics) -> int:
+    """Reads, and whatever failed: a side that serves nothing has samples too."""
+    return told.query_count - told.counts.get(OpType.APPEND, 0) + told.failed_count
