@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from logstore.base.address import parse_addresses
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Record
 from logstore.proto.channel import open_channel
@@ -44,7 +45,7 @@ class Coordinator:
     """Calls to the coordinator behind the first of the addresses that answers."""
 
     def __init__(self, addresses: str) -> None:
-        self._channels = [open_channel(a.strip()) for a in addresses.split(",") if a.strip()]
+        self._channels = [open_channel(address) for address in parse_addresses(addresses)]
 
     async def call(
         self, service: str, method: str, request: Any, timeout_s: float = TIMEOUT_S
@@ -60,7 +61,7 @@ class Coordinator:
                 failed = e
                 if e.code not in ("unavailable", "internal"):  # internal: no coordinator is there
                     raise
-        raise failed or CommandError("--address is empty")
+        raise failed or CommandError("no address was asked")
 
     async def json(self, service: str, method: str, request: Any) -> Any:
         """A unary call whose answer is JSON."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from logstore.base.address import Address
 from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
 
 READY = "ready "
@@ -28,8 +29,8 @@ def listen_flag(address: str) -> dict[str, object]:
 
 def host_and_port(address: str) -> dict[str, object]:
     """The coordinator's settings for its address."""
-    host, port = address.rsplit(":", 1)
-    return {"host": host, "port": port}
+    found = Address.of(address, port_min=0)
+    return {"host": found.host, "port": found.port}
 
 
 class Supervised:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import msgspec
 import pyarrow as pa
 
+from logstore.base.address import parse_addresses
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
@@ -18,7 +19,7 @@ from logstore.base.tls import TlsOptions
 from logstore.base.types import Ack, Record
 from logstore.client import checks
 from logstore.client.appender import Appender
-from logstore.client.directory import Directory, parse_addresses
+from logstore.client.directory import Directory
 from logstore.client.pages import SCAN_SCHEMA, records_of
 from logstore.client.read_spec import Order, ReadSpec
 from logstore.client.reader import Reader

@@ -7,7 +7,7 @@ poll, so that a move is known before it is run into; an error that says "refresh
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
@@ -17,7 +17,6 @@ import msgspec
 from logstore.base.env import Env
 from logstore.base.errors import (
     FencedError,
-    InvalidArgumentError,
     LogstoreError,
     UnavailableError,
     UnknownLogError,
@@ -44,7 +43,6 @@ FENCED_WAITS_S = (0.1, 0.3, 1.0, 2.0, 4.0)
 UNREACHED_RETRIES = 3
 NOT_CONNECTED = "failed to connect"
 """What gRPC says of a call that it never sent."""
-ADDRESSES_MAX = 1_024
 
 
 def map_of(routes: common_pb2.LogRoutes) -> ShardMap:
@@ -80,19 +78,6 @@ def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
         successors=tuple(route.successors),
         sealed_end=route.sealed_end if route.HasField("sealed_end") else None,
     )
-
-
-def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
-    """One `host:port`, several with commas, or a list; at least one."""
-    parts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    found = [part.strip() for part in parts if part.strip()]
-    for address in found:
-        host, colon, port = address.rpartition(":")
-        if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise InvalidArgumentError(f"address is {address!r}, expected host:port")
-    if not 1 <= len(found) <= ADDRESSES_MAX:
-        raise InvalidArgumentError(f"addresses has {len(found)}, expected 1..{ADDRESSES_MAX}")
-    return found
 
 
 class _NobodyReachedError(UnavailableError):
