@@ -9,10 +9,17 @@ import grpc
 import grpc.aio
 import structlog
 
-from logstore.base.errors import LogstoreError, OverloadedError, UnavailableError, from_code
+from logstore.base.errors import (
+    LogstoreError,
+    NotServedHereError,
+    OverloadedError,
+    UnavailableError,
+    from_code,
+)
 from logstore.proto.v1 import common_pb2
 
 DETAIL_KEY = "logstore-error-bin"
+INTERNAL = "internal error: the process failed at this call, its log tells where"
 
 _STATUS: dict[str, grpc.StatusCode] = {
     "invalid_argument": grpc.StatusCode.INVALID_ARGUMENT,
@@ -40,6 +47,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "lease_lost": grpc.StatusCode.FAILED_PRECONDITION,
     "refused": grpc.StatusCode.FAILED_PRECONDITION,
     "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
+    "not_served_here": grpc.StatusCode.UNIMPLEMENTED,
 }
 
 _log = structlog.get_logger(__name__)
@@ -69,6 +77,11 @@ def from_rpc(error: grpc.aio.AioRpcError) -> LogstoreError:
     code, text = error.code(), error.details() or ""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return OverloadedError(text, retry_after_ms=10)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotServedHereError(
+            "the process that was asked does not serve this call: it is of another kind (an "
+            "instance, a coordinator, or no logstore at all) or of another version"
+        )
     if code in (
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -97,9 +110,9 @@ async def served(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator
         await abort(context, e)
     except (grpc.aio.AbortError, GeneratorExit):
         raise
-    except Exception as e:
+    except Exception:
         _log.exception("unexpected error in a call")
-        await abort(context, LogstoreError(f"internal error: {type(e).__name__}: {e}"))
+        await abort(context, LogstoreError(INTERNAL))
 
 
 @contextlib.asynccontextmanager
