@@ -7,11 +7,12 @@ the option); a path can be given to the system.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand
 
+from logstore.base.address import shown
 from logstore.base.errors import InvalidArgumentError, LimitExceededError
 
 TEXT_BYTES_MAX = 64 * 1024
@@ -22,21 +23,43 @@ INT_MAX = 2**63 - 1
 INT_MIN = -(2**63)
 
 
-class Checked(TyperCommand):
-    """A command whose values are checked."""
+class ChecksValues:
+    """To be mixed into the class of a command: its values are checked before it runs."""
+
+    params: list[Any]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What is seen only here, as it was typed: numbers and their bounds, and an empty path,
+        which is the working directory once it is a Path."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
+        for parameter in self.params:
+            for text in _listed(given.get(parameter.name)):
+                if isinstance(text, str):
+                    _check_typed(parameter, text)
+        return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
 
     def invoke(self, ctx: Any) -> Any:
         for parameter in self.params:
-            value = ctx.params.get(parameter.name)
-            for item in value if isinstance(value, list | tuple) else [value]:
+            for item in _listed(ctx.params.get(parameter.name)):
                 check(_name(parameter), item, may_be_empty=parameter.default == "")
-        return super().invoke(ctx)
+        return super().invoke(ctx)  # type: ignore[misc]
+
+
+def kind(parameter: Any) -> type:
+    """What a parameter's values are: int, float, str, bytes, bool or Path; of a list, its items."""
+    annotation = parameter.type_descriptor.annotation
+    found: type = (get_args(annotation) or (annotation,))[0]
+    return found
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def use_for_all(app: typer.Typer) -> None:
-    """Make every command of the app, and of its groups, a Checked one."""
+    """Check the values of every command of the app, and of its groups."""
     for command in app.registered_commands:
-        command.cls = Checked
+        command.cls = type("Checked", (ChecksValues, command.cls or TyperCommand), {})
     for group in app.registered_groups:
         if group.typer_instance is not None:
             use_for_all(group.typer_instance)
@@ -54,6 +77,26 @@ def check(name: str, value: object, *, may_be_empty: bool = False) -> None:
         _check_path(name, value)
     elif isinstance(value, str):
         _check_text(name, value, may_be_empty)
+
+
+def _check_typed(parameter: Any, text: str) -> None:
+    """One value as it was typed, of a number or a path."""
+    found, name = kind(parameter), _name(parameter)
+    if found is Path and not text:
+        raise InvalidArgumentError(f"{name} is empty")
+    if found not in (int, float):
+        return
+    try:
+        value = found(text)
+    except ValueError:
+        what = "a whole number" if found is int else "a number"
+        raise InvalidArgumentError(f"{name} is {shown(text)}, it must be {what}") from None
+    told = parameter.type_descriptor.parameter_info
+    low, high = told.min, told.max
+    if (low is None or value >= low) and (high is None or value <= high):
+        return
+    limit = f"at least {low}" if high is None else f"at most {high}" if low is None else ""
+    raise InvalidArgumentError(f"{name} is {_cut(text)}, it must be {limit or f'{low} to {high}'}")
 
 
 def _check_text(name: str, value: str, may_be_empty: bool) -> None:

@@ -220,6 +220,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         _Console(width=200, highlight=False, soft_wrap=True).print(table)
 
 
+def print_odd(what: str, entries: Sequence[dict[str, Any]], name: str = "name") -> None:
+    """Below a table: stored entries that cannot be shown in it."""
+    for entry in entries:
+        typer.echo(f"odd {what} {entry[name]!r}: it cannot be read ({entry['odd']})")
+
+
 def text(data: bytes) -> str:
     """Bytes for people: UTF-8; what is not, or cannot be printed, is shown escaped."""
     found = data.decode("utf-8", "backslashreplace")

@@ -13,6 +13,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import IO, cast
 
@@ -38,6 +39,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (gzip.BadGzipFile, zlib.error) as e:
         raise InvalidArgumentError(f"{named(path)} is damaged: {e}") from None
+    except csv.Error as e:
+        raise InvalidArgumentError(f"{named(path)} is no CSV: {e}") from None
     except EOFError:
         raise InvalidArgumentError(
             f"{named(path)} is cut: its gzip data ends before the end"
@@ -85,30 +88,42 @@ def read_lines(path: Path, line_bytes_max: int = LINE_BYTES_MAX) -> Iterator[tup
             number += 1
 
 
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """The same as text, for `csv`: line endings are as in the file."""
+    with open_input(path) as source:
+        text = io.TextIOWrapper(source, encoding="utf-8", newline="")
+        try:
+            yield text
+        finally:  # leave what is below open: it may be standard input
+            with contextlib.suppress(ValueError, OSError, EOFError, zlib.error):
+                text.detach()
+
+
+def check_head(path: Path, head: Sequence[str], wanted: str) -> None:
+    """Refuse a first line that is a row: its first cell is a time or a number."""
+    if head and (is_number(head[0]) or _is_time(head[0])):
+        raise InvalidArgumentError(
+            f"{named(path)} has no head: its first line is {shown_row(head)}, it must name {wanted}"
+        )
+
+
 def csv_rows(path: Path) -> Iterator[Row]:
     """Rows of a CSV, empty lines left out."""
-    with open_input(path) as source:
-        lines = _Lines(io.TextIOWrapper(source, encoding="utf-8", newline=""))
-        rows = csv.reader(lines)
+    with open_text(path) as text:
+        rows = csv.reader(text)
         try:
             for row in rows:
                 if row:
                     yield rows.line_num, row
         except csv.Error as e:
-            raise InvalidArgumentError(f"{named(path)}, line {rows.line_num + 1}: {e}") from None
-        except UnicodeDecodeError as e:
-            raise InvalidArgumentError(
-                f"{named(path)}, about line {rows.line_num + 1} is not UTF-8: it holds the byte "
-                f"0x{e.object[e.start]:02x}"
-            ) from None
-        finally:
-            lines.leave_open()
+            raise InvalidArgumentError(f"{named(path)}, line {rows.line_num}: {e}") from None
 
 
 def headed_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The cells of `columns` in each row of a CSV whose first line names them, in this order.
+    """The cells of `columns`, in this order, in each row of a CSV whose first line names them.
 
-    Other columns are left out, further lines of other lengths are refused.
+    Other columns are left out; a row with more or fewer cells than the head is refused.
     """
     wanted = " and ".join([", ".join(columns[:-1]), columns[-1]] if len(columns) > 1 else columns)
     rows = csv_rows(path)
@@ -167,22 +182,13 @@ def is_number(cell: str) -> bool:
     return True
 
 
+def _is_time(cell: str) -> bool:
+    try:
+        datetime.fromisoformat(cell.strip())
+    except ValueError:
+        return False
+    return True
+
+
 def _is_data(row: Sequence[str]) -> bool:
     return any(is_number(cell) for cell in row)
-
-
-class _Lines:
-    """The lines of a text file; detached at the end so that the bytes below stay open."""
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        return next(self._text)
-
-    def leave_open(self) -> None:
-        with contextlib.suppress(ValueError, OSError, EOFError, zlib.error):
-            self._text.detach()

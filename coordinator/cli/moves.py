@@ -14,6 +14,7 @@ from coordinator.cli.common import (
     Coordinator,
     out,
     print_json,
+    print_odd,
     print_table,
     run,
 )
@@ -118,6 +119,7 @@ def migrations(
                 request = pb.ListMigrationsRequest(active_only=active)
                 found = await coordinator.json("Migrations", "List", request)
                 if watch:
+                    found = [m for m in found if "odd" not in m]
                     if not found:
                         raise CommandError("there is no migration to watch")
                     return await _follow(coordinator, found[-1]["id"], as_json)
@@ -146,9 +148,10 @@ def migrations(
                 (m["id"], m["shard"], m["source"], m["target"],
                  m["state"] + (" (paused)" if m["paused"] else ""), m["p"], m["trigger"],
                  m["duration_s"], m["eta_s"], m["blackout_ms"], m["hash_equal"])
-                for m in found
+                for m in found if "odd" not in m
             ],
         )  # fmt: skip
+        print_odd("migration", [m for m in found if "odd" in m], "id")
 
 
 def _control(action: str) -> Any:

@@ -191,7 +191,7 @@ class Supervised:
         if status != 2:
             last = lines[-1] if lines else "it said nothing"
             return UnavailableError(f"{self.name} does not start: {last} (see {self.log})")
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        said = [line.partition("error: ")[2] for line in lines if "error: " in line]
         text = said[-1] if said else f"{self.name} refused its settings, see {self.log}"
         kind = AddressInUseError if "port is in use" in text else ConfigError
         return kind(text)

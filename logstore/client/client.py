@@ -15,6 +15,7 @@ from logstore.base.address import parse_addresses
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
+from logstore.base.names import checked_name
 from logstore.base.tls import TlsOptions
 from logstore.base.types import Ack, Record
 from logstore.client import checks
@@ -45,8 +46,9 @@ def connect(
     several with commas, or a list; it works from any that answers. Nothing is sent before the first
     use.
 
-    `client_group` names who calls, for statistics. `timeout_s`: after it an append that was sent
-    ends in OutcomeUnknownError. Raises InvalidArgumentError for an address that is none.
+    `client_group` names who calls, for statistics: at most 200 bytes, printable. `timeout_s`: after
+    it an append that was sent ends in OutcomeUnknownError. Raises InvalidArgumentError for an
+    address that is none.
     """
     return Client(
         parse_addresses(addresses),
@@ -71,8 +73,7 @@ class Client:
         timeout_s: float,
         env: Env,
     ) -> None:
-        if not client_group:
-            raise InvalidArgumentError("client_group is empty")
+        checked_name("client_group", client_group)
         if not timeout_s > 0:
             raise InvalidArgumentError(f"timeout_s is {timeout_s}, expected more than 0 s")
         self._env = env

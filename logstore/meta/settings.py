@@ -13,6 +13,9 @@ from logstore.base.address import (
     checked_listen,
     parse_host,
 )
+from logstore.base.errors import InvalidArgumentError
+from logstore.base.limits import PLACE_BYTES_MAX
+from logstore.base.names import checked_name
 from logstore.base.tls import TlsOptions
 from logstore.meta.open import is_etcd, open_metadata
 from logstore.meta.port import MetadataStore
@@ -31,6 +34,15 @@ def _store_text(text: str) -> str:
     return text if is_etcd(text) else checked_address(text)
 
 
+def _place_text(text: str) -> str:
+    try:
+        return checked_name("it", text, PLACE_BYTES_MAX)
+    except InvalidArgumentError as e:
+        raise ValueError(e.message) from None
+
+
+PlaceText = Annotated[str, AfterValidator(_place_text)]
+"""A tier or a zone."""
 StoreText = Annotated[str, AfterValidator(_store_text)]
 """Where the metadata is: an etcd URL, or `host:port` of a coordinator."""
 

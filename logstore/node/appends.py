@@ -25,6 +25,7 @@ from logstore.engine.batch import (
     decode_payload,
     schema_of,
 )
+from logstore.node.callers import client_group
 from logstore.proto.v1 import log_pb2
 from sharder.keys import KeyRange, Partitioner, routing_key
 
@@ -95,7 +96,7 @@ class PendingAppend:
             done=done,
             received_s=now_s,
             rows=rows,
-            group=message.caller.client_group,
+            group=client_group(message.caller),
         )
 
     @property
@@ -169,7 +170,7 @@ def check_batch(
         received_s=now_s,
         request=message,
         arrow=batch,
-        group=message.caller.client_group,
+        group=client_group(message.caller),
     )
 
 

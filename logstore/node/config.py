@@ -11,6 +11,7 @@ from logstore.meta.settings import (
     AddressText,
     ListenText,
     MetadataSettings,
+    PlaceText,
     StoreText,
 )
 
@@ -35,8 +36,8 @@ class NodeConfig(MetadataSettings):
         default=[], validate_default=True,
         description="host:port of the coordinators, for reports; default: metadata",
     )  # fmt: skip
-    tier: str = Field(default="standard", max_length=64)
-    zone: str = Field(default="zone-a", max_length=64)
+    tier: PlaceText = Field(default="standard", description="kind of machine; 64 bytes at most")
+    zone: PlaceText = Field(default="zone-a", description="what fails together; 64 bytes at most")
 
     ops_per_s_max: float | None = Field(default=None, gt=0, description="admitted operations/s")
     bytes_per_s_max: float | None = Field(default=None, gt=0, description="admitted bytes/s")

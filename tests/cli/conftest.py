@@ -35,15 +35,20 @@ class Shell:
     """Runs commands in this process."""
 
     def __init__(self, address: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self._address, self._capsys = address, capsys
+        self.address, self._capsys = address, capsys
 
     def lines(self, *arguments: str, status: int = 0) -> list[Any]:
         """The JSON lines it printed."""
-        assert main([*arguments, "--json", "--address", self._address]) == status
+        assert main([*arguments, "--json", "--address", self.address]) == status
         return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
 
+    def after_append(self, *arguments: str) -> list[Any]:
+        """The JSON lines of this command, without what was printed before."""
+        self._capsys.readouterr()
+        return self.lines(*arguments)
+
     def text(self, *arguments: str, status: int = 0) -> str:
-        assert main([*arguments, "--address", self._address]) == status
+        assert main([*arguments, "--address", self.address]) == status
         said = self._capsys.readouterr()
         return said.out if status == 0 else said.err
 
