@@ -79,7 +79,9 @@ def _escaped(character: str) -> str:
 
 
 def _of_system(error: OSError) -> Ending:
-    if error.errno == errno.EPIPE:  # whoever read our output has left, as `head` does
+    if (
+        isinstance(error, BrokenPipeError) or error.errno == errno.EPIPE
+    ):  # whoever read our output has left, as `head` does
         return 0, None
     what = error.strerror or "input/output error"
     if error.filename is None:

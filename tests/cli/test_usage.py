@@ -102,6 +102,8 @@ def test_no_cluster_is_one_line_and_1(
         (UnavailableError("nobody answers"), 1, "nobody answers"),
         (InvalidArgumentError("key\x1b[31m is " + "x" * 1_000_000), 2, "key\\x1b[31m is xxx"),
         (BrokenPipeError(32, "Broken pipe"), 0, ""),
+        (BrokenPipeError(), 0, ""),
+        (OSError(32, "Broken pipe"), 0, ""),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
