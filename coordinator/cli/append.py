@@ -90,35 +90,44 @@ def append(
         return
     if resume or resume_from is not None or unknown is not None:
         raise InvalidArgumentError("--resume, --resume-from and --unknown go with --file")
-    given_key = one_of("key", key_hex, key_base64)
-    if given_key is not None:  # what stands alone is the value then
+    record = _record(key, value, one_of("key", key_hex, key_base64), value_base64)
+    headers = dict(_header(pair) for pair in header or ())
+    ack = run(_append_one(address, name, record, headers, timestamp, expected_version))
+    print_json(ack) if as_json else typer.echo(f"{ack['shard']} offset {ack['offset']}")
+
+
+def _record(
+    key: bytes | None, value: bytes | None, key_coded: bytes | None, value_coded: bytes | None
+) -> tuple[bytes, bytes]:
+    """Key and value, each given once: as an argument or by an option (`coded`)."""
+    if key_coded is not None:  # what stands alone is the value then
         if key is not None and value is not None:
             raise InvalidArgumentError("key is given twice: KEY, and --key-hex or --key-base64")
-        key, value = given_key, value if value is not None else key
-    if value_base64 is not None:
+        key, value = key_coded, value if value is not None else key
+    if value_coded is not None:
         if value is not None:
             raise InvalidArgumentError("value is given twice: VALUE and --value-base64")
-        value = value_base64
+        value = value_coded
     if key is None or value is None:
         raise InvalidArgumentError("KEY and VALUE are needed, or --file")
-    headers = dict(_header(pair) for pair in header or ())
-    wanted_key, wanted_value = key, value
+    return key, value
 
-    async def work() -> dict[str, Any]:
-        async with connect(address) as db:
-            log = await db.log(name)
-            ack = await log.append(
-                wanted_key,
-                wanted_value,
-                headers=headers,
-                timestamp=timestamp,
-                expected_version=expected_version,
-            )
-            found = {"shard": ack.shard, "offset": ack.offset, "timestamp": ack.timestamp}
-            return found if ack.version is None else found | {"version": ack.version}
 
-    ack = run(work())
-    print_json(ack) if as_json else typer.echo(f"{ack['shard']} offset {ack['offset']}")
+async def _append_one(
+    address: str,
+    name: str,
+    record: tuple[bytes, bytes],
+    headers: dict[str, bytes],
+    timestamp: int | None,
+    expected_version: int | None,
+) -> dict[str, Any]:
+    async with connect(address) as db:
+        log = await db.log(name)
+        ack = await log.append(
+            *record, headers=headers, timestamp=timestamp, expected_version=expected_version
+        )
+    found = {"shard": ack.shard, "offset": ack.offset, "timestamp": ack.timestamp}
+    return found if ack.version is None else found | {"version": ack.version}
 
 
 def _check_alone(*others: object) -> None:

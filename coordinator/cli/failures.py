@@ -43,6 +43,8 @@ def ending(error: BaseException) -> Ending:
         return _of_system(error)
     if isinstance(error, MemoryError):
         return 1, "there is not enough memory for this; ask for less at once"
+    if isinstance(error, RecursionError):
+        return 2, "the input is nested too deeply"
     if hasattr(error, "format_message"):  # usage errors of the option parser
         hint = " (see --help)" if type(error).__name__ != "NoArgsIsHelpError" else ""
         return 2, f"{error.format_message()}{hint}"

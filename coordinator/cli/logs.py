@@ -40,7 +40,7 @@ def parse_option(text: str) -> tuple[str, object]:
         raise typer.BadParameter(f"option is {text!r}, expected NAME=VALUE")
     try:
         return name, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return name, value
 
 

@@ -59,6 +59,7 @@ def test_every_command_knows_json(command: str, capsys: pytest.CaptureFixture[st
         (["verify", "--journal", "/nowhere/journal"], "/nowhere/journal"),
         (["log", "create", "orders", "--option", "replicas"], "NAME=VALUE"),
         (["log", "create", "orders", "--option", "colour=blue"], "colour"),
+        (["log", "create", "orders", "--option", "colour=" + "[" * 60_000], "colour"),
         (["read", "orders", "--address", "nonsense"], "nonsense"),
     ],
 )
@@ -96,6 +97,7 @@ def test_no_cluster_is_one_line_and_1(
         (AssertionError(), 1, "not foreseen"),
         (KeyError("events"), 1, "not foreseen"),
         (EOFError("Compressed file ended"), 1, "not foreseen"),
+        (RecursionError("maximum recursion depth"), 2, "nested too deeply"),
         (MemoryError("Unable to allocate 1.54 PiB"), 1, "not enough memory"),
         (OSError(28, "No space left on device", "out.png"), 1, "out.png: No space left"),
         (OSError("nothing else"), 1, "the system refused"),
