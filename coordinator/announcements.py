@@ -16,7 +16,9 @@ import structlog
 
 from coordinator.edge import Context, unary
 from coordinator.learning import Learner
+from coordinator.odd import Odd, decoded
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
+from logstore.base.names import checked_name
 from logstore.meta.port import Compare, Delete, MetadataStore, Put
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
@@ -25,7 +27,11 @@ from profiler.forecast.groups import GROUPS_MAX, PROFILE_SLOTS_MAX, UsageProfile
 
 CALENDAR = "/calendar/"
 PROFILES = "/profiles/"
-NAME_CHARS_MAX = 200
+LIST_MAX = 1_024
+"""Logs that a profile names."""
+TIME_S_MIN, TIME_S_MAX = -62_135_596_800, 253_402_300_799
+"""The years 1 to 9999, which every calendar can show."""
+STEP_S_MAX = 366 * 86_400.0
 STEPS_MAX = 10_000
 """Steps of one profile: it is one value of the metadata, which are small."""
 RETRY_S = 0.2
@@ -58,8 +64,12 @@ def check_profile(record: ProfileRecord) -> ProfileRecord:
         raise InvalidArgumentError(
             f"ops_per_s has {len(record.ops_per_s)} steps, the limit is 1 to {STEPS_MAX}"
         )
-    if not record.step_s > 0:
-        raise InvalidArgumentError(f"step_s is {record.step_s}, the limit is more than 0")
+    if not 0 < record.step_s <= STEP_S_MAX:
+        raise InvalidArgumentError(
+            f"step_s is {record.step_s:g}, the limit is more than 0 and at most {STEP_S_MAX:g} s"
+        )
+    _check_time("start_s", record.start_s)
+    _check_list("logs", record.logs)
     for value in record.ops_per_s:
         if not 0 <= value < float("inf"):
             raise InvalidArgumentError(f"ops_per_s is {value}, the limit is >= 0 and finite")
@@ -115,7 +125,8 @@ class AnnouncementsService(AnnouncementsServicer):
 
     @unary
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.JsonResponse:
-        return _json({"events": await events_of(self._store)})
+        events, odd = await events_of(self._store)
+        return _json({"events": events, "odd": odd})
 
     @unary
     async def SetProfile(self, request: pb.SetProfileRequest, context: Context) -> pb.JsonResponse:
@@ -133,7 +144,8 @@ class AnnouncementsService(AnnouncementsServicer):
     async def ListProfiles(
         self, request: pb.ListProfilesRequest, context: Context
     ) -> pb.JsonResponse:
-        return _json({"profiles": await profiles_of(self._store)})
+        profiles, odd = await profiles_of(self._store)
+        return _json({"profiles": profiles, "odd": odd})
 
     async def _put(self, prefix: str, name: str, value: object, limit: int) -> None:
         for _ in range(_TRIES):
@@ -180,12 +192,15 @@ class Announced:
         """Read all, and hand it to the models. One that does not fit the slots is told and left."""
         slot_s = self._learner.intake.slot_s
         profiles = {}
-        for record in await profiles_of(self._store):
+        records, odd_profiles = await profiles_of(self._store)
+        events, odd_events = await events_of(self._store)
+        for entry in (*odd_profiles, *odd_events):
+            _log.warning("a stored entry is not used", entry=entry.name, why=entry.odd)
+        for record in records:
             try:
                 profiles[record.group] = usage(record, slot_s)
             except InvalidArgumentError as e:
                 _log.warning("a profile is not used", group=record.group, why=e.message)
-        events = await events_of(self._store)
         await self._learner.call(self._learner.intake.announce, events, profiles)
 
     async def _follow(self, prefix: str) -> None:
@@ -204,27 +219,40 @@ class Announced:
                 await asyncio.sleep(RETRY_S)
 
 
-async def events_of(store: MetadataStore) -> list[Event]:
-    """Every announced event, earliest first."""
-    found = [
-        msgspec.json.decode(item.value, type=Event) for item in (await store.range(CALENDAR)).items
-    ]
-    return sorted(found, key=lambda event: (event.start_s, event.name))
+async def events_of(store: MetadataStore) -> tuple[list[Event], list[Odd]]:
+    """Every announced event, earliest first, and the entries that are none."""
+    items = (await store.range(CALENDAR)).items
+    found, odd = decoded(items, CALENDAR, lambda data: msgspec.json.decode(data, type=Event))
+    return sorted(found, key=lambda event: (event.start_s, event.name)), odd
 
 
-async def profiles_of(store: MetadataStore) -> Sequence[ProfileRecord]:
-    return [
-        msgspec.json.decode(item.value, type=ProfileRecord)
-        for item in (await store.range(PROFILES)).items
-    ]
+async def profiles_of(store: MetadataStore) -> tuple[list[ProfileRecord], list[Odd]]:
+    """Every profile, and the entries that are none."""
+    items = (await store.range(PROFILES)).items
+    return decoded(items, PROFILES, lambda data: check_profile(_profile(data)))
+
+
+def _profile(data: bytes) -> ProfileRecord:
+    return msgspec.json.decode(data, type=ProfileRecord)
+
+
+def _check_time(field: str, time_s: float) -> None:
+    if not TIME_S_MIN <= time_s <= TIME_S_MAX:
+        raise InvalidArgumentError(
+            f"{field} is {time_s:g}, the limit is {TIME_S_MIN} to {TIME_S_MAX} Unix seconds (the "
+            "years 1 to 9999)"
+        )
+
+
+def _check_list(field: str, names: Sequence[str]) -> None:
+    if len(names) > LIST_MAX:
+        raise InvalidArgumentError(f"{field} has {len(names)} entries, the limit is {LIST_MAX}")
+    for name in names:
+        _check_name(field, name)
 
 
 def _check_name(field: str, name: str) -> None:
-    if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable():
-        raise InvalidArgumentError(
-            f"{field} is {name[:NAME_CHARS_MAX]!r}, it must be 1 to {NAME_CHARS_MAX} printable "
-            "characters"
-        )
+    checked_name(field, name)
 
 
 def _decoded(what: str, data: bytes, kind: type[T]) -> T:

@@ -8,7 +8,13 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from coordinator.cells import CELLS_MAX
-from logstore.meta.settings import MetadataSettings
+from logstore.meta.settings import (
+    AddressesText,
+    AddressText,
+    HostText,
+    ListenText,
+    MetadataSettings,
+)
 from sharder.config import OUTLOOK_MAX
 
 
@@ -33,9 +39,9 @@ class CoordinatorConfig(MetadataSettings):
         default=None, pattern="^[0-9a-f]{1,16}$",
         description="id of the cluster whose metadata this must be; else it is refused",
     )  # fmt: skip
-    host: str = Field(default="127.0.0.1", max_length=255, description="address to listen on")
+    host: HostText = Field(default="127.0.0.1", max_length=255, description="address to listen on")
     port: int = Field(default=7400, ge=0, le=65_535, description="port; 0 takes a free one")
-    advertise: str | None = Field(
+    advertise: AddressText | None = Field(
         default=None, max_length=255, description="host:port that others reach us at; default ours"
     )
     cells: int = Field(
@@ -92,7 +98,7 @@ class CoordinatorConfig(MetadataSettings):
         default=30.0, ge=1, le=86_400, description="s of silence until copies are made elsewhere"
     )
 
-    kafka: str | None = Field(
+    kafka: AddressesText | None = Field(
         default=None, validation_alias=AliasChoices("kafka", "LOGSTORE_KAFKA"), max_length=4096,
         description="host:port,… of a Kafka; moves then feed through it, unless told otherwise",
     )  # fmt: skip
@@ -100,7 +106,7 @@ class CoordinatorConfig(MetadataSettings):
         default=30.0, ge=0.1, le=86_400, description="s between sweeps of orphaned feed topics"
     )
 
-    metrics_listen: str | None = Field(
+    metrics_listen: ListenText | None = Field(
         default=None, max_length=255, description="host:port of /metrics, /healthz and /readyz"
     )
 

@@ -28,6 +28,7 @@ from coordinator.migration.nodes import GrpcNodes
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import StatisticsService
 from coordinator.statistics_state import ceilings
+from logstore.base.address import Address
 from logstore.base.env import Env
 from logstore.base.errors import AddressInUseError, WrongClusterError
 from logstore.base.observe import Endpoint
@@ -124,14 +125,15 @@ class CoordinatorServer:
             await self._begin()
             if self.config.metadata is not None:
                 await agree_on_cells(self.store, self.config.cells)
-            port = listen(self._server, f"{self.config.host}:{self.config.port}", self._tls)
+            door = str(Address(self.config.host, self.config.port))
+            port = listen(self._server, door, self._tls)
         except BaseException:
             await self.store.close()
             raise
         self._add_services()
         await self._restore()
         await self._server.start()
-        self.address = f"{self.config.host}:{port}"
+        self.address = str(Address(self.config.host, port))
         if self.config.metrics_listen:
             self.metrics_address = self._endpoint.start(self.config.metrics_listen)
             self._fetched.start()
@@ -240,4 +242,4 @@ def _probe(host: str, port: int) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((host, port))
     except OSError as e:
-        raise AddressInUseError(f"cannot listen on {host}:{port}: {e.strerror}") from e
+        raise AddressInUseError(f"cannot listen on {Address(host, port)}: {e.strerror}") from e

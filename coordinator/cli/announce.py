@@ -1,6 +1,6 @@
 """`logstore calendar add|list|remove`, `logstore profiles set|list|remove`."""
 
-import csv
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +15,11 @@ from coordinator.cli.common import (
     AsJson,
     Coordinator,
     print_json,
+    print_odd,
     print_table,
     run,
 )
+from coordinator.cli.files import is_number, named, rows_after_head, shown_row
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.calendar import Event
@@ -38,7 +40,9 @@ def add_event(
     end: Annotated[str, typer.Option(help="The same; not part of the event.")],
     factor: Annotated[
         float | None,
-        typer.Option(help="Times the usual load; default: what the last of its kind was."),
+        typer.Option(
+            min=0.01, max=100, help="Times the usual load; default: what the last of its kind was."
+        ),
     ] = None,
     kind: Annotated[str, typer.Option(help="Events of one sort teach each other's factor.")] = "",
     shards: Annotated[
@@ -69,9 +73,10 @@ def list_events(address: Address = ADDRESS, as_json: AsJson = False) -> None:
 
     Example: logstore calendar list
     """
-    found = _call(address, "ListEvents", pb.ListEventsRequest())["events"]
+    answer = _call(address, "ListEvents", pb.ListEventsRequest())
+    found, odd = answer["events"], answer.get("odd", [])
     if as_json:
-        print_json(found)
+        print_json([*found, *odd])
         return
     print_table(
         "Announced events",
@@ -81,6 +86,7 @@ def list_events(address: Address = ADDRESS, as_json: AsJson = False) -> None:
             for e in found
         ],
     )
+    print_odd("event", odd)
 
 
 @calendar.command("remove")
@@ -99,7 +105,10 @@ def remove_event(
 def set_profile(
     group: Annotated[str, typer.Argument(help="The `client_group` of its connections.")],
     expect: Annotated[
-        Path, typer.Option(help="CSV with a head: time (ISO or Unix s), operations/s from then on.")
+        Path,
+        typer.Option(
+            help="CSV (.gz too), with or without a head: time (ISO or Unix s), operations/s."
+        ),
     ],
     repeats: Annotated[bool, typer.Option(help="It starts again at its end.")] = False,
     log: Annotated[
@@ -131,9 +140,10 @@ def list_profiles(address: Address = ADDRESS, as_json: AsJson = False) -> None:
 
     Example: logstore profiles list
     """
-    found = _call(address, "ListProfiles", pb.ListProfilesRequest())["profiles"]
+    answer = _call(address, "ListProfiles", pb.ListProfilesRequest())
+    found, odd = answer["profiles"], answer.get("odd", [])
     if as_json:
-        print_json(found)
+        print_json([*found, *odd])
         return
     print_table(
         "Profiles of client groups",
@@ -144,6 +154,7 @@ def list_profiles(address: Address = ADDRESS, as_json: AsJson = False) -> None:
             for p in found
         ],
     )  # fmt: skip
+    print_odd("profile", odd)
 
 
 @profiles.command("remove")
@@ -174,29 +185,47 @@ def seconds_of(what: str, text: str) -> float:
 
 
 def read_profile(path: Path) -> tuple[list[float], list[float]]:
-    """Times in Unix seconds, evenly spaced, and operations/s, of a CSV of two columns."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row][1:]
-    except (OSError, UnicodeDecodeError) as e:
-        raise InvalidArgumentError(f"{path}: {e}") from None
-    if len(rows) < 2:
-        raise InvalidArgumentError(f"{path} has {len(rows)} rows after its head, it needs 2")
+    """Times in Unix seconds, evenly spaced, and operations/s, of a CSV of two columns.
+
+    Its first line is left out only where it is a head: no time and number.
+    """
     times: list[float] = []
     values: list[float] = []
-    for number, row in enumerate(rows, 2):
-        try:
-            at, value = row
-            times.append(seconds_of(f"{path}, line {number}: time", at))
-            values.append(float(value))
-        except ValueError:
+    for number, row in rows_after_head(path, _is_step):
+        where = f"{named(path)}, line {number}"
+        if len(row) != 2:
             raise InvalidArgumentError(
-                f"{path}, line {number}: {','.join(row)[:80]!r}, it must be a time and a number"
-            ) from None
-    steps = [b - a for a, b in pairwise(times)]
-    if not steps[0] > 0 or any(abs(step - steps[0]) > 1e-6 for step in steps):
-        raise InvalidArgumentError(f"{path}: times must rise in even steps")
+                f"{where}: {shown_row(row)}, it must be a time and a number: 2 cells, not "
+                f"{len(row)}"
+            )
+        times.append(seconds_of(f"{where}: time", row[0].strip()))
+        values.append(_rate(where, row))
+    if len(times) < 2:
+        raise InvalidArgumentError(
+            f"{named(path)} has {len(times)} rows of a time and operations/s, it needs 2"
+        )
+    step = times[1] - times[0]
+    for number, (a, b) in enumerate(pairwise(times), 2):
+        if not step > 0 or abs(b - a - step) > 1e-6:
+            raise InvalidArgumentError(
+                f"{named(path)}, row {number}: times must rise in even steps, as from the first "
+                f"to the second row by {step:g} s; here by {b - a:g} s"
+            )
     return times, values
+
+
+def _rate(where: str, row: Sequence[str]) -> float:
+    value = float(row[1]) if is_number(row[1]) else float("nan")
+    if not 0 <= value < float("inf"):
+        raise InvalidArgumentError(
+            f"{where}: {shown_row(row)}, it must be a time and a number of operations/s from 0 on"
+        )
+    return value
+
+
+def _is_step(row: list[str]) -> bool:
+    """A time and a number: the second cell of a head is none."""
+    return len(row) == 2 and is_number(row[1])
 
 
 def _call(address: str, method: str, request: Any) -> Any:
@@ -208,4 +237,8 @@ def _call(address: str, method: str, request: Any) -> Any:
 
 
 def _when(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+    try:
+        found = datetime.fromtimestamp(time_s, UTC)
+    except (OverflowError, ValueError, OSError):  # behind what a calendar knows
+        return f"{time_s:g} s"
+    return found.isoformat(" ", "seconds").removesuffix("+00:00")

@@ -1,21 +1,31 @@
 """What every command shares: options, calls with our errors, tables, JSON."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+import contextlib
+import logging
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
+import grpc.aio
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from logstore.base.errors import LogstoreError
+from coordinator.cli.failures import debugging
+from logstore.base.address import parse_addresses
+from logstore.base.errors import LogstoreError, NotServedHereError
 from logstore.base.types import Record
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 
 ADDRESS = "127.0.0.1:7400"
 TIMEOUT_S = 30.0
@@ -43,7 +53,17 @@ class DefaultToList(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-out = Console(soft_wrap=False, highlight=False)
+class _Console(Console):
+    """Ends like any other output when its reader has left (rich ends with status 1)."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
+out = _Console(soft_wrap=False, highlight=False)
+
+_NEXT = ("unavailable", NotServedHereError.code)
+"""Errors of an address after which the next one is asked."""
 
 
 class CommandError(LogstoreError):
@@ -56,37 +76,51 @@ class Coordinator:
     """Calls to the coordinator behind the first of the addresses that answers."""
 
     def __init__(self, addresses: str) -> None:
-        self._channels = [open_channel(a.strip()) for a in addresses.split(",") if a.strip()]
+        self._channels = {a: open_channel(a) for a in parse_addresses(addresses)}
 
     async def call(
         self, service: str, method: str, request: Any, timeout_s: float = TIMEOUT_S
     ) -> Any:
         """A unary call; the next address is tried when one cannot be reached."""
-        failed: LogstoreError | None = None
-        for channel in self._channels:
+        failed: list[LogstoreError] = []
+        for address, channel in self._channels.items():
             try:
                 async with called():
                     stub = getattr(rpc, f"{service}Stub")(channel)
                     return await getattr(stub, method)(request, timeout=timeout_s)
             except LogstoreError as e:
-                failed = e
-                if e.code not in ("unavailable", "internal"):  # internal: no coordinator is there
+                if e.code not in _NEXT:
                     raise
-        raise failed or CommandError("--address is empty")
+                failed.append(await _explained(e, address, channel))
+        raise _worst(failed)
 
     async def json(self, service: str, method: str, request: Any) -> Any:
         """A unary call whose answer is JSON."""
         return msgspec.json.decode((await self.call(service, method, request)).json)
 
-    def stream(self, service: str, method: str, request: Any) -> Any:
-        """A server stream of the first address."""
-        return getattr(getattr(rpc, f"{service}Stub")(self._channels[0]), method)(request)
+    async def stream(self, service: str, method: str, request: Any) -> AsyncIterator[Any]:
+        """A server stream; the next address is tried as long as nothing came."""
+        failed: list[LogstoreError] = []
+        for address, channel in self._channels.items():
+            begun = False
+            try:
+                async with called():
+                    stub = getattr(rpc, f"{service}Stub")(channel)
+                    async for message in getattr(stub, method)(request):
+                        begun = True
+                        yield message
+                    return
+            except LogstoreError as e:
+                if begun or e.code not in _NEXT:
+                    raise
+                failed.append(await _explained(e, address, channel))
+        raise _worst(failed)
 
     async def __aenter__(self) -> "Coordinator":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for channel in self._channels:
+        for channel in self._channels.values():
             await channel.close()
 
 
@@ -100,9 +134,90 @@ def ask_coordinator(addresses: str, method: str, request: Any, service: str = "C
     return run(work())
 
 
+async def _explained(
+    error: LogstoreError, address: str, channel: grpc.aio.Channel
+) -> LogstoreError:
+    """A call that nobody serves there: say what is there instead."""
+    if not isinstance(error, NotServedHereError):
+        return error
+    try:
+        async with called():
+            await NodeAdminStub(channel).Status(node_pb2.StatusRequest(), timeout=TIMEOUT_S)
+    except LogstoreError as e:
+        if isinstance(e, NotServedHereError):
+            return NotServedHereError(f"{address} is no coordinator: {error.message}")
+    return NotServedHereError(
+        f"{address} is an instance; this command needs a coordinator (--address HOST:PORT)"
+    )
+
+
+def _worst(failed: Sequence[LogstoreError]) -> LogstoreError:
+    """The error that tells most: a coordinator that cannot be reached, before what is none."""
+    for error in failed:
+        if not isinstance(error, NotServedHereError):
+            return error
+    return failed[0]
+
+
+_loop: asyncio.Runner | None = None
+
+
+@contextlib.contextmanager
+def one_loop() -> Iterator[None]:
+    """All `run`s inside share one event loop: gRPC keeps state of the loop that it began in."""
+    global _loop
+    outer = _loop
+    with asyncio.Runner() as _loop:
+        try:
+            yield
+        finally:
+            _loop = outer
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's asynchronous part."""
-    return asyncio.run(work)
+    if not debugging():  # what background tasks leave behind is nothing for a person
+        logging.getLogger().addHandler(_SILENT)
+    if _loop is None:
+        return asyncio.run(work)
+    return _loop.run(work)
+
+
+_SILENT = logging.NullHandler()
+
+
+async def until_left(work: Coroutine[Any, Any, T]) -> T:
+    """Do work that may wait for ever; BrokenPipeError once the reader of our output has left."""
+    task = asyncio.ensure_future(work)
+    watched = _output_pipe()
+    if watched is None:
+        return await task
+    loop, left = asyncio.get_running_loop(), False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        loop.remove_reader(watched)
+        task.cancel()
+
+    loop.add_reader(watched, leave)  # a pipe's writing end "can be read" when nobody reads it
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if left:
+            raise BrokenPipeError from None
+        raise
+    finally:
+        loop.remove_reader(watched)
+
+
+def _output_pipe() -> int | None:
+    """The descriptor of standard output where it is a pipe."""
+    try:
+        number = sys.stdout.fileno()
+        return number if stat.S_ISFIFO(os.fstat(number).st_mode) else None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def print_json(value: object) -> None:
@@ -123,7 +238,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     if out.is_terminal:
         out.print(table)
     else:
-        Console(width=200, highlight=False, soft_wrap=True).print(table)
+        _Console(width=200, highlight=False, soft_wrap=True).print(table)
+
+
+def print_odd(what: str, entries: Sequence[dict[str, Any]], name: str = "name") -> None:
+    """Below a table: stored entries that cannot be shown in it."""
+    for entry in entries:
+        typer.echo(f"odd {what} {entry[name]!r}: it cannot be read ({entry['odd']})")
 
 
 def time_text(us: int | None) -> str:
@@ -140,7 +261,10 @@ def text(data: bytes) -> str:
 
 
 def record_json(record: Record) -> dict[str, object]:
-    """A record as JSON: `key` and `value` as text, or `key_base64`, `value_base64`."""
+    """A record as JSON, without loss: `key` and `value` as text where they are UTF-8, else as
+    `key_base64` and `value_base64`. `headers` are text for people; those that are not UTF-8 stand
+    in `headers_base64` as well.
+    """
     found: dict[str, object] = {"shard": record.shard, "offset": record.offset,
                                 "timestamp": record.timestamp}  # fmt: skip
     for name in ("key", "value"):
@@ -150,8 +274,23 @@ def record_json(record: Record) -> dict[str, object]:
         except UnicodeDecodeError:
             found[f"{name}_base64"] = data
     if record.headers:
-        found["headers"] = {name: text(value) for name, value in record.headers.items()}
+        found["headers"] = {name: _or_escaped(value) for name, value in record.headers.items()}
+        other = {name: value for name, value in record.headers.items() if not _is_utf8(value)}
+        if other:
+            found["headers_base64"] = other
     return found
+
+
+def _or_escaped(data: bytes) -> str:
+    return data.decode() if _is_utf8(data) else text(data)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def range_text(found: dict[str, Any]) -> str:

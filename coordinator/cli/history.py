@@ -1,12 +1,12 @@
 """`log create --from-history`: cuts and homes from recorded accesses (R5.5)."""
 
-import csv
-import gzip
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coordinator.cli.files import headed_rows, is_number, named
+from logstore.base.address import shown
 from logstore.base.errors import InvalidArgumentError, UnavailableError
 from sharder.initial import InitialShard, heatmap_of, initial_shards
 from sharder.keys import Partitioner, routing_key
@@ -54,21 +54,11 @@ def shards_from_history(
 
 def _accesses(path: Path, kind: Partitioner) -> Iterator[tuple[float, bytes]]:
     """(seconds, routing key) in the file's order."""
-    try:
-        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open() as file:
-            rows = csv.DictReader(file)
-            if not {"time_s", "key"} <= set(rows.fieldnames or ()):
-                raise InvalidArgumentError(f"{path}: the first line must name time_s and key")
-            for number, row in enumerate(rows, 2):
-                try:
-                    at = float(row["time_s"])
-                except (TypeError, ValueError):
-                    at = math.nan
-                if not math.isfinite(at) or row["key"] is None:
-                    raise InvalidArgumentError(
-                        f"{path}, line {number}: time_s is {row['time_s']!r}, expected a number,"
-                        " and then a key"
-                    )
-                yield at, routing_key(kind, row["key"].encode())
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as e:
-        raise InvalidArgumentError(f"{path} cannot be read: {e}") from None
+    for number, (time_s, key) in headed_rows(path, ("time_s", "key")):
+        at = float(time_s) if is_number(time_s) else math.nan
+        if not math.isfinite(at):
+            raise InvalidArgumentError(
+                f"{named(path)}, line {number}: time_s is {shown(time_s)}, expected a number, and"
+                " then a key"
+            )
+        yield at, routing_key(kind, key.encode())

@@ -19,7 +19,9 @@ from coordinator.cli.common import (
     time_text,
 )
 from coordinator.cli.history import shards_from_history
+from coordinator.cli.keys import from_base64, from_hex, raw
 from logstore.base.errors import InvalidArgumentError
+from logstore.base.limits import SHARDS_PER_LOG_MAX
 from logstore.client.client import connect
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
@@ -40,7 +42,7 @@ def parse_option(text: str) -> tuple[str, object]:
         raise typer.BadParameter(f"option is {text!r}, expected NAME=VALUE")
     try:
         return name, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return name, value
 
 
@@ -49,10 +51,23 @@ def create(
     name: Name,
     shards: Annotated[
         int | None,
-        typer.Option(help="Even ranges to start with; default 1, balanced: one an instance."),
+        typer.Option(
+            min=1,
+            max=SHARDS_PER_LOG_MAX,
+            help="Even ranges to start with; default 1, balanced: one an instance.",
+        ),
     ] = None,
     split_key: Annotated[
-        list[str] | None, typer.Option(help="Cut the key space here instead; repeat it.")
+        list[bytes] | None,
+        typer.Option(parser=raw, metavar="KEY", help="Cut the key space here instead; repeat it."),
+    ] = None,
+    split_key_hex: Annotated[
+        list[bytes] | None,
+        typer.Option(parser=from_hex, metavar="HEX", help="The same, the key as 00ff."),
+    ] = None,
+    split_key_base64: Annotated[
+        list[bytes] | None,
+        typer.Option(parser=from_base64, metavar="BASE64", help="The same, the key as AP8=."),
     ] = None,
     instance: Annotated[
         list[str] | None, typer.Option(help="Primary of each shard, in order; default: the ring.")
@@ -85,7 +100,8 @@ def create(
     options = dict(parse_option(o) for o in option or ())
     if changefeed is not None:
         options["changefeed"] = changefeed
-    cuts, homes, count = [key.encode() for key in split_key or ()], list(instance or ()), shards
+    cuts = [*(split_key or ()), *(split_key_hex or ()), *(split_key_base64 or ())]
+    homes, count = list(instance or ()), shards
     if from_history is not None:
         if cuts or homes:
             raise InvalidArgumentError("--from-history is given together with what it decides:"

@@ -1,5 +1,7 @@
 """`logstore`: the command line. Exit status 0: done, 1: failed, 2: bad usage or settings."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ import typer
 
 from coordinator.cli import (
     announce,
+    append,
     cluster,
     copies,
     data,
@@ -21,7 +24,9 @@ from coordinator.cli import (
     simulate,
     verify,
 )
-from logstore.base.errors import ConfigError, InvalidArgumentError, LogstoreError
+from coordinator.cli.checked import use_for_all
+from coordinator.cli.common import one_loop
+from coordinator.cli.failures import tell
 
 app = typer.Typer(
     name="logstore",
@@ -31,40 +36,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify,
-               recover, copies, doctor):  # fmt: skip
+for module in (serve, logs, append, data, cluster, profile, announce, moves, reshape, simulate,
+               verify, recover, copies, doctor):  # fmt: skip
     module.register(app)
+use_for_all(app)
+_command = typer.main.get_command(app)
+"""Run without typer's own handling of failures, which knows nothing of our statuses."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Every failure is one line `error: …` on standard error."""
+    """Run one command. Every failure is one line `error: …` on standard error (`failures`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever is stored can be shown in any locale
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = app(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
-        return int(status) if isinstance(status, int) else 0
-    except SystemExit as e:  # the option parsers of `node` and `coordinator`
-        return e.code if isinstance(e.code, int) else 1
-    except (ConfigError, InvalidArgumentError) as e:
-        return _fail(e.message, 2)
-    except LogstoreError as e:
-        return _fail(e.message, 1)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:  # the reader of a pipe has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with one_loop(), _command.make_context("logstore", given) as context:
+            _command.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return 0
-    except Exception as e:
-        if hasattr(e, "format_message"):  # usage errors of the option parser
-            hint = " (see --help)" if type(e).__name__ != "NoArgsIsHelpError" else ""
-            return _fail(f"{e.format_message()}{hint}", 2)
-        if isinstance(e, OSError):
-            return _fail(str(e), 1)
-        return _fail(f"{type(e).__name__}: {e}", 1)
+    except BaseException as e:
+        status = tell(e)
+        if isinstance(e, OSError):  # what is still to be written cannot be: let nobody try again
+            _drop_output()
+        return status
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return status
+def _drop_output() -> None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

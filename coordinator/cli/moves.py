@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-import grpc.aio
 import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
@@ -15,13 +14,13 @@ from coordinator.cli.common import (
     Coordinator,
     out,
     print_json,
+    print_odd,
     print_table,
     run,
 )
 from coordinator.cli.logs import parse_option
 from coordinator.cli.story import story_lines
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
-from logstore.proto.status import from_rpc
 
 STEPS = (
     "planned", "preparing", "snapshot", "catching-up", "verifying", "shadowing", "ramping",
@@ -120,6 +119,7 @@ def migrations(
                 request = pb.ListMigrationsRequest(active_only=active)
                 found = await coordinator.json("Migrations", "List", request)
                 if watch:
+                    found = [m for m in found if "odd" not in m]
                     if not found:
                         raise CommandError("there is no migration to watch")
                     return await _follow(coordinator, found[-1]["id"], as_json)
@@ -148,9 +148,10 @@ def migrations(
                 (m["id"], m["shard"], m["source"], m["target"],
                  m["state"] + (" (paused)" if m["paused"] else ""), m["p"], m["trigger"],
                  m["duration_s"], m["eta_s"], m["blackout_ms"], m["hash_equal"])
-                for m in found
+                for m in found if "odd" not in m
             ],
         )  # fmt: skip
+        print_odd("migration", [m for m in found if "odd" in m], "id")
 
 
 def _control(action: str) -> Any:
@@ -180,23 +181,20 @@ async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> An
     )  # fmt: skip
     with bar as progress:
         task = progress.add_task("", total=len(STEPS) - 1, told="")
-        try:
-            stream = coordinator.stream("Migrations", "Watch", pb.GetMigrationRequest(id=migration))
-            async for message in stream:
-                found = msgspec.json.decode(message.json)
-                told = _line(found)
-                if as_json:
-                    print_json(found)
-                elif not out.is_terminal:
-                    typer.echo(f"{found['state']:<12} {told}")
-                done = STEPS.index(found["state"]) if found["state"] in STEPS else 0
-                part = found["p"] if found["state"] == "ramping" else 0.0
-                progress.update(
-                    task, completed=done + part, description=f"{found['shard']} {found['state']}",
-                    told=told,
-                )  # fmt: skip
-        except grpc.aio.AioRpcError as e:
-            raise from_rpc(e) from None
+        stream = coordinator.stream("Migrations", "Watch", pb.GetMigrationRequest(id=migration))
+        async for message in stream:
+            found = msgspec.json.decode(message.json)
+            told = _line(found)
+            if as_json:
+                print_json(found)
+            elif not out.is_terminal:
+                typer.echo(f"{found['state']:<12} {told}")
+            done = STEPS.index(found["state"]) if found["state"] in STEPS else 0
+            part = found["p"] if found["state"] == "ramping" else 0.0
+            progress.update(
+                task, completed=done + part, description=f"{found['shard']} {found['state']}",
+                told=told,
+            )  # fmt: skip
     if found is not None and found["state"] == "rolled-back" and found["cause"] == "asked for":
         if not as_json:
             typer.echo(f"migration {migration} went back to {found['source']}, as asked")

@@ -66,7 +66,9 @@ def heatmap(
 
 def forecast(
     shard: Annotated[str | None, typer.Argument(help="Default: every shard.")] = None,
-    horizon: Annotated[int, typer.Option(help="Slots ahead; 0: the coordinator's.")] = 0,
+    horizon: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Slots ahead; 0: the coordinator's.")
+    ] = 0,
     score: Annotated[
         bool, typer.Option("--score", help="How well each model did, by slots ahead.")
     ] = False,
@@ -77,8 +79,6 @@ def forecast(
 
     Example: logstore forecast orders/0 --horizon 12
     """
-    if horizon < 0:
-        raise InvalidArgumentError(f"horizon is {horizon}, it must be at least 0 slots")
 
     async def work() -> Any:
         async with Coordinator(address) as coordinator:

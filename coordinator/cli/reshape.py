@@ -15,6 +15,7 @@ from coordinator.cli.common import (
     run,
     text,
 )
+from coordinator.cli.keys import from_base64, from_hex, one_of, raw
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
@@ -31,7 +32,14 @@ def register(app: typer.Typer) -> None:
 def split(
     shard: Shard,
     at: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The first key of the upper part.")
+        bytes | None,
+        typer.Option(parser=raw, metavar="KEY", help="The first key of the upper part."),
+    ] = None,
+    at_hex: Annotated[
+        bytes | None, typer.Option(parser=from_hex, metavar="HEX", help="--at as 00ff.")
+    ] = None,
+    at_base64: Annotated[
+        bytes | None, typer.Option(parser=from_base64, metavar="BASE64", help="--at as AP8=.")
     ] = None,
     learned: Annotated[
         bool, typer.Option("--learned", help="At the key that halves the learned load (default).")
@@ -44,11 +52,12 @@ def split(
 
     Example: logstore split orders/0 --at user-5000
     """
+    at = one_of("at", at, at_hex, at_base64)
     if at is not None and learned:
         raise InvalidArgumentError("--at and --learned exclude each other")
     request = pb.ReshapeRequest(parents=[shard], dry_run=dry_run)
     if at is not None:
-        request.key = at.encode()
+        request.key = at
     _show(run(_ask(address, request)), as_json)
 
 

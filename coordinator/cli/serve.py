@@ -36,25 +36,37 @@ def register(app: typer.Typer) -> None:
 
 def up(
     instances: Annotated[
-        int | None, typer.Option(help="How many instances; default: as many as replicas.")
+        int | None,
+        typer.Option(min=1, max=64, help="How many instances; default: as many as replicas."),
     ] = None,
     data: Annotated[Path, typer.Option(help="Directory of the data.")] = Path("logstore-data"),
-    port: Annotated[int, typer.Option(help="The coordinator's; 0 takes a free one.")] = 7400,
-    ops_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
-    bytes_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The coordinator's; 0 takes a free one.")
+    ] = 7400,
+    ops_per_s: Annotated[
+        float | None, typer.Option(min=1e-3, max=1e15, help="Capacity of each instance.")
+    ] = None,
+    bytes_per_s: Annotated[
+        float | None, typer.Option(min=1e-3, max=1e15, help="Capacity of each instance.")
+    ] = None,
     autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
-    planning_period_s: Annotated[float, typer.Option(help="Seconds between plans.")] = 300.0,
+    planning_period_s: Annotated[
+        float, typer.Option(min=1, max=3600, help="Seconds between plans.")
+    ] = 300.0,
     metadata: Metadata = None,
     kafka: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,…", help="A Kafka that moves feed through."),
     ] = None,
-    replicas: Annotated[int, typer.Option(help="Copies of a log that does not say.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=7, help="Copies of a log that does not say.")
+    ] = 1,
     coordinators: Annotated[
-        int, typer.Option(help="How many share the cells; more than 1 needs --metadata.")
+        int, typer.Option(min=1, max=8, help="How many share the cells; more need --metadata.")
     ] = 1,
     cells: Annotated[
-        int | None, typer.Option(help="Slices of the shards, each led by one; with --metadata.")
+        int | None,
+        typer.Option(min=1, help="Slices of the shards, each led by one; with --metadata."),
     ] = None,
     setting: Setting = None,
     as_json: AsJson = False,
@@ -74,7 +86,9 @@ def up(
         instances=count,
         port=port,
         capacities=[CapacityRecord(ops_per_s, bytes_per_s)] * count,
-        coordinator_settings={"planning_period_s": planning_period_s, "cells": cells, **given},
+        coordinator_settings=_for_coordinator(
+            {"planning_period_s": planning_period_s, "cells": cells, **given}, metadata, kafka
+        ),
         replicas=replicas,
         coordinators=coordinators,
         autopilot=autopilot,
@@ -116,6 +130,16 @@ def up(
             await stopped.wait()
 
     run(work())
+
+
+def _for_coordinator(
+    given: dict[str, object], metadata: str | None, kafka: str | None
+) -> dict[str, object]:
+    from coordinator.cli.settings import coordinator_settings
+
+    beside = {"metadata": metadata, "kafka": kafka}
+    checked = coordinator_settings(beside | given)
+    return {name: value for name, value in checked.items() if name in given}
 
 
 def demo(

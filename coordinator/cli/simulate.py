@@ -1,7 +1,6 @@
 """`logstore simulate`: the planner and other rules over a recorded load, on paper."""
 
 import csv
-import gzip
 import hashlib
 import os
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 import profiler.forecast
 from coordinator.cli.common import AsJson, out, print_json, print_table
+from coordinator.cli.files import check_head, open_text
 from logstore.base.errors import InvalidArgumentError
 from sharder.simulate.cluster import Settings
 from sharder.simulate.forecasts import Forecasts, Learned, learn
@@ -41,17 +41,20 @@ def simulate_command(
     events: Annotated[
         Path | None, typer.Option(help="CSV of time_s,key,op,size instead of a series.")
     ] = None,
-    slot_s: Annotated[float | None, typer.Option(help="Seconds of a slot.")] = None,
-    instances: Annotated[int, typer.Option(help="Instances, all alike.")] = 6,
+    slot_s: Annotated[
+        float | None, typer.Option(min=1e-3, max=604_800, help="Seconds of a slot.")
+    ] = None,
+    instances: Annotated[int, typer.Option(min=1, max=1_000, help="Instances, all alike.")] = 6,
     capacity: Annotated[
         str, typer.Option(help="Operations per slot of an instance; auto, or auto:X for X x.")
     ] = "auto",
-    move_slots: Annotated[int, typer.Option(help="Slots that a move takes.")] = 2,
+    move_slots: Annotated[int, typer.Option(min=0, max=1_000, help="Slots that a move takes.")] = 2,
     warm_up: Annotated[
-        int | None, typer.Option(help="First slots, history only; default 3 tenths.")
+        int | None,
+        typer.Option(min=1, max=10_000_000, help="First slots, history only; default 3 tenths."),
     ] = None,
     policies: Annotated[str, typer.Option(help="all, or names with commas.")] = "all",
-    seed: Annotated[int, typer.Option(help="For the weights of the sub-ranges.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the weights of the sub-ranges.")] = 0,
     cache: Annotated[
         Path | None,
         typer.Option(envvar="LOGSTORE_FORECAST_CACHE", help="Folder for learned forecasts."),
@@ -121,6 +124,7 @@ def read_series(path: Path, slot_s: float | None) -> Series:
     with _open(path) as file:
         rows = csv.reader(file)
         head = next(rows, [])
+        check_head(path, head, "a time or slot and key ranges")
         if len(head) < 2:
             raise ValueError(f"{path}: the first line must name a time or slot and key ranges")
         times: list[str] = []
@@ -141,6 +145,7 @@ def read_events(path: Path, slot_s: float) -> Series:
     """Single events `time_s,key,…` as 64 key ranges of equally many keys."""
     with _open(path) as file:
         rows = csv.DictReader(file)
+        check_head(path, rows.fieldnames or (), "time_s and key")
         if not {"time_s", "key"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: the first line must name time_s and key")
         found = [(_number(path, n, "time_s", r["time_s"]), r["key"]) for n, r in enumerate(rows, 2)]
@@ -181,7 +186,7 @@ def _capacity(load: Series, instances: int, given: str) -> float:
 
 
 def _open(path: Path) -> Any:
-    return gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
+    return open_text(path)
 
 
 def _path(path: Path | None) -> Path:

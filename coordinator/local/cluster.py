@@ -20,6 +20,7 @@ import msgspec
 
 from coordinator.local.identities import cluster_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
+from logstore.base.address import Address
 from logstore.base.errors import (
     AddressInUseError,
     ConfigError,
@@ -98,7 +99,7 @@ class Cluster:
             Supervised(
                 name,
                 "coordinator.main",
-                f"{options.host}:{options.port if name == COORDINATOR else 0}",
+                str(Address(options.host, options.port if name == COORDINATOR else 0)),
                 host_and_port,
                 {
                     "data": options.data / name,
@@ -236,7 +237,7 @@ class Cluster:
             **options.node_settings,
             **settings,
         }
-        listen, log = f"{options.host}:{port}", self._log(name)
+        listen, log = str(Address(options.host, port)), self._log(name)
         made = Supervised(name, "logstore.node.main", listen, listen_flag, given, log)
         self._instances[name] = made
         return made
@@ -347,7 +348,7 @@ def _free_port_after(host: str, port: int) -> int:
 
 
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from logstore.base.address import Address
 from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
 
 READY = "ready "
@@ -28,8 +29,8 @@ def listen_flag(address: str) -> dict[str, object]:
 
 def host_and_port(address: str) -> dict[str, object]:
     """The coordinator's settings for its address."""
-    host, port = address.rsplit(":", 1)
-    return {"host": host, "port": port}
+    found = Address.of(address, port_min=0)
+    return {"host": found.host, "port": found.port}
 
 
 class Supervised:
@@ -199,7 +200,7 @@ class Supervised:
         if status not in (2, 4):
             last = lines[-1] if lines else "it said nothing"
             return UnavailableError(f"{self.name} does not start: {last} (see {self.log})")
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        said = [line.partition("error: ")[2] for line in lines if "error: " in line]
         text = said[-1] if said else f"{self.name} refused its settings, see {self.log}"
         kind = AddressInUseError if "port is in use" in text else ConfigError
         return kind(text)

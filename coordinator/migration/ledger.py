@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from coordinator.migration.records import (
     ForecastNote,
     MigrationRecord,
@@ -13,6 +15,7 @@ from coordinator.migration.records import (
     encode_migration,
 )
 from coordinator.migration.table import check_strategy, choose_strategy, control
+from coordinator.odd import Odd, decoded
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
@@ -59,15 +62,22 @@ class Ledger:
         self._env = env
 
     async def all(self) -> list[MigrationRecord]:
+        return (await self.all_and_odd())[0]
+
+    async def all_and_odd(self) -> tuple[list[MigrationRecord], list[Odd]]:
+        """The migrations, and the entries that cannot be decoded."""
         items = (await self._store.range(MIGRATIONS)).items
-        records = [decode_migration(item.value) for item in items]
-        return sorted(records, key=lambda r: (r.created_us, r.id))
+        records, odd = decoded(items, MIGRATIONS, decode_migration)
+        return sorted(records, key=lambda r: (r.created_us, r.id)), odd
 
     async def get(self, migration: str) -> MigrationRecord:
         found = await self._store.get(migration_key(migration))
         if found is None:
             raise UnknownMigrationError(f"migration {migration!r} does not exist")
-        return decode_migration(found.value)
+        try:
+            return decode_migration(found.value)
+        except (msgspec.MsgspecError, ValueError) as e:
+            raise RefusedError(f"migration {migration} cannot be read: {e}") from None
 
     async def draft(self, proposal: Proposal) -> MigrationRecord:
         """The record a proposal would become, checked but not written."""
@@ -76,6 +86,8 @@ class Ledger:
         if found is None:
             raise UnknownShardError(f"shard {proposal.shard!r} does not exist")
         shard = decode_shard(found.value)
+        if shard.migration is not None:
+            await self.get(shard.migration)  # one that cannot be read may still be at work
         if await self._store.get(instance_key(proposal.target)) is None:
             raise UnknownInstanceError(f"instance {proposal.target!r} is not registered")
         if await self._store.get(drain_key(proposal.target)) is not None:

@@ -207,8 +207,10 @@ class MigrationsService(MigrationsServicer):
 
     @unary
     async def List(self, request: pb.ListMigrationsRequest, context: Context) -> pb.JsonResponse:
-        found = [r for r in await self._driver.ledger.all() if r.active or not request.active_only]
-        return _json([await self._told(record) for record in found])
+        known, odd = await self._driver.ledger.all_and_odd()
+        found = [r for r in known if r.active or not request.active_only]
+        return _json([*[await self._told(record) for record in found],
+                      *[{"id": entry.name, "odd": entry.odd} for entry in odd]])  # fmt: skip
 
     @unary
     async def Get(self, request: pb.GetMigrationRequest, context: Context) -> pb.JsonResponse:

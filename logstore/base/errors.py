@@ -134,6 +134,12 @@ class UnavailableError(LogstoreError):
     refresh_route = True
 
 
+class NotServedHereError(LogstoreError):
+    """The process that was asked does not have this call: it is of another kind or version."""
+
+    code = "not_served_here"
+
+
 class OutcomeUnknownError(UnavailableError):
     """An append may or may not be stored: it was sent, and no answer came in time.
 

@@ -8,6 +8,10 @@ HEADERS_MAX = 32
 HEADER_NAME_BYTES_MAX = 256
 LOG_NAME_CHARS_MAX = 128
 SHARDS_PER_LOG_MAX = 65_536
+NAME_BYTES_MAX = 200
+"""Of a client group, an event, a profile; UTF-8."""
+PLACE_BYTES_MAX = 64
+"""Of a tier, a zone."""
 
 PAYLOAD_BYTES_MAX = BATCH_BYTES_MAX + 64 * 1024
 """A batch's Arrow message: its weight (logstore/engine/weight.py) is bound by BATCH_BYTES_MAX; the

@@ -6,6 +6,7 @@ answer is a process that is not alive. The HTTP server itself runs in threads.
 
 import asyncio
 import concurrent.futures
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from logstore.base.address import Address
 from logstore.base.errors import AddressInUseError, ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ NotReady = Callable[[], str | None]
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
@@ -55,18 +61,20 @@ class Endpoint:
 
         Errors: ConfigError for an address that is none, AddressInUseError.
         """
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65_535:
-            raise ConfigError(f"metrics_listen is {address!r}, it must be host:port")
+        try:
+            door = Address.of(address, port_min=0)
+        except ValueError as e:
+            raise ConfigError(f"metrics_listen is {address!r}: {e}") from None
         self._loop = asyncio.get_running_loop()
+        kind = _Server6 if door.ipv6 else _Server
         try:
             self._server = make_server(
-                host, int(port), self._answer, server_class=_Server, handler_class=_Quiet
+                door.host, door.port, self._answer, server_class=kind, handler_class=_Quiet
             )
         except OSError as e:
             raise AddressInUseError(f"cannot listen on {address}: {e.strerror}") from e
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-        return f"{host}:{self._server.server_port}"
+        return str(Address(door.host, self._server.server_port))
 
     async def stop(self) -> None:
         """Close the door; a call in progress ends by itself."""

@@ -11,14 +11,16 @@ from typing import Any, Self
 import msgspec
 import pyarrow as pa
 
+from logstore.base.address import parse_addresses
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, UnknownLogError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
+from logstore.base.names import checked_name
 from logstore.base.tls import TlsOptions
 from logstore.base.types import Ack, Record
 from logstore.client import bounds, checks
 from logstore.client.appender import Appender
-from logstore.client.directory import Directory, another, parse_addresses, replaced
+from logstore.client.directory import Directory, another, replaced
 from logstore.client.lifetime import Lifetime
 from logstore.client.pages import SCAN_SCHEMA
 from logstore.client.read_spec import Order, ReadSpec, spec_of
@@ -34,8 +36,6 @@ TIMEOUT_S = 60.0
 otherwise.
 """
 
-CLIENT_GROUP_BYTES_MAX = 256
-
 
 def connect(
     addresses: str | Sequence[str],
@@ -49,9 +49,9 @@ def connect(
     several with commas, or a list; it works from any that answers. Nothing is sent before the first
     use.
 
-    `client_group` names who calls, for statistics, in up to CLIENT_GROUP_BYTES_MAX bytes.
-    `timeout_s`: after it an append that was sent ends in OutcomeUnknownError. Raises
-    InvalidArgumentError for an address that is none.
+    `client_group` names who calls, for statistics: at most 200 bytes, printable. `timeout_s`: after
+    it an append that was sent ends in OutcomeUnknownError. Raises InvalidArgumentError for an
+    address that is none.
 
     A client lives in the event loop and the process in which it was opened; in others every call
     is a ClientUseError, after the end of its `async with` a ClientClosedError.
@@ -79,7 +79,7 @@ class Client:
         timeout_s: float,
         env: Env,
     ) -> None:
-        bounds.name("client_group", client_group, CLIENT_GROUP_BYTES_MAX)
+        checked_name("client_group", client_group)
         self._env = env
         self._timeout_s = bounds.seconds("timeout_s", timeout_s)
         self._lifetime = Lifetime(f"the client of {', '.join(addresses)[:200]}")

@@ -12,7 +12,7 @@ deleted, replaced, or its watch failed for a reason that is not ours.
 import asyncio
 import contextlib
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
@@ -22,13 +22,11 @@ import msgspec
 from logstore.base.env import Env
 from logstore.base.errors import (
     FencedError,
-    InvalidArgumentError,
     LogstoreError,
     UnavailableError,
     UnknownLogError,
 )
 from logstore.base.tls import TlsOptions
-from logstore.client.bounds import shown
 from logstore.client.lifetime import Lifetime, Tell, as_ours
 from logstore.client.router import Router
 from logstore.meta.records import LogOptions
@@ -58,7 +56,6 @@ FENCED_WAITS_S = (0.1, 0.3, 1.0, 2.0, 4.0)
 UNREACHED_RETRIES = 3
 NOT_CONNECTED = "failed to connect"
 """What gRPC says of a call that it never sent."""
-ADDRESSES_MAX = 1_024
 
 
 def map_of(routes: common_pb2.LogRoutes) -> ShardMap:
@@ -94,22 +91,6 @@ def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
         successors=tuple(route.successors),
         sealed_end=route.sealed_end if route.HasField("sealed_end") else None,
     )
-
-
-def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
-    """One `host:port`, several with commas, or a list; at least one."""
-    parts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    wrong = next((part for part in parts if not isinstance(part, str)), None)
-    if wrong is not None:
-        raise InvalidArgumentError(f"address is {shown(wrong)}, expected host:port")
-    found = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    for address in found:
-        host, colon, port = address.rpartition(":")
-        if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise InvalidArgumentError(f"address is {address!r}, expected host:port")
-    if not 1 <= len(found) <= ADDRESSES_MAX:
-        raise InvalidArgumentError(f"addresses has {len(found)}, expected 1..{ADDRESSES_MAX}")
-    return found
 
 
 def another(created_us: int, found_us: int) -> bool:

@@ -215,7 +215,7 @@ class Lane:
         """Empty the lane: (entries that are surely not stored, failures of the uncertain ones)."""
         clear = [e for e in self.unacked if not (e.outstanding or e.uncertain or e.abandoned)]
         failures: Failures = [
-            (entry, OutcomeUnknownError(f"the outcome of the append is unknown: {error.message}"))
+            (entry, outcome_unknown(error))
             for entry in self.unacked
             if (entry.outstanding or entry.uncertain) and not entry.abandoned
         ]
@@ -279,12 +279,19 @@ def _final(entry: Entry, error: LogstoreError) -> bool:
     return not (error.retriable or error.refresh_route)
 
 
+def outcome_unknown(last: LogstoreError | None) -> OutcomeUnknownError:
+    """What is said of all attempts together; `last` speaks of one of them, and is said to."""
+    why = f"; its last attempt ended with: {last.message}" if last is not None else ""
+    return OutcomeUnknownError(
+        f"the outcome of the append is unknown: it may be stored or not{why}"
+    )
+
+
 def given_up(entry: Entry) -> LogstoreError:
     """What the caller is told about a batch that was given up."""
     last = entry.last_error
-    why = f"; last error: {last.message}" if last is not None else ""
     if entry.outstanding or entry.uncertain:
-        return OutcomeUnknownError(f"the outcome of the append is unknown{why}")
+        return outcome_unknown(last)
     if last is not None:
         return type(last)(f"not stored, gave up at the deadline: {last.message}")
     return UnavailableError("not stored: the append could not be sent before its deadline")

@@ -2,13 +2,49 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
+from logstore.base.address import (
+    checked_address,
+    checked_addresses,
+    checked_listen,
+    parse_host,
+)
+from logstore.base.errors import InvalidArgumentError
+from logstore.base.limits import PLACE_BYTES_MAX
+from logstore.base.names import checked_name
 from logstore.base.tls import TlsOptions
-from logstore.meta.open import open_metadata
+from logstore.meta.open import is_etcd, open_metadata
 from logstore.meta.port import MetadataStore
+
+ListenText = Annotated[str, AfterValidator(checked_listen)]
+"""`host:port`, port 0 takes a free one."""
+AddressText = Annotated[str, AfterValidator(checked_address)]
+"""`host:port` that can be dialled."""
+AddressesText = Annotated[str, AfterValidator(checked_addresses)]
+"""One or several of them, with commas."""
+HostText = Annotated[str, AfterValidator(parse_host)]
+"""A host alone."""
+
+
+def _store_text(text: str) -> str:
+    return text if is_etcd(text) else checked_address(text)
+
+
+def _place_text(text: str) -> str:
+    try:
+        return checked_name("it", text, PLACE_BYTES_MAX)
+    except InvalidArgumentError as e:
+        raise ValueError(e.message) from None
+
+
+PlaceText = Annotated[str, AfterValidator(_place_text)]
+"""A tier or a zone."""
+StoreText = Annotated[str, AfterValidator(_store_text)]
+"""Where the metadata is: an etcd URL, or `host:port` of a coordinator."""
 
 
 class MetadataSettings(BaseSettings):

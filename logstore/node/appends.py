@@ -29,6 +29,7 @@ from logstore.engine.weight import (
     weight,
 )
 from logstore.engine.wire import open_wire
+from logstore.node.callers import client_group
 from logstore.proto.v1 import log_pb2
 from sharder.keys import KeyRange, Partitioner, routing_key
 
@@ -100,7 +101,7 @@ class PendingAppend:
             done=done,
             received_s=now_s,
             rows=rows,
-            group=message.caller.client_group,
+            group=client_group(message.caller),
         )
 
     @property
@@ -176,7 +177,7 @@ def check_batch(
         received_s=now_s,
         request=message,
         arrow=opened.rows,
-        group=message.caller.client_group,
+        group=client_group(message.caller),
     )
 
 

@@ -6,7 +6,14 @@ from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from logstore.meta.open import is_etcd
-from logstore.meta.settings import MetadataSettings
+from logstore.meta.settings import (
+    AddressesText,
+    AddressText,
+    ListenText,
+    MetadataSettings,
+    PlaceText,
+    StoreText,
+)
 
 
 class NodeConfig(MetadataSettings):
@@ -16,19 +23,21 @@ class NodeConfig(MetadataSettings):
 
     instance: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,64}$", description="instance id")
     data: Path = Field(description="folder of this instance's RocksDB")
-    listen: str = Field(default="127.0.0.1:0", description="host:port; port 0 takes a free one")
-    advertise: str | None = Field(
+    listen: ListenText = Field(
+        default="127.0.0.1:0", description="host:port; port 0 takes a free one"
+    )
+    advertise: AddressText | None = Field(
         default=None, max_length=255, description="host:port that others reach us at; default ours"
     )
-    metadata: list[str] = Field(
+    metadata: list[StoreText] = Field(
         min_length=1, description="host:port of the coordinators, or etcd://HOST:PORT,…"
     )
-    coordinators: list[str] = Field(
+    coordinators: list[AddressText] = Field(
         default=[], validate_default=True,
         description="host:port of the coordinators, for reports; default: metadata",
     )  # fmt: skip
-    tier: str = Field(default="standard", max_length=64)
-    zone: str = Field(default="zone-a", max_length=64)
+    tier: PlaceText = Field(default="standard", description="kind of machine; 64 bytes at most")
+    zone: PlaceText = Field(default="zone-a", description="what fails together; 64 bytes at most")
 
     ops_per_s_max: float | None = Field(default=None, gt=0, description="admitted operations/s")
     bytes_per_s_max: float | None = Field(default=None, gt=0, description="admitted bytes/s")
@@ -69,7 +78,7 @@ class NodeConfig(MetadataSettings):
     copy_p99_floor_ms: float = Field(
         default=2.0, ge=0, le=60_000, description="a p99 below this never slows a copy"
     )
-    kafka: str | None = Field(
+    kafka: AddressesText | None = Field(
         default=None, validation_alias=AliasChoices("kafka", "LOGSTORE_KAFKA"), max_length=4096,
         description="host:port,… of a Kafka, for feeds that go through it",
     )  # fmt: skip
@@ -84,7 +93,7 @@ class NodeConfig(MetadataSettings):
     scrub_bytes_per_s: float = Field(
         default=16e6, ge=1e4, description="bound of what the scrub reads"
     )
-    metrics_listen: str | None = Field(
+    metrics_listen: ListenText | None = Field(
         default=None, max_length=255, description="host:port of /metrics, /healthz and /readyz"
     )
     metrics_shards_max: int = Field(

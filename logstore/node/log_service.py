@@ -13,6 +13,7 @@ from logstore.base.types import Ack
 from logstore.node import reads
 from logstore.node.answers import Query
 from logstore.node.appends import PendingAppend, check_batch, check_row_routing
+from logstore.node.callers import client_group
 from logstore.node.replica import Replica
 from logstore.node.writer import new_future
 from logstore.proto.status import detail_of, served
@@ -149,7 +150,7 @@ class LogService(LogServiceServicer):
         await reads.wait_for_mark(replica, request.min_high_watermark, wait_s)
         query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
-        count_read, group = self._node.agent.read, request.caller.client_group
+        count_read, group = self._node.agent.read, client_group(request.caller)
         size = 0
         with replica.health.watching():
             async for answer in reads.read(replica, query, tail):

@@ -9,6 +9,7 @@ from grpc.aio import Channel, Server
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from logstore.base.address import Address
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.observe import Endpoint
@@ -141,9 +142,9 @@ class NodeServer:
         AddressInUseError, ConfigError; WrongClusterError and AlreadyRunningError when the metadata
         answers within CLAIM_WAIT_S and this process may not run this instance (later: `ended`).
         """
-        host = self._config.listen.rsplit(":", 1)[0]
+        host = Address.of(self._config.listen, port_min=0).host
         port = listen(self._server, self._config.listen, self._tls)
-        self.address = f"{host}:{port}"
+        self.address = str(Address(host, port))
         instance = self.instance
         add_LogServiceServicer_to_server(LogService(instance), self._server)
         add_RouteServiceServicer_to_server(RouteService(instance), self._server)

@@ -319,7 +319,7 @@ class ShardWriter:
                 kept.append(waiting)
                 continue
             for append in waiting.appends:
-                append.refuse(UnavailableError(f"shard {self.shard}: not stored, send again"))
+                append.refuse(UnavailableError(f"shard {self.shard}: the write failed, send again"))
         self._waiting = kept
 
     def commit(self, high_watermark: int) -> list[PendingAppend]:

@@ -1,16 +1,23 @@
 """Channels and servers with our options: bounds on messages, keepalive, TLS from the start."""
 
+import os
 from collections.abc import Sequence
 
 import grpc
 import grpc.aio
 
+from logstore.base.address import parse_address
 from logstore.base.errors import AddressInUseError
 from logstore.base.limits import MESSAGE_BYTES_MAX
 from logstore.base.tls import TlsOptions
 from logstore.proto import fork
 
-_OPTIONS: Sequence[tuple[str, int]] = (
+Options = Sequence[tuple[str, int | str]]
+
+USE_PROXY = "LOGSTORE_USE_PROXY"
+"""Environment: with the value 1 calls go through the proxies that http_proxy and its kin name."""
+
+_OPTIONS: Options = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 10_000),
@@ -25,20 +32,26 @@ _OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
-def open_channel(address: str, tls: TlsOptions | None = None) -> grpc.aio.Channel:
+def open_channel(
+    address: str, tls: TlsOptions | None = None, *, options: Options = _OPTIONS
+) -> grpc.aio.Channel:
     """A channel to `host:port`. It connects on first use and reconnects by itself.
 
-    ClientUseError in a process that was forked from one that had used gRPC.
+    The one place where channels are made: an address that is none is an InvalidArgumentError, no
+    member is reached through a proxy of the environment unless LOGSTORE_USE_PROXY is 1, and a
+    process that was forked from one that had used gRPC gets a ClientUseError.
     """
     fork.use()
-    options: list[tuple[str, int | str]] = list(_OPTIONS)
-    options.append(("grpc.use_local_subchannel_pool", 1))
+    target = str(parse_address(address))
+    held: list[tuple[str, int | str]] = list(options)
+    held.append(("grpc.use_local_subchannel_pool", 1))
+    held.append(("grpc.enable_http_proxy", int(os.environ.get(USE_PROXY) == "1")))
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.insecure_channel(target, options=held)
     if tls.name is not None:
-        options.append(("grpc.ssl_target_name_override", tls.name))
+        held.append(("grpc.ssl_target_name_override", tls.name))
     credentials = grpc.ssl_channel_credentials(tls.read("ca"), tls.read("key"), tls.read("cert"))
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=held)
 
 
 def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
@@ -49,7 +62,11 @@ def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc
 
 
 def listen(server: grpc.aio.Server, address: str, tls: TlsOptions | None = None) -> int:
-    """Bind `host:port` (port 0: any) and return the port; a taken one is AddressInUseError."""
+    """Bind `host:port` (port 0: any) and return the port; a taken one is AddressInUseError.
+
+    InvalidArgumentError for an address that is none.
+    """
+    address = str(parse_address(address, "listen", port_min=0))
     try:
         if tls is None:
             port = server.add_insecure_port(address)

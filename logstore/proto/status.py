@@ -13,6 +13,7 @@ import structlog
 from logstore.base.errors import (
     LimitExceededError,
     LogstoreError,
+    NotServedHereError,
     OverloadedError,
     UnavailableError,
     from_code,
@@ -20,6 +21,7 @@ from logstore.base.errors import (
 from logstore.proto.v1 import common_pb2
 
 DETAIL_KEY = "logstore-error-bin"
+INTERNAL = "internal error: the process failed at this call, its log tells where"
 
 _STATUS: dict[str, grpc.StatusCode] = {
     "invalid_argument": grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,6 +52,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "wrong_cluster": grpc.StatusCode.FAILED_PRECONDITION,
     "already_running": grpc.StatusCode.FAILED_PRECONDITION,
     "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
+    "not_served_here": grpc.StatusCode.UNIMPLEMENTED,
 }
 
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
@@ -88,6 +91,11 @@ def from_rpc(error: grpc.aio.AioRpcError) -> LogstoreError:
         if found is not None:
             return LimitExceededError.of("message", int(found[1]), int(found[2]), "bytes")
         return OverloadedError(text, retry_after_ms=10)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotServedHereError(
+            "the process that was asked does not serve this call: it is of another kind (an "
+            "instance, a coordinator, or no logstore at all) or of another version"
+        )
     if code in (
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -116,9 +124,9 @@ async def served(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator
         await abort(context, e)
     except (grpc.aio.AbortError, GeneratorExit):
         raise
-    except Exception as e:
+    except Exception:
         _log.exception("unexpected error in a call")
-        await abort(context, LogstoreError(f"internal error: {type(e).__name__}: {e}"))
+        await abort(context, LogstoreError(INTERNAL))
 
 
 @contextlib.asynccontextmanager

@@ -1,12 +1,12 @@
 """Help, usage errors and exit statuses; no cluster is needed."""
 
 import socket
-from pathlib import Path
 
 import pytest
-import typer
 
+from coordinator.cli.common import Coordinator
 from coordinator.cli.main import app, main
+from logstore.base.errors import InvalidArgumentError, UnavailableError
 
 GROUPS = {
     group.name: [command.name for command in group.typer_instance.registered_commands]
@@ -57,13 +57,14 @@ def test_every_command_knows_json(command: str, capsys: pytest.CaptureFixture[st
         (["append", "orders", "key"], "KEY and VALUE are needed"),
         (["append", "orders", "key", "value", "--header", "x"], "header is 'x'"),
         (["read"], "LOG"),
-        (["read", "orders", "--limit", "many"], "--limit"),
+        (["read", "orders", "--limit", "many"], "--limit is 'many', it must be a whole number"),
         (["verify"], "give either SHARD or --journal"),
-        (["forecast", "--horizon", "-1"], "horizon is -1"),
-        (["up", "--instances", "0"], "instances is 0"),
+        (["forecast", "--horizon", "-1"], "--horizon is -1, it must be 0 to 10000"),
+        (["up", "--instances", "0"], "--instances is 0, it must be 1 to 64"),
         (["verify", "--journal", "/nowhere/journal"], "/nowhere/journal"),
         (["log", "create", "orders", "--option", "replicas"], "NAME=VALUE"),
         (["log", "create", "orders", "--option", "colour=blue"], "colour"),
+        (["log", "create", "orders", "--option", "colour=" + "[" * 60_000], "colour"),
         (["read", "orders", "--address", "nonsense"], "nonsense"),
     ],
 )
@@ -90,12 +91,53 @@ def test_no_cluster_is_one_line_and_1(
     assert said.count("\n") == 1
 
 
-def test_an_unexpected_failure_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize("debug", ["", "1"])
+@pytest.mark.parametrize(
+    ("failure", "status", "told"),
+    [
+        (RuntimeError("two\nlines"), 1, "not foreseen"),
+        (ZeroDivisionError("division by zero"), 1, "not foreseen"),
+        (AttributeError("'NoneType' object has no attribute 'x'"), 1, "not foreseen"),
+        (ValueError("negative dimensions are not allowed"), 1, "not foreseen"),
+        (AssertionError(), 1, "not foreseen"),
+        (KeyError("events"), 1, "not foreseen"),
+        (EOFError("Compressed file ended"), 1, "not foreseen"),
+        (RecursionError("maximum recursion depth"), 2, "nested too deeply"),
+        (MemoryError("Unable to allocate 1.54 PiB"), 1, "not enough memory"),
+        (OSError(28, "No space left on device", "out.png"), 1, "out.png: No space left"),
+        (OSError("nothing else"), 1, "the system refused"),
+        (UnavailableError("nobody answers"), 1, "nobody answers"),
+        (InvalidArgumentError("key\x1b[31m is " + "x" * 1_000_000), 2, "key\\x1b[31m is xxx"),
+        (BrokenPipeError(32, "Broken pipe"), 0, ""),
+        (BrokenPipeError(), 0, ""),
+        (OSError(32, "Broken pipe"), 0, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_every_failure_is_one_sentence_without_words_from_inside(
+    failure: BaseException,
+    status: int,
+    told: str,
+    debug: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("two\nlines")
+    async def broken(*_: object, **__: object) -> None:
+        raise failure
 
-    monkeypatch.setattr(typer.Typer, "__call__", broken)
-    assert main(["instances"]) == 1
-    assert capsys.readouterr().err == "error: RuntimeError: two lines\n"
+    monkeypatch.setenv("LOGSTORE_DEBUG", debug)
+    monkeypatch.setattr(Coordinator, "call", broken)
+    assert main(["instances"]) == status
+    said = capsys.readouterr().err
+    if not told:
+        assert said == ""
+        return
+    line, _, details = said.partition("\n")
+    assert line.startswith("error: ")
+    assert told in line
+    assert len(line) < 2_100
+    assert ("Traceback" in details) is bool(debug)
+    if "foreseen" in told:
+        assert "LOGSTORE_DEBUG=1" in line
+        assert str(failure).split("\n")[0] not in line or not str(failure)
+        assert type(failure).__name__ not in line

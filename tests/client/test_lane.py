@@ -19,7 +19,7 @@ from logstore.base.errors import (
     VersionAheadError,
     VersionConflictError,
 )
-from logstore.client.lane import Entry, Lane, Mode
+from logstore.client.lane import Entry, Lane, Mode, given_up
 
 
 def entry(number: int, deadline: float = 1e9) -> Entry:
@@ -226,3 +226,23 @@ def test_a_conflict_after_an_uncertain_attempt(
     ((failed, error),) = lane.refused(first, answer)
     assert failed is first
     assert type(error) is told
+
+
+@pytest.mark.parametrize("uncertain", [True, False])
+@pytest.mark.parametrize("last", ["not stored, send again", "the queue is full", None])
+def test_what_is_said_of_a_batch_does_not_contradict_itself(
+    uncertain: bool, last: str | None
+) -> None:
+    """What one attempt was told is not said of the append: that one may be stored or not."""
+    batch = entry(1)
+    batch.uncertain = uncertain
+    batch.last_error = UnavailableError(last) if last is not None else None
+    error = given_up(batch)
+    assert isinstance(error, OutcomeUnknownError) is uncertain
+    head, _, rest = error.message.partition("; its last attempt ended with: ")
+    if uncertain:
+        assert head == "the outcome of the append is unknown: it may be stored or not"
+        assert rest == (last or "")
+    else:
+        assert head.startswith("not stored")
+        assert "unknown" not in error.message

@@ -27,6 +27,7 @@ from logstore.base.errors import (
 )
 from logstore.base.tls import TlsOptions
 from logstore.meta.etcd.target import EtcdTarget
+from logstore.proto.channel import open_channel
 
 CALL_TIMEOUT_S = 2.0
 """Of one try: a change sent while the members elect is lost, and nobody answers it."""
@@ -47,7 +48,6 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.use_local_subchannel_pool", 1),
 )
 _STALE_TOKEN = ("etcdserver: invalid auth token", "etcdserver: revision of auth store is old")
 _REFUSED_UNREAD = ("etcdserver: no leader",)
@@ -220,14 +220,7 @@ class EtcdCalls:
         return channel
 
     def _open(self, endpoint: str) -> grpc.aio.Channel:
-        tls, options = self._tls, list(_OPTIONS)
-        if tls is None:
-            return grpc.aio.insecure_channel(endpoint, options=options)
-        if tls.name is not None:
-            options.append(("grpc.ssl_target_name_override", tls.name))
-        pair = tls.read("key"), tls.read("cert")
-        credentials = grpc.ssl_channel_credentials(tls.read("ca"), *pair)
-        return grpc.aio.secure_channel(endpoint, credentials, options=options)
+        return open_channel(endpoint, self._tls, options=_OPTIONS)
 
     def _metadata(self, token: str | None) -> Metadata:
         leader = ("hasleader", "true")

@@ -1,8 +1,9 @@
 """Where an etcd is and who we are to it, from a URL."""
 
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+from logstore.base.address import checked_addresses, shown
 from logstore.base.errors import ConfigError
 
 SCHEMES = ("etcd", "etcds")
@@ -26,20 +27,22 @@ class EtcdTarget:
 
         Without a namespace it is `/logstore`. User and password may be percent-encoded.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES or parts.query or parts.fragment:
+        scheme, _, rest = url.partition("://")
+        where, slash, path = rest.partition("/")
+        if scheme not in SCHEMES or set(rest) & set("?#"):
             raise ConfigError(f"metadata is not of the form {_FORM}")
-        login, _, hosts = parts.netloc.rpartition("@")
-        endpoints = tuple(hosts.split(","))
-        for endpoint in endpoints:
-            host, _, port = endpoint.rpartition(":")
-            if not host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-                raise ConfigError(f"metadata names the endpoint {endpoint!r}; the form is {_FORM}")
+        login, _, hosts = where.rpartition("@")
+        try:
+            endpoints = tuple(checked_addresses(hosts).split(","))
+        except ValueError as e:
+            raise ConfigError(
+                f"metadata names the endpoints {shown(hosts)}: {e}; the form is {_FORM}"
+            ) from None
         user, _, password = login.partition(":")
         return cls(
             endpoints,
-            parts.path.rstrip("/") or NAMESPACE,
+            f"{slash}{path}".rstrip("/") or NAMESPACE,
             unquote(user) if login else None,
             unquote(password) if login else None,
-            parts.scheme == "etcds",
+            scheme == "etcds",
         )
