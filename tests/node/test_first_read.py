@@ -15,7 +15,7 @@ from logstore.engine.rocks import RocksEngine
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2
 from logstore.replication.events import Role
-from tests.node.fix_nodes import Nodes, append, batch_of, nodes
+from tests.node.fix_nodes import Nodes, append, batch_of, nodes, put_back
 from tests.node.test_append_read import read_all
 from tests.node.test_bit_rot import OLD, PATIENT, engine_of, three
 from tests.node.test_large_reads import WAYS, Way, one_log
@@ -144,8 +144,7 @@ async def test_an_older_disk_never_leads(tmp_path: Path, count: int, lacking: in
             assert not result.HasField("error"), result.error
         for name in names:
             await n.stop(name)
-        shutil.rmtree(tmp_path / "i1")
-        (tmp_path / "yesterday").rename(tmp_path / "i1")
+        put_back(tmp_path / "yesterday", tmp_path / "i1")
         await asyncio.gather(*(n.start(name) for name in names))
         record = await n.until(SHARD, lambda r: r.primary.instance != "i1", LIMIT_S)
         assert record.possible_loss == ()

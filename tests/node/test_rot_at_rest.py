@@ -15,7 +15,7 @@ from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 from tests.engine.test_disk import flip, wal_of
-from tests.node.fix_nodes import Nodes, append, batch_of, nodes
+from tests.node.fix_nodes import Nodes, append, batch_of, nodes, put_back
 from tests.node.test_append_read import read_all
 from tests.node.test_bit_rot import (
     LIMIT_S,
@@ -136,8 +136,7 @@ async def restart_killed(n: Nodes, instance: str, key: bytes, how: str) -> None:
     folder, crashed = n.folder / instance, n.folder / "crashed"
     shutil.copytree(folder, crashed)  # a close flushes the WAL
     await n.stop(instance)
-    shutil.rmtree(folder)
-    crashed.rename(folder)
+    put_back(crashed, folder)
     damage_last(wal_of(folder), key, how)
     await n.start(instance)
 
@@ -174,8 +173,7 @@ async def test_an_only_copy_that_was_killed_whole_tells_nothing(tmp_path: Path) 
         folder, crashed = tmp_path / "i1", tmp_path / "crashed"
         shutil.copytree(folder, crashed)
         await n.stop("i1")
-        shutil.rmtree(folder)
-        crashed.rename(folder)
+        put_back(crashed, folder)
         await n.start("i1")
         await serves(n)
         record = await n.until(SHARD, lambda r: r.epoch >= 3, LIMIT_S)
