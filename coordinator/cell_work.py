@@ -51,7 +51,7 @@ class Parts:
     learner: Learner
     nodes: GrpcNodes
     pulse: Pulse
-    cluster: str = ""
+    cluster: str
     """Its id, for tombstones."""
 
 

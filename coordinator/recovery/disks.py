@@ -1,6 +1,5 @@
 """Data directories of instances that do not run: opened, read, held until recovery is over."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,8 +10,8 @@ from coordinator.recovery.facts import FoundCopy, FoundInstance, Scan, records_o
 from logstore.base.errors import ConfigError, CorruptStorageError, StorageError
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.engine.rocks import RocksEngine
+from logstore.node.identity import FILE, accept
 
-IDENTITY = "identity.json"
 INSTANCE_PREFIX = "instance-"
 
 Accept = Callable[[Path, str, str, int], None]
@@ -66,7 +65,7 @@ class Disks(AbstractContextManager["Disks"]):
     ) -> None:
         """Let every directory begin with the generation, as if by hand."""
         for path in self._paths:
-            (how or _accept())(path, cluster, generation, revision)
+            (how or accept)(path, cluster, generation, revision)
 
     def close(self) -> None:
         engines, self._engines = self._engines, []
@@ -79,12 +78,12 @@ class Disks(AbstractContextManager["Disks"]):
 
 def read_identity(directory: Path) -> FoundInstance:
     """Who the directory says it is."""
-    path = directory / IDENTITY
+    path = directory / FILE
     if not directory.is_dir():
         raise ConfigError(f"{directory} is no directory")
     if not path.exists():
         raise ConfigError(
-            f"{directory} holds no {IDENTITY}: it is no instance's data directory, or its instance "
+            f"{directory} holds no {FILE}: it is no instance's data directory, or its instance "
             "never started since data directories know their cluster"
         )
     try:
@@ -143,9 +142,3 @@ def _facts(engine: Engine, replica_id: int) -> tuple:  # type: ignore[type-arg]
     if facts is None:
         return None, None, "", "", 0
     return *records_of(facts), facts.cluster, facts.generation, facts.revision
-
-
-def _accept() -> Accept:
-    """Of `logstore.node.identity`, which owns the file."""
-    accept: Accept = importlib.import_module("logstore.node.identity").accept
-    return accept

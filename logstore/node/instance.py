@@ -386,6 +386,9 @@ class Instance:
                 ReplicaMeta(replica_id=member.replica_id, shard=record.shard),
                 key_index=log.options.key_index,
             )
+            revision = self.catalog.shards[record.shard][1]
+            facts = self.copies.facts_of(record, revision, encode(log))
+            engine.set_facts(member.replica_id, facts)
             exists = True
         mine = replace(member, incarnation=self.node.incarnation)
         replica = Replica(self.node, mine, record, log.options, log.created_us)

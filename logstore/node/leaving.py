@@ -16,8 +16,8 @@ import structlog
 
 from logstore.base.errors import LogstoreError
 from logstore.base.types import ShardStatus
-from logstore.meta.port import Compare, Put
-from logstore.meta.records import Member, ShardRecord, encode, shard_key
+from logstore.meta.records import Member, ShardRecord
+from logstore.meta.shard_writes import keep_copies
 from logstore.replication import changes
 from logstore.replication.events import Role
 from logstore.replication.progress import Mode
@@ -130,6 +130,5 @@ async def _write(
     after = change(before)
     if after == before:
         return False
-    key = shard_key(replica.shard)
-    put = Put(key, encode(after))
-    return (await instance.node.store.txn([Compare(key, revision)], [put])).succeeded
+    write = keep_copies(before, revision, after)
+    return (await instance.node.store.txn([write.compare], write.operations)).succeeded

@@ -22,16 +22,15 @@ from logstore.base.errors import (
 )
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
-from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
     LogOptions,
     Member,
     ShardRecord,
     decode_shard,
-    encode,
     shard_key,
 )
-from logstore.meta.tombstones import Order, tombstones
+from logstore.meta.shard_writes import change_shard
+from logstore.meta.tombstones import Order
 from logstore.node.context import NodeContext
 from logstore.node.door import Door
 from logstore.node.feeds import Feeds
@@ -385,13 +384,10 @@ class Replica:
 
     async def _cas(self, cas: Cas) -> None:
         """Carry one compare-and-swap to a known outcome (P3: a timeout is no outcome)."""
-        key = shard_key(self.shard)
         while True:
             try:
-                result = await self.node.store.txn(
-                    [Compare(key, cas.revision)],
-                    [Put(key, encode(cas.record)), *self._leavers(cas)],
-                )
+                write = change_shard(self.record, cas.revision, cas.record, self._order(cas))
+                result = await self.node.store.txn([write.compare], write.operations)
                 if result.succeeded:
                     _log.info("configured", shard=self.shard, epoch=cas.record.epoch,
                               migration=cas.record.migration, why=cas.why)  # fmt: skip
@@ -408,11 +404,9 @@ class Replica:
             if self.machine.revision > cas.revision:
                 return
 
-    def _leavers(self, cas: Cas) -> list[Put]:
-        """A tombstone for each copy that the record does not name any more (P9)."""
-        node = self.node
-        order = Order(node.cluster(), cas.why, node.env.clock.wall_us())
-        return tombstones(self.record, cas.record, cas.revision, order)
+    def _order(self, cas: Cas) -> Order:
+        """Why a copy is ordered away that the new record does not name any more (P9)."""
+        return Order(self.node.cluster(), cas.why, self.node.env.clock.wall_us())
 
     # ---- the primary's data ------------------------------------------------------------------
 

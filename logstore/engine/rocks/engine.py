@@ -258,7 +258,11 @@ class RocksEngine(Copies):
         with self._lock:
             for replica in self._replicas.values():
                 if replica.index is index:
-                    replica.meta = replace(replica.meta, damage=error.message)
+                    known = replica.meta.missing_from
+                    missing_from = error.offset if known is None else known
+                    replica.meta = replace(
+                        replica.meta, damage=error.message, missing_from=missing_from
+                    )
 
     # --- upkeep
 
