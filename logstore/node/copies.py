@@ -7,7 +7,6 @@ of being retired: its bytes stay until its time is over, or the disk runs full.
 
 import asyncio
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -48,8 +47,8 @@ class Copies:
         self._seen_s: dict[int, float] = {}
         self._due: dict[int, CopyFacts] = {}
         self._wake = asyncio.Event()
-        self.dropped: Counter[str] = Counter()
-        """Cause -> copies whose bytes were deleted by this process."""
+        self.dropped = 0
+        """Copies whose bytes were deleted by this process."""
         self.free_share: Callable[[], float] = lambda: _free_share(node)
 
     # ---- what each acted on --------------------------------------------------------------------
@@ -168,7 +167,7 @@ class Copies:
         _log.warning("retired copy deleted", shard=copy.meta.shard, replica_id=copy.meta.replica_id,
                      cause=copy.retired.cause, why=why, size_bytes=copy.bytes_stored)  # fmt: skip
         await self._run(self._node.engine.drop_replica, copy.meta.replica_id)
-        self.dropped[copy.retired.cause] += 1
+        self.dropped += 1
 
     async def _run(self, call: Callable[..., None], *args: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)

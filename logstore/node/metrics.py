@@ -51,6 +51,7 @@ class NodeCollector(Collector):
         yield from self._work()
         yield from self._disk()
         yield from self._copies()
+        yield from self._kept()
 
     def _work(self) -> Iterator[Metric]:
         node = self._instance.node
@@ -105,6 +106,34 @@ class NodeCollector(Collector):
             "logstore_writes_stopped",
             "1: damage made the engine refuse every write; the process restarts.",
             value=self._instance.writes_stopped is not None,
+        )
+
+    def _kept(self) -> Iterator[Metric]:
+        """Copies on the disk that are not served: orphans, and retired ones until they go."""
+        instance = self._instance
+        retired = instance.node.engine.retired()
+        yield GaugeMetricFamily(
+            "logstore_orphan_copies",
+            "Copies on the disk that no shard's record names and no tombstone ordered away.",
+            value=len(instance.orphans()),
+        )
+        yield GaugeMetricFamily(
+            "logstore_retired_copies", "Retired copies that are still kept.", value=len(retired)
+        )
+        yield GaugeMetricFamily(
+            "logstore_retired_bytes",
+            "Stored bytes of them.",
+            value=sum(r.bytes_stored for r in retired),
+        )
+        yield CounterMetricFamily(
+            "logstore_copies_deleted",
+            "Retired copies whose bytes were deleted by this process.",
+            value=instance.copies.dropped,
+        )
+        yield GaugeMetricFamily(
+            "logstore_estranged",
+            "1: the metadata is not the one that this instance acted on; it follows nothing.",
+            value=bool(instance.claim.estranged),
         )
 
     def _copies(self) -> Iterator[Metric]:
