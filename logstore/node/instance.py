@@ -22,7 +22,6 @@ from logstore.base.errors import (
     FencedError,
     LogstoreError,
     NotServingError,
-    StorageError,
     StorageFullError,
     UnavailableError,
     UnknownLogError,
@@ -204,7 +203,7 @@ class Instance:
         while not self._claimed.is_set():
             try:
                 await self._claim_name(address)
-            except (WrongClusterError, AlreadyRunningError, StorageError) as e:
+            except (WrongClusterError, AlreadyRunningError) as e:
                 _log.critical("refused", why=e.message)
                 self.refused = e
                 self._settled.set()
@@ -265,7 +264,10 @@ class Instance:
     async def _reclaim(self) -> None:
         while True:
             await asyncio.sleep(self.node.config.reclaim_interval_s)
-            await self.copies.reclaim()
+            try:
+                await self.copies.reclaim()
+            except LogstoreError as e:  # a disk filled to its last block takes no delete either
+                _log.warning("retired copies not deleted", error=e.message)
 
     async def _follow_metadata(self) -> None:
         """Range once, then watch; again from the start when history was compacted."""
