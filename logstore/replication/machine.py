@@ -10,16 +10,13 @@ Order of effects, which the edge keeps (each number has a test):
  5. `Become` precedes any `Admission(open)` of the new role.
 """
 
-from dataclasses import dataclass, field, replace
-
 from logstore.base.types import START, Position, ShardStatus
-from logstore.meta.records import Member, ShardRecord
+from logstore.meta.records import ShardRecord
 from logstore.replication import changes, recovery
+from logstore.replication.doubt import Doubt
 from logstore.replication.events import (
-    Admission,
     Assigned,
     Become,
-    Cas,
     Commit,
     ConfigRead,
     Damaged,
@@ -38,99 +35,20 @@ from logstore.replication.events import (
     Tick,
     Written,
 )
+from logstore.replication.handing import Handing
 from logstore.replication.progress import Mode, Progress
-from logstore.replication.recovery import Vote
+from logstore.replication.state import Timing
+
+__all__ = ["ReplicationMachine", "Timing"]
 
 WRITE_RETRY_GRACES = 2
 """A primary whose writes go on failing is silent for so many graces before it tries again."""
 
 
-LEARNERS_ASKED_GRACES = 3
-"""An only copy that may lack what it acked asks its learners for so many graces before it leads."""
+class ReplicationMachine(Doubt, Handing):
+    """The door of the machine, and what a copy in order does."""
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Bounds of the machine, in seconds."""
-
-    follower_timeout_s: float = 2.0
-    """An in-sync peer that acks nothing for this long is removed."""
-    lease_s: float = 2.0
-    """The primary's lease for latest reads, from the sending of what a follower answered (P7)."""
-    grace_s: float = 2.6
-    """A follower that hears nothing for this long takes over: the lease, and a margin of 30 % for
-    drift; clocks only need to run at about the same speed, not to show the same time."""
-    stagger_s: float = 0.3
-    """Each further follower waits this much longer, so that one of them tries first."""
-    hand_over_timeout_s: float = 5.0
-    """A hand-over or seal that does not drain in this time is given up by a CAS."""
-    seal_timeout_s: float = 10.0
-    """A sealing shard without successors is opened again by a CAS after this."""
-
-    def __post_init__(self) -> None:
-        if self.grace_s < 1.1 * self.lease_s:
-            raise ValueError(
-                f"grace_s is {self.grace_s} s, the least is 1.1 x lease_s ({self.lease_s} s)"
-            )
-
-
-@dataclass(slots=True)
-class ReplicationMachine:
-    """One copy's view. `end`/`high_watermark` come from the disk at start."""
-
-    me: Member
-    end: Position
-    high_watermark: int
-    timing: Timing = field(default_factory=Timing)
-    loses_on_power: bool = True
-    """With `os` durability a copy of another incarnation may have lost what it acked (P6)."""
-    damaged: bool = False
-    """A checksum or the chain of this copy does not hold: it leaves the set and is built anew."""
-    tail_lost: bool = False
-    """The end of this copy is or may be missing, whatever the durability: its WAL was damaged, or
-    it is shorter than it was known to be."""
-    known_end: int | None = None
-    """How far the log was known to reach, if the disk returned less of it."""
-    missing_from: int | None = None
-    """With `damaged`: the first offset that cannot be read, if it is known."""
-    lacks: int | None = None
-    """P11: an in-sync member holds committed records up to here, and this primary's log ends below
-    it: an older disk. It leads no more, and never drops that member."""
-
-    role: Role = Role.LOADING
-    record: ShardRecord | None = None
-    revision: int = 0
-    assigned: Position = START
-    peers: dict[int, Progress] = field(default_factory=dict)
-    pending: Cas | None = None
-    term_began: bool = False
-    """True once this process leads in an epoch that it raised or was handed."""
-    recommit_end: int = 0
-    admitting: bool = False
-    heard_s: float | None = None
-    """When a follower last heard its primary."""
-    suspect: bool = False
-    """P6: another incarnation than the stored one, in sync: acks, serves and leads no more until
-    it was removed and learned again."""
-    _raise_needed: bool = True
-    _raised_epoch: int | None = None
-    _stopped_s: float | None = None
-    _sealing_s: float | None = None
-    """Since when this primary sees the shard sealing (S1)."""
-    _heard: set[int] = field(default_factory=set)
-    """Who matched in this term, also if it left since: nothing was committed without us then."""
-    _own_vote: Vote | None = None
-    _learner_votes: dict[int, Vote] = field(default_factory=dict)
-    _learners_until_s: float | None = None
-    """Until when learners are asked before the only in-sync copy leads with a possible loss."""
-    _failed_s: float | None = None
-    """When a write failed last."""
-    _raise_from_s: float = 0.0
-    """The epoch is not raised before."""
-    _out: list[Effect] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.assigned = self.end
+    __slots__ = ()
 
     # ---- the door --------------------------------------------------------------------------
 
@@ -205,10 +123,6 @@ class ReplicationMachine:
         """A member that does not lead learned a high watermark; it never falls."""
         self.high_watermark = max(self.high_watermark, high_watermark)
 
-    @property
-    def epoch(self) -> int:
-        return self.record.epoch if self.record else 0
-
     # ---- configuration -----------------------------------------------------------------------
 
     def _on_config(self, event: ConfigRead, now_s: float) -> None:
@@ -264,129 +178,6 @@ class ReplicationMachine:
             return Role.LEARNER
         return Role.REMOVED
 
-    def _is_suspect(self, record: ShardRecord) -> bool:
-        """True when what we acked may be gone from our disk, and another member may have it."""
-        stored = next((m for m in record.in_sync if m.replica_id == self.me.replica_id), None)
-        return (
-            self.loses_on_power
-            and stored is not None
-            and stored.incarnation != self.me.incarnation
-            and len(record.in_sync) > 1
-        )
-
-    def _is_itself(self, replica_id: int, incarnation: int | None) -> bool:
-        """P6: an in-sync peer that may lose what it acked counts under its stored incarnation only;
-        others, and learners, under any."""
-        if not self.loses_on_power:
-            return True
-        stored = next((m for m in self._record().in_sync if m.replica_id == replica_id), None)
-        return stored is None or incarnation is None or stored.incarnation == incarnation
-
-    @property
-    def unsure(self) -> bool:
-        """True while this copy may lack what it acked, or is damaged: acks and leads nothing."""
-        return self.suspect or self.damaged or self.tail_lost or self.lacks is not None
-
-    def _silent(self) -> bool:
-        """P6: unsure, and another member may be whole; a damaged copy is silent in any case."""
-        return self.unsure and (self.damaged or len(self._record().in_sync) > 1)
-
-    def to_survey(self) -> tuple[Member, ...]:
-        """Whom the edge shall ask: the other in-sync members, or the learners of an only one."""
-        record = self._record()
-        others = tuple(m for m in record.in_sync if m.replica_id != self.me.replica_id)
-        return others or record.learners
-
-    def needs_survey(self) -> bool:
-        """The edge shall ask those `to_survey` and report `Surveyed`."""
-        if self.role is Role.PRIMARY and self._asks_learners():
-            return self.pending is None and not self.term_began
-        return (
-            self.unsure
-            and self.role in (Role.PRIMARY, Role.FOLLOWER)
-            and self.pending is None
-            and len(self._record().in_sync) > 1
-        )
-
-    def _on_survey(self, event: Surveyed) -> None:
-        if not self.needs_survey() or event.mine.epoch != self.epoch:
-            return
-        if self._asks_learners():  # decided when it is to lead
-            self._own_vote = event.mine
-            self._learner_votes = {vote.replica_id: vote for vote in event.votes}
-            return
-        votes = {vote.replica_id: vote for vote in event.votes}
-        leave = self.damaged or self.tail_lost
-        step = recovery.next_record(self._record(), self.me, event.mine, votes, leave=leave)
-        if step is not None:
-            self._raised_epoch = step[0].primary_since
-            self._cas(*step)
-
-    def _on_ahead(self, event: PeerAhead) -> None:
-        """P11: until it was heard in this term, an in-sync member may know of more than we do: then
-        the survey decides who leads. Anyone else that holds more can never match us: a learner may
-        have what was committed before our term, who matched in it has what was never committed."""
-        if not self._counts(event.replica_id, event.epoch) or event.mark <= self.assigned.end:
-            return
-        progress = self.peers[event.replica_id]
-        in_sync = any(m.replica_id == event.replica_id for m in self._record().in_sync)
-        heard = event.replica_id in self._heard
-        if in_sync and not heard:
-            self.lacks = event.mark
-            self._leave_primary()
-            self._raise_needed, self._raised_epoch = True, None
-        else:
-            progress.diverged, progress.ahead = True, None if heard else event.mark
-
-    def _leave_if_learner(self) -> None:
-        lossy = self.damaged or self.tail_lost
-        if lossy and self.role is Role.LEARNER and self.pending is None:
-            self._cas(recovery.left_learners(self._record(), self.me), "this copy is damaged")
-
-    def _may_have_lost(self, record: ShardRecord) -> bool:
-        """P6 with one replica: its own disk is all there is, and may lack what it acked."""
-        stored = next(m for m in record.in_sync if m.replica_id == self.me.replica_id)
-        rebooted = self.loses_on_power and stored.incarnation != self.me.incarnation
-        lossy = rebooted or self.tail_lost or self.lacks is not None
-        return len(record.in_sync) == 1 and record.epoch > 1 and lossy
-
-    def _asks_learners(self) -> bool:
-        """Whether a learner may hold more than this only in-sync copy: it left the set when its
-        process stopped, and then this disk was put back or lost its end. A move decides itself."""
-        record = self._record()
-        idle = record.migration is None and record.status is ShardStatus.OPEN
-        return self._may_have_lost(record) and bool(record.learners) and idle and not self.damaged
-
-    def _waits_for_learners(self, now_s: float) -> bool:
-        """P6: hear the learners too, for a bounded time; the longest log leads."""
-        if not self._asks_learners():
-            return False
-        if self._learners_until_s is None:
-            self._learners_until_s = now_s + LEARNERS_ASKED_GRACES * self.timing.grace_s
-        record = self._record()
-        heard = {v.replica_id for v in self._learner_votes.values() if v.epoch == self.epoch}
-        if now_s < self._learners_until_s and any(
-            m.replica_id not in heard for m in record.learners
-        ):
-            return True
-        led = None
-        if self._own_vote is not None:
-            led = recovery.led_by_learner(record, self._own_vote, self._learner_votes)
-        if led is not None:
-            self._cas(led, "a learner holds more than the only in-sync copy")
-        return led is not None
-
-    def _tell_missing(self) -> None:
-        """The only copy is damaged: it leads no more, and the record says from where on."""
-        record = self._record()
-        told_from = self.missing_from
-        if not self.damaged or len(record.in_sync) > 1 or told_from is None:
-            return
-        cause = f"the disk of its only copy is damaged, its log reached {self.end.end}"
-        told = recovery.with_loss(record, told_from, cause)
-        if not any(x.cause == cause and x.offset <= told_from for x in record.possible_loss):
-            self._cas(told, "tell what is missing")
-
     def _raise_if_due(self, now_s: float) -> None:
         """One CAS at a time; after failed writes not before its time."""
         if self.pending is not None or now_s < self._raise_from_s:
@@ -414,14 +205,6 @@ class ReplicationMachine:
         self._stopped_s = self._sealing_s = None
         self._follow_members(now_s)
 
-    def _leave_primary(self) -> None:
-        self.term_began = False
-        for replica_id in self.peers:
-            self._emit(StopPush(replica_id))
-        self.peers.clear()
-        self._stopped_s = self._sealing_s = None
-        self._set_admission(False)
-
     def _follow_members(self, now_s: float) -> None:
         """Push to every other in-sync member and to each learner that may be admitted."""
         record = self._record()
@@ -440,14 +223,6 @@ class ReplicationMachine:
                 self._emit(Push(member))
 
     # ---- commit ------------------------------------------------------------------------------
-
-    def _counts(self, replica_id: int, epoch: int) -> bool:
-        """P1: only progress of this term counts."""
-        return (
-            self.term_began
-            and replica_id in self.peers
-            and self._record().primary_since <= epoch <= self.epoch
-        )
 
     def required(self) -> set[int]:
         """Replica ids whose copy an ack waits for: old ∪ new while a change is undecided (P2)."""
@@ -493,9 +268,6 @@ class ReplicationMachine:
                 for m in self._record().in_sync
             )
         )
-
-    def _handing_over(self) -> bool:
-        return self.pending is not None and self.pending.record.primary != self.me
 
     def lease_valid(self, now_s: float) -> bool:
         """True while no other copy can lead: reads that claim to be the latest need it (P7)."""
@@ -574,14 +346,6 @@ class ReplicationMachine:
                 self._cas(changes.demoted(record, member), f"{member.instance} is silent")
                 return
 
-    def _with_told_loss(self, record: ShardRecord, bad: list[int]) -> ShardRecord:
-        """P11: what was committed and is not in the log of who leads now is a possible loss."""
-        ahead = [a for r in bad if (a := self.peers[r].ahead) is not None]
-        if not ahead or any(loss.offset <= self.recommit_end for loss in record.possible_loss):
-            return record
-        cause = f"a copy that was set aside held committed records up to {max(ahead)}"
-        return recovery.with_loss(record, self.recommit_end, cause)
-
     def _fulfil_remove(self) -> None:
         record = self._record()
         if not record.remove:
@@ -623,78 +387,3 @@ class ReplicationMachine:
                 record = changes.admitted(record, member, progress.incarnation)
                 self._cas(record, f"admit {member.instance}")
                 return
-
-    def _fulfil_hand_over(self, now_s: float) -> None:
-        """H1-H2: stop, drain until all hold (end, chain), then CAS the primary."""
-        record = self._record()
-        if record.hand_over is None:
-            if record.seal is None:
-                self._stopped_s = None
-            return
-        if self.pending is not None:
-            return
-        target = next((m for m in record.in_sync if m.replica_id == record.hand_over), None)
-        if target is None or target == self.me:
-            self._cas(replace(record, hand_over=None), "hand-over to no other in-sync member")
-            return
-        if self._stopped_s is None:
-            self._stopped_s = now_s
-            self._set_admission(False)
-        if self._drained():
-            self._cas(changes.handed_over(record, target), f"hand over to {target.instance}")
-        elif now_s - self._stopped_s > self.timing.hand_over_timeout_s:
-            self._cas(replace(record, hand_over=None), "hand-over did not drain in time")
-
-    def _drained(self) -> bool:
-        """Every in-sync replica holds exactly (end, chain), and all of it is committed."""
-        others = [m.replica_id for m in self._record().in_sync if m != self._record().primary]
-        held = all(
-            r in self.peers and self.peers[r].known and self.peers[r].match == self.end
-            for r in others
-        )
-        return held and self.assigned == self.end and self.high_watermark == self.end.end
-
-    def _sealing(self) -> bool:
-        """S1: from sending the seal's CAS until its outcome was read nothing is admitted."""
-        return self.pending is not None and self.pending.record.status is ShardStatus.SEALING
-
-    def _fulfil_seal(self, now_s: float) -> None:
-        """S1: stop, drain, then CAS `sealing` with (end, chain); open again if nobody follows up.
-
-        A hand-over that is asked for at the same time goes first: the seal is the next primary's.
-        """
-        record = self._record()
-        if record.status is ShardStatus.SEALING:
-            self._sealing_s = now_s if self._sealing_s is None else self._sealing_s
-            if self.pending is None and now_s - self._sealing_s > self.timing.seal_timeout_s:
-                self._cas(changes.reopened(record), "no successors came, open again")
-            return
-        self._sealing_s = None
-        wanted = record.status is ShardStatus.OPEN and record.seal is not None
-        if not wanted or record.hand_over is not None or self.pending is not None:
-            return
-        if self._stopped_s is None:
-            self._stopped_s = now_s
-            self._set_admission(False)
-        if self._drained():
-            self._cas(changes.sealing(record, self.end), "seal")
-        elif now_s - self._stopped_s > self.timing.hand_over_timeout_s:
-            self._cas(replace(record, seal=None), "the seal did not drain in time")
-
-    # ---- helpers -------------------------------------------------------------------------------
-
-    def _record(self) -> ShardRecord:
-        assert self.record is not None
-        return self.record
-
-    def _set_admission(self, open_: bool) -> None:
-        if open_ != self.admitting:
-            self.admitting = open_
-            self._emit(Admission(open_))
-
-    def _cas(self, record: ShardRecord, why: str) -> None:
-        self.pending = Cas(record, self.revision, why)
-        self._emit(self.pending)
-
-    def _emit(self, effect: Effect) -> None:
-        self._out.append(effect)
