@@ -162,6 +162,7 @@ def read(
         async with connect(address) as db:
             log = await db.log(name)
             await _print(
+                log,
                 log.read(
                     key=_bytes(key),
                     start=_bytes(start),
@@ -202,6 +203,7 @@ def tail(
         async with connect(address) as db:
             log: Log = await db.log(name)
             await _print(
+                log,
                 log.tail(
                     key=_bytes(key),
                     start=_bytes(start),
@@ -219,14 +221,28 @@ def tail(
         run(work())
 
 
-async def _print(records: AsyncGenerator[Record, None], as_json: bool) -> None:
+async def _print(log: Log, records: AsyncGenerator[Record, None], as_json: bool) -> None:
+    told: set[str] = set()
     async with contextlib.aclosing(records):
         async for record in records:
+            if len(told) < len(log.trimmed):
+                _tell_trimmed(log, told)
             if as_json:
                 print_json(record_json(record))
             else:
                 place = f"{record.shard}:{record.offset}"
                 typer.echo(f"{place}\t{record.timestamp}\t{text(record.key)}\t{text(record.value)}")
+    _tell_trimmed(log, told)
+
+
+def _tell_trimmed(log: Log, told: set[str]) -> None:
+    """On standard error, once a shard: what was left out because it is gone."""
+    for shard, base in log.trimmed.items():
+        if shard not in told:
+            typer.echo(
+                f"note: {shard} begins at offset {base}, what was below is trimmed", err=True
+            )
+            told.add(shard)
 
 
 def _bytes(value: str | None) -> bytes | None:

@@ -287,6 +287,18 @@ class Log:
         spec = self._spec(key, start, end, since, shard, offset, limit, order)
         return Scan(self._reader, spec)
 
+    @property
+    def trimmed(self) -> dict[str, int]:
+        """Shard -> first offset that is kept, of shards that this client's reads found trimmed.
+
+        A read or tail without an offset begins there; an offset below it is OutOfRangeError.
+        """
+        return {
+            shard: base
+            for shard, base in self._reader.trimmed.items()
+            if shard.rpartition("/")[0] == self.name
+        }
+
     async def shard_map(self) -> ShardMap:
         """The newest map: ranges, primaries, epochs."""
         return (await self._directory.refresh(self.name)).map
@@ -297,7 +309,7 @@ class Log:
         """What `read` or `tail` yields, in lists as they come: fewer steps per record."""
         spec = self._spec(**options)
         if tail and spec.offset is None and (from_start or spec.since_us is not None):
-            spec = dataclasses.replace(spec, offset=0)
+            spec = dataclasses.replace(spec, from_base=True)
         if spec.order == "any":
             async with contextlib.aclosing(self._reader.pages(spec, tail=tail)) as pages:
                 async for page in pages:

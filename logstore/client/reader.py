@@ -64,6 +64,8 @@ class Reader:
         self._env = env
         self._session = session
         self._timeout_s = timeout_s
+        self.trimmed: dict[str, int] = {}
+        """Shard -> first offset that is kept, where a read from the beginning met a trimmed one."""
 
     async def pages(self, spec: ReadSpec, *, tail: bool = False) -> AsyncGenerator[Page, None]:
         """The records as they come: in offset order per shard, so in order per key."""
@@ -72,7 +74,7 @@ class Reader:
             return
         spec = placed
         shards = await self._shards(spec)
-        if tail and spec.shard is None and spec.offset is None:
+        if tail and spec.shard is None and spec.offset is None and not spec.from_base:
             shards = [s for s in shards if s.is_open]  # nothing is appended to the others
         left = spec.limit
         async with contextlib.aclosing(self._fan_out(spec, shards, tail)) as found:
@@ -191,7 +193,7 @@ class Reader:
         def begin(more: Sequence[Shard], offset: int | None) -> None:
             for shard in more:
                 finished[shard.id] = asyncio.Event()
-            place = spec if offset is None else replace(spec, offset=offset)
+            place = spec if offset is None else replace(spec, offset=None, from_base=True)
             tasks.extend(asyncio.create_task(read(shard, place)) for shard in more)
 
         async def read(shard: Shard, place: ReadSpec) -> None:
@@ -268,8 +270,8 @@ class Reader:
 
         Its id is added to `sealed` when it was read to a seal: its successors go on.
         """
-        start = spec.offset or 0
-        if tail and spec.offset is None:
+        start = spec.offset
+        if tail and start is None and not spec.from_base:
             start = await self._end(spec, shard)
         place = Place(spec, start)
         attempt = 0
@@ -281,6 +283,8 @@ class Reader:
                     async for page in pages:
                         attempt = 0
                         deadline = loop.time() + self._timeout_s
+                        if place.log_start is not None:
+                            self.trimmed[shard.id] = place.log_start
                         if page.count:
                             yield page
                 if not tail:
@@ -336,17 +340,17 @@ class Reader:
             if attempt > len(self._directory.addresses):
                 await asyncio.sleep(BACKOFF_MAX_S * (0.5 + self._env.rng.random() / 2))
 
-    async def _end(self, spec: ReadSpec, shard: Shard) -> int:
-        """The shard's high watermark: any record's answer tells it; without one it is 0."""
-        place = Place(ReadSpec(spec.log, limit=1), 0)
+    async def _end(self, spec: ReadSpec, shard: Shard) -> int | None:
+        """The shard's high watermark, which any answer tells; None: it holds no record."""
+        place = Place(ReadSpec(spec.log, limit=1), None)
         attempt = 0
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
             try:
                 async with contextlib.aclosing(self._call(place, shard, False, 1)) as pages:
                     async for _ in pages:
-                        return place.stop or 0
-                return 0
+                        return place.stop
+                return None
             except LogstoreError as e:
                 late = asyncio.get_running_loop().time() >= deadline
                 if late or not (e.retriable or e.refresh_route):
@@ -385,6 +389,8 @@ class Reader:
                 page = page_of(response)
                 place.advance(page, response.high_watermark, tail)
                 place.sealed = place.sealed or response.sealed
+                if response.HasField("log_start"):
+                    place.log_start = response.log_start
                 yield page if place.written is None else page.as_written(place.written)
                 if place.finished:
                     return

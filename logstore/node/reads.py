@@ -44,9 +44,9 @@ TAIL_IDLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one read wants; offsets are half-open."""
+    """What one read wants; offsets are half-open. `start=None`: whatever is kept."""
 
-    start: int
+    start: int | None
     stop: int | None
     key: bytes | None
     low: bytes | None
@@ -59,7 +59,7 @@ class Query:
     def of(cls, request: log_pb2.ReadRequest) -> "Query":
         has_range = request.HasField("range")
         return cls(
-            start=request.start_offset,
+            start=request.start_offset if request.HasField("start_offset") else None,
             stop=request.stop_offset if request.HasField("stop_offset") else None,
             key=request.key if request.HasField("key") else None,
             low=request.range.start if has_range and request.range.start else None,
@@ -98,13 +98,10 @@ async def read(
     when the replica stops serving in between (the caller continues elsewhere at next_offset).
     """
     mark = replica.high_watermark
-    if query.start > mark:
-        raise OutOfRangeError(
-            f"start_offset is {query.start}, shard {replica.shard} ends at {mark}"
-        )
-    if query.stop is not None and query.stop < query.start:
-        raise InvalidArgumentError(f"stop_offset is {query.stop}, below start {query.start}")
-    at, left, told = query.start, query.limit or None, False
+    at, trimmed = _begin(replica, query, mark)
+    left, told = query.limit or None, False
+    if trimmed:
+        yield _begins_at(replica, at, mark)
     if query.since_us is not None:
         engine = replica.node.engine
         at = max(at, engine.offset_at_time(replica.member.replica_id, query.since_us))
@@ -140,6 +137,33 @@ async def read(
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+def _begin(replica: "Replica", query: Query, mark: int) -> tuple[int, bool]:
+    """Where the read begins, and whether records below that, which it did not exclude, are gone."""
+    base = replica.node.engine.base(replica.member.replica_id).end
+    start = base if query.start is None else query.start
+    if start > mark:
+        raise OutOfRangeError(f"start_offset is {start}, shard {replica.shard} ends at {mark}")
+    if start < base:
+        raise OutOfRangeError(
+            f"start_offset is {start}, shard {replica.shard} was trimmed below {base}; read from "
+            f"{base} on, or without an offset"
+        )
+    if query.stop is not None and query.stop < start:
+        raise InvalidArgumentError(f"stop_offset is {query.stop}, below start {start}")
+    return start, query.start is None and base > 0
+
+
+def _begins_at(replica: "Replica", base: int, mark: int) -> log_pb2.ReadResponse:
+    """Told before the first record, also when nothing qualifies."""
+    return log_pb2.ReadResponse(
+        shard=replica.shard,
+        base_offset=base,
+        high_watermark=mark,
+        next_offset=base,
+        log_start=base,
+    )
 
 
 def _ends(replica: "Replica", offset: int) -> bool:
