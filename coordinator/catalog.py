@@ -13,6 +13,7 @@ from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
     ConflictError,
+    InstanceDownError,
     InvalidArgumentError,
     UnavailableError,
     UnknownInstanceError,
@@ -187,6 +188,7 @@ class Catalog:
         await self._drop_shards(name)  # what a creation that died half-way left
         replica_id = await self.draw_replica_ids(len(ids) * options.replicas)
         copies = _copies(homes, known, alive or {}, options.replicas)
+        _check_acks(copies, options, alive or {}, known)
         records = []
         for shard, keys in zip(ids, ranges, strict=True):
             members = [
@@ -313,6 +315,22 @@ def _copies(
             counts[home.instance] += 1
             homes[shard].append(home)
     return homes
+
+
+def _check_acks(
+    copies: Mapping[str, Sequence[InstanceRecord]],
+    options: LogOptions,
+    alive: Mapping[str, bool],
+    known: Mapping[str, InstanceRecord],
+) -> None:
+    """InstanceDownError when too few instances are alive for a single append to be acked."""
+    fewest = min(map(len, copies.values()))
+    if fewest < options.min_in_sync:
+        living = sum(alive.get(name, True) for name in known)
+        raise InstanceDownError(
+            f"min_in_sync is {options.min_in_sync}, {living} of {len(known)} instances are alive "
+            "and take shards: no append would be acked"
+        )
 
 
 def _new_shard(

@@ -7,6 +7,7 @@ import msgspec
 
 from coordinator.catalog import Catalog, Described, parse_log_options
 from coordinator.edge import Context, unary
+from coordinator.presence import Presence
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, RefusedError, UnknownLogError
@@ -42,8 +43,10 @@ class CatalogService(CatalogServicer):
         env: Env,
         silence_s: float,
         replicas: int = 1,
+        presence: Presence | None = None,
     ) -> None:
-        """`replicas`: of logs that do not say how many."""
+        """`replicas`: of logs that do not say how many. `presence`: of who primaries are named."""
+        self._presence = presence
         self._replicas = replicas
         self._catalog = catalog
         self._intake = intake
@@ -79,6 +82,10 @@ class CatalogService(CatalogServicer):
         for name in request.instances:
             if name in draining:
                 raise RefusedError(f"instance {name} is being drained, it takes no new shards")
+        if self._presence is not None:
+            known = {i.instance for i in instances}
+            named = {n: "named as a primary" for n in request.instances if n in known}
+            await self._presence.require(f"creating log {request.name}", named)
         options = parse_log_options(request.options_json, self._replicas)
         homes = [i.instance for i in instances if i.instance not in draining]
         await self._heard_enough(homes, options.replicas)

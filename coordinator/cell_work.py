@@ -25,6 +25,7 @@ from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.service import MigrationsService
 from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
 from coordinator.placement_service import PlacementService
+from coordinator.presence import Presence
 from coordinator.repair import RepairLoop
 from coordinator.statistics_service import PlansService
 from logstore.base.env import Env
@@ -73,16 +74,20 @@ class CellWork:
         self.placement = PlacementService(
             store, env, self.catalog, self.loop, intake, tls, config.planning_period_s
         )
+        presence = Presence(intake, parts.nodes, env)
         self.services: dict[str, object] = {
             "Announcements": AnnouncementsService(store, intake.slot_s),
-            "Catalog": CatalogService(self.catalog, intake, env, config.silence_s, config.replicas),
-            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake),
+            "Catalog": CatalogService(
+                self.catalog, intake, env, config.silence_s, config.replicas, presence
+            ),
+            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake, presence),
             "Migrations": MigrationsService(
                 store,
                 self.driver,
                 parts.nodes,
                 self.loop.move_options,
                 self.reshapes,
+                presence,
                 intake.heatmap_copy,
             ),
             "Placement": self.placement,
