@@ -28,6 +28,9 @@ PROFILES = "/profiles/"
 NAME_CHARS_MAX = 200
 STEPS_MAX = 10_000
 """Steps of one profile: it is one value of the metadata, which are small."""
+EVENT_TIME_MAX_S = 7_258_118_400.0
+EVENT_DAYS_MAX = 366
+EVENT_SHARDS_MAX = 1_000
 RETRY_S = 0.2
 _TRIES = 10
 
@@ -66,6 +69,41 @@ def check_profile(record: ProfileRecord) -> ProfileRecord:
     return record
 
 
+def check_event(event: Event) -> Event:
+    """Refuse what no forecast can be made with: bounds beside those of the type itself.
+
+    Times are the logs' own, so they are compared with no clock; a year like 9999 is a mistake.
+    """
+    _check_name("name", event.name)
+    for field in ("start_s", "end_s"):
+        value = getattr(event, field)
+        if not 0 <= value <= EVENT_TIME_MAX_S:
+            raise InvalidArgumentError(
+                f"{field} of event {event.name!r} is {value:.15g}, the limit is 0 to "
+                f"{EVENT_TIME_MAX_S:.0f} Unix seconds (the year 2200)"
+            )
+    if event.end_s - event.start_s > EVENT_DAYS_MAX * 86_400:
+        raise InvalidArgumentError(
+            f"event {event.name!r} lasts {(event.end_s - event.start_s) / 86_400:.0f} days, the "
+            f"limit is {EVENT_DAYS_MAX}: what lasts longer is the usual load"
+        )
+    if len(event.kind) > NAME_CHARS_MAX or len(event.shards) > EVENT_SHARDS_MAX:
+        raise InvalidArgumentError(
+            f"event {event.name!r} has a kind of {len(event.kind)} characters and "
+            f"{len(event.shards)} shards, the limits are {NAME_CHARS_MAX} and {EVENT_SHARDS_MAX}"
+        )
+    return event
+
+
+def overlap(one: Event, other: Event) -> bool:
+    """Do both touch a shard at some time?"""
+    if not (one.start_s < other.end_s and other.start_s < one.end_s):
+        return False
+    if not one.shards or not other.shards:
+        return True
+    return any(a.startswith(b) or b.startswith(a) for a in one.shards for b in other.shards)
+
+
 def usage(record: ProfileRecord, slot_s: float) -> UsageProfile:
     """The profile in operations a slot; a step may be shorter or longer than a slot.
 
@@ -101,10 +139,12 @@ class AnnouncementsService(AnnouncementsServicer):
 
     @unary
     async def AddEvent(self, request: pb.AddEventRequest, context: Context) -> pb.JsonResponse:
-        event = _decoded("event", request.event_json, Event)
-        _check_name("name", event.name)
+        event = check_event(_decoded("event", request.event_json, Event))
+        known = await events_of(self._store)
         await self._put(CALENDAR, event.name, event, EVENTS_MAX)
-        return _json({"added": event})
+        replaced = next((e for e in known if e.name == event.name), None)
+        beside = [e.name for e in known if e.name != event.name and overlap(e, event)]
+        return _json({"added": event, "replaced": replaced, "overlaps": beside})
 
     @unary
     async def RemoveEvent(

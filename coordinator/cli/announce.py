@@ -1,6 +1,7 @@
 """`logstore calendar add|list|remove`, `logstore profiles set|list|remove`."""
 
 import csv
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,12 @@ from coordinator.cli.common import (
     Address,
     AsJson,
     Coordinator,
+    note,
     print_json,
     print_table,
     run,
 )
+from coordinator.cli.times import Tell, TimeReader, untold
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.calendar import Event
@@ -51,16 +54,23 @@ def add_event(
 
     Example: logstore calendar add sale --start 2026-11-27T08:00 --end 2026-11-27T22:00 --factor 3
     """
+    reader = TimeReader()
+    start_s, end_s = reader.seconds("start", start), reader.seconds("end", end)
     try:
-        event = Event(
-            name, seconds_of("start", start), seconds_of("end", end), factor, kind,
-            tuple(shards or ()),
-        )  # fmt: skip
+        event = Event(name, start_s, end_s, factor, kind, tuple(shards or ()))
     except ValueError as e:
         raise InvalidArgumentError(str(e)) from None
     request = pb.AddEventRequest(event_json=msgspec.json.encode(event))
     found = _call(address, "AddEvent", request)
-    print_json(found) if as_json else typer.echo(f"announced {name}")
+    if as_json:
+        print_json(found)
+        return
+    zone = " (UTC, as no zone is given)" if reader.zoneless else " UTC"
+    typer.echo(f"announced {name}: {_when(start_s)} to {_when(end_s)}{zone}")
+    if found["replaced"]:
+        typer.echo(f"it replaces an event of this name, {_span(found['replaced'])}")
+    for other in found["overlaps"]:
+        typer.echo(f"while both last, its factor multiplies with that of {other}")
 
 
 @calendar.command("list")
@@ -114,7 +124,7 @@ def set_profile(
 
     Example: logstore profiles set importer --expect import.csv --log orders
     """
-    times, values = read_profile(expect)
+    times, values = read_profile(expect, note)
     step_s = times[1] - times[0]
     record = {
         "group": group, "start_s": times[0], "step_s": step_s, "ops_per_s": values,
@@ -158,22 +168,7 @@ def remove_profile(
     print_json(found) if as_json else typer.echo(f"removed {group}")
 
 
-def seconds_of(what: str, text: str) -> float:
-    """Unix seconds of an ISO time (UTC where it tells no zone) or of a number."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        told = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidArgumentError(
-            f"{what} is {text!r}, it must be an ISO time or Unix seconds"
-        ) from None
-    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
-
-
-def read_profile(path: Path) -> tuple[list[float], list[float]]:
+def read_profile(path: Path, tell: Tell = untold) -> tuple[list[float], list[float]]:
     """Times in Unix seconds, evenly spaced, and operations/s, of a CSV of two columns."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -184,10 +179,11 @@ def read_profile(path: Path) -> tuple[list[float], list[float]]:
         raise InvalidArgumentError(f"{path} has {len(rows)} rows after its head, it needs 2")
     times: list[float] = []
     values: list[float] = []
+    reader = TimeReader()
     for number, row in enumerate(rows, 2):
         try:
             at, value = row
-            times.append(seconds_of(f"{path}, line {number}: time", at))
+            times.append(reader.seconds(f"{path}, line {number}: time", at))
             values.append(float(value))
         except ValueError:
             raise InvalidArgumentError(
@@ -195,7 +191,9 @@ def read_profile(path: Path) -> tuple[list[float], list[float]]:
             ) from None
     steps = [b - a for a, b in pairwise(times)]
     if not steps[0] > 0 or any(abs(step - steps[0]) > 1e-6 for step in steps):
-        raise InvalidArgumentError(f"{path}: times must rise in even steps")
+        odd = next(n for n, s in enumerate(steps, 3) if not s > 0 or abs(s - steps[0]) > 1e-6)
+        raise InvalidArgumentError(f"{path}, line {odd}: times must rise in even steps")
+    reader.say(tell, str(path))
     return times, values
 
 
@@ -205,6 +203,10 @@ def _call(address: str, method: str, request: Any) -> Any:
             return await coordinator.json("Announcements", method, request)
 
     return run(work())
+
+
+def _span(event: Mapping[str, Any]) -> str:
+    return f"{_when(event['start_s'])} to {_when(event['end_s'])} UTC"
 
 
 def _when(time_s: float) -> str:

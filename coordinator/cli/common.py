@@ -83,6 +83,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+def note(message: str) -> None:
+    """One line on standard error that a person should know, and a script may leave."""
+    typer.echo(f"note: {message}", err=True)
+
+
 def print_json(value: object) -> None:
     """One JSON value a line, on standard output."""
     typer.echo(msgspec.json.encode(value, enc_hook=_plain).decode())

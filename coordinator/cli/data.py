@@ -14,6 +14,7 @@ from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
+    note,
     out,
     print_json,
     record_json,
@@ -239,9 +240,7 @@ def _tell_trimmed(log: Log, told: set[str]) -> None:
     """On standard error, once a shard: what was left out because it is gone."""
     for shard, base in log.trimmed.items():
         if shard not in told:
-            typer.echo(
-                f"note: {shard} begins at offset {base}, what was below is trimmed", err=True
-            )
+            note(f"{shard} begins at offset {base}, what was below is trimmed")
             told.add(shard)
 
 

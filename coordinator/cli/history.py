@@ -2,11 +2,11 @@
 
 import csv
 import gzip
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coordinator.cli.times import Tell, TimeReader, untold
 from logstore.base.errors import InvalidArgumentError, UnavailableError
 from sharder.initial import InitialShard, heatmap_of, initial_shards
 from sharder.keys import Partitioner, routing_key
@@ -18,10 +18,15 @@ SHARDS_PER_INSTANCE = 4
 
 
 def shards_from_history(
-    path: Path, partitioner: str, shards: int | None, instances: Sequence[Mapping[str, Any]]
+    path: Path,
+    partitioner: str,
+    shards: int | None,
+    instances: Sequence[Mapping[str, Any]],
+    tell: Tell = untold,
 ) -> list[InitialShard]:
     """The shards a log should start with. `path`: a CSV (.gz too) with columns `time_s` and `key`,
-    others are left; `instances`: rows of ListInstances.
+    others are left, in any order; `instances`: rows of ListInstances. `tell`: takes what should be
+    known of the times.
 
     InvalidArgumentError names the file, the line and what is wrong with it.
     """
@@ -40,7 +45,7 @@ def shards_from_history(
     known = [i["capacity"]["ops_per_s"] for i in living if i["capacity"]["ops_per_s"] is not None]
     usual = max(known, default=1.0)
     capacities = {i["instance"]: i["capacity"]["ops_per_s"] or usual for i in living}
-    found = sorted(_accesses(path, kind))
+    found = sorted(_accesses(path, kind, tell))
     span_s = max(found[-1][0] - found[0][0], 1e-9) if found else 1.0
     slot_s = span_s / SLOTS
     accesses = ((key, 1.0, min(int((at - found[0][0]) / slot_s), SLOTS - 1)) for at, key in found)
@@ -52,23 +57,19 @@ def shards_from_history(
         raise InvalidArgumentError(f"{path}: {e}") from None
 
 
-def _accesses(path: Path, kind: Partitioner) -> Iterator[tuple[float, bytes]]:
-    """(seconds, routing key) in the file's order."""
+def _accesses(path: Path, kind: Partitioner, tell: Tell) -> Iterator[tuple[float, bytes]]:
+    """(Unix seconds, routing key) in the file's order."""
+    reader = TimeReader()
     try:
         with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open() as file:
             rows = csv.DictReader(file)
             if not {"time_s", "key"} <= set(rows.fieldnames or ()):
                 raise InvalidArgumentError(f"{path}: the first line must name time_s and key")
             for number, row in enumerate(rows, 2):
-                try:
-                    at = float(row["time_s"])
-                except (TypeError, ValueError):
-                    at = math.nan
-                if not math.isfinite(at) or row["key"] is None:
-                    raise InvalidArgumentError(
-                        f"{path}, line {number}: time_s is {row['time_s']!r}, expected a number,"
-                        " and then a key"
-                    )
+                at = reader.seconds(f"{path}, line {number}: time_s", row["time_s"] or "")
+                if row["key"] is None:
+                    raise InvalidArgumentError(f"{path}, line {number}: there is no key")
                 yield at, routing_key(kind, row["key"].encode())
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as e:
         raise InvalidArgumentError(f"{path} cannot be read: {e}") from None
+    reader.say(tell, str(path))

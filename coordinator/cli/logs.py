@@ -11,6 +11,7 @@ from coordinator.cli.common import (
     Address,
     AsJson,
     Coordinator,
+    note,
     print_json,
     print_table,
     range_text,
@@ -89,7 +90,7 @@ def create(
             raise InvalidArgumentError("--from-history is given together with what it decides:"
                                        " --split-key or --instance")  # fmt: skip
         rows = run(_instances(address))
-        planned = shards_from_history(from_history, partitioner, shards, rows)
+        planned = shards_from_history(from_history, partitioner, shards, rows, note)
         cuts, homes, count = (
             [s.range.start for s in planned[1:]],
             [s.instance for s in planned],

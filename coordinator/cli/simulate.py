@@ -3,9 +3,9 @@
 import csv
 import gzip
 import hashlib
+import math
 import os
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,8 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 import profiler.forecast
-from coordinator.cli.common import AsJson, out, print_json, print_table
+from coordinator.cli.common import AsJson, note, out, print_json, print_table
+from coordinator.cli.times import Tell, TimeReader, filled, slots_of, untold
 from logstore.base.errors import InvalidArgumentError
 from sharder.simulate.cluster import Settings
 from sharder.simulate.forecasts import Forecasts, Learned, learn
@@ -68,7 +69,12 @@ def simulate_command(
     if (series is None) == (events is None):
         raise InvalidArgumentError("give either --series or --events")
     try:
-        load = read_series(series, slot_s) if series else read_events(_path(events), slot_s or 60.0)
+        if slot_s is not None and not 0 < slot_s < math.inf:
+            raise ValueError(f"--slot-s is {slot_s}, it must be above 0 s")
+        if series:
+            load = read_series(series, slot_s, note)
+        else:
+            load = read_events(_path(events), slot_s or 60.0, note)
         first = warm_up if warm_up is not None else max(1, len(load.loads) * 3 // 10)
         settings = Settings(
             instances=instances,
@@ -113,10 +119,12 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[list[object]]:
     return [[name, *(m[key] for key in keys)] for name, m in results.items()]
 
 
-def read_series(path: Path, slot_s: float | None) -> Series:
-    """A wide CSV. Without `slot_s` it is taken from the first column's times (ISO or seconds).
+def read_series(path: Path, slot_s: float | None, tell: Tell = untold) -> Series:
+    """A wide CSV. Without `slot_s` it is taken from the first column's times (ISO or seconds), all
+    of which are read: see `times.slots_of`.
 
-    ValueError that names the line and the column of what is not a number.
+    ValueError that names the line and the column of what is not a number; InvalidArgumentError for
+    times that make no slots.
     """
     with _open(path) as file:
         rows = csv.reader(file)
@@ -133,17 +141,22 @@ def read_series(path: Path, slot_s: float | None) -> Series:
             loads.append([_number(path, number, name, value) for name, value in cells])
     if not loads:
         raise ValueError(f"{path} holds no slots")
-    step = slot_s or _step_s(path, times)
-    return Series(tuple(head[1:]), np.array(loads, dtype=np.float64), step)
+    slots = slots_of(path, head[0], times, slot_s, tell)
+    return Series(tuple(head[1:]), filled(slots, np.array(loads, dtype=np.float64)), slots.step_s)
 
 
-def read_events(path: Path, slot_s: float) -> Series:
-    """Single events `time_s,key,…` as 64 key ranges of equally many keys."""
+def read_events(path: Path, slot_s: float, tell: Tell = untold) -> Series:
+    """Single events `time_s,key,…` in any order, as 64 key ranges of equally many keys."""
+    reader = TimeReader()
     with _open(path) as file:
         rows = csv.DictReader(file)
         if not {"time_s", "key"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: the first line must name time_s and key")
-        found = [(_number(path, n, "time_s", r["time_s"]), r["key"]) for n, r in enumerate(rows, 2)]
+        found = [
+            (reader.seconds(f"{path}, line {n}: time_s", r["time_s"] or ""), r["key"])
+            for n, r in enumerate(rows, 2)
+        ]
+    reader.say(tell, str(path))
     _, rank = np.unique(np.array([key for _, key in found]), return_inverse=True)
     return from_events(np.array([at for at, _ in found]), rank.astype(np.int64), slot_s)
 
@@ -194,19 +207,3 @@ def _number(path: Path, line: int, column: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise ValueError(f"{path}, line {line}, {column}: {value!r} is not a number") from None
-
-
-def _step_s(path: Path, times: list[str]) -> float:
-    def seconds(value: str) -> float:
-        try:
-            return float(value)
-        except ValueError:
-            return datetime.fromisoformat(value).timestamp()
-
-    try:
-        step = seconds(times[1]) - seconds(times[0])
-    except (ValueError, IndexError):
-        raise ValueError(f"{path}: give --slot-s, the first column holds no times") from None
-    if step <= 1:
-        raise ValueError(f"{path}: give --slot-s, the first column counts slots")
-    return step

@@ -40,6 +40,8 @@ class Scenario:
 
 def auto_capacity(series: Series, instances: int, room: float) -> float:
     """`room` x the 99.9 % load of all columns together, per instance and slot."""
+    if instances < 1 or not 0 < room < np.inf:
+        raise ValueError(f"instances is {instances} and room {room}: at least 1 and above 0")
     return room * float(np.quantile(series.loads.sum(axis=1), 0.999)) / instances
 
 

@@ -1,7 +1,7 @@
 """Orders for an instance that is down: refused at once, by name, before anything is written.
 
-The rule is `coordinator.presence`: whoever an order needs must be heard and must answer. A move that
-is under way when its target dies ends in bounded time.
+The rule is `coordinator.presence`: whoever an order needs must be heard and must answer. A move
+that is under way when its target dies ends in bounded time.
 """
 
 import asyncio
