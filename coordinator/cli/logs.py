@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from coordinator.cli.choices import apart, once
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -18,7 +19,6 @@ from coordinator.cli.common import (
     run,
 )
 from coordinator.cli.history import shards_from_history
-from logstore.base.errors import InvalidArgumentError
 from logstore.client.client import connect
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
@@ -81,14 +81,13 @@ def create(
     Example: logstore log create flights --from-history accesses.csv --shards 12
     """
 
-    options = dict(parse_option(o) for o in option or ())
+    options = once("--option", map(parse_option, option or ()))
+    own = [(n, f"--{n.replace('_', '-')}", True) for n in ("partitioner", "shards", "split_key")]
+    apart("--option", options, [*own, ("changefeed", "--changefeed", changefeed is not None)])
     if changefeed is not None:
         options["changefeed"] = changefeed
     cuts, homes, count = [key.encode() for key in split_key or ()], list(instance or ()), shards
     if from_history is not None:
-        if cuts or homes:
-            raise InvalidArgumentError("--from-history is given together with what it decides:"
-                                       " --split-key or --instance")  # fmt: skip
         rows = run(_instances(address))
         planned = shards_from_history(from_history, partitioner, shards, rows, note)
         cuts, homes, count = (

@@ -18,6 +18,7 @@ from coordinator.cli import (
     simulate,
     verify,
 )
+from coordinator.cli.choices import check_every
 from logstore.base.errors import ConfigError, InvalidArgumentError, LogstoreError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for module in (serve, logs, data, cluster, profile, announce, moves, reshape, simulate, verify):
     module.register(app)
+check_every(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
+from coordinator.cli.choices import apart, once
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -20,6 +21,7 @@ from coordinator.cli.common import (
 )
 from coordinator.cli.logs import parse_option
 from coordinator.cli.story import story_lines
+from coordinator.migration.table import check_used
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.status import from_rpc
 
@@ -70,9 +72,11 @@ def move(
 
     Example: logstore move orders/0 instance-2 --watch
     """
-    options = dict(parse_option(text) for text in option or ())
+    options = once("--option", map(parse_option, option or ()))
+    apart("--option", options, [("feed", "--feed", feed is not None)])
     if feed is not None:
         options["feed"] = feed
+    check_used(strategy, options)
     request = pb.MoveRequest(
         shard=shard,
         target=instance,
@@ -111,8 +115,6 @@ def migrations(
 
     Example: logstore migrations m1 --story
     """
-    if story and migration is None:
-        raise typer.BadParameter("--story tells of one migration: name its ID")
 
     async def work() -> Any:
         async with Coordinator(address) as coordinator:

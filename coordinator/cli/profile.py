@@ -174,8 +174,6 @@ def plan(
     Example: logstore plan --explain --save-view view.json
     """
     if view is not None:
-        if history or save_view is not None:
-            raise InvalidArgumentError("--view goes with neither --history nor --save-view")
         found = _replayed(view, explain)
     else:
         found = _asked(explain, history, save_view, address)

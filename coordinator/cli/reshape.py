@@ -15,7 +15,6 @@ from coordinator.cli.common import (
     run,
     text,
 )
-from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 Shard = Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")]
@@ -44,8 +43,6 @@ def split(
 
     Example: logstore split orders/0 --at user-5000
     """
-    if at is not None and learned:
-        raise InvalidArgumentError("--at and --learned exclude each other")
     request = pb.ReshapeRequest(parents=[shard], dry_run=dry_run)
     if at is not None:
         request.key = at.encode()

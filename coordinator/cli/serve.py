@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli.choices import UP_DECIDES, apart, once
 from coordinator.cli.common import AsJson, print_json, run
 from coordinator.cli.logs import parse_option
 from logstore.meta.records import CapacityRecord
@@ -43,7 +44,9 @@ def up(
     ops_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
     bytes_per_s: Annotated[float | None, typer.Option(help="Capacity of each instance.")] = None,
     autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
-    planning_period_s: Annotated[float, typer.Option(help="Seconds between plans.")] = 300.0,
+    planning_period_s: Annotated[
+        float | None, typer.Option(help="Seconds between plans; default 300.")
+    ] = None,
     metadata: Metadata = None,
     kafka: Annotated[
         str | None,
@@ -67,7 +70,12 @@ def up(
     """
     from coordinator.local.cluster import ClusterOptions, running
 
-    given = dict(parse_option(text) for text in setting or ())
+    given = once("--set", map(parse_option, setting or ()))
+    decided = [(name, f"what `up` gives itself ({name})", True) for name in UP_DECIDES]
+    period = planning_period_s is not None
+    own = [("planning_period_s", "--planning-period-s", period), ("cells", "--cells", bool(cells)),
+           ("autopilot", "--autopilot", autopilot is not None)]  # fmt: skip
+    apart("--set", given, [*decided, *own])
     count = max(1, replicas) if instances is None else instances
     options = ClusterOptions(
         data=data,

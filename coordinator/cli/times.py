@@ -176,8 +176,8 @@ def _places(
         if abs(slots - round(slots)) > _OFF_STEP or round(slots) < 1:
             raise InvalidArgumentError(
                 f"{path}, line {n}: {column} {texts[n - 2]!r} is {after - before:,.15g} s after "
-                f"line {n - 1}, not a multiple of the usual {unit:,g} s (days of a local clock have 23 "
-                "or 25 hours twice a year: write UTC)"
+                f"line {n - 1}, not a multiple of the usual {unit:,g} s (days of a local clock "
+                "have 23 or 25 hours twice a year: write UTC)"
             )
         at.append(at[-1] + round(slots))
     return tuple(at)

@@ -182,6 +182,10 @@ class MigrationsService(MigrationsServicer):
     async def Reshape(self, request: pb.ReshapeRequest, context: Context) -> pb.JsonResponse:
         """Split or merge; answers at the end, `ConflictError` when it was aborted."""
         at = None
+        if len(request.parents) > 1 and request.HasField("key"):
+            raise InvalidArgumentError(
+                f"key is given with {len(request.parents)} parents: a merge has none"
+            )
         if len(request.parents) == 1:
             parent = await self._reshapes.shard(request.parents[0])
             at = await self._split_key(parent, request.key if request.HasField("key") else None)

@@ -124,10 +124,16 @@ class Client:
         Errors: AlreadyExistsError, InvalidArgumentError.
         """
         checks.log_name(name)
+        for field, told in (("split_keys", split_keys), ("instances", instances)):
+            if isinstance(told, str | bytes):
+                raise InvalidArgumentError(f"{field} is {told[:80]!r}, expected a list of them")
         cuts = [checks.key(cut, "split_keys") for cut in split_keys]
-        count = (
-            len(cuts) + 1 if cuts else 0 if shards is None else checks.number("shards", shards, 1)
-        )
+        count = 0 if shards is None else checks.number("shards", shards, 1)
+        if cuts and count not in (0, len(cuts) + 1):
+            raise InvalidArgumentError(
+                f"shards is {count}, {len(cuts)} split_keys make {len(cuts) + 1}: give one of them"
+            )
+        count = len(cuts) + 1 if cuts else count
         if count > SHARDS_PER_LOG_MAX:
             raise InvalidArgumentError(f"shards is {count}, the limit is {SHARDS_PER_LOG_MAX}")
         unknown = options.keys() - {field.name for field in dataclasses.fields(LogOptions)}
@@ -308,6 +314,10 @@ class Log:
     ) -> AsyncGenerator[list[Record], None]:
         """What `read` or `tail` yields, in lists as they come: fewer steps per record."""
         spec = self._spec(**options)
+        if from_start and spec.offset is not None:
+            raise InvalidArgumentError(
+                f"from_start and offset {spec.offset} exclude each other: give one of them"
+            )
         if tail and spec.offset is None and (from_start or spec.since_us is not None):
             spec = dataclasses.replace(spec, from_base=True)
         if spec.order == "any":
