@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.choices import UP_DECIDES, apart, once
-from coordinator.cli.common import AsJson, print_json, run
+from coordinator.cli.common import AsJson, note, print_json, run
 from coordinator.cli.logs import parse_option
 from logstore.meta.records import CapacityRecord
 
@@ -37,7 +37,8 @@ def register(app: typer.Typer) -> None:
 
 def up(
     instances: Annotated[
-        int | None, typer.Option(help="How many instances; default: as many as replicas.")
+        int | None,
+        typer.Option(help="How many instances; default: those of the data, at least --replicas."),
     ] = None,
     data: Annotated[Path, typer.Option(help="Directory of the data.")] = Path("logstore-data"),
     port: Annotated[int, typer.Option(help="The coordinator's; 0 takes a free one.")] = 7400,
@@ -64,10 +65,12 @@ def up(
 ) -> None:
     """Run a whole cluster here until Ctrl-C; the next `up` goes on with its data.
 
-    Prints one line `ready ADDRESS` when it serves.
+    Prints one line `ready ADDRESS` when it serves, and on standard error what is not as it was:
+    instances of the data that are not started and what is missing with them, new ones.
 
     Example: logstore up --instances 3 --replicas 3 --data ./data --port 7400
     """
+    from coordinator.local import survey
     from coordinator.local.cluster import ClusterOptions, running
 
     given = once("--set", map(parse_option, setting or ()))
@@ -76,7 +79,9 @@ def up(
     own = [("planning_period_s", "--planning-period-s", period), ("cells", "--cells", bool(cells)),
            ("autopilot", "--autopilot", autopilot is not None)]  # fmt: skip
     apart("--set", given, [*decided, *own])
-    count = max(1, replicas) if instances is None else instances
+    past = survey.before(data)
+    survey.check_metadata(data, past, metadata)
+    count = max(1, replicas, survey.last_number(past)) if instances is None else instances
     options = ClusterOptions(
         data=data,
         instances=count,
@@ -89,6 +94,8 @@ def up(
         metadata=metadata,
         kafka=kafka,
     )
+
+    run_now = survey.Run(replicas, metadata)
 
     async def work() -> None:
         stopped = asyncio.Event()
@@ -109,6 +116,9 @@ def up(
     async def _serve(options: ClusterOptions, stopped: asyncio.Event) -> None:
         async with running(options) as cluster:
             started.set()
+            names = cluster.instance_addresses.keys()
+            told = await survey.told(cluster.address, past, run_now, names)
+            survey.keep(data, run_now)
             if as_json:
                 print_json(
                     {
@@ -116,10 +126,13 @@ def up(
                         "instances": cluster.instance_addresses,
                         "pids": cluster.pids,
                         "data": str(data),
+                        "notes": told,
                     }
                 )
             else:
                 typer.echo(f"ready {cluster.address}")
+            for sentence in told:
+                note(sentence)
             sys.stdout.flush()
             await stopped.wait()
 
