@@ -18,6 +18,7 @@ from coordinator.edge import Context, unary
 from coordinator.learning import Learner
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import Compare, Delete, MetadataStore, Put
+from logstore.meta.records import SHARDS
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
 from profiler.calendar import EVENTS_MAX, Event
@@ -143,8 +144,12 @@ class AnnouncementsService(AnnouncementsServicer):
         known = await events_of(self._store)
         await self._put(CALENDAR, event.name, event, EVENTS_MAX)
         replaced = next((e for e in known if e.name == event.name), None)
+        shards = [i.key.removeprefix(SHARDS) for i in (await self._store.range(SHARDS)).items]
+        unmatched = [p for p in event.shards if not any(s.startswith(p) for s in shards)]
         beside = [e.name for e in known if e.name != event.name and overlap(e, event)]
-        return _json({"added": event, "replaced": replaced, "overlaps": beside})
+        return _json(
+            {"added": event, "replaced": replaced, "overlaps": beside, "unmatched": unmatched}
+        )
 
     @unary
     async def RemoveEvent(

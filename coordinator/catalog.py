@@ -73,6 +73,8 @@ def check_name(name: str) -> str:
         raise InvalidArgumentError(
             f"log name is {name[:200]!r}, it must match [a-zA-Z0-9._-]{{1,{LOG_NAME_CHARS_MAX}}}"
         )
+    if not name.strip("."):
+        raise InvalidArgumentError(f"log name is {name!r}, dots alone name no log")
     return name
 
 
@@ -112,8 +114,10 @@ def check_log_options(options: LogOptions) -> LogOptions:
         )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)
-        if value is not None and not value > 0:
-            raise InvalidArgumentError(f"{field} is {value}, it must be above 0")
+        if value is not None:
+            raise InvalidArgumentError(
+                f"{field} is {value}, but nothing is trimmed by age or size yet: leave it out"
+            )
     return options
 
 

@@ -69,6 +69,8 @@ def add_event(
     typer.echo(f"announced {name}: {_when(start_s)} to {_when(end_s)}{zone}")
     if found["replaced"]:
         typer.echo(f"it replaces an event of this name, {_span(found['replaced'])}")
+    for prefix in found["unmatched"]:
+        note(f"no shard is called {prefix}… now")
     for other in found["overlaps"]:
         typer.echo(f"while both last, its factor multiplies with that of {other}")
 

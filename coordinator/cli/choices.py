@@ -1,11 +1,11 @@
 """Options that cannot both hold, as a table: no command drops one of them in silence.
 
-Every command is made of `Checked`, which looks at what was given (on the command line or by the
-environment, not defaults) before the command runs. Bounds of values that belong to each other, as
+Every command is looked at before it runs: what was given, on the command line or by the
+environment, not what is left at its default. Bounds of values that belong to each other, as
 replicas and instances, are checked where the values are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -46,20 +46,54 @@ UP_DECIDES = (
 )  # fmt: skip
 """Settings of processes that `up` gives itself: `--set` would reach only some of them."""
 
+OWN_FLAG: dict[str, dict[str, dict[str, str | None]]] = {
+    "create": {
+        "option": {
+            "partitioner": None, "shards": None, "split_key": None, "split_keys": None,
+            "instances": None, "changefeed": "changefeed",
+        }
+    },
+    "move": {"option": {"feed": "feed"}},
+    "up": {
+        "setting": {
+            **dict.fromkeys(UP_DECIDES),
+            "planning_period_s": "planning_period_s", "cells": "cells", "autopilot": "autopilot",
+        }
+    },
+}  # fmt: skip
+"""Command -> its repeatable NAME=VALUE option -> a name that a flag decides -> that parameter. It
+may be given as long as the flag is not; None: never."""
 
-class Checked(TyperCommand):
-    """A command that refuses what cannot both hold, naming both."""
+PAIRED = ("header", "option", "setting")
+"""Repeatable NAME=VALUE options: a name is given once."""
 
-    def invoke(self, ctx: Any) -> Any:
-        check(self.name or "", ctx)
-        return super().invoke(ctx)
+
+def check_every(app: typer.Typer) -> None:
+    """Make every command of the app, and of its groups, one that is checked before it runs."""
+    for command in app.registered_commands:
+        command.cls = _checked(command.cls or TyperCommand)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            check_every(group.typer_instance)
+
+
+def _checked(base: type[TyperCommand]) -> type[TyperCommand]:
+    class Chosen(base):  # type: ignore[valid-type, misc]
+        """A command that refuses what cannot both hold, naming both."""
+
+        def invoke(self, ctx: Any) -> Any:
+            check(self.name or "", ctx)
+            return super().invoke(ctx)
+
+    return Chosen
 
 
 def check(command: str, context: Any) -> None:
-    """InvalidArgumentError for a pair of EXCLUSIVE that was given, or half a pair of NEEDS."""
+    """InvalidArgumentError for a pair of EXCLUSIVE that was given, half a pair of NEEDS, a name of
+    PAIRED that is given twice, or one that OWN_FLAG gives to a flag."""
     named = {p.name: _name(p) for p in context.command.params}
     given = {
-        name
+        name: value
         for name, value in context.params.items()
         if context.get_parameter_source(name).name in ("COMMANDLINE", "ENVIRONMENT")
         and value not in (None, False, [], ())
@@ -72,37 +106,34 @@ def check(command: str, context: Any) -> None:
     for one, other in NEEDS.get(command, ()):
         if one in given and other not in given:
             raise InvalidArgumentError(f"{named[one]} is given without {named[other]}")
+    for option in PAIRED:
+        names = _names(named.get(option, ""), given.get(option, ()))
+        _check_flags(command, option, names, given, named)
 
 
-def check_every(app: typer.Typer) -> None:
-    """Make every command of the app, and of its groups, a Checked one."""
-    for command in app.registered_commands:
-        command.cls = Checked
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            check_every(group.typer_instance)
-
-
-def once(option: str, pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    """NAME=VALUE pairs of a repeatable option; a name that is given twice is refused."""
-    found: dict[str, object] = {}
-    for name, value in pairs:
+def _names(option: str, pairs: Sequence[str | bytes]) -> set[str]:
+    """The names of NAME=VALUE pairs; one that is given twice is refused."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        told = pair.decode("utf-8", "backslashreplace") if isinstance(pair, bytes) else pair
+        name, _, value = told.partition("=")
         if name in found:
             raise InvalidArgumentError(
-                f"{option} gives {name} twice, as {found[name]!r} and as {value!r}"
+                f"{option} gives {name} twice, as {found[name][:80]} and as {value[:80]}"
             )
         found[name] = value
-    return found
+    return set(found)
 
 
-def apart(option: str, names: Iterable[str], flags: Sequence[tuple[str, str, bool]]) -> None:
-    """Refuse a name in a NAME=VALUE option that a flag of its own decides.
-
-    `flags`: name, its flag, and whether the flag was given; where it was not, the name may stand.
-    """
-    for name, flag, decides in flags:
-        if decides and name in names:
-            raise InvalidArgumentError(f"{option} {name}=… and {flag} exclude each other")
+def _check_flags(
+    command: str, option: str, names: set[str], given: Mapping[str, Any], named: Mapping[str, str]
+) -> None:
+    for name, flag in OWN_FLAG.get(command, {}).get(option, {}).items():
+        if name in names and (flag is None or flag in given):
+            own = named.get(flag or name, f"--{name.replace('_', '-')}")
+            raise InvalidArgumentError(
+                f"{named[option]} {name}=… and {own} exclude each other: {own} decides it"
+            )
 
 
 def _name(parameter: Any) -> str:

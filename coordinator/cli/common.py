@@ -1,7 +1,9 @@
 """What every command shares: options, calls with our errors, tables, JSON."""
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -9,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import InvalidArgumentError, LogstoreError
 from logstore.base.types import Record
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
@@ -81,6 +83,14 @@ class Coordinator:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's asynchronous part."""
     return asyncio.run(work)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written before the work for it is done."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if path.is_dir() else f"{folder} is no folder that can be written"
+        raise InvalidArgumentError(f"{option} {path}: {why}")
 
 
 def note(message: str) -> None:

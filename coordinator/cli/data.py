@@ -74,17 +74,17 @@ def append(
     Example: logstore append orders customer-7 '{"total": 12}'
     """
     if file is not None:
+        if key is not None:
+            raise InvalidArgumentError("KEY is given together with --file")
         run(_append_file(address, name, file, as_json))
         return
     if key is None or value is None:
         raise InvalidArgumentError("KEY and VALUE are needed, or --file")
-    headers: dict[str, bytes] = {}
+    headers = {}
     for pair in header or ():
         field, equals, content = pair.partition("=")
         if not equals:
             raise InvalidArgumentError(f"header is {pair!r}, expected NAME=VALUE")
-        if field in headers:
-            raise InvalidArgumentError(f"--header gives {field} twice")
         headers[field] = content.encode()
 
     async def work() -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from coordinator.cli.choices import apart, once
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -19,6 +18,7 @@ from coordinator.cli.common import (
     run,
 )
 from coordinator.cli.history import shards_from_history
+from logstore.base.errors import InvalidArgumentError
 from logstore.client.client import connect
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
@@ -81,9 +81,12 @@ def create(
     Example: logstore log create flights --from-history accesses.csv --shards 12
     """
 
-    options = once("--option", map(parse_option, option or ()))
-    own = [(n, f"--{n.replace('_', '-')}", True) for n in ("partitioner", "shards", "split_key")]
-    apart("--option", options, [*own, ("changefeed", "--changefeed", changefeed is not None)])
+    if split_key and partitioner != "range":
+        raise InvalidArgumentError(
+            f"--split-key and --partitioner {partitioner} exclude each other: only the ranges of a"
+            " range log are cut at keys"
+        )
+    options = dict(parse_option(o) for o in option or ())
     if changefeed is not None:
         options["changefeed"] = changefeed
     cuts, homes, count = [key.encode() for key in split_key or ()], list(instance or ()), shards

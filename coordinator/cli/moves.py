@@ -7,7 +7,6 @@ import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
-from coordinator.cli.choices import apart, once
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -72,8 +71,7 @@ def move(
 
     Example: logstore move orders/0 instance-2 --watch
     """
-    options = once("--option", map(parse_option, option or ()))
-    apart("--option", options, [("feed", "--feed", feed is not None)])
+    options = dict(parse_option(text) for text in option or ())
     if feed is not None:
         options["feed"] = feed
     check_used(strategy, options)

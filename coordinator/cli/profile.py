@@ -12,6 +12,7 @@ from coordinator.cli.common import (
     Address,
     AsJson,
     Coordinator,
+    check_writable,
     print_json,
     print_table,
     run,
@@ -49,6 +50,8 @@ def heatmap(
             answer: pb.JsonResponse = await coordinator.call("Statistics", "Heatmap", request)
             return answer
 
+    if png is not None:
+        check_writable("--png", png)
     answer = run(work())
     if png is not None:
         png.write_bytes(answer.png)

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.choices import UP_DECIDES, apart, once
-from coordinator.cli.common import AsJson, note, print_json, run
+from coordinator.cli.common import AsJson, check_writable, note, print_json, run
 from coordinator.cli.logs import parse_option
 from logstore.meta.records import CapacityRecord
 
@@ -73,12 +72,7 @@ def up(
     from coordinator.local import survey
     from coordinator.local.cluster import ClusterOptions, running
 
-    given = once("--set", map(parse_option, setting or ()))
-    decided = [(name, f"what `up` gives itself ({name})", True) for name in UP_DECIDES]
-    period = planning_period_s is not None
-    own = [("planning_period_s", "--planning-period-s", period), ("cells", "--cells", bool(cells)),
-           ("autopilot", "--autopilot", autopilot is not None)]  # fmt: skip
-    apart("--set", given, [*decided, *own])
+    given = dict(parse_option(text) for text in setting or ())
     past = survey.before(data)
     survey.check_metadata(data, past, metadata)
     count = max(1, replicas, survey.last_number(past)) if instances is None else instances
@@ -159,6 +153,7 @@ def demo(
     """
     from coordinator.local.demo.run import DemoOptions, run_demo
 
+    check_writable("--report", report)
     options = DemoOptions(
         seed=seed,
         autopilot=not no_autopilot,

@@ -26,7 +26,11 @@ MISSING_MAX = 0.1
 """Share of a series' slots that may be missing and are filled."""
 _OFF_STEP = 0.01
 """A row may lie this share of a step beside its slot: times that were rounded."""
-_UNITS = ((1e17, "nanoseconds"), (1e14, "microseconds"), (1e11, "milliseconds"))
+_UNITS: tuple[tuple[float, str], ...] = (
+    (1e17, "nanoseconds"),
+    (1e14, "microseconds"),
+    (1e11, "milliseconds"),
+)
 
 Tell = Callable[[str], object]
 
@@ -44,16 +48,17 @@ class TimeReader:
     def seconds(self, what: str, text: str) -> float:
         """Unix seconds of an ISO time or of a number. InvalidArgumentError names `what`."""
         told = text.strip()
+        units = _UNITS
         try:
             found = float(told)
         except ValueError:
-            found = self._iso(what, told)
+            found, units = self._iso(what, told), ()
         else:
             _check_date_of_digits(what, told)
         if not math.isfinite(found):
             raise InvalidArgumentError(f"{what} is {text!r}, it must be finite")
         if not 0 <= found < TIME_MAX_S:
-            unit = next((f"; it looks like {unit}" for low, unit in _UNITS if found >= low), "")
+            unit = next((f"; it looks like {unit}" for low, unit in units if found >= low), "")
             raise InvalidArgumentError(
                 f"{what} is {text!r}, it must be within 1970 and 2199 in seconds{unit}"
             )

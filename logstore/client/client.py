@@ -118,8 +118,8 @@ class Client:
         """Create a log. `split_keys` cut the routing keys instead of `shards` even ranges;
         default: one, of a balanced log one for each instance. `instances` names the primary of each
         shard instead of the ring. `options` are LogOptions:
-        replicas, min_in_sync, durability, compression, key_index, event_time, retention_s,
-        retention_bytes; those not given have the cluster's defaults.
+        replicas, min_in_sync, durability, compression, key_index, event_time; those not given have
+        the cluster's defaults.
 
         Errors: AlreadyExistsError, InvalidArgumentError.
         """
