@@ -18,7 +18,7 @@ from coordinator.edge import Context, unary
 from coordinator.learning import Learner
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import Compare, Delete, MetadataStore, Put
-from logstore.meta.records import SHARDS
+from logstore.meta.records import LOGS, SHARDS
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
 from profiler.calendar import EVENTS_MAX, Event
@@ -172,7 +172,9 @@ class AnnouncementsService(AnnouncementsServicer):
             raise InvalidArgumentError(f"group is {request.group!r} and {record.group!r}")
         usage(record, self._slot_s)
         await self._put(PROFILES, record.group, record, GROUPS_MAX)
-        return _json({"set": record.group, "steps": len(record.ops_per_s)})
+        known = {item.key.removeprefix(LOGS) for item in (await self._store.range(LOGS)).items}
+        unmatched = [log for log in record.logs if log not in known]
+        return _json({"set": record.group, "steps": len(record.ops_per_s), "unmatched": unmatched})
 
     @unary
     async def ListProfiles(

@@ -1,6 +1,7 @@
 """`logstore calendar add|list|remove`, `logstore profiles set|list|remove`."""
 
 import csv
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -134,6 +135,8 @@ def set_profile(
     }  # fmt: skip
     request = pb.SetProfileRequest(group=group, profile_json=msgspec.json.encode(record))
     found = _call(address, "SetProfile", request)
+    for name in found["unmatched"]:
+        note(f"there is no log {name} now")
     print_json(found) if as_json else typer.echo(f"{group}: {len(values)} steps of {step_s:g} s")
 
 
@@ -186,10 +189,11 @@ def read_profile(path: Path, tell: Tell = untold) -> tuple[list[float], list[flo
         try:
             at, value = row
             times.append(reader.seconds(f"{path}, line {number}: time", at))
-            values.append(float(value))
+            values.append(_rate(float(value)))
         except ValueError:
             raise InvalidArgumentError(
-                f"{path}, line {number}: {','.join(row)[:80]!r}, it must be a time and a number"
+                f"{path}, line {number}: {','.join(row)[:80]!r}, "
+                "it must be a time and a number >= 0"
             ) from None
     steps = [b - a for a, b in pairwise(times)]
     if not steps[0] > 0 or any(abs(step - steps[0]) > 1e-6 for step in steps):
@@ -197,6 +201,12 @@ def read_profile(path: Path, tell: Tell = untold) -> tuple[list[float], list[flo
         raise InvalidArgumentError(f"{path}, line {odd}: times must rise in even steps")
     reader.say(tell, str(path))
     return times, values
+
+
+def _rate(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(value)
+    return value
 
 
 def _call(address: str, method: str, request: Any) -> Any:

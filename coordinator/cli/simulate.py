@@ -68,7 +68,11 @@ def simulate_command(
     """
     if (series is None) == (events is None):
         raise InvalidArgumentError("give either --series or --events")
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise InvalidArgumentError(f"--cache {cache} is no folder")
     try:
+        if instances < 1:
+            raise ValueError(f"--instances is {instances}, it must be at least 1")
         if slot_s is not None and not 0 < slot_s < math.inf:
             raise ValueError(f"--slot-s is {slot_s}, it must be above 0 s")
         if series:
@@ -186,11 +190,10 @@ def _cache_folder() -> Path:
 def _capacity(load: Series, instances: int, given: str) -> float:
     name, _, room = given.partition(":")
     try:
-        if name == "auto":
-            return auto_capacity(load, instances, float(room) if room else ROOM)
-        return float(given)
+        stated = float(room or ROOM if name == "auto" else given)
     except ValueError:
         raise ValueError(f"capacity is {given!r}, it must be auto, auto:X or a number") from None
+    return auto_capacity(load, instances, stated) if name == "auto" else stated
 
 
 def _open(path: Path) -> Any:
@@ -204,6 +207,9 @@ def _path(path: Path | None) -> Path:
 
 def _number(path: Path, line: int, column: str, value: str) -> float:
     try:
-        return float(value)
+        found = float(value)
     except ValueError:
         raise ValueError(f"{path}, line {line}, {column}: {value!r} is not a number") from None
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{path}, line {line}, {column}: {value!r} is no load, at least 0")
+    return found

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from logstore.base.env import Env
 from logstore.base.errors import (
+    InvalidArgumentError,
     LimitExceededError,
     LogstoreError,
     UnavailableError,
@@ -171,6 +172,13 @@ class Reader:
             found = router.map.get(spec.shard)
         if found is None:
             raise UnknownShardError(f"log {spec.log!r} has no shard {spec.shard!r}")
+        if spec.written is None and found not in router.shards_to_read(
+            spec.start, spec.end, spec.key
+        ):
+            wanted = f"key {spec.key!r}" if spec.key is not None else f"start {spec.start!r} or end"
+            raise InvalidArgumentError(
+                f"{wanted} and shard {spec.shard} exclude each other: the shard holds {found.range}"
+            )
         return [found]
 
     async def _fan_out(

@@ -30,6 +30,9 @@ class Series:
                 f"series has shape {self.loads.shape}, it must be (slots, {len(self.names)})"
             )
         slots, columns = self.loads.shape
+        if len(set(self.names)) < columns:
+            twice = next(n for i, n in enumerate(self.names) if n in self.names[:i])
+            raise ValueError(f"series has two key ranges called {twice!r}")
         if slots > SLOTS_MAX or columns > COLUMNS_MAX:
             raise ValueError(
                 f"series has {slots} slots and {columns} key ranges, the limits are {SLOTS_MAX} and"
