@@ -6,7 +6,8 @@ repeated, dropped or garbled is refused by its line, filled and told, or gives t
 
 import gzip
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -42,7 +43,18 @@ def slots(texts: list[str], slot_s: float | None = None) -> tuple[float, tuple[i
     return found.step_s, found.at, " ".join(notes)
 
 
+@pytest.fixture(params=["UTC", "Europe/Berlin", "Pacific/Apia"])
+def machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """This machine's own zone, which must not matter."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield request.param
+    monkeypatch.undo()
+    time.tzset()
+
+
 @pytest.mark.parametrize("start", [SPRING, AUTUMN])
+@pytest.mark.usefixtures("machine_zone")
 def test_hours_over_a_change_of_the_clock(start: datetime) -> None:
     whole = (3600.0, tuple(range(48)))
     assert slots(hours(start, 48, BERLIN, naive=False)) == (*whole, "")
@@ -171,7 +183,7 @@ def test_simulate_says_what_it_did_with_the_times(
 
 
 @pytest.mark.parametrize(
-    ("time", "told"),
+    ("at", "told"),
     [
         ("?", "line 3: time_s is '?'"),
         ("", "line 3: time_s is ''"),
@@ -181,8 +193,8 @@ def test_simulate_says_what_it_did_with_the_times(
         ("9999-12-31", "within 1970 and 2199"),
     ],
 )
-def test_events_and_histories_name_the_row(tmp_path: Path, time: str, told: str) -> None:
-    file = write(tmp_path / "e.csv", "time_s,key", ["1,a", f"{time},b", "3,c"])
+def test_events_and_histories_name_the_row(tmp_path: Path, at: str, told: str) -> None:
+    file = write(tmp_path / "e.csv", "time_s,key", ["1,a", f"{at},b", "3,c"])
     with pytest.raises(InvalidArgumentError) as events:
         read_events(file, 60.0)
     living = [{"instance": "i", "alive": True, "draining": False, "capacity": {"ops_per_s": None}}]
