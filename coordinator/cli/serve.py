@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from coordinator.cli.common import AsJson, check_writable, note, print_json, run
@@ -72,7 +73,7 @@ def up(
     from coordinator.local import survey
     from coordinator.local.cluster import ClusterOptions, running
 
-    given = dict(parse_option(text) for text in setting or ())
+    given = {name: _one_value(told) for name, told in map(parse_option, setting or ())}
     past = survey.before(data)
     survey.check_metadata(data, past, metadata)
     count = max(1, replicas, survey.last_number(past)) if instances is None else instances
@@ -185,6 +186,11 @@ def coordinator(context: typer.Context) -> None:
     from coordinator.main import main
 
     _hand_over(context, main)
+
+
+def _one_value(value: object) -> object:
+    """A setting's list is one JSON value to its process, not several flags."""
+    return msgspec.json.encode(value).decode() if isinstance(value, list) else value
 
 
 def _hand_over(context: typer.Context, main: Callable[[list[str]], int]) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.cli.common import Coordinator, run
 from coordinator.cli.main import main
 from coordinator.local.cluster import ClusterOptions
 from coordinator.local.process import Supervised, host_and_port
-from logstore.base.errors import ConfigError, InvalidArgumentError, RefusedError
+from logstore.base.errors import ConfigError, InvalidArgumentError
 from logstore.client.sync_client import SyncClient, connect_sync
 from logstore.meta.records import CapacityRecord
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from tests.mistakes.test_up import up
 
 pytestmark = pytest.mark.process
@@ -30,7 +32,15 @@ ANSWER_S = 15.0
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two instances; `o` is in two shards on the first, `p` is being moved at a crawl."""
     data = tmp_path_factory.mktemp("operators")
-    with up(data, "--instances", "2", "--set", 'move={"soak_s": 1000, "ramp_step": 1}') as cluster:
+    with up(
+        data,
+        "--instances",
+        "2",
+        "--set",
+        'move={"soak_s": 1000, "ramp_step": 1}',
+        "--set",
+        "seasons_slots=[24]",
+    ) as cluster:
         with connect_sync(cluster.address) as db:
             first = ["instance-1"]
             db.create_log("o", split_keys=[b"m"], instances=first * 2)
@@ -188,13 +198,17 @@ def test_a_setting_with_fields_reaches_the_coordinator(
     assert (options["soak_s"], options["ramp_step"]) == (1000.0, 1.0)
 
 
-def test_a_drained_instance_takes_nothing(address: str, db: SyncClient) -> None:
-    assert main(["abort", "m1", "--address", address]) == 0
-    deadline = time.monotonic() + 30
-    while any(m for m in db.log("p").shard_map().shards if len(m.in_sync) > 1):
-        assert time.monotonic() < deadline
-    with pytest.raises((RefusedError, InvalidArgumentError)):
-        db.create_log("x", instances=["instance-7"], shards=2)
+def test_a_merge_has_no_key(address: str) -> None:
+    async def ask() -> None:
+        async with Coordinator(address) as coordinator:
+            request = pb.ReshapeRequest(parents=["o/0", "o/1"], key=b"k", dry_run=True)
+            await coordinator.json("Migrations", "Reshape", request)
+
+    with pytest.raises(InvalidArgumentError, match="key is given with 2 parents"):
+        run(ask())
+
+
+def test_reads_that_contradict_themselves(db: SyncClient) -> None:
     for call in (
         lambda: list(db.log("o").tail(shard="o/0", offset=0, from_start=True)),
         lambda: list(db.log("o").read(offset=3)),
