@@ -20,6 +20,7 @@ from coordinator.odd import Odd, decoded
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.base.names import checked_name
 from logstore.meta.port import Compare, Delete, MetadataStore, Put
+from logstore.meta.records import LOGS, SHARDS
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
 from profiler.calendar import EVENTS_MAX, Event
@@ -34,6 +35,9 @@ TIME_S_MIN, TIME_S_MAX = -62_135_596_800, 253_402_300_799
 STEP_S_MAX = 366 * 86_400.0
 STEPS_MAX = 10_000
 """Steps of one profile: it is one value of the metadata, which are small."""
+EVENT_TIME_MAX_S = 7_258_118_400.0
+EVENT_DAYS_MAX = 366
+EVENT_SHARDS_MAX = 1_000
 RETRY_S = 0.2
 _TRIES = 10
 
@@ -76,6 +80,41 @@ def check_profile(record: ProfileRecord) -> ProfileRecord:
     return record
 
 
+def check_event(event: Event) -> Event:
+    """Refuse what no forecast can be made with: bounds beside those of the type itself.
+
+    Times are the logs' own, so they are compared with no clock; a year like 9999 is a mistake.
+    """
+    _check_name("name", event.name)
+    for field in ("start_s", "end_s"):
+        value = getattr(event, field)
+        if not 0 <= value <= EVENT_TIME_MAX_S:
+            raise InvalidArgumentError(
+                f"{field} of event {event.name!r} is {value:.15g}, the limit is 0 to "
+                f"{EVENT_TIME_MAX_S:.0f} Unix seconds (the year 2200)"
+            )
+    if event.end_s - event.start_s > EVENT_DAYS_MAX * 86_400:
+        raise InvalidArgumentError(
+            f"event {event.name!r} lasts {(event.end_s - event.start_s) / 86_400:.0f} days, the "
+            f"limit is {EVENT_DAYS_MAX}: what lasts longer is the usual load"
+        )
+    checked_name("kind", event.kind, may_be_empty=True)
+    if len(event.shards) > EVENT_SHARDS_MAX:
+        raise InvalidArgumentError(
+            f"event {event.name!r} has {len(event.shards)} shards, the limit is {EVENT_SHARDS_MAX}"
+        )
+    return event
+
+
+def overlap(one: Event, other: Event) -> bool:
+    """Do both touch a shard at some time?"""
+    if not (one.start_s < other.end_s and other.start_s < one.end_s):
+        return False
+    if not one.shards or not other.shards:
+        return True
+    return any(a.startswith(b) or b.startswith(a) for a in one.shards for b in other.shards)
+
+
 def usage(record: ProfileRecord, slot_s: float) -> UsageProfile:
     """The profile in operations a slot; a step may be shorter or longer than a slot.
 
@@ -111,10 +150,16 @@ class AnnouncementsService(AnnouncementsServicer):
 
     @unary
     async def AddEvent(self, request: pb.AddEventRequest, context: Context) -> pb.JsonResponse:
-        event = _decoded("event", request.event_json, Event)
-        _check_name("name", event.name)
+        event = check_event(_decoded("event", request.event_json, Event))
+        known, _ = await events_of(self._store)
         await self._put(CALENDAR, event.name, event, EVENTS_MAX)
-        return _json({"added": event})
+        replaced = next((e for e in known if e.name == event.name), None)
+        shards = [i.key.removeprefix(SHARDS) for i in (await self._store.range(SHARDS)).items]
+        unmatched = [p for p in event.shards if not any(s.startswith(p) for s in shards)]
+        beside = [e.name for e in known if e.name != event.name and overlap(e, event)]
+        return _json(
+            {"added": event, "replaced": replaced, "overlaps": beside, "unmatched": unmatched}
+        )
 
     @unary
     async def RemoveEvent(
@@ -138,7 +183,9 @@ class AnnouncementsService(AnnouncementsServicer):
             raise InvalidArgumentError(f"group is {request.group!r} and {record.group!r}")
         usage(record, self._slot_s)
         await self._put(PROFILES, record.group, record, GROUPS_MAX)
-        return _json({"set": record.group, "steps": len(record.ops_per_s)})
+        known = {item.key.removeprefix(LOGS) for item in (await self._store.range(LOGS)).items}
+        unmatched = [log for log in record.logs if log not in known]
+        return _json({"set": record.group, "steps": len(record.ops_per_s), "unmatched": unmatched})
 
     @unary
     async def ListProfiles(
@@ -222,7 +269,7 @@ class Announced:
 async def events_of(store: MetadataStore) -> tuple[list[Event], list[Odd]]:
     """Every announced event, earliest first, and the entries that are none."""
     items = (await store.range(CALENDAR)).items
-    found, odd = decoded(items, CALENDAR, lambda data: msgspec.json.decode(data, type=Event))
+    found, odd = decoded(items, CALENDAR, lambda data: check_event(_event(data)))
     return sorted(found, key=lambda event: (event.start_s, event.name)), odd
 
 
@@ -230,6 +277,10 @@ async def profiles_of(store: MetadataStore) -> tuple[list[ProfileRecord], list[O
     """Every profile, and the entries that are none."""
     items = (await store.range(PROFILES)).items
     return decoded(items, PROFILES, lambda data: check_profile(_profile(data)))
+
+
+def _event(data: bytes) -> Event:
+    return msgspec.json.decode(data, type=Event)
 
 
 def _profile(data: bytes) -> ProfileRecord:

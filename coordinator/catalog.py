@@ -14,6 +14,7 @@ from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
     ConflictError,
+    InstanceDownError,
     InvalidArgumentError,
     UnavailableError,
     UnknownInstanceError,
@@ -67,6 +68,8 @@ def check_name(name: str) -> str:
         raise InvalidArgumentError(
             f"log name is {name[:200]!r}, it must match [a-zA-Z0-9._-]{{1,{LOG_NAME_CHARS_MAX}}}"
         )
+    if not name.strip("."):
+        raise InvalidArgumentError(f"log name is {name!r}, dots alone name no log")
     return name
 
 
@@ -112,8 +115,10 @@ def check_log_options(options: LogOptions) -> LogOptions:
         )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)
-        if value is not None and not value > 0:
-            raise InvalidArgumentError(f"{field} is {value}, it must be above 0")
+        if value is not None:
+            raise InvalidArgumentError(
+                f"{field} is {value}, but nothing is trimmed by age or size yet: leave it out"
+            )
     return options
 
 
@@ -201,6 +206,7 @@ class Catalog(Listing):
         await self._drop_shards(name, self._unfinished(name))
         replica_id = await self.draw_replica_ids(len(ids) * options.replicas)
         copies = _copies(homes, known, alive or {}, options.replicas)
+        _check_acks(copies, options, alive or {}, known)
         records = []
         for shard, keys in zip(ids, ranges, strict=True):
             members = [
@@ -322,6 +328,22 @@ def _copies(
             counts[home.instance] += 1
             homes[shard].append(home)
     return homes
+
+
+def _check_acks(
+    copies: Mapping[str, Sequence[InstanceRecord]],
+    options: LogOptions,
+    alive: Mapping[str, bool],
+    known: Mapping[str, InstanceRecord],
+) -> None:
+    """InstanceDownError when too few instances are alive for a single append to be acked."""
+    fewest = min(map(len, copies.values()))
+    if fewest < options.min_in_sync:
+        living = sum(alive.get(name, True) for name in known)
+        raise InstanceDownError(
+            f"min_in_sync is {options.min_in_sync}, {living} of {len(known)} instances are alive "
+            "and take shards: no append would be acked"
+        )
 
 
 def _new_shard(

@@ -11,6 +11,7 @@ from coordinator.copies import Copies
 from coordinator.copies_service import CopiesService
 from coordinator.edge import Context, unary
 from coordinator.listing import Described
+from coordinator.presence import Presence
 from coordinator.retiring import Retiring
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
@@ -47,12 +48,14 @@ class CatalogService(CopiesService):
         env: Env,
         silence_s: float,
         replicas: int = 1,
+        presence: Presence | None = None,
         *,
         copies: Copies,
         retiring: Retiring,
     ) -> None:
-        """`replicas`: of logs that do not say how many."""
+        """`replicas`: of logs that do not say how many. `presence`: of who primaries are named."""
         super().__init__(copies, retiring)
+        self._presence = presence
         self._replicas = replicas
         self._catalog = catalog
         self._intake = intake
@@ -88,6 +91,10 @@ class CatalogService(CopiesService):
         for name in request.instances:
             if name in draining:
                 raise RefusedError(f"instance {name} is being drained, it takes no new shards")
+        if self._presence is not None:
+            known = {i.instance for i in instances}
+            named = {n: "named as a primary" for n in request.instances if n in known}
+            await self._presence.require(f"creating log {request.name}", named)
         options = parse_log_options(request.options_json, self._replicas)
         homes = [i.instance for i in instances if i.instance not in draining]
         await self._heard_enough(homes, options.replicas)

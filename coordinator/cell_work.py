@@ -26,6 +26,7 @@ from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.service import MigrationsService
 from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
 from coordinator.placement_service import PlacementService
+from coordinator.presence import Presence
 from coordinator.repair import RepairLoop
 from coordinator.retiring import Retiring
 from coordinator.statistics_service import PlansService
@@ -80,6 +81,7 @@ class CellWork:
         self.placement = PlacementService(
             store, env, self.catalog, self.loop, intake, tls, config.planning_period_s
         )
+        presence = Presence(intake, parts.nodes, env)
         self.services: dict[str, object] = {
             "Announcements": AnnouncementsService(store, intake.slot_s),
             "Catalog": CatalogService(
@@ -88,16 +90,18 @@ class CellWork:
                 env,
                 config.silence_s,
                 config.replicas,
+                presence,
                 copies=Copies(store, self.catalog, parts.nodes),
                 retiring=Retiring(store, self.catalog),
             ),
-            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake),
+            "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake, presence),
             "Migrations": MigrationsService(
                 store,
                 self.driver,
                 parts.nodes,
                 self.loop.move_options,
                 self.reshapes,
+                presence,
                 intake.heatmap_copy,
             ),
             "Placement": self.placement,

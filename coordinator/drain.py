@@ -71,6 +71,11 @@ def left_on(instance: str, shards: Sequence[ShardRecord]) -> Left:
     return Left(primaries, in_sync - primaries, learners)
 
 
+def only_copies(instance: str, shards: Sequence[ShardRecord]) -> list[str]:
+    """Shards whose records are on no other instance for sure: only it can give them away."""
+    return sorted(s.shard for s in shards if {m.instance for m in s.in_sync} == {instance})
+
+
 def check_drain(
     instance: str,
     shards: Sequence[ShardRecord],

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from coordinator.cell_pulse import Pulse
-from coordinator.drain import Drains
+from coordinator.drain import Drains, only_copies
 from coordinator.edge import Context, unary
 from coordinator.migration.nodes import GrpcNodes
+from coordinator.presence import Presence
 from coordinator.statistics import StatisticsIntake
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import DrainsServicer
@@ -18,8 +19,14 @@ class DrainsService(DrainsServicer):
     """The door of `Drains`; asks the instances how large their shards are."""
 
     def __init__(
-        self, drains: Drains, pulse: Pulse, nodes: GrpcNodes, intake: StatisticsIntake
+        self,
+        drains: Drains,
+        pulse: Pulse,
+        nodes: GrpcNodes,
+        intake: StatisticsIntake,
+        presence: Presence,
     ) -> None:
+        self._presence = presence
         self._drains, self._pulse, self._nodes, self._intake = drains, pulse, nodes, intake
 
     @unary
@@ -27,6 +34,13 @@ class DrainsService(DrainsServicer):
         shards = await self._drains.shards()
         primaries = sorted({s.primary.instance for s in shards})
         instances = sorted({request.instance, *(await self._drains.instances())})
+        if request.instance in await self._drains.instances():
+            stuck = only_copies(request.instance, shards)
+            if stuck:
+                role = f"the only copy in sync of {len(stuck)} shards, {stuck[0]} first"
+                await self._presence.require(
+                    f"the drain of {request.instance}", {request.instance: role}
+                )
         told = await self._drains.begin(
             request.instance,
             self._pulse.silent_s(instances),

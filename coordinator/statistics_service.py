@@ -29,6 +29,7 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     PlansServicer,
     StatisticsServicer,
 )
+from profiler.forecast.book import HORIZON_SLOTS_MAX
 from profiler.types import OpType, ShardStatistics
 from sharder.plan import Plan, explain, plan
 from sharder.view import dump_view
@@ -165,6 +166,10 @@ class StatisticsService(StatisticsServicer):
         """Forecasts of a shard, or of all (`shard` empty), in ops per slot; what was unusual; and
         the scores of it, or of all together."""
         horizon = request.horizon_slots or self._config.horizon_slots
+        if horizon > HORIZON_SLOTS_MAX:  # also while nothing is learned yet
+            raise InvalidArgumentError(
+                f"horizon_slots is {horizon}, the limit is 1 to {HORIZON_SLOTS_MAX}"
+            )
         known = [decode_shard(i.value).shard for i in (await self._store.range(SHARDS)).items]
         if request.shard and request.shard not in known:
             raise UnknownShardError(f"shard {request.shard!r} does not exist")

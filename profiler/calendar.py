@@ -71,14 +71,15 @@ class Calendar:
     def factor(self, shard: str, start_s: float, end_s: float) -> float:
         """How many times the usual load [start_s, end_s) of the shard will carry; 1 without events.
 
-        Factors of events at one time multiply; one that covers a part of the time counts by it.
+        Factors of events at one time multiply, within FACTOR_MIN and FACTOR_MAX; one that covers a
+        part of the time counts by it.
         """
         found = 1.0
         for event in self._events.values():
             inside = min(end_s, event.end_s) - max(start_s, event.start_s)
             if inside > 0 and event.touches(shard):
                 found *= 1.0 + (self.expected(event) - 1.0) * inside / (end_s - start_s)
-        return found
+        return min(max(found, FACTOR_MIN), FACTOR_MAX)
 
     def active(self, start_s: float, end_s: float) -> bool:
         """Is any event announced for a part of [start_s, end_s)?"""

@@ -75,10 +75,8 @@ class Reached:
 @contextlib.asynccontextmanager
 async def load(db: logstore.Client, name: str, mb_per_s: float) -> AsyncIterator[Reached]:
     """`mb_per_s` of appends and as much of reads (tails), half of each on a shard of each of the
-    two instances that the moved shard goes between. Old records are trimmed, so the disk stays."""
-    log = await db.create_log(
-        name, shards=2, instances=MOVE_BETWEEN, key_index=False, retention_bytes=RETENTION_BYTES
-    )
+    two instances that the moved shard goes between."""
+    log = await db.create_log(name, shards=2, instances=MOVE_BETWEEN, key_index=False)
     value = bytes(RECORD_BYTES - 8)
     keys = [bytes([i * 256 // LOAD_RECORDS]) + b"%06d" % i for i in range(LOAD_RECORDS)]
     batch_bytes = LOAD_RECORDS * RECORD_BYTES

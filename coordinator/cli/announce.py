@@ -1,6 +1,6 @@
 """`logstore calendar add|list|remove`, `logstore profiles set|list|remove`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +14,14 @@ from coordinator.cli.common import (
     Address,
     AsJson,
     Coordinator,
+    note,
     print_json,
     print_odd,
     print_table,
     run,
 )
 from coordinator.cli.files import is_number, named, rows_after_head, shown_row
+from coordinator.cli.times import Tell, TimeReader, untold
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.calendar import Event
@@ -55,16 +57,25 @@ def add_event(
 
     Example: logstore calendar add sale --start 2026-11-27T08:00 --end 2026-11-27T22:00 --factor 3
     """
+    reader = TimeReader()
+    start_s, end_s = reader.seconds("start", start), reader.seconds("end", end)
     try:
-        event = Event(
-            name, seconds_of("start", start), seconds_of("end", end), factor, kind,
-            tuple(shards or ()),
-        )  # fmt: skip
+        event = Event(name, start_s, end_s, factor, kind, tuple(shards or ()))
     except ValueError as e:
         raise InvalidArgumentError(str(e)) from None
     request = pb.AddEventRequest(event_json=msgspec.json.encode(event))
     found = _call(address, "AddEvent", request)
-    print_json(found) if as_json else typer.echo(f"announced {name}")
+    if as_json:
+        print_json(found)
+        return
+    zone = " (UTC, as no zone is given)" if reader.zoneless else " UTC"
+    typer.echo(f"announced {name}: {_when(start_s)} to {_when(end_s)}{zone}")
+    if found["replaced"]:
+        typer.echo(f"it replaces an event of this name, {_span(found['replaced'])}")
+    for prefix in found["unmatched"]:
+        note(f"no shard is called {prefix}… now")
+    for other in found["overlaps"]:
+        typer.echo(f"while both last, its factor multiplies with that of {other}")
 
 
 @calendar.command("list")
@@ -123,7 +134,7 @@ def set_profile(
 
     Example: logstore profiles set importer --expect import.csv --log orders
     """
-    times, values = read_profile(expect)
+    times, values = read_profile(expect, note)
     step_s = times[1] - times[0]
     record = {
         "group": group, "start_s": times[0], "step_s": step_s, "ops_per_s": values,
@@ -131,6 +142,8 @@ def set_profile(
     }  # fmt: skip
     request = pb.SetProfileRequest(group=group, profile_json=msgspec.json.encode(record))
     found = _call(address, "SetProfile", request)
+    for name in found["unmatched"]:
+        note(f"there is no log {name} now")
     print_json(found) if as_json else typer.echo(f"{group}: {len(values)} steps of {step_s:g} s")
 
 
@@ -169,28 +182,15 @@ def remove_profile(
     print_json(found) if as_json else typer.echo(f"removed {group}")
 
 
-def seconds_of(what: str, text: str) -> float:
-    """Unix seconds of an ISO time (UTC where it tells no zone) or of a number."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        told = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidArgumentError(
-            f"{what} is {text!r}, it must be an ISO time or Unix seconds"
-        ) from None
-    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
-
-
-def read_profile(path: Path) -> tuple[list[float], list[float]]:
+def read_profile(path: Path, tell: Tell = untold) -> tuple[list[float], list[float]]:
     """Times in Unix seconds, evenly spaced, and operations/s, of a CSV of two columns.
 
     Its first line is left out only where it is a head: no time and number.
     """
+    lines: list[int] = []
     times: list[float] = []
     values: list[float] = []
+    reader = TimeReader()
     for number, row in rows_after_head(path, _is_step):
         where = f"{named(path)}, line {number}"
         if len(row) != 2:
@@ -198,19 +198,21 @@ def read_profile(path: Path) -> tuple[list[float], list[float]]:
                 f"{where}: {shown_row(row)}, it must be a time and a number: 2 cells, not "
                 f"{len(row)}"
             )
-        times.append(seconds_of(f"{where}: time", row[0].strip()))
+        lines.append(number)
+        times.append(reader.seconds(f"{where}: time", row[0]))
         values.append(_rate(where, row))
     if len(times) < 2:
         raise InvalidArgumentError(
             f"{named(path)} has {len(times)} rows of a time and operations/s, it needs 2"
         )
     step = times[1] - times[0]
-    for number, (a, b) in enumerate(pairwise(times), 2):
+    for number, (a, b) in zip(lines[1:], pairwise(times), strict=True):
         if not step > 0 or abs(b - a - step) > 1e-6:
             raise InvalidArgumentError(
-                f"{named(path)}, row {number}: times must rise in even steps, as from the first "
+                f"{named(path)}, line {number}: times must rise in even steps, as from the first "
                 f"to the second row by {step:g} s; here by {b - a:g} s"
             )
+    reader.say(tell, named(path))
     return times, values
 
 
@@ -234,6 +236,10 @@ def _call(address: str, method: str, request: Any) -> Any:
             return await coordinator.json("Announcements", method, request)
 
     return run(work())
+
+
+def _span(event: Mapping[str, Any]) -> str:
+    return f"{_when(event['start_s'])} to {_when(event['end_s'])} UTC"
 
 
 def _when(time_s: float) -> str:

@@ -77,19 +77,11 @@ def append(
     Example: logstore append orders --file orders.jsonl --resume
     """
     if file is not None:
-        _check_alone(key, value, key_hex, key_base64, value_base64, header, timestamp,
-                     expected_version)  # fmt: skip
-        if resume and resume_from is not None:
-            raise InvalidArgumentError("--resume and --resume-from exclude each other")
-        if unknown is not None and (unknown not in UNKNOWN_CHOICES or not resume):
-            raise InvalidArgumentError(
-                f"--unknown is {unknown!r}, it must be store or skip, and goes with --resume"
-            )
+        if unknown is not None and unknown not in UNKNOWN_CHOICES:
+            raise InvalidArgumentError(f"--unknown is {unknown!r}, it must be store or skip")
         given = Given(name, file, resume, resume_from, unknown)
         run(append_file(address, given, as_json))
         return
-    if resume or resume_from is not None or unknown is not None:
-        raise InvalidArgumentError("--resume, --resume-from and --unknown go with --file")
     record = _record(key, value, one_of("key", key_hex, key_base64), value_base64)
     headers = dict(_header(pair) for pair in header or ())
     ack = run(_append_one(address, name, record, headers, timestamp, expected_version))
@@ -128,14 +120,6 @@ async def _append_one(
         )
     found = {"shard": ack.shard, "offset": ack.offset, "timestamp": ack.timestamp}
     return found if ack.version is None else found | {"version": ack.version}
-
-
-def _check_alone(*others: object) -> None:
-    if any(other not in (None, []) for other in others):
-        raise InvalidArgumentError(
-            "--file is given together with what its lines say: KEY, VALUE, --key-hex, "
-            "--key-base64, --value-base64, --header, --timestamp or --expected-version"
-        )
 
 
 def _header(pair: bytes) -> tuple[str, bytes]:

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import grpc.aio
@@ -19,7 +20,7 @@ from typer.core import TyperGroup
 
 from coordinator.cli.failures import debugging
 from logstore.base.address import parse_addresses
-from logstore.base.errors import LogstoreError, NotServedHereError
+from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
 from logstore.base.types import Record
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
@@ -218,6 +219,19 @@ def _output_pipe() -> int | None:
         return number if stat.S_ISFIFO(os.fstat(number).st_mode) else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written before the work for it is done."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if path.is_dir() else f"{folder} is no folder that can be written"
+        raise InvalidArgumentError(f"{option} {path}: {why}")
+
+
+def note(message: str) -> None:
+    """One line on standard error that a person should know, and a script may leave."""
+    typer.echo(f"note: {message}", err=True)
 
 
 def print_json(value: object) -> None:

@@ -9,6 +9,7 @@ from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
+    note,
     print_json,
     record_json,
     run,
@@ -73,6 +74,7 @@ def read(
         async with connect(address) as db:
             log = await db.log(name)
             await _print(
+                log,
                 log.read(
                     key=one_of("key", key, key_hex, key_base64),
                     start=one_of("start", start, start_hex, start_base64),
@@ -119,6 +121,7 @@ def tail(
         async with connect(address) as db:
             log: Log = await db.log(name)
             await _print(
+                log,
                 log.tail(
                     key=one_of("key", key, key_hex, key_base64),
                     start=one_of("start", start, start_hex, start_base64),
@@ -136,11 +139,23 @@ def tail(
         run(until_left(work()))
 
 
-async def _print(records: Records, as_json: bool) -> None:
+async def _print(log: Log, records: Records, as_json: bool) -> None:
+    told: set[str] = set()
     async with records:
         async for record in records:
+            if len(told) < len(log.trimmed):
+                _tell_trimmed(log, told)
             if as_json:
                 print_json(record_json(record))
             else:
                 place = f"{record.shard}:{record.offset}"
                 typer.echo(f"{place}\t{record.timestamp}\t{text(record.key)}\t{text(record.value)}")
+    _tell_trimmed(log, told)
+
+
+def _tell_trimmed(log: Log, told: set[str]) -> None:
+    """On standard error, once a shard: what was left out because it is gone."""
+    for shard, base in log.trimmed.items():
+        if shard not in told:
+            note(f"{shard} begins at offset {base}, what was below is trimmed")
+            told.add(shard)

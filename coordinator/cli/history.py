@@ -1,12 +1,11 @@
 """`log create --from-history`: cuts and homes from recorded accesses (R5.5)."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coordinator.cli.files import headed_rows, is_number, named
-from logstore.base.address import shown
+from coordinator.cli.files import headed_rows, named
+from coordinator.cli.times import Tell, TimeReader, untold
 from logstore.base.errors import InvalidArgumentError, UnavailableError
 from sharder.initial import InitialShard, heatmap_of, initial_shards
 from sharder.keys import Partitioner, routing_key
@@ -18,10 +17,15 @@ SHARDS_PER_INSTANCE = 4
 
 
 def shards_from_history(
-    path: Path, partitioner: str, shards: int | None, instances: Sequence[Mapping[str, Any]]
+    path: Path,
+    partitioner: str,
+    shards: int | None,
+    instances: Sequence[Mapping[str, Any]],
+    tell: Tell = untold,
 ) -> list[InitialShard]:
     """The shards a log should start with. `path`: a CSV (.gz too) with columns `time_s` and `key`,
-    others are left; `instances`: rows of ListInstances.
+    others are left, in any order; `instances`: rows of ListInstances. `tell`: takes what should be
+    known of the times.
 
     InvalidArgumentError names the file, the line and what is wrong with it.
     """
@@ -40,7 +44,7 @@ def shards_from_history(
     known = [i["capacity"]["ops_per_s"] for i in living if i["capacity"]["ops_per_s"] is not None]
     usual = max(known, default=1.0)
     capacities = {i["instance"]: i["capacity"]["ops_per_s"] or usual for i in living}
-    found = sorted(_accesses(path, kind))
+    found = sorted(_accesses(path, kind, tell))
     span_s = max(found[-1][0] - found[0][0], 1e-9) if found else 1.0
     slot_s = span_s / SLOTS
     accesses = ((key, 1.0, min(int((at - found[0][0]) / slot_s), SLOTS - 1)) for at, key in found)
@@ -52,13 +56,10 @@ def shards_from_history(
         raise InvalidArgumentError(f"{path}: {e}") from None
 
 
-def _accesses(path: Path, kind: Partitioner) -> Iterator[tuple[float, bytes]]:
-    """(seconds, routing key) in the file's order."""
+def _accesses(path: Path, kind: Partitioner, tell: Tell) -> Iterator[tuple[float, bytes]]:
+    """(Unix seconds, routing key) in the file's order."""
+    reader = TimeReader()
     for number, (time_s, key) in headed_rows(path, ("time_s", "key")):
-        at = float(time_s) if is_number(time_s) else math.nan
-        if not math.isfinite(at):
-            raise InvalidArgumentError(
-                f"{named(path)}, line {number}: time_s is {shown(time_s)}, expected a number, and"
-                " then a key"
-            )
+        at = reader.seconds(f"{named(path)}, line {number}: time_s", time_s)
         yield at, routing_key(kind, key.encode())
+    reader.say(tell, named(path))

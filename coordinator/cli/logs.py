@@ -12,6 +12,7 @@ from coordinator.cli.common import (
     AsJson,
     Coordinator,
     ask_coordinator,
+    note,
     print_json,
     print_table,
     range_text,
@@ -97,17 +98,19 @@ def create(
     Example: logstore log create flights --from-history accesses.csv --shards 12
     """
 
+    cuts = [*(split_key or ()), *(split_key_hex or ()), *(split_key_base64 or ())]
+    if cuts and partitioner != "range":
+        raise InvalidArgumentError(
+            f"--split-key and --partitioner {partitioner} exclude each other: only the ranges of a"
+            " range log are cut at keys"
+        )
     options = dict(parse_option(o) for o in option or ())
     if changefeed is not None:
         options["changefeed"] = changefeed
-    cuts = [*(split_key or ()), *(split_key_hex or ()), *(split_key_base64 or ())]
     homes, count = list(instance or ()), shards
     if from_history is not None:
-        if cuts or homes:
-            raise InvalidArgumentError("--from-history is given together with what it decides:"
-                                       " --split-key or --instance")  # fmt: skip
         rows = run(_instances(address))
-        planned = shards_from_history(from_history, partitioner, shards, rows)
+        planned = shards_from_history(from_history, partitioner, shards, rows, note)
         cuts, homes, count = (
             [s.range.start for s in planned[1:]],
             [s.instance for s in planned],
@@ -255,9 +258,9 @@ def restore(
         return
     what = f"{told['shards']} shards in {told['copies']} copies, {told['records']:,} records"
     typer.echo(f"log {name} {'would be' if dry_run else 'is'} back: {what}")
-    for note in told["told"]:
-        if note["kind"] != "note":
-            typer.echo(f"{note['kind'].upper()}: {note['subject']}: {note['text']}")
+    for one in told["told"]:
+        if one["kind"] != "note":
+            typer.echo(f"{one['kind'].upper()}: {one['subject']}: {one['text']}")
 
 
 def shards(

@@ -25,6 +25,7 @@ from coordinator.cli import (
     verify,
 )
 from coordinator.cli.checked import use_for_all
+from coordinator.cli.choices import check_every
 from coordinator.cli.common import one_loop
 from coordinator.cli.failures import tell
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 for module in (serve, logs, append, data, cluster, profile, announce, moves, reshape, simulate,
                verify, recover, copies, doctor):  # fmt: skip
     module.register(app)
+check_every(app)
 use_for_all(app)
 _command = typer.main.get_command(app)
 """Run without typer's own handling of failures, which knows nothing of our statuses."""

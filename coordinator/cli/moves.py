@@ -20,6 +20,7 @@ from coordinator.cli.common import (
 )
 from coordinator.cli.logs import parse_option
 from coordinator.cli.story import story_lines
+from coordinator.migration.table import check_used
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 STEPS = (
@@ -72,6 +73,7 @@ def move(
     options = dict(parse_option(text) for text in option or ())
     if feed is not None:
         options["feed"] = feed
+    check_used(strategy, options)
     request = pb.MoveRequest(
         shard=shard,
         target=instance,
@@ -110,8 +112,6 @@ def migrations(
 
     Example: logstore migrations m1 --story
     """
-    if story and migration is None:
-        raise typer.BadParameter("--story tells of one migration: name its ID")
 
     async def work() -> Any:
         async with Coordinator(address) as coordinator:

@@ -12,6 +12,7 @@ from coordinator.cli.common import (
     Address,
     AsJson,
     Coordinator,
+    check_writable,
     print_json,
     print_table,
     run,
@@ -49,6 +50,8 @@ def heatmap(
             answer: pb.JsonResponse = await coordinator.call("Statistics", "Heatmap", request)
             return answer
 
+    if png is not None:
+        check_writable("--png", png)
     answer = run(work())
     if png is not None:
         png.write_bytes(answer.png)
@@ -174,8 +177,6 @@ def plan(
     Example: logstore plan --explain --save-view view.json
     """
     if view is not None:
-        if history or save_view is not None:
-            raise InvalidArgumentError("--view goes with neither --history nor --save-view")
         found = _replayed(view, explain)
     else:
         found = _asked(explain, history, save_view, address)

@@ -16,7 +16,6 @@ from coordinator.cli.common import (
     text,
 )
 from coordinator.cli.keys import from_base64, from_hex, one_of, raw
-from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 Shard = Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")]
@@ -53,8 +52,6 @@ def split(
     Example: logstore split orders/0 --at user-5000
     """
     at = one_of("at", at, at_hex, at_base64)
-    if at is not None and learned:
-        raise InvalidArgumentError("--at and --learned exclude each other")
     request = pb.ReshapeRequest(parents=[shard], dry_run=dry_run)
     if at is not None:
         request.key = at

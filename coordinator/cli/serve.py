@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.common import AsJson, print_json, run
+from coordinator.cli.common import AsJson, check_writable, note, print_json, run
 from coordinator.cli.logs import parse_option
 from logstore.meta.records import CapacityRecord
 
@@ -37,7 +37,11 @@ def register(app: typer.Typer) -> None:
 def up(
     instances: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="How many instances; default: as many as replicas."),
+        typer.Option(
+            min=1,
+            max=64,
+            help="How many instances; default: those of the data, at least --replicas.",
+        ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Directory of the data.")] = Path("logstore-data"),
     port: Annotated[
@@ -51,8 +55,8 @@ def up(
     ] = None,
     autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
     planning_period_s: Annotated[
-        float, typer.Option(min=1, max=3600, help="Seconds between plans.")
-    ] = 300.0,
+        float | None, typer.Option(min=1, max=3600, help="Seconds between plans; default 300.")
+    ] = None,
     metadata: Metadata = None,
     kafka: Annotated[
         str | None,
@@ -73,14 +77,18 @@ def up(
 ) -> None:
     """Run a whole cluster here until Ctrl-C; the next `up` goes on with its data.
 
-    Prints one line `ready ADDRESS` when it serves.
+    Prints one line `ready ADDRESS` when it serves, and on standard error what is not as it was:
+    instances of the data that are not started and what is missing with them, new ones.
 
     Example: logstore up --instances 3 --replicas 3 --data ./data --port 7400
     """
+    from coordinator.local import survey
     from coordinator.local.cluster import ClusterOptions, running
 
     given = dict(parse_option(text) for text in setting or ())
-    count = max(1, replicas) if instances is None else instances
+    past = survey.before(data)
+    survey.check_metadata(data, past, metadata)
+    count = max(1, replicas, survey.last_number(past)) if instances is None else instances
     options = ClusterOptions(
         data=data,
         instances=count,
@@ -95,6 +103,8 @@ def up(
         metadata=metadata,
         kafka=kafka,
     )
+
+    run_now = survey.Run(replicas, metadata)
 
     async def work() -> None:
         stopped = asyncio.Event()
@@ -115,6 +125,9 @@ def up(
     async def _serve(options: ClusterOptions, stopped: asyncio.Event) -> None:
         async with running(options) as cluster:
             started.set()
+            names = cluster.instance_addresses.keys()
+            told = await survey.told(cluster.address, past, run_now, names)
+            survey.keep(data, run_now)
             if as_json:
                 print_json(
                     {
@@ -122,10 +135,13 @@ def up(
                         "instances": cluster.instance_addresses,
                         "pids": cluster.pids,
                         "data": str(data),
+                        "notes": told,
                     }
                 )
             else:
                 typer.echo(f"ready {cluster.address}")
+            for sentence in told:
+                note(sentence)
             sys.stdout.flush()
             await stopped.wait()
 
@@ -162,6 +178,7 @@ def demo(
     """
     from coordinator.local.demo.run import DemoOptions, run_demo
 
+    check_writable("--report", report)
     options = DemoOptions(
         seed=seed,
         autopilot=not no_autopilot,

@@ -2,9 +2,9 @@
 
 import csv
 import hashlib
+import math
 import os
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,9 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 import profiler.forecast
-from coordinator.cli.common import AsJson, out, print_json, print_table
-from coordinator.cli.files import check_head, open_text
+from coordinator.cli.common import AsJson, note, out, print_json, print_table
+from coordinator.cli.files import check_head, headed_rows, named, open_text
+from coordinator.cli.times import Tell, TimeReader, filled, slots_of, untold
 from logstore.base.errors import InvalidArgumentError
 from sharder.simulate.cluster import Settings
 from sharder.simulate.forecasts import Forecasts, Learned, learn
@@ -70,8 +71,13 @@ def simulate_command(
     """
     if (series is None) == (events is None):
         raise InvalidArgumentError("give either --series or --events")
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise InvalidArgumentError(f"--cache {cache} is no folder")
     try:
-        load = read_series(series, slot_s) if series else read_events(_path(events), slot_s or 60.0)
+        if series:
+            load = read_series(series, slot_s, note)
+        else:
+            load = read_events(_path(events), slot_s or 60.0, note)
         first = warm_up if warm_up is not None else max(1, len(load.loads) * 3 // 10)
         settings = Settings(
             instances=instances,
@@ -116,10 +122,12 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[list[object]]:
     return [[name, *(m[key] for key in keys)] for name, m in results.items()]
 
 
-def read_series(path: Path, slot_s: float | None) -> Series:
-    """A wide CSV. Without `slot_s` it is taken from the first column's times (ISO or seconds).
+def read_series(path: Path, slot_s: float | None, tell: Tell = untold) -> Series:
+    """A wide CSV. Without `slot_s` it is taken from the first column's times (ISO or seconds), all
+    of which are read: see `times.slots_of`.
 
-    ValueError that names the line and the column of what is not a number.
+    ValueError that names the line and the column of what is not a number; InvalidArgumentError for
+    times that make no slots.
     """
     with _open(path) as file:
         rows = csv.reader(file)
@@ -137,18 +145,18 @@ def read_series(path: Path, slot_s: float | None) -> Series:
             loads.append([_number(path, number, name, value) for name, value in cells])
     if not loads:
         raise ValueError(f"{path} holds no slots")
-    step = slot_s or _step_s(path, times)
-    return Series(tuple(head[1:]), np.array(loads, dtype=np.float64), step)
+    slots = slots_of(path, head[0], times, slot_s, tell)
+    return Series(tuple(head[1:]), filled(slots, np.array(loads, dtype=np.float64)), slots.step_s)
 
 
-def read_events(path: Path, slot_s: float) -> Series:
-    """Single events `time_s,key,…` as 64 key ranges of equally many keys."""
-    with _open(path) as file:
-        rows = csv.DictReader(file)
-        check_head(path, rows.fieldnames or (), "time_s and key")
-        if not {"time_s", "key"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{path}: the first line must name time_s and key")
-        found = [(_number(path, n, "time_s", r["time_s"]), r["key"]) for n, r in enumerate(rows, 2)]
+def read_events(path: Path, slot_s: float, tell: Tell = untold) -> Series:
+    """Single events `time_s,key,…` in any order, as 64 key ranges of equally many keys."""
+    reader = TimeReader()
+    found = [
+        (reader.seconds(f"{named(path)}, line {number}: time_s", time_s), key)
+        for number, (time_s, key) in headed_rows(path, ("time_s", "key"))
+    ]
+    reader.say(tell, named(path))
     _, rank = np.unique(np.array([key for _, key in found]), return_inverse=True)
     return from_events(np.array([at for at, _ in found]), rank.astype(np.int64), slot_s)
 
@@ -178,11 +186,10 @@ def _cache_folder() -> Path:
 def _capacity(load: Series, instances: int, given: str) -> float:
     name, _, room = given.partition(":")
     try:
-        if name == "auto":
-            return auto_capacity(load, instances, float(room) if room else ROOM)
-        return float(given)
+        stated = float(room or ROOM if name == "auto" else given)
     except ValueError:
         raise ValueError(f"capacity is {given!r}, it must be auto, auto:X or a number") from None
+    return auto_capacity(load, instances, stated) if name == "auto" else stated
 
 
 def _open(path: Path) -> Any:
@@ -196,22 +203,9 @@ def _path(path: Path | None) -> Path:
 
 def _number(path: Path, line: int, column: str, value: str) -> float:
     try:
-        return float(value)
+        found = float(value)
     except ValueError:
         raise ValueError(f"{path}, line {line}, {column}: {value!r} is not a number") from None
-
-
-def _step_s(path: Path, times: list[str]) -> float:
-    def seconds(value: str) -> float:
-        try:
-            return float(value)
-        except ValueError:
-            return datetime.fromisoformat(value).timestamp()
-
-    try:
-        step = seconds(times[1]) - seconds(times[0])
-    except (ValueError, IndexError):
-        raise ValueError(f"{path}: give --slot-s, the first column holds no times") from None
-    if step <= 1:
-        raise ValueError(f"{path}: give --slot-s, the first column counts slots")
-    return step
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{path}, line {line}, {column}: {value!r} is no load, at least 0")
+    return found

@@ -61,6 +61,8 @@ def verify(
                 typer.echo(f"  {example}")
         raise typer.Exit(0 if verdict.ok else 1)
     assert shard is not None
+    if "/" not in shard:
+        raise InvalidArgumentError(f"SHARD is {shard!r}, expected LOG/NUMBER, as in {shard}/0")
     rows, differs = run(_compared(address, shard, deep))
     equal = len({row["chain"] for row in rows}) == 1
     if as_json:

@@ -8,6 +8,7 @@ port, so clients find it where it was.
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import IO
 import grpc.aio
 import msgspec
 
+from coordinator.config import Autopilot
 from coordinator.local.identities import cluster_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
 from logstore.base.address import Address
@@ -42,6 +44,9 @@ POLL_S = 0.1
 CALL_TIMEOUT_S = 2.0
 ORDER_TIMEOUT_S = 15.0
 """An order may wait for the election of a leader."""
+
+
+AUTOPILOT = tuple(mode.value for mode in Autopilot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,16 @@ class ClusterOptions:
             raise ConfigError(
                 f"coordinators is {self.coordinators}, the embedded store has 1: give metadata"
             )
+        if self.metadata is not None and not self.metadata.startswith(("etcd://", "etcds://")):
+            raise ConfigError(
+                f"metadata is {self.metadata[:200]!r}, it must be etcd://HOST:PORT,… or left out"
+            )
+        if self.autopilot not in (None, *AUTOPILOT):
+            raise ConfigError(
+                f"autopilot is {self.autopilot!r}, it must be one of {', '.join(AUTOPILOT)}"
+            )
+        for capacity in self.capacities:
+            _check_capacity(capacity)
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port is {self.port}, allowed are 0 (any free one) to 65535")
 
@@ -355,6 +370,14 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _check_capacity(capacity: CapacityRecord) -> None:
+    """Refused here, not by the instance after the others have started."""
+    for name in ("ops_per_s", "bytes_per_s", "stored_bytes"):
+        value = getattr(capacity, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}, it must be above 0 and finite, or left out")
 
 
 def _capacity_settings(capacity: CapacityRecord) -> dict[str, object]:

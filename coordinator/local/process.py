@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from logstore.base.address import Address
 from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
 
@@ -60,6 +62,8 @@ class Supervised:
         self._said = ""
         self._ready = asyncio.Event()
         self._failure: LogstoreError | None = None
+        self._log_from = 0
+        """Where the lines of the present run begin in the log."""
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
@@ -124,7 +128,12 @@ class Supervised:
         wait_s = BACKOFF_FIRST_S
         while True:
             began_s = loop.time()
-            status = await self._run()
+            try:
+                status = await self._run()
+            except OSError as e:
+                self._failure = ConfigError(f"{self.name} cannot be started: {e}")
+                self._ready.set()
+                return
             self._ready.clear()
             if self._stopping.is_set():
                 return
@@ -148,11 +157,12 @@ class Supervised:
             if value is not None
             for part in (
                 f"--{name.replace('_', '-')}",
-                *([str(item) for item in value] if isinstance(value, list) else [str(value)]),
+                *([_flag(item) for item in value] if isinstance(value, list) else [_flag(value)]),
             )
         ]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
+            self._log_from = log.tell()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -195,8 +205,8 @@ class Supervised:
             print(f"{self.name} ended with status {status}: {said}", file=sys.stderr, flush=True)
 
     def _error(self, status: int) -> LogstoreError:
-        """The `error: …` line, or the last line, that the process left in its log."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        """The `error: …` line, or the last line, that this run of the process left in its log."""
+        lines = self.log.read_bytes()[self._log_from :].decode(errors="replace").splitlines()
         if status not in (2, 4):
             last = lines[-1] if lines else "it said nothing"
             return UnavailableError(f"{self.name} does not start: {last} (see {self.log})")
@@ -204,3 +214,8 @@ class Supervised:
         text = said[-1] if said else f"{self.name} refused its settings, see {self.log}"
         kind = AddressInUseError if "port is in use" in text else ConfigError
         return kind(text)
+
+
+def _flag(value: object) -> str:
+    """A setting as its process reads it: fields of fields as JSON, all else as text."""
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else str(value)

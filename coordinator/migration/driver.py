@@ -82,6 +82,7 @@ class Memory:
     ramp: RampState = field(default_factory=RampState)
     verified: Verified | None = None
     source_heard_s: float | None = None
+    target_heard_s: float | None = None
     soaking_since_us: int | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -274,6 +275,8 @@ class MigrationDriver:
         now_us, now_s = clock.wall_us(), clock.monotonic_s()
         if source is not None or memory.source_heard_s is None:
             memory.source_heard_s = now_s
+        if target is not None or memory.target_heard_s is None:
+            memory.target_heard_s = now_s
         in_sync = read.shard is not None and any(
             m.replica_id == record.source.replica_id for m in read.shard.in_sync
         )
@@ -304,6 +307,7 @@ class MigrationDriver:
             ramp=memory.ramp,
             figures=figures,
             source_silent_s=now_s - memory.source_heard_s,
+            target_silent_s=now_s - memory.target_heard_s,
             soaking_since_us=memory.soaking_since_us,
             log=decode_log(read.log.value) if read.log is not None else None,
             successor=decode_shard(read.successor.value) if read.successor is not None else None,

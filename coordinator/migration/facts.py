@@ -49,7 +49,8 @@ class Facts:
 
     `source` and `target`: the copies of the record's members; None while their instance is silent
     or does not hold that copy yet. `incarnations`: of registered instances. `next_replica_id`: the
-    counter's value, the next id to draw. `source_silent_s`: how long S's instance gave no answer.
+    counter's value, the next id to draw. `source_silent_s`, `target_silent_s`: how long that
+    instance gave no answer.
     `soaking_since_us`: since when this leader has seen S in sync; None: it is not.
     """
 
@@ -64,6 +65,7 @@ class Facts:
     ramp: RampState = field(default_factory=RampState)
     figures: Figures = field(default_factory=Figures)
     source_silent_s: float = 0.0
+    target_silent_s: float = 0.0
     soaking_since_us: int | None = None
     log: LogRecord | None = None
     successor: ShardRecord | None = None

@@ -77,7 +77,7 @@ def decide(record: MigrationRecord, facts: Facts) -> Effect:
             return roll_back(record, facts, facts.shard, record.cause or "asked for")
     elif record.paused:
         return Wait(IDLE_POLL_S, "paused")
-    late = _late(record, facts)
+    late = _late(record, facts) or _deserted(record, facts)
     if late is not None and not _went_through(record, facts.shard):
         return roll_back(record, facts, facts.shard, late)
     return _HANDLERS[record.state](record, facts, facts.shard)
@@ -277,6 +277,36 @@ def _late(record: MigrationRecord, facts: Facts) -> str | None:
     if facts.now_us - record.since_us <= limit * 1e6:
         return None
     return f"{record.state.value} took longer than {name} = {limit:g} s"
+
+
+_BEFORE_CUTOVER = frozenset(
+    {
+        State.PREPARING, State.SNAPSHOT, State.CATCHING_UP, State.VERIFYING, State.SHADOWING,
+        State.RAMPING,
+    }
+)  # fmt: skip
+
+
+def _deserted(record: MigrationRecord, facts: Facts) -> str | None:
+    """Why a move that cannot go on is given up: a side is dead, the shard is still the source's.
+
+    Whatever the state waits for, it would wait for the dead. After a cutover the roles have
+    changed, and `soaking` has its own rules; copy-on-write has no way back from its successor.
+    """
+    if record.state not in _BEFORE_CUTOVER or record.successor is not None:
+        return None
+    options = record.options
+    if facts.target_silent_s > options.target_dead_after_s:
+        return (
+            f"{record.target_instance} is silent for {facts.target_silent_s:.0f} s, more than "
+            f"target_dead_after_s = {options.target_dead_after_s:g} s"
+        )
+    if facts.source_silent_s > options.source_dead_after_s:
+        return (
+            f"{record.source.instance} is silent for {facts.source_silent_s:.0f} s, more than "
+            f"source_dead_after_s = {options.source_dead_after_s:g} s"
+        )
+    return None
 
 
 def _went_through(record: MigrationRecord, shard: ShardRecord) -> bool:

@@ -69,8 +69,11 @@ class MoveOptions:
     shadowing_timeout_s: float = 60.0
     ramping_timeout_s: float = 600.0
     cutover_timeout_s: float = 60.0
+    target_dead_after_s: float = 60.0
+    """Before the cutover: the move is rolled back once its target is silent this long."""
     source_dead_after_s: float = 300.0
-    """After the cutover: a source that is silent this long, and not in sync, is given up."""
+    """Before the cutover: the move is rolled back once its source is silent this long. After it: a
+    source that is silent this long, and not in sync, is given up."""
     feed: str = "direct"
     """How batches after the snapshot reach the target: `direct` or `kafka`."""
     feed_fallback: str = "direct"
@@ -113,6 +116,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "shadowing_timeout_s": (0.1, _DAY_S, "s"),
     "ramping_timeout_s": (0.1, 7 * _DAY_S, "s"),
     "cutover_timeout_s": (0.1, _DAY_S, "s"),
+    "target_dead_after_s": (0.1, 7 * _DAY_S, "s"),
     "source_dead_after_s": (0.1, 7 * _DAY_S, "s"),
     "feed_deadline_s": (0.1, _DAY_S, "s"),
 }

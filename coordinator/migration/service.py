@@ -20,6 +20,7 @@ from coordinator.migration.records import (
 )
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.table import PATHS, TABLE, check_strategy, story
+from coordinator.presence import Presence
 from coordinator.views import move_history
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore
@@ -128,8 +129,10 @@ class MigrationsService(MigrationsServicer):
         nodes: GrpcNodes,
         defaults: MoveOptions,
         reshapes: ReshapeDriver,
+        presence: Presence,
         heatmap: HeatmapOf = lambda log: None,
     ) -> None:
+        self._presence = presence
         self._reshapes = reshapes
         self._heatmap = heatmap
         self._store = store
@@ -147,9 +150,11 @@ class MigrationsService(MigrationsServicer):
             reason="asked for",
         )
         self._driver.check_feed(proposal.options)
+        draft = await self._driver.ledger.draft(proposal)
+        sides = {draft.source.instance: "the source", draft.target_instance: "the target"}
+        await self._presence.require(f"the move of {draft.shard}", sides)
         if not request.dry_run:
             return _json(await self._told(await self._driver.propose(proposal)))
-        draft = await self._driver.ledger.draft(proposal)
         try:
             size = (await self._nodes.sizes(draft.source.instance)).get(draft.shard, 0)
         except LogstoreError:
@@ -177,10 +182,20 @@ class MigrationsService(MigrationsServicer):
     async def Reshape(self, request: pb.ReshapeRequest, context: Context) -> pb.JsonResponse:
         """Split or merge; answers at the end, `ConflictError` when it was aborted."""
         at = None
+        if len(request.parents) > 1 and request.HasField("key"):
+            raise InvalidArgumentError(
+                f"key is given with {len(request.parents)} parents: a merge has none"
+            )
         if len(request.parents) == 1:
             parent = await self._reshapes.shard(request.parents[0])
             at = await self._split_key(parent, request.key if request.HasField("key") else None)
         draft = await self._reshapes.draft(list(request.parents), at)
+        leaders = [(await self._reshapes.shard(p)).primary.instance for p in draft.parents]
+        needed = {
+            name: f"the primary of {shard}"
+            for name, shard in zip(leaders, draft.parents, strict=True)
+        }
+        await self._presence.require(f"the {draft.kind} of {' and '.join(draft.parents)}", needed)
         if request.dry_run:
             return _json({"dry_run": True, **reshape_driver.told(draft)})
         record = await self._reshapes.propose(draft)
@@ -247,8 +262,22 @@ class MigrationsService(MigrationsServicer):
 
     @unary
     async def Control(self, request: pb.ControlRequest, context: Context) -> pb.JsonResponse:
+        await self._check_control(request.id, request.action)
         record = await self._driver.order(request.id, request.action, request.cause)
         return _json(await self._told(record))
+
+    async def _check_control(self, migration: str, action: str) -> None:
+        """After the cutover the way back needs the source, and the end needs the target."""
+        record = await self._driver.ledger.get(migration)
+        if record.state is not State.SOAKING or record.removing:
+            return
+        order, source, target = f"{action} of {migration}", record.source.instance, record.target
+        if action == "rollback":
+            hint = f"complete {migration} leaves the shard on {record.target_instance}"
+            await self._presence.require(order, {source: "the source"}, hint)
+        elif action == "complete" and target is not None:
+            hint = f"rollback {migration} takes the shard back to {source}"
+            await self._presence.require(order, {target.instance: "the target"}, hint)
 
     async def _told(self, record: MigrationRecord) -> Any:
         shard = await self._store.get(shard_key(record.shard))

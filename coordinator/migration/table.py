@@ -1,5 +1,6 @@
 """The transition table of protocol.md ("Migration") as data, and what each step does in words."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from coordinator.migration.records import (
@@ -148,6 +149,30 @@ def check_strategy(strategy: str) -> str:
             f"strategy is {strategy!r}, it must be one of {', '.join((AUTO, *STRATEGIES))}"
         )
     return strategy
+
+
+_COPIES = ("throttle_bytes_per_s", "feed", "feed_fallback", "feed_deadline_s",
+           "snapshot_timeout_s", "catching_up_timeout_s")  # fmt: skip
+_SHADOWS = ("shadow_s", "shadowing_timeout_s")
+_RAMPS = ("ramp_step", "ramp_interval_s", "ramp_back", "ramping_timeout_s")
+UNUSED: dict[str, tuple[str, ...]] = {
+    "switch": (*_COPIES, *_SHADOWS, *_RAMPS),
+    "log-shipping": _RAMPS,
+    COPY_ON_WRITE: (*_SHADOWS, *_RAMPS),
+}
+"""Strategy -> options of a move that it has no use for."""
+
+
+def check_used(strategy: str, given: Iterable[str]) -> None:
+    """InvalidArgumentError for an option, by name, that the strategy which is asked for would not
+    use. With `auto` the options are for whatever it turns out to be.
+    """
+    for name in UNUSED.get(strategy, ()):
+        if name in given:
+            raise InvalidArgumentError(
+                f"{name} and strategy {strategy} exclude each other: a move by {strategy} does not"
+                " use it"
+            )
 
 
 def choose_strategy(strategy: str, shard: ShardRecord, target: str) -> str:

@@ -140,6 +140,17 @@ class NotServedHereError(LogstoreError):
     code = "not_served_here"
 
 
+class InstanceDownError(UnavailableError):
+    """What was ordered needs an instance that gives no answer; nothing was begun.
+
+    Not retriable blindly: it waits for a person, or for the instance to come back.
+    """
+
+    code = "instance_down"
+    retriable = False
+    refresh_route = False
+
+
 class OutcomeUnknownError(UnavailableError):
     """An append may or may not be stored: it was sent, and no answer came in time.
 

@@ -142,18 +142,23 @@ class Client:
         """Create a log. `split_keys` cut the routing keys instead of `shards` even ranges;
         default: one, of a balanced log one for each instance. `instances` names the primary of each
         shard instead of the ring. `options` are LogOptions:
-        replicas, min_in_sync, durability, compression, key_index, event_time, retention_s,
-        retention_bytes, timestamp_ahead_max_s, timestamp_policy; those not given have the
-        cluster's defaults.
+        replicas, min_in_sync, durability, compression, key_index, event_time,
+        timestamp_ahead_max_s, timestamp_policy; those not given have the cluster's defaults.
 
         Errors: AlreadyExistsError, InvalidArgumentError.
         """
         self._lifetime.check()
         checks.log_name(name)
+        for field, told in (("split_keys", split_keys), ("instances", instances)):
+            if isinstance(told, str | bytes):
+                raise InvalidArgumentError(f"{field} is {told[:80]!r}, expected a list of them")
         cuts = [checks.key(cut, "split_keys") for cut in split_keys]
-        count = (
-            len(cuts) + 1 if cuts else 0 if shards is None else bounds.whole("shards", shards, 1)
-        )
+        count = 0 if shards is None else bounds.whole("shards", shards, 1)
+        if cuts and count not in (0, len(cuts) + 1):
+            raise InvalidArgumentError(
+                f"shards is {count}, {len(cuts)} split_keys make {len(cuts) + 1}: give one of them"
+            )
+        count = len(cuts) + 1 if cuts else count
         if count > SHARDS_PER_LOG_MAX:
             raise InvalidArgumentError(f"shards is {count}, the limit is {SHARDS_PER_LOG_MAX}")
         unknown = options.keys() - {field.name for field in dataclasses.fields(LogOptions)}
@@ -362,6 +367,18 @@ class Log:
         )
         return Scan(self._reader, spec)
 
+    @property
+    def trimmed(self) -> dict[str, int]:
+        """Shard -> first offset that is kept, of shards that this client's reads found trimmed.
+
+        A read or tail without an offset begins there; an offset below it is OutOfRangeError.
+        """
+        return {
+            shard: base
+            for shard, base in self._reader.trimmed.items()
+            if shard.rpartition("/")[0] == self.name
+        }
+
     async def shard_map(self) -> ShardMap:
         """The newest map: ranges, primaries, epochs."""
         self._directory.lifetime.check()
@@ -377,8 +394,12 @@ class Log:
     ) -> Results[list[Record]]:
         """What `read` or `tail` yields, in lists as they come: fewer steps per record."""
         spec = spec_of(self.name, self._router.created_us, **options)
+        if from_start and spec.offset is not None:
+            raise InvalidArgumentError(
+                f"from_start and offset {spec.offset} exclude each other: give one of them"
+            )
         if tail and spec.offset is None and (from_start or spec.since_us is not None):
-            spec = dataclasses.replace(spec, offset=0)
+            spec = dataclasses.replace(spec, from_base=True)
         return self._reader.lists(spec, tail=tail, idle_timeout_s=idle_timeout(idle_timeout_s))
 
     async def _follow(self) -> None:

@@ -30,6 +30,8 @@ class ReadSpec:
     since_us: int | None = None
     shard: str | None = None
     offset: int | None = None
+    from_base: bool = False
+    """A tail, too, begins with what is stored."""
     limit: int | None = None
     order: Order = "any"
     created_us: int = 0
@@ -87,20 +89,23 @@ def spec_of(
 class Place:
     """Where a shard's read is; makes the request that continues it."""
 
-    def __init__(self, spec: ReadSpec, offset: int) -> None:
+    def __init__(self, spec: ReadSpec, offset: int | None) -> None:
+        """`offset=None`: from the first record that is kept."""
         self._spec = spec
         self._left = None if spec.sifts else spec.limit
         self.written = spec.written
         self._offset = offset
         self._resumed = False
         self.stop: int | None = None
+        self.log_start: int | None = None
+        """Records below this offset, which the read did not exclude, were trimmed."""
         self.sealed = False
         """The read stops at the shard's seal: its successors go on."""
 
     @property
     def offset(self) -> int:
-        """Where reading goes on."""
-        return self._offset
+        """Where reading goes on; 0 before the first answer of a read from the beginning."""
+        return self._offset or 0
 
     @property
     def resumed(self) -> bool:
@@ -123,7 +128,7 @@ class Place:
         spec = self._spec
         if self._resumed:
             # A replica that lags behind what was read shall wait, not call the start out of range.
-            shown = max(shown, self._offset, self.stop or 0)
+            shown = max(shown, self.offset, self.stop or 0)
         if shard.sealed_end is not None:
             # S4: a sealed shard ends there, not at some replica's high watermark.
             shown = max(shown, shard.sealed_end)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from logstore.base.env import Env
 from logstore.base.errors import (
+    InvalidArgumentError,
     LimitExceededError,
     LogstoreError,
     OutOfRangeError,
@@ -75,6 +76,8 @@ class Reader:
         self._env = env
         self._session = session
         self._timeout_s = timeout_s
+        self.trimmed: dict[str, int] = {}
+        """Shard -> first offset that is kept, where a read from the beginning met a trimmed one."""
 
     def lists(
         self, spec: ReadSpec, *, tail: bool = False, idle_timeout_s: float | None = None
@@ -130,7 +133,7 @@ class Reader:
             return
         spec = placed
         shards = await self._shards(spec)
-        if tail and spec.shard is None and spec.offset is None:
+        if tail and spec.shard is None and spec.offset is None and not spec.from_base:
             shards = [s for s in shards if s.is_open]  # nothing is appended to the others
         left = spec.limit
         async with contextlib.aclosing(self._fan_out(spec, shards, tail)) as found:
@@ -216,6 +219,13 @@ class Reader:
             found = router.map.get(spec.shard)
         if found is None:
             raise UnknownShardError(f"log {spec.log!r} has no shard {spec.shard!r}")
+        if spec.written is None and found not in router.shards_to_read(
+            spec.start, spec.end, spec.key
+        ):
+            wanted = f"key {spec.key!r}" if spec.key is not None else f"start {spec.start!r} or end"
+            raise InvalidArgumentError(
+                f"{wanted} and shard {spec.shard} exclude each other: the shard holds {found.range}"
+            )
         return [found]
 
     async def _fan_out(
@@ -237,7 +247,7 @@ class Reader:
         def begin(more: Sequence[Shard], offset: int | None) -> None:
             for shard in more:
                 finished[shard.id] = asyncio.Event()
-            place = spec if offset is None else replace(spec, offset=offset)
+            place = spec if offset is None else replace(spec, offset=None, from_base=True)
             for shard in more:
                 funnel.add(read(shard, place))
 
@@ -302,8 +312,8 @@ class Reader:
 
         Its id is added to `sealed` when it was read to a seal: its successors go on.
         """
-        start = spec.offset or 0
-        if tail and spec.offset is None:
+        start = spec.offset
+        if tail and start is None and not spec.from_base:
             start = await self._end(spec, shard)
         place = Place(spec, start)
         attempt = 0
@@ -315,6 +325,8 @@ class Reader:
                     async for page in pages:
                         attempt = 0
                         deadline = loop.time() + self._timeout_s
+                        if place.log_start is not None:
+                            self.trimmed[shard.id] = place.log_start
                         if page.count:
                             yield page
                 if not tail:
@@ -381,17 +393,17 @@ class Reader:
             if attempt > len(self._directory.addresses):
                 await asyncio.sleep(BACKOFF_MAX_S * (0.5 + self._env.rng.random() / 2))
 
-    async def _end(self, spec: ReadSpec, shard: Shard) -> int:
-        """The shard's high watermark: any record's answer tells it; without one it is 0."""
-        place = Place(ReadSpec(spec.log, limit=1, created_us=spec.created_us), 0)
+    async def _end(self, spec: ReadSpec, shard: Shard) -> int | None:
+        """The shard's high watermark, which any answer tells; None: it holds no record."""
+        place = Place(ReadSpec(spec.log, limit=1, created_us=spec.created_us), None)
         attempt = 0
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
             try:
                 async with contextlib.aclosing(self._call(place, shard, False, 1)) as pages:
                     async for _ in pages:
-                        return place.stop or 0
-                return 0
+                        return place.stop
+                return None
             except LogstoreError as e:
                 late = asyncio.get_running_loop().time() >= deadline
                 if late or not (e.retriable or e.refresh_route):
@@ -430,6 +442,8 @@ class Reader:
                 page = page_of(response)
                 place.advance(page, response.high_watermark, tail)
                 place.sealed = place.sealed or response.sealed
+                if response.HasField("log_start"):
+                    place.log_start = response.log_start
                 yield page if place.written is None else page.as_written(place.written)
                 if place.finished:
                     return

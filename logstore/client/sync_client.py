@@ -265,6 +265,10 @@ class SyncLog:
     def scan(self, **options: Any) -> "SyncScan":
         return SyncScan(self._log.scan(**options), self._loop)
 
+    @property
+    def trimmed(self) -> dict[str, int]:
+        return self._log.trimmed
+
     def shard_map(self) -> ShardMap:
         return self._loop.run(self._log.shard_map)
 

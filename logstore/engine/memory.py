@@ -179,6 +179,10 @@ class MemoryEngine:
         with self._lock:
             return self._copy(replica_id).end
 
+    def base(self, replica_id: int) -> Position:
+        with self._lock:
+            return self._copy(replica_id).meta.base
+
     def position_at(self, replica_id: int, offset: int) -> Position | None:
         with self._lock:
             copy = self._copy(replica_id)

@@ -179,6 +179,10 @@ class Engine(Protocol):
         """Log end and chain there (base when empty)."""
         ...
 
+    def base(self, replica_id: int) -> Position:
+        """Where the copy begins: what is below was trimmed, or was never copied."""
+        ...
+
     def position_at(self, replica_id: int, offset: int) -> Position | None:
         """The chain at `offset` if a batch ends exactly there (or it is the base), else None."""
         ...

@@ -50,9 +50,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one read wants; offsets are half-open."""
+    """What one read wants; offsets are half-open. `start=None`: whatever is kept."""
 
-    start: int
+    start: int | None
     stop: int | None
     key: bytes | None
     low: bytes | None
@@ -65,7 +65,7 @@ class Query:
     def of(cls, request: log_pb2.ReadRequest) -> "Query":
         has_range = request.HasField("range")
         return cls(
-            start=request.start_offset,
+            start=request.start_offset if request.HasField("start_offset") else None,
             stop=request.stop_offset if request.HasField("stop_offset") else None,
             key=request.key if request.HasField("key") else None,
             low=request.range.start if has_range and request.range.start else None,

@@ -123,14 +123,10 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
     when the replica stops serving in between (the caller continues elsewhere at next_offset).
     """
     mark = replica.high_watermark
-    if query.start > mark:
-        raise OutOfRangeError(
-            f"start_offset is {query.start}, shard {replica.shard} ends at {mark}"
-        )
-    if query.stop is not None and query.stop < query.start:
-        raise InvalidArgumentError(f"stop_offset is {query.stop}, below start {query.start}")
-    engine, me = replica.node.engine, replica.member.replica_id
-    at, told = query.start, False
+    at, trimmed = _begin(replica, query, mark)
+    engine, me, told = replica.node.engine, replica.member.replica_id, False
+    if trimmed:
+        yield _begins_at(replica, at, mark)
     if query.since_us is not None:
         at = max(at, engine.offset_at_time(me, query.since_us))
     steps = Steps(engine, me, replica.shard, query, at)
@@ -163,6 +159,34 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+def _begin(replica: "Replica", query: Query, mark: int) -> tuple[int, bool]:
+    """Where the read begins, and whether records below that, which it did not exclude, are gone."""
+    base = replica.node.engine.base(replica.member.replica_id).end
+    start = base if query.start is None else query.start
+    if start > mark:
+        raise OutOfRangeError(f"start_offset is {start}, shard {replica.shard} ends at {mark}")
+    if start < base:
+        raise OutOfRangeError(
+            f"start_offset is {start}, shard {replica.shard} was trimmed below {base}; read from "
+            f"{base} on, or without an offset"
+        )
+    if query.stop is not None and query.stop < start:
+        raise InvalidArgumentError(f"stop_offset is {query.stop}, below start {start}")
+    return start, query.start is None and base > 0
+
+
+def _begins_at(replica: "Replica", base: int, mark: int) -> Answer:
+    """Told before the first record, also when nothing qualifies."""
+    message = log_pb2.ReadResponse(
+        shard=replica.shard,
+        base_offset=base,
+        high_watermark=mark,
+        next_offset=base,
+        log_start=base,
+    )
+    return Answer(message, 0)
 
 
 def _ends(replica: "Replica", offset: int) -> bool:

@@ -38,6 +38,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "fenced": grpc.StatusCode.FAILED_PRECONDITION,
     "not_serving": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "instance_down": grpc.StatusCode.FAILED_PRECONDITION,
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "out_of_sequence": grpc.StatusCode.ABORTED,
     "version_conflict": grpc.StatusCode.FAILED_PRECONDITION,

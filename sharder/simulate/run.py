@@ -40,6 +40,10 @@ class Scenario:
 
 def auto_capacity(series: Series, instances: int, room: float) -> float:
     """`room` x the 99.9 % load of all columns together, per instance and slot."""
+    if instances < 1 or not 0 < room < np.inf:
+        raise ValueError(f"instances is {instances} and room {room}: at least 1 and above 0")
+    if not series.loads.any():
+        raise ValueError("the series holds no load at all, there is nothing to plan for")
     return room * float(np.quantile(series.loads.sum(axis=1), 0.999)) / instances
 
 

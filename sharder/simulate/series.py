@@ -30,6 +30,9 @@ class Series:
                 f"series has shape {self.loads.shape}, it must be (slots, {len(self.names)})"
             )
         slots, columns = self.loads.shape
+        if len(set(self.names)) < columns:
+            twice = next(n for i, n in enumerate(self.names) if n in self.names[:i])
+            raise ValueError(f"series has two key ranges called {twice!r}")
         if slots > SLOTS_MAX or columns > COLUMNS_MAX:
             raise ValueError(
                 f"series has {slots} slots and {columns} key ranges, the limits are {SLOTS_MAX} and"
@@ -90,6 +93,14 @@ def from_events(
     """
     if len(time_s) == 0 or len(time_s) != len(key_rank):
         raise ValueError(f"events: {len(time_s)} times and {len(key_rank)} keys")
+    if not (np.isfinite(time_s).all() and 0 < slot_s < np.inf):
+        raise ValueError(f"events: times must be finite and slot_s above 0, it is {slot_s}")
+    slots = (float(time_s.max()) - float(time_s.min())) // slot_s + 1
+    if slots > SLOTS_MAX:
+        raise ValueError(
+            f"events lie in {slots:.0f} slots of {slot_s:g} s, from {time_s.min():.0f} to "
+            f"{time_s.max():.0f}; the limit is {SLOTS_MAX}"
+        )
     column = equal_ranges(key_rank, ranges)
     count = int(column.max()) + 1
     slot = ((time_s - time_s.min()) // slot_s).astype(np.int64)

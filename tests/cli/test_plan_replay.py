@@ -46,4 +46,4 @@ def test_what_is_no_view_is_refused_without_a_traceback(
     assert main(["plan", "--view", str(tmp_path / "none")]) == 2
     assert "No such file" in capsys.readouterr().err
     assert main(["plan", "--view", str(wrong), "--history"]) == 2
-    assert "--view goes with neither" in capsys.readouterr().err
+    assert "--view and --history exclude each other" in capsys.readouterr().err

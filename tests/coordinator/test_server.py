@@ -29,7 +29,7 @@ from logstore.base.errors import (
 from logstore.meta.port import Put
 from logstore.meta.records import InstanceRecord, encode, instance_key
 from logstore.meta.remote import RemoteMetadataStore
-from logstore.proto.channel import open_channel
+from logstore.proto.channel import listen, make_server, open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
 from logstore.proto.status import called
@@ -52,15 +52,19 @@ async def server(tmp_path: Path) -> AsyncIterator[CoordinatorServer]:
 
 @pytest.fixture
 async def channel(server: CoordinatorServer) -> AsyncIterator[grpc.aio.Channel]:
-    """To a coordinator with two registered instances that nobody can reach."""
+    """To a coordinator with two registered instances that answer each call with an error."""
+    answering = make_server()
+    port = listen(answering, "127.0.0.1:0")
+    await answering.start()
     metadata = RemoteMetadataStore([server.address])
     for name in ("a", "b"):
-        record = InstanceRecord(name, "127.0.0.1:1", 1)
+        record = InstanceRecord(name, f"127.0.0.1:{port}", 1)
         await metadata.txn([], [Put(instance_key(name), encode(record))])
     await metadata.close()
     channel = open_channel(server.address)
     yield channel
     await channel.close()
+    await answering.stop(None)
 
 
 async def test_a_log_is_created_described_routed_and_deleted(channel: grpc.aio.Channel) -> None:
@@ -242,7 +246,7 @@ async def test_a_dry_run_writes_nothing_and_a_move_is_watched_to_its_end(
         if not seen:
             await moves.Control(pb.ControlRequest(id=begun["id"], action="rollback", cause="test"))
         seen.append(state)
-    # Nobody answers at the target, so the copy never leaves `snapshot` and the order ends it.
+    # The target makes no copy, so the move never leaves `snapshot` and the order ends it.
     assert seen[-1] in ("rolled-back", "aborted")
     last = json.loads((await moves.Get(pb.GetMigrationRequest(id=begun["id"]))).json)
     assert last["cause"] == "test"

@@ -143,6 +143,9 @@ class SimEngine:
     def end(self, replica_id: int) -> Position:
         return self._live.end(replica_id)
 
+    def base(self, replica_id: int) -> Position:
+        return self._live.base(replica_id)
+
     def position_at(self, replica_id: int, offset: int) -> Position | None:
         return self._live.position_at(replica_id, offset)
 

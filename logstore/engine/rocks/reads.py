@@ -53,6 +53,9 @@ class Reads:
     def end(self, replica_id: int) -> Position:
         return self._replica(replica_id).end
 
+    def base(self, replica_id: int) -> Position:
+        return self._replica(replica_id).meta.base
+
     def position_at(self, replica_id: int, offset: int) -> Position | None:
         replica = self._replica(replica_id)
         end = replica.end

@@ -318,6 +318,7 @@ class ReadRequest(_message.Message):
     epoch: _builtins.int
     """0: not checked"""
     start_offset: _builtins.int
+    """absent: the first offset that is kept (what is below was trimmed)"""
     stop_offset: _builtins.int
     """absent: the high watermark at the call"""
     key: _builtins.bytes
@@ -343,7 +344,7 @@ class ReadRequest(_message.Message):
         *,
         shard: _builtins.str = ...,
         epoch: _builtins.int = ...,
-        start_offset: _builtins.int = ...,
+        start_offset: _builtins.int | None = ...,
         stop_offset: _builtins.int | None = ...,
         key: _builtins.bytes | None = ...,
         range: _common_pb2.KeyRange | None = ...,
@@ -354,20 +355,24 @@ class ReadRequest(_message.Message):
         caller: _common_pb2.Caller | None = ...,
         created_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_stop_offset", b"_stop_offset", "caller", b"caller", "key", b"key", "range", b"range", "since_us", b"since_us", "stop_offset", b"stop_offset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "key", b"key", "range", b"range", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
     _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
     _WhichOneofReturnType__since_us: _TypeAlias = _typing.Literal["since_us"]  # noqa: Y015
     _WhichOneofArgType__since_us: _TypeAlias = _typing.Literal["_since_us", b"_since_us"]  # noqa: Y015
+    _WhichOneofReturnType__start_offset: _TypeAlias = _typing.Literal["start_offset"]  # noqa: Y015
+    _WhichOneofArgType__start_offset: _TypeAlias = _typing.Literal["_start_offset", b"_start_offset"]  # noqa: Y015
     _WhichOneofReturnType__stop_offset: _TypeAlias = _typing.Literal["stop_offset"]  # noqa: Y015
     _WhichOneofArgType__stop_offset: _TypeAlias = _typing.Literal["_stop_offset", b"_stop_offset"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__key) -> _WhichOneofReturnType__key | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__since_us) -> _WhichOneofReturnType__since_us | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_offset) -> _WhichOneofReturnType__start_offset | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_offset) -> _WhichOneofReturnType__stop_offset | None: ...
 
@@ -410,6 +415,7 @@ class ReadResponse(_message.Message):
     HIGH_WATERMARK_FIELD_NUMBER: _builtins.int
     NEXT_OFFSET_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    LOG_START_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     base_offset: _builtins.int
     """of the first record, when offsets are dense (no offset column)"""
@@ -425,6 +431,8 @@ class ReadResponse(_message.Message):
     """where a continued read starts"""
     sealed: _builtins.bool
     """nothing comes after the shard's end; its successors go on"""
+    log_start: _builtins.int
+    """first answer to a request without start_offset, if not 0: what is below was trimmed"""
     def __init__(
         self,
         *,
@@ -437,11 +445,14 @@ class ReadResponse(_message.Message):
         high_watermark: _builtins.int = ...,
         next_offset: _builtins.int = ...,
         sealed: _builtins.bool = ...,
+        log_start: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_start", b"_log_start", "log_start", b"log_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time_us", b"append_time_us", "base_offset", b"base_offset", "count", b"count", "flags", b"flags", "high_watermark", b"high_watermark", "next_offset", b"next_offset", "payload", b"payload", "sealed", b"sealed", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_start", b"_log_start", "append_time_us", b"append_time_us", "base_offset", b"base_offset", "count", b"count", "flags", b"flags", "high_watermark", b"high_watermark", "log_start", b"log_start", "next_offset", b"next_offset", "payload", b"payload", "sealed", b"sealed", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__log_start: _TypeAlias = _typing.Literal["log_start"]  # noqa: Y015
+    _WhichOneofArgType__log_start: _TypeAlias = _typing.Literal["_log_start", b"_log_start"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_start) -> _WhichOneofReturnType__log_start | None: ...
 
 Global___ReadResponse: _TypeAlias = ReadResponse  # noqa: Y015

@@ -1,0 +1,154 @@
+"""What `up` finds of its data's life before: told at the start, not found out by a read that waits.
+
+`up.json` in the data directory keeps how it was started last. The rest is what the metadata says of
+instances and shards, against what runs now.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from logstore.base.errors import ConfigError, LogstoreError
+from logstore.meta.records import ShardRecord, decode_instance, decode_shard
+from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogStub
+from logstore.proto.status import called
+
+RUN_FILE = "up.json"
+NAMED_MAX = 5
+"""Shards that a sentence names; of the others it tells how many."""
+CALL_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a cluster was started. `metadata=None`: the embedded store."""
+
+    replicas: int
+    metadata: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a data directory held before the start."""
+
+    run: Run | None
+    instances: frozenset[str]
+
+
+def before(data: Path) -> Before:
+    """Read it; one that is not there yet held nothing. ConfigError: `up.json` is damaged."""
+    path = data / RUN_FILE
+    run = None
+    try:
+        run = msgspec.json.decode(path.read_bytes(), type=Run)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the cluster says what is wrong with its directory
+    except (OSError, msgspec.DecodeError) as e:
+        raise ConfigError(
+            f"{path} cannot be read: {e}; it says how this cluster was started last, and may be "
+            "deleted"
+        ) from None
+    found = frozenset(p.name for p in data.glob("instance-*") if p.is_dir())
+    return Before(run, found)
+
+
+def check_metadata(data: Path, past: Before, metadata: str | None) -> None:
+    """ConfigError when the data was made with another kind of metadata store: its copies would be
+    nobody's, and its logs not there."""
+    embedded = (data / "coordinator" / "store").is_dir()
+    last = past.run.metadata if past.run is not None else None
+    if metadata is not None and last is None and (embedded or past.run is not None):
+        raise ConfigError(
+            f"the data in {data} was made with the embedded metadata store, and --metadata is "
+            f"{metadata}: leave --metadata out, or take another --data"
+        )
+    if metadata is None and last is not None:
+        raise ConfigError(
+            f"the data in {data} was made with --metadata {last}: give it, or take another --data"
+        )
+
+
+def keep(data: Path, run: Run) -> None:
+    """Remember how it was started, for the next time."""
+    part = data / f"{RUN_FILE}.part"
+    part.write_bytes(msgspec.json.encode(run))
+    part.replace(data / RUN_FILE)
+
+
+def notes(
+    past: Before,
+    run: Run,
+    started: Collection[str],
+    registered: Sequence[str],
+    shards: Sequence[ShardRecord],
+) -> list[str]:
+    """Sentences for a person: who is missing and what with them, who is new, what is set otherwise.
+
+    `started`: the instances that run now; `registered`: those of the metadata.
+    """
+    found = [_missing(name, started, shards) for name in sorted(registered) if name not in started]
+    if past.instances:
+        found += [
+            f"{name} is new and empty: it gets shards by moves, drains, the autopilot and new logs"
+            for name in sorted(started)
+            if name not in past.instances
+        ]
+    last = past.run
+    if last is not None and last.replicas != run.replicas:
+        found.append(
+            f"--replicas is {run.replicas}, it was {last.replicas}: it is for new logs, those that "
+            "exist keep their copies"
+        )
+    if last is not None and last.metadata != run.metadata:
+        found.append(f"--metadata is {run.metadata}, it was {last.metadata}")
+    return found
+
+
+def _missing(name: str, started: Collection[str], shards: Sequence[ShardRecord]) -> str:
+    held = [s for s in shards if s.member_on(name) is not None]
+    if not held:
+        return f"{name} is part of this cluster and not started; it holds no copies"
+    dark = [s.shard for s in held if not any(m.instance in started for m in s.in_sync)]
+    fewer = [s.shard for s in held if s.shard not in dark]
+    said = [f"{name} is part of this cluster and not started; it holds {len(held)} copies"]
+    if dark:
+        said.append(f"not served: {_few(dark)}")
+    if fewer:
+        said.append(f"with a copy less: {_few(fewer)}")
+    number = name.rpartition("-")[2]
+    return "; ".join(said) + (f"; --instances {number} starts it" if number.isdigit() else "")
+
+
+def _few(shards: Sequence[str]) -> str:
+    more = len(shards) - NAMED_MAX
+    return ", ".join(shards[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def last_number(past: Before) -> int:
+    """The highest N of `instance-N` that the data holds; 0: none."""
+    numbers = [name.removeprefix("instance-") for name in past.instances]
+    return max((int(n) for n in numbers if n.isdigit()), default=0)
+
+
+async def told(address: str, past: Before, run: Run, started: Collection[str]) -> list[str]:
+    """The notes of a cluster that serves at `address`."""
+    try:
+        registered, shards = await _asked(address)
+    except LogstoreError as e:
+        return [f"what the data held before is not known: {e.message}"]
+    return notes(past, run, started, registered, shards)
+
+
+async def _asked(address: str) -> tuple[list[str], list[ShardRecord]]:
+    """The instances and shards that the coordinator at `address` knows."""
+    async with open_channel(address) as channel, called():
+        stub = CatalogStub(channel)
+        rows = await stub.ListInstances(pb.ListInstancesRequest(), timeout=CALL_TIMEOUT_S)
+        logs = await stub.ListLogs(pb.ListLogsRequest(), timeout=CALL_TIMEOUT_S)
+    registered = [decode_instance(row).instance for row in rows.instances_json]
+    shards = [decode_shard(shard) for log in logs.logs for shard in log.shards_json]
+    return registered, shards

@@ -1,0 +1,84 @@
+"""Who an order needs must answer: an order for an instance that is down is refused at the door.
+
+Every order of a person that names an instance, or needs one, passes `Presence.require` before
+anything is written: move and its dry run, split, merge, rollback, complete, a log with named
+primaries. An instance counts as there when its reports come and it answers a call now. The first
+alone is seconds old, the second alone says nothing of one whose reports do not arrive.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from coordinator.statistics import StatisticsIntake
+from logstore.base.env import Env
+from logstore.base.errors import InstanceDownError, LogstoreError, UnavailableError
+
+ANSWER_S = 1.5
+"""An instance that was heard of late may just be starting again: it is asked so long."""
+RETRY_S = 0.1
+
+
+class Answers(Protocol):
+    """Asks an instance something short; UnavailableError when it cannot be reached."""
+
+    async def sizes(self, instance: str) -> dict[str, int]: ...
+
+
+class Presence:
+    """Tells of instances whether they can take part in an order."""
+
+    def __init__(self, intake: StatisticsIntake, nodes: Answers, env: Env) -> None:
+        self._intake, self._nodes, self._env = intake, nodes, env
+        self._started_s = env.clock.monotonic_s()
+
+    async def require(self, order: str, needed: Mapping[str, str], hint: str = "") -> None:
+        """`needed`: instance -> what the order needs it for. InstanceDownError names who is silent,
+        since when, and `hint`, what can be done instead."""
+        told = await asyncio.gather(*(self._silence(name) for name in needed))
+        down = [
+            f"{name} ({role}) {why}"
+            for (name, role), why in zip(needed.items(), told, strict=True)
+            if why is not None
+        ]
+        if down:
+            more = f"; {hint}" if hint else ""
+            raise InstanceDownError(f"{order} is refused: {', '.join(down)}{more}")
+
+    async def silent(self, instances: Sequence[str]) -> dict[str, str]:
+        """Of these instances those that are silent, with since when."""
+        told = await asyncio.gather(*(self._silence(name) for name in instances))
+        return {n: why for n, why in zip(instances, told, strict=True) if why is not None}
+
+    async def _silence(self, instance: str) -> str | None:
+        """Since when an instance is silent, in words; None: it is there."""
+        now_s = self._env.clock.monotonic_s()
+        silent_s = self._intake.silent_s(instance, now_s)
+        if silent_s:
+            return f"is silent for {silent_s:.0f} s, since {self._utc(silent_s)}"
+        deadline_s = now_s + ANSWER_S
+        while not await self._answers(instance):
+            if self._env.clock.monotonic_s() >= deadline_s:
+                if silent_s is None:
+                    for_s = self._env.clock.monotonic_s() - self._started_s
+                    return f"was never heard since this coordinator started, {for_s:.0f} s ago"
+                return f"does not answer, since {self._utc(ANSWER_S)} or shortly before"
+            await asyncio.sleep(RETRY_S)
+        return None
+
+    async def _answers(self, instance: str) -> bool:
+        try:
+            await self._nodes.sizes(instance)
+        except UnavailableError:
+            return False
+        except LogstoreError:
+            return True  # an error is an answer
+        return True
+
+    def _utc(self, ago_s: float) -> str:
+        at = self._env.clock.wall_us() / 1e6 - ago_s
+        return (
+            datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+            + " UTC"
+        )
