@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-cluster test-compose test-alerts soak-cluster bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-cluster test-compose test-alerts soak-cluster bench bench-micro clean install lock
 
 install: $(READY)
 
@@ -60,6 +60,9 @@ sim-mutants: $(READY)     ## does the simulator see deliberate faults?
 test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state; late rollbacks
 	$(BIN)/python -m pytest tests/migration/check_cycles.py tests/migration/check_kills.py \
 	  tests/migration/check_services.py tests/migration/check_rollback.py -q $(ARGS)
+
+test-mistakes: $(READY)   ## folders, stores and names put where they do not belong; lost metadata rebuilt
+	$(BIN)/python -m pytest tests/mistakes/check_identity.py tests/mistakes/check_recover.py -q $(ARGS)
 
 test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)
