@@ -171,6 +171,7 @@ class Claim:
             [Put(key, encode(ours)), self._process(ours, lease)],
         )
         if not result.succeeded:
+            await self.store.lease_revoke(lease.id)
             raise UnavailableError(f"the registration of {self.instance} changed meanwhile")
         self._registered(drawn)
         self._seat = _Seat(result.revision, lease, lineage, ours)

@@ -1,6 +1,7 @@
 """An instance as a server: services, registration, reports; start and graceful stop."""
 
 import asyncio
+import contextlib
 import functools
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from logstore.base.address import Address
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError
+from logstore.base.errors import LogstoreError, StorageError
 from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
@@ -210,11 +211,7 @@ class NodeServer:
         try:
             while True:
                 now_s = self._env.clock.monotonic_s()
-                stored = sum(
-                    self._engine.bytes_stored(r.member.replica_id)
-                    for r in self.instance.replicas.values()
-                    if r.exists
-                )
+                stored = self._stored_bytes()
                 node = self.instance.node
                 elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
                 status = node.agent.status(stored, elapsed_s, node.admission.throttled)
@@ -230,6 +227,15 @@ class NodeServer:
             for task in reports.values():
                 task.cancel()
             await asyncio.gather(*reports.values(), return_exceptions=True)
+
+    def _stored_bytes(self) -> int:
+        """Of all copies on the disk: orphans and retired ones take space too."""
+        engine = self._engine
+        stored = sum(copy.bytes_stored for copy in engine.retired())
+        for meta in engine.replicas():
+            with contextlib.suppress(StorageError):  # it was retired meanwhile
+                stored += engine.bytes_stored(meta.replica_id)
+        return stored
 
     async def ended(self) -> Ending:
         """Wait until this process must end, and say why."""
