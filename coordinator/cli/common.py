@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from coordinator.cli.failures import debugging
+from coordinator.cli.failures import debugging, one_line
 from logstore.base.address import parse_addresses
 from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
 from logstore.base.types import Record
@@ -231,7 +231,7 @@ def check_writable(option: str, path: Path) -> None:
 
 def note(message: str) -> None:
     """One line on standard error that a person should know, and a script may leave."""
-    typer.echo(f"note: {message}", err=True)
+    typer.echo(f"note: {one_line(message)}", err=True)
 
 
 def print_json(value: object) -> None:

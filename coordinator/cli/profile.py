@@ -19,6 +19,7 @@ from coordinator.cli.common import (
 )
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from profiler.forecast.book import HORIZON_SLOTS_MAX
 from profiler.heatmap import strip_of
 from sharder.view import load_view
 
@@ -70,7 +71,7 @@ def heatmap(
 def forecast(
     shard: Annotated[str | None, typer.Argument(help="Default: every shard.")] = None,
     horizon: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Slots ahead; 0: the coordinator's.")
+        int, typer.Option(min=0, max=HORIZON_SLOTS_MAX, help="Slots ahead; 0: the coordinator's.")
     ] = 0,
     score: Annotated[
         bool, typer.Option("--score", help="How well each model did, by slots ahead.")

@@ -71,9 +71,13 @@ def parse_address(text: str, field: str = "address", *, port_min: int = 1) -> Ad
 
 
 def parse_addresses(addresses: str | Sequence[str], field: str = "address") -> list[str]:
-    """One `host:port`, several with commas, or a list: 1 to ADDRESSES_MAX of them."""
-    parts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    found = [str(parse_address(part.strip(), field)) for part in parts if part.strip()]
+    """One `host:port`, several with commas, or a list: 1 to ADDRESSES_MAX, each of them once."""
+    parts: list[object] = list(addresses.split(",") if isinstance(addresses, str) else addresses)
+    texts = [part.strip() if isinstance(part, str) else part for part in parts]
+    wrong = next((part for part in texts if not isinstance(part, str)), None)
+    if wrong is not None:
+        raise InvalidArgumentError(f"{field} is {repr(wrong)[:_SHOWN]}, {_FORM}")
+    found = list(dict.fromkeys(str(parse_address(str(text), field)) for text in texts if text))
     if not 1 <= len(found) <= ADDRESSES_MAX:
         raise InvalidArgumentError(
             f"{field} has {len(found)} addresses, expected 1 to {ADDRESSES_MAX}"

@@ -126,6 +126,12 @@ def test_columns_are_found_by_name_and_rows_have_the_heads_length(tmp_path: Path
             list(headed_rows(path, ("time_s", "key")))
 
 
+def test_an_event_without_a_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("time_s,key\n0,a\n60\n")
+    assert "line 3 has 1 cells, the head names 2" in refused("events", path)
+
+
 def test_the_command_says_it_and_ends_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,11 @@ BASE: dict[str, list[str]] = {
     "profiles set": ["g", "--expect=profile.csv"],
     "profiles remove": ["g"],
     "simulate": ["--series=series.csv", "--cache=cache"],
-    "forecast": [], "migrations": [], "reshapes": [], "shards": [], "stats": [], "instances": [],
+    "forecast": [], "migrations": [], "reshapes": [], "shards": [], "stats": [],
+    "instances list": [], "instances retire": ["instance-2", "--dry-run"],
+    "copies list": [], "copies adopt": ["instance-2", "17", "--dry-run"],
+    "copies discard": ["instance-2", "17", "--dry-run"], "log restore": ["nolog", "--dry-run"],
+    "doctor": [], "recover": ["--data=empty"],
     "plan": [], "calendar list": [], "profiles list": [], "log list": [], "up": [], "demo": [],
 }  # fmt: skip
 SIGNED = {"--timestamp", "--since", "--seed"}

@@ -59,7 +59,7 @@ def test_every_command_knows_json(command: str, capsys: pytest.CaptureFixture[st
         (["read"], "LOG"),
         (["read", "orders", "--limit", "many"], "--limit is 'many', it must be a whole number"),
         (["verify"], "give either SHARD or --journal"),
-        (["forecast", "--horizon", "-1"], "--horizon is -1, it must be 0 to 10000"),
+        (["forecast", "--horizon", "-1"], "--horizon is -1, it must be 0 to 1024"),
         (["up", "--instances", "0"], "--instances is 0, it must be 1 to 64"),
         (["verify", "--journal", "/nowhere/journal"], "/nowhere/journal"),
         (["log", "create", "orders", "--option", "replicas"], "NAME=VALUE"),

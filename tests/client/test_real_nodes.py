@@ -152,7 +152,7 @@ async def test_what_uses_a_log_ends_within_a_second_of_its_deletion(
     tmp_path: Path, replicas: int, shards: int, remade: bool
 ) -> None:
     async with nodes(tmp_path, 2) as n:
-        catalog, options = Catalog(n.store, Env()), LogOptions(replicas=replicas)
+        catalog, options = Catalog(n.store, Env(), "c"), LogOptions(replicas=replicas)
         await catalog.create("orders", options, shards)
         async with logstore.connect(await addresses(n)) as db:
             log = await db.log("orders")
@@ -187,7 +187,7 @@ async def test_appends_of_a_log_that_is_deleted_and_made_anew_are_not_in_the_new
     tmp_path: Path,
 ) -> None:
     async with nodes(tmp_path, 1) as n:
-        catalog = Catalog(n.store, Env())
+        catalog = Catalog(n.store, Env(), "c")
         await catalog.create("orders", LogOptions(), 2)
         async with logstore.connect(await addresses(n)) as db:
             log = await db.log("orders")
@@ -214,7 +214,7 @@ async def test_appends_of_a_log_that_is_deleted_and_made_anew_are_not_in_the_new
 async def test_a_copy_of_one_log_serves_no_other_of_its_name(tmp_path: Path) -> None:
     """What a map names and what a copy belongs to are compared at the door of the copy."""
     async with nodes(tmp_path, 1) as n:
-        catalog = Catalog(n.store, Env())
+        catalog = Catalog(n.store, Env(), "c")
         await catalog.create("orders", LogOptions())
         async with logstore.connect(await addresses(n), timeout_s=1) as db:
             log = await db.log("orders")

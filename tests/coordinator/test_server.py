@@ -134,6 +134,9 @@ async def test_a_forecast_follows_the_reports(
     answer = json.loads((await statistics.Forecast(request)).json)
     assert answer["forecasts"]["x/0"]["mean"] == pytest.approx([100.0] * 4, rel=0.02)
     assert "spoken" in answer["score"]
+    with pytest.raises(InvalidArgumentError, match="horizon_slots is 1025, the limit is 1 to 1024"):
+        async with called():
+            await statistics.Forecast(pb.ForecastRequest(shard="x/0", horizon_slots=1025))
     plan = json.loads((await stubs.PlansStub(channel).Plan(pb.PlanRequest(explain=True))).json)
     assert plan["operators"] == []
     assert plan["explain"]

@@ -128,6 +128,12 @@ def test_the_tables_name_parameters_that_exist() -> None:
              (name, f"strategy {strategy}"))
             for strategy, names in UNUSED.items() for name in names
         ),
+        *((["log", "create", "x", "--partitioner", "hash", f"--split-key{form}", "00ff"],
+           ("--split-key", "--partitioner hash")) for form in ("", "-hex", "-base64")),
+        (["append", "x", "--file", "f", "--timestamp", "0"], ("--timestamp", "--file")),
+        (["append", "x", "", "v", "--file", "f"], ("KEY", "--file")),
+        (["tail", "x", "--shard", "x/0", "--offset", "0", "--from-start"],
+         ("--offset", "--from-start")),
         (["simulate"], ("--series", "--events")),
         (["verify"], ("SHARD", "--journal")),
     ],

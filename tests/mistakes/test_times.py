@@ -179,7 +179,7 @@ def test_simulate_says_what_it_did_with_the_times(
         "they are filled from their neighbours",
     ]
     assert main([*command, "--slot-s", "0"]) == 2
-    assert "--slot-s is 0.0, it must be above 0 s" in capsys.readouterr().err
+    assert "--slot-s is 0, it must be 0.001 to 604800" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
