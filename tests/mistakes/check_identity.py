@@ -228,12 +228,22 @@ async def test_a6_a_process_whose_name_was_taken_stops(tmp_path: Path) -> None:
             await twin.wait()
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
-async def test_a7_yesterdays_folder_of_the_primary(tmp_path: Path, replicas: int) -> None:
+@pytest.mark.parametrize(
+    ("replicas", "log"),
+    [
+        (1, {"durability": "os", "partitioner": "range", "compression": "none"}),
+        (1, {"durability": "fsync", "partitioner": "hash", "compression": "lz4"}),
+        (3, {"durability": "os", "partitioner": "hash", "compression": "zstd"}),
+        (3, {"durability": "fsync", "partitioner": "range", "compression": "none"}),
+    ],
+)
+async def test_a7_yesterdays_folder_of_the_primary(
+    tmp_path: Path, replicas: int, log: dict[str, object]
+) -> None:
     """A7: an old folder never leads while a whole copy is there; with one copy the loss is told."""
     given = options(tmp_path, max(2, replicas), replicas)
     async with running(given) as cluster:
-        await fill(cluster.address, instances=["instance-1"])
+        await fill(cluster.address, instances=["instance-1"], **log)
     shutil.copytree(tmp_path / "instance-1", tmp_path / "yesterday")
     async with running(given) as cluster, logstore.connect(cluster.address) as db:
         await (await db.log("orders")).append_many(KEYS, VALUES)
