@@ -56,7 +56,7 @@ def test_the_same_table_in_any_form(
     data = mark + text.replace("\n", ending).rstrip().encode()
     for name in ("t.csv", "t.csv.gz") if packed else ("t.csv",):
         other = tmp_path / name
-        other.write_bytes(gzip.compress(data) if packed else data)
+        other.write_bytes(gzip.compress(data, mtime=0) if packed else data)
         assert repr(read(other)) == repr(read(plain))
 
 
@@ -87,7 +87,7 @@ def test_files_that_are_no_tables(kind: str, tmp_path: Path) -> None:
     head, _, rows = READERS[kind][1].partition("\n")
     cells = rows.partition("\n")[0].partition(",")[2]
     many = "".join(f"{60 * n},{cells}\n" for n in range(5_000))
-    whole = gzip.compress(f"{head}\n{many}".encode())
+    whole = gzip.compress(f"{head}\n{many}".encode(), mtime=0)
     for cut in (3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
         assert "is cut: its gzip data ends before the end" in refused(kind, path)
@@ -138,7 +138,7 @@ def test_the_command_says_it_and_ends_with_2(
     path = tmp_path / "series.csv.gz"
     rows = "".join(f"{n},{n}\n" for n in range(5_000))
     for option, head in (("--series", "slot,a"), ("--events", "time_s,key")):
-        path.write_bytes(gzip.compress(f"{head}\n{rows}".encode())[:-4])
+        path.write_bytes(gzip.compress(f"{head}\n{rows}".encode(), mtime=0)[:-4])
         assert main(["simulate", option, str(path)]) == 2
         said = capsys.readouterr().err
         assert said == f"error: {path} is cut: its gzip data ends before the end\n"
@@ -158,7 +158,7 @@ def test_every_row_is_read_once(
     data = (b"\xef\xbb\xbf" if mark else b"") + text.getvalue().encode()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t"
-        path.write_bytes(gzip.compress(data) if packed else data)
+        path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
         assert [row for _, row in csv_rows(path)] == rows
         with open_text(path) as plain:
             assert plain.read() == text.getvalue()
