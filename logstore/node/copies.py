@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from logstore.base.errors import StorageError
+from logstore.base.errors import StorageError, UnknownShardError
 from logstore.engine.port import CopyFacts, ReplicaMeta, Retired, RetiredCopy
 from logstore.meta.port import Compare, Delete
 from logstore.meta.records import (
@@ -71,6 +71,8 @@ class Copies:
             for replica_id in sorted(due.keys() & held):
                 try:
                     await self._run(self._node.engine.set_facts, replica_id, due[replica_id])
+                except UnknownShardError:
+                    continue  # retired while this waited for the thread
                 except StorageError as e:
                     _log.warning("facts of a copy not kept", replica_id=replica_id, error=e.message)
 

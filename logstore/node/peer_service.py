@@ -150,7 +150,7 @@ class PeerService(PeerServiceServicer):
         """F1: only an in-sync replica feeds, and only what is committed."""
         replica = self._instance.replica(shard)
         await replica.await_epoch(epoch)
-        replica.check_serving()
+        _check_feeding(replica)
         return replica
 
     async def Snapshot(
@@ -217,7 +217,7 @@ class PeerService(PeerServiceServicer):
             replica = await self._source(request.shard, request.epoch)
             at, told = request.start_offset, replica.high_watermark
             while True:
-                replica.check_serving()
+                _check_feeding(replica)
                 mark = replica.high_watermark
                 with replica.health.watching(for_peer=True):
                     batches = await self._committed(replica, at, mark) if at < mark else []
@@ -251,3 +251,14 @@ class PeerService(PeerServiceServicer):
             if older:
                 with self._node.pace.copying():
                     await self._node.pace.spend(round(size * older))
+
+
+def _check_feeding(replica: Replica) -> None:
+    """Raise NotServingError unless learners may be fed from here (F1).
+
+    A primary feeds what it knows to be committed also before it has settled (P4): a shard with
+    fewer than `min_in_sync` members settles only once a learner was admitted.
+    """
+    leads = replica.role is Role.PRIMARY and replica.machine.term_began
+    if not leads or replica.error is not None or replica.machine.unsure:
+        replica.check_serving()

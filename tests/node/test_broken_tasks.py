@@ -1,6 +1,7 @@
 """Streams that end at a bad moment, and tasks that end as nobody foresaw."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import grpc
@@ -8,6 +9,7 @@ import grpc.aio
 import pytest
 
 from logstore.base.errors import UnavailableError
+from logstore.engine.port import CopyFacts, ReplicaMeta, Retired
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import (
@@ -56,3 +58,26 @@ async def test_a_task_that_fails_as_nobody_foresaw_asks_for_a_new_process(tmp_pa
         await asyncio.wait([replica.spawn(fails(), "push orders/0")])
         assert "push orders/0: ZeroDivisionError" in str(instance.node.broken)
         assert "unforeseen" in (await cluster.servers["i1"].ended()).why
+
+
+async def test_facts_of_a_copy_that_is_retired_meanwhile_are_dropped(tmp_path: Path) -> None:
+    """Its facts wait for the thread while a tombstone is carried out; no task ends by it."""
+    async with nodes(tmp_path, 1) as cluster:
+        await cluster.create("orders/0", "i1")
+        await cluster.until("orders/0", lambda record: record.epoch == 2)
+        instance = cluster.servers["i1"].instance
+        engine, copies, busy = instance.node.engine, instance.copies, threading.Event()
+        engine.create_replica(ReplicaMeta(77, "orders/7"))
+        facts = CopyFacts(instance.claim.cluster, instance.claim.generation, 1, b"", b"")
+        instance._index_thread.submit(busy.wait)
+        copies.acted_on(77, facts)
+        while copies._due:  # until they wait for the thread
+            await asyncio.sleep(0)
+        engine.retire_replica(77, Retired("a test", 1, 0, 1 << 60))
+        busy.set()
+        engine.create_replica(ReplicaMeta(78, "orders/8"))
+        copies.acted_on(78, facts)
+        async with asyncio.timeout(10):
+            while engine.facts(78) != facts:
+                await asyncio.sleep(0.01)
+        assert instance.node.broken is None

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from tests.simulation.faults import (
     ROLES,
     STATES,
 )
+from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.run import Result, simulate
 
 ALL_PAIRS_FROM_SEEDS = 1_000
@@ -31,12 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _one(seed: int, given: argparse.Namespace) -> Result:
-    return simulate(seed, given.ops, always_splits=given.splits, always_mistakes=given.mistakes)
+    return simulate(seed, given.ops, always_splits=given.splits, mistakes=given.mistakes)
 
 
 def _flags(given: argparse.Namespace) -> list[str]:
     """What makes another process run the same seeds."""
-    return [f"--{name}" for name in ("splits", "mistakes") if getattr(given, name)]
+    splits = ["--splits"] if given.splits else []
+    return splits if given.mistakes is None else [*splits, f"--mistakes={given.mistakes}"]
 
 
 def main() -> int:
@@ -78,6 +81,7 @@ def _coverage_table(
         (NODE_FAULTS, [role.value for role in ROLES]),
         (COORDINATOR_FAULTS + MOVE_FAULTS, [state.value for state in STATES]),
         (RESHAPE_FAULTS, [f"reshape {state.value}" for state in RESHAPE_STATES]),
+        (tuple(KINDS), [PLACE]),
     )
     for faults, places in tables:
         lines.append("| fault | " + " | ".join(places) + " |")
@@ -128,7 +132,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ops", type=int, default=500, help="client operations a seed")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--splits", action="store_true", help="splits and merges in every seed")
-    parser.add_argument("--mistakes", action="store_true", help="an operator errs in every seed")
+    parser.add_argument(
+        "--mistakes",
+        nargs="?",
+        const="",
+        metavar="KIND",
+        help="an operator errs in every seed, in a way with this in its name (default: any)",
+    )
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
@@ -206,8 +216,8 @@ def _tell(result: Result, given: argparse.Namespace, *, whole: bool) -> None:
         print(f"{violation.invariant} at {violation.at_s:.3f} s: {violation.text}")
     if not result.ok:
         print(f"seed {result.seed} failed, commit {_commit()}, trace {result.trace}")
-        splits = "".join(f" {flag}" for flag in _flags(given))
-        print(f"again: python -m tests.simulation --seed {result.seed} --ops {given.ops}{splits}")
+        flags = "".join(f" {shlex.quote(flag)}" for flag in _flags(given))
+        print(f"again: python -m tests.simulation --seed {result.seed} --ops {given.ops}{flags}")
 
 
 def _commit() -> str:

@@ -13,6 +13,7 @@ from logstore.base.types import ShardStatus
 from logstore.replication.events import Role
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.metadata import STORE, Cluster
+from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
 from tests.simulation.world import World
@@ -37,6 +38,7 @@ POSSIBLE = frozenset(
     {(fault, role.value) for fault in NODE_FAULTS for role in ROLES}
     | {(fault, state.value) for fault in COORDINATOR_FAULTS + MOVE_FAULTS for state in STATES}
     | {(fault, f"reshape {state.value}") for fault in RESHAPE_FAULTS for state in RESHAPE_STATES}
+    | {(kind, PLACE) for kind in KINDS}
 )
 
 FAULT_GAP_S = 0.25

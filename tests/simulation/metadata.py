@@ -111,6 +111,13 @@ class Cluster:
                 watch.changed(changes)
             self.on_change(tuple(changes))
 
+    def by_hand(self, operations: Sequence[Operation]) -> None:
+        """Somebody writes with a tool of the store: what he does is no part of the history."""
+        changes = self.tables.changes(operations)
+        self.tables.apply(changes)
+        for watch in list(self.watches.values()):
+            watch.changed(changes)
+
     # ---- leases ----------------------------------------------------------------------------------
 
     def grant(self, ttl_s: float) -> Lease:

@@ -55,6 +55,11 @@ class SimIdentity:
         twin.kept, twin.boot_id, twin.witness = self.kept, self.boot_id, witness
         return twin
 
+    def belongs_to(self, cluster: str | None) -> None:
+        """The file says another cluster, or (None) is lost."""
+        assert self.kept is not None
+        self.kept = replace(self.kept, cluster=cluster) if cluster is not None else None
+
     def reboot(self, incarnation: int) -> None:
         """The machine starts anew, under an incarnation that the run knows."""
         assert self.kept is not None
@@ -76,6 +81,8 @@ class SimNode:
         """Copies (replica ids) that lost power without fsync and have not learned again yet."""
         self.synced = False
         """True when every ack is on the disk: then a power loss takes nothing that was acked."""
+        self.accepts: str | None = None
+        """A generation that is accepted by hand at the next start."""
         self._cluster = cluster
         self._env: Env = world.env()
         self.engine = SimEngine(world.rng)
@@ -121,7 +128,8 @@ class SimNode:
 
     async def _boot(self) -> None:
         store = SimStore(self._cluster)
-        instance = Instance(self._config, self._env, self.engine, store, self.identity)
+        config = self._config.model_copy(update={"accept_generation": self.accepts})
+        instance = Instance(config, self._env, self.engine, store, self.identity)
         instance.copies.free_share = lambda: 1.0
         services: dict[str, Any] = {
             "logstore.v1.LogService": LogService(instance),

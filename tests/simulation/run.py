@@ -21,7 +21,7 @@ import logstore.client.directory
 import logstore.node.instance
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
-from logstore.meta.records import LogOptions, cell_leader_key
+from logstore.meta.records import LogOptions, cell_leader_key, process_key
 from sharder.keys import Partitioner
 from tests.checkers import (
     i1_cover,
@@ -103,7 +103,7 @@ class Simulation:
         operations: int,
         *,
         always_splits: bool = False,
-        always_mistakes: bool = False,
+        mistakes: str | None = None,
     ) -> None:
         world = self.world = World(seed)
         rng = world.rng
@@ -130,7 +130,7 @@ class Simulation:
             self.faults.split_keys = split_keys(self.options.partitioner)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
-        self.errs = rng.random() < MISTAKE_CHANCE or always_mistakes
+        self.errs = rng.random() < MISTAKE_CHANCE or mistakes is not None
         self.cluster.found()
         create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
         addresses = [node.address for node in self.nodes]
@@ -142,7 +142,9 @@ class Simulation:
                 SimClient(world, i, self.cluster.network, addresses, keys, self.pool)
             )
         self.final = FinalReader(world, addresses)
-        self.mistakes = Mistakes(world, self.cluster, self.nodes, self.coordinators, self._live_on)
+        self.mistakes = Mistakes(
+            world, self.cluster, self.nodes, self.coordinators, self._live_on, mistakes or ""
+        )
 
     def run(self) -> None:
         world, clients = self.world, self.clients
@@ -167,6 +169,7 @@ class Simulation:
         if self.errs and not world.violations:
             self.mistakes.make()
             self._settle("a mistake")
+            self.mistakes.judge()
         if world.violations:
             return
         self.final.start()
@@ -250,6 +253,11 @@ class Simulation:
             if len(set(ends.values())) != 1 or None in ends.values():
                 found.append(f"{record.shard} ends differ: {ends}")
         found += [
+            f"{node.name} has not its name"
+            for node in self.nodes
+            if process_key(node.name) not in self.cluster.tables.items
+        ]
+        found += [
             f"{node.name} has not heard that {shard} left"  # it serves reads for a while (P8)
             for node in self.nodes
             for shard in (node.instance.replicas if node.instance is not None else ())
@@ -326,26 +334,24 @@ def simulate(
     operations: int = 500,
     *,
     always_splits: bool = False,
-    always_mistakes: bool = False,
+    mistakes: str | None = None,
 ) -> Result:
     """Run one seed; every violation is in the result.
 
     `always_splits`: shards are split and merged in this seed, too, if it is not one of those;
-    `always_mistakes`: an operator makes a mistake in it.
+    `mistakes`: an operator makes a mistake in it, of a kind with this in its name.
     """
     with _quiet():
         _freeze_once()
         gc.disable()
         try:
-            return _simulate(seed, operations, always_splits, always_mistakes)
+            return _simulate(seed, operations, always_splits, mistakes)
         finally:
             gc.enable()
 
 
-def _simulate(seed: int, operations: int, always_splits: bool, always_mistakes: bool) -> Result:
-    simulation = Simulation(
-        seed, operations, always_splits=always_splits, always_mistakes=always_mistakes
-    )
+def _simulate(seed: int, operations: int, always_splits: bool, mistakes: str | None) -> Result:
+    simulation = Simulation(seed, operations, always_splits=always_splits, mistakes=mistakes)
     world = simulation.world
     with _ports(world, simulation.cluster.network):
         try:

@@ -24,7 +24,8 @@ PROCESSES = 2
 SEALS = re.compile(r"\(S\d\)")
 """A mutant of the rules of splits and merges: its seeds have them all."""
 MISTAKES = re.compile(r"\((I13|P9|P11)\)")
-"""A mutant of the rules of identity and absence: in its seeds an operator errs."""
+"""A mutant of the rules of identity and absence: in its seeds an operator errs, in a way with the
+words in its name that the second line may give (`mistakes: ...`)."""
 TIMEOUT_S = 600.0
 """For one mutant, on a busy machine."""
 
@@ -74,7 +75,9 @@ def _table(verdicts: list[Verdict], before: str) -> str:
 
 def judge(patch: Path) -> Verdict:
     """Apply the patch to a copy of the tree and run seeds there until one fails."""
-    name, what = patch.stem, patch.read_text().partition("\n")[0]
+    name, text = patch.stem, patch.read_text()
+    what = text.partition("\n")[0]
+    kind = "".join(re.findall(r"^mistakes: (.+)$", text, re.MULTILINE))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         for package in COPIED:
             ignore = shutil.ignore_patterns("__pycache__", "*.patch")
@@ -91,7 +94,7 @@ def judge(patch: Path) -> Verdict:
         command = [sys.executable, "-m", "tests.simulation", "--seed", "1",
                    "--seeds", str(SEEDS_MAX), "--processes", "1",
                    *(["--splits"] if SEALS.search(what) else []),
-                   *(["--mistakes"] if MISTAKES.search(what) else [])]  # fmt: skip
+                   *([f"--mistakes={kind}"] if MISTAKES.search(what) else [])]  # fmt: skip
         try:
             run = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
