@@ -13,6 +13,7 @@ from logstore.base.errors import (
     InvalidArgumentError,
     OutOfRangeError,
     StorageError,
+    UnknownShardError,
 )
 from logstore.base.types import Position
 from logstore.engine.port import ReplicaMeta
@@ -114,7 +115,7 @@ class NodeAdmin(NodeAdminServicer):
         found = []
         for meta in engine.replicas():
             info = self._info(meta, "orphan" if meta.replica_id in orphans else "member")
-            with contextlib.suppress(StorageError):  # it was retired meanwhile
+            with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
                 info.end = engine.end(meta.replica_id).end
                 info.bytes = engine.bytes_stored(meta.replica_id)
                 if info.end > info.base:

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from logstore.base.address import Address
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError, StorageError
+from logstore.base.errors import LogstoreError, StorageError, UnknownShardError
 from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
@@ -233,7 +233,7 @@ class NodeServer:
         engine = self._engine
         stored = sum(copy.bytes_stored for copy in engine.retired())
         for meta in engine.replicas():
-            with contextlib.suppress(StorageError):  # it was retired meanwhile
+            with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
                 stored += engine.bytes_stored(meta.replica_id)
         return stored
 
