@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import structlog
@@ -16,7 +15,6 @@ from grpc.aio import Channel
 
 from logstore.base.env import Env
 from logstore.base.errors import (
-    AlreadyRunningError,
     ConflictError,
     CorruptStorageError,
     FencedError,
@@ -26,7 +24,6 @@ from logstore.base.errors import (
     UnavailableError,
     UnknownLogError,
     UnknownShardError,
-    WrongClusterError,
 )
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
@@ -36,8 +33,6 @@ from logstore.meta.records import (
     GENERATION,
     LOGS,
     SHARDS,
-    CapacityRecord,
-    InstanceRecord,
     Member,
     ShardRecord,
     decode_shard,
@@ -54,7 +49,8 @@ from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
 from logstore.node.copies import Copies
 from logstore.node.copying import CopyPace
-from logstore.node.identity import Identity, IdentityStore
+from logstore.node.identity import IdentityStore
+from logstore.node.registration import Registration
 from logstore.node.replica import Replica
 from logstore.node.scrub import Scrubber
 from logstore.proto.channel import open_channel
@@ -95,8 +91,6 @@ class Instance:
             accepts=config.accept_generation,
             acted_on=self._acted_on,
         )
-        self.refused: LogstoreError | None = None
-        """Why this process may not run this instance; nothing was served."""
         self.committer = GroupCommit(engine)
         self.committer.on_damage = self._on_damage
         self.scrubber = Scrubber(self)
@@ -129,8 +123,7 @@ class Instance:
             cluster=lambda: self.claim.cluster,
         )
         self.copies = Copies(self.node, self.claim, self._index_thread)
-        self._claimed = asyncio.Event()
-        self._settled = asyncio.Event()
+        self.registration = Registration(self.node, self.claim, self.copies)
 
     # ---- look-ups ----------------------------------------------------------------------------
 
@@ -194,61 +187,6 @@ class Instance:
             self.node.broken = f"{type(e).__name__}: {e}"
             _log.critical("instance broken", error=self.node.broken, exc_info=True)
 
-    async def register(self, address: str) -> None:
-        """Claim our name (design note 0008); retried until the store answers, then kept.
-
-        Ends, with `refused` set, when this process may not run this instance.
-        """
-        said = ""
-        while not self._claimed.is_set():
-            try:
-                await self._claim_name(address)
-            except (WrongClusterError, AlreadyRunningError) as e:
-                _log.critical("refused", why=e.message)
-                self.refused = e
-                self._settled.set()
-                return
-            except LogstoreError as e:
-                if e.message != said:  # not one line for each try
-                    said = e.message
-                    _log.warning("not registered yet", error=said)
-                await asyncio.sleep(self.node.config.retry_interval_s)
-        await self.claim.keep()
-
-    async def settled(self, limit_s: float | None) -> None:
-        """Return once the name is claimed or refused, or after `limit_s` seconds (None: never)."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._settled.wait()
-        except TimeoutError:
-            return
-
-    async def _claim_name(self, address: str) -> None:
-        engine = self.node.engine
-        metas = [*engine.replicas(), *(r.meta for r in engine.retired())]
-        facts = [f for m in metas if (f := engine.facts(m.replica_id)) is not None]
-        await self.claim.make(
-            partial(self._registration, address), facts, self.copies.mark_short, empty=not metas
-        )
-        self.node.incarnation = self.claim.identity.incarnation
-        self._claimed.set()
-        self._settled.set()
-
-    def _registration(self, address: str, identity: Identity) -> InstanceRecord:
-        config = self.node.config
-        return InstanceRecord(
-            instance=config.instance,
-            address=address,
-            incarnation=identity.incarnation,
-            tier=config.tier,
-            zone=config.zone,
-            capacity=CapacityRecord(
-                config.ops_per_s_max, config.bytes_per_s_max, config.stored_bytes_max
-            ),
-            started_us=self.node.env.clock.wall_us(),
-            process=identity.drawn,
-        )
-
     def _acted_on(self) -> int:
         """The newest revision of the metadata that this process acted on."""
         marks = (r.machine.revision for r in self.replicas.values())
@@ -272,7 +210,7 @@ class Instance:
     async def _follow_metadata(self) -> None:
         """Range once, then watch; again from the start when history was compacted."""
         store = self.node.store
-        await self._claimed.wait()
+        await self.registration.made.wait()
         while True:
             try:
                 await self._check_metadata()

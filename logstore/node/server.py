@@ -127,8 +127,8 @@ class NodeServer:
 
     def _not_ready(self) -> str | None:
         instance = self.instance
-        if instance.refused is not None:
-            return instance.refused.message
+        if instance.registration.refused is not None:
+            return instance.registration.refused.message
         if instance.claim.taken.is_set():
             return "another process runs this instance"
         if instance.claim.estranged:
@@ -164,12 +164,14 @@ class NodeServer:
             self.metrics_address = self._endpoint.start(self._config.metrics_listen)
         instance.start()
         await self._server.start()
-        claiming = asyncio.create_task(instance.register(self._config.advertise or self.address))
+        claiming = asyncio.create_task(
+            instance.registration.run(self._config.advertise or self.address)
+        )
         self._tasks.append(claiming)
-        await instance.settled(CLAIM_WAIT_S)
-        if instance.refused is not None:
+        await instance.registration.decided(CLAIM_WAIT_S)
+        if instance.registration.refused is not None:
             await self.stop()
-            raise instance.refused
+            raise instance.registration.refused
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         for work in (self._report(), self._ping()):
             self._tasks.append(asyncio.create_task(work))
@@ -200,7 +202,7 @@ class NodeServer:
 
     async def _report(self) -> None:
         """A report to each coordinator each period; one that is away or slow holds up no other."""
-        await self.instance.settled(None)
+        await self.instance.registration.decided(None)
         cluster = self.instance.claim.cluster
         self._coordinators = [
             MemberChannel(open_channel(a, self._tls), cluster) for a in self._config.coordinators
@@ -242,8 +244,8 @@ class NodeServer:
         while True:
             await asyncio.sleep(RESTART_LOOK_S)
             instance = self.instance
-            if instance.refused is not None:
-                return Ending(STATUS_REFUSED, instance.refused.message)
+            if instance.registration.refused is not None:
+                return Ending(STATUS_REFUSED, instance.registration.refused.message)
             if instance.claim.taken.is_set():
                 return Ending(
                     STATUS_FENCED, f"another process runs instance {instance.node.instance} now"

@@ -141,7 +141,7 @@ class Mistakes:
         if running:
             if not instance.claim.estranged:
                 self._wrong(f"{node.name} follows a store that is not ours")
-        elif not isinstance(instance.refused, WrongClusterError):
+        elif not isinstance(instance.registration.refused, WrongClusterError):
             self._wrong(f"{node.name} begins with a store that is not ours")
 
     def _emptied(self, *, running: bool) -> bool:
@@ -318,7 +318,7 @@ class Mistakes:
         departures = len(self.world.history.departures)
         other.start()
         self.run(WRONG_S)
-        refused = other.instance.refused if other.instance is not None else None
+        refused = other.instance.registration.refused if other.instance is not None else None
         if not isinstance(refused, AlreadyRunningError):
             self._wrong(f"a second {node.name} was not refused, but {refused!r}")
         if node.instance is None or node.instance.claim.taken.is_set():

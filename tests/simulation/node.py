@@ -140,7 +140,7 @@ class SimNode:
         self.instance = instance
         self._cluster.network.serve(self.address, self.process, services)
         instance.start()
-        self._registering = asyncio.create_task(instance.register(self.address))
+        self._registering = asyncio.create_task(instance.registration.run(self.address))
 
     def kill(self) -> None:
         """kill -9: what was written stays."""
