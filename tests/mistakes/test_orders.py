@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 DEAD = "instance-3"
 REFUSED_WITHIN_S = 5.0
 QUICK = {"target_dead_after_s": 1.5, "soak_s": 3_000.0, "ramp_step": 1.0, "shadow_s": 0.0}
-SETTINGS = {"report_interval_s": 0.2, "alive_s": 1.0, "autopilot": "off", "lost_after_s": 600}
+SETTINGS = {"report_interval_s": 0.2, "alive_s": 3.0, "autopilot": "off", "lost_after_s": 600}
 
 
 @pytest.fixture
