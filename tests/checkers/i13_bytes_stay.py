@@ -1,7 +1,8 @@
 """I13: bytes leave a disk only after a committed order that names them (P9).
 
-A copy is retired after a tombstone for just it, and deleted after it was retired; and whoever takes
-a copy out of a shard's record leaves a tombstone for it in the same transaction.
+A copy is retired after a tombstone for just it, and deleted after it was retired and its time is
+over (on a disk with room); and whoever takes a copy out of a shard's record leaves a tombstone for
+it in the same transaction.
 """
 
 from collections.abc import Sequence
@@ -16,28 +17,36 @@ from logstore.meta.records import (
 )
 from tests.checkers.history import Departure, MetadataTxn, Violation
 
+DRIFT = 0.9
+"""A clock that runs fast shortens a copy's time by less than this."""
+
 
 def check(departures: Sequence[Departure], txns: Sequence[MetadataTxn]) -> list[Violation]:
     """Every departure was ordered, and every copy that left a record was buried."""
     ordered: dict[tuple[str, int], float] = {}
+    keep_s: dict[tuple[str, int], float] = {}
     for txn in txns:
         for key, value in txn.written.items():
             if key.startswith(TOMBSTONES) and value is not None:
                 tombstone = decode_tombstone(value)
-                ordered.setdefault((tombstone.instance, tombstone.replica_id), txn.at_s)
+                copy = tombstone.instance, tombstone.replica_id
+                ordered.setdefault(copy, txn.at_s)
+                keep_s[copy] = min(tombstone.keep_s, keep_s.get(copy, tombstone.keep_s))
     found = _unburied(txns)
-    retired: set[tuple[str, int]] = set()
+    retired: dict[tuple[str, int], float] = {}
     for left in departures:
         copy = left.instance, left.replica_id
         at_s = ordered.get(copy)
         if left.what == "retired":
             if at_s is None or at_s > left.at_s:
                 found.append(_left(left, "without a tombstone"))
-            retired.add(copy)
+            retired[copy] = left.at_s
         elif left.what == "restored":
-            retired.discard(copy)
+            retired.pop(copy, None)
         elif copy not in retired:
             found.append(_left(left, "without having been retired"))
+        elif left.at_s < retired[copy] + DRIFT * keep_s.get(copy, 0.0):
+            found.append(_left(left, f"after {left.at_s - retired[copy]:.1f} s"))
     return found
 
 

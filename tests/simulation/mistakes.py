@@ -61,6 +61,8 @@ class Mistakes:
     _photo: _Photo | None = None
     _ends: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Shard -> (end, possible losses told) before disks were rolled back."""
+    _whole: set[str] = field(default_factory=set)
+    """Shards of which another in-sync member kept its disk: they lose nothing."""
 
     def photograph(self) -> None:
         """Copy store and disks, as they lie there now."""
@@ -86,7 +88,9 @@ class Mistakes:
         for record in self._records():
             end, told = self._ends.get(record.shard, (0, 0))
             now = self._end(record)
-            if now < end and len(record.possible_loss) <= told:
+            if now < end and record.shard in self._whole:
+                self._wrong(f"{record.shard} ended at {end}, ends at {now}: a member had all of it")
+            elif now < end and len(record.possible_loss) <= told:
                 self._wrong(f"{record.shard} ended at {end}, ends at {now}, and nobody says so")
 
     # ---- the store ---------------------------------------------------------------------------
@@ -233,6 +237,9 @@ class Mistakes:
         if self._has_the_number(node) and self._only_copies(node):
             return False  # nothing anywhere shows that it is old (design note 0008, limits)
         self._remember_ends()
+        for record in self._records():
+            if any(m.instance != node.name for m in record.in_sync):
+                self._whole.add(record.shard)
         self._put_back(node)
         return True
 
@@ -250,8 +257,11 @@ class Mistakes:
 
     def _put_back(self, node: SimNode) -> None:
         assert self._photo is not None
+        machine = node.identity
         node.kill()
         node.engine, node.identity = self._photo.disks[node.name]
+        # The files are put back into the folder that is there, on the machine that runs.
+        node.identity.witness, node.identity.boot_id = machine.witness, machine.boot_id
         node.tainted |= {m.replica_id for m in node.engine.replicas()}
         node.adopt_disk()
         node.start()
@@ -404,7 +414,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "disks swapped": lambda m: m._disks_swapped(),
     "disk of another cluster": lambda m: m._disk_of_another_cluster(),
     "disk rolled back": lambda m: m._disk_rolled_back(),
-    "all disks rolled back": lambda m: m._all_disks_rolled_back(),
+    "all disks put back": lambda m: m._all_disks_rolled_back(),
     "name doubled": lambda m: m._name_doubled(twin=False),
     "disk copied": lambda m: m._name_doubled(twin=True),
     "name taken over": lambda m: m._name_taken_over(),
