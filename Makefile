@@ -61,8 +61,9 @@ test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state; 
 	$(BIN)/python -m pytest tests/migration/check_cycles.py tests/migration/check_kills.py \
 	  tests/migration/check_services.py tests/migration/check_rollback.py -q $(ARGS)
 
-test-mistakes: $(READY)   ## folders, stores and names put where they do not belong; lost metadata rebuilt
-	$(BIN)/python -m pytest tests/mistakes/check_identity.py tests/mistakes/check_recover.py -q $(ARGS)
+test-mistakes: $(READY)   ## misplaced folders, stores and names; lost metadata rebuilt; rotten disks
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/mistakes/check_identity.py \
+	  tests/mistakes/check_recover.py tests/engine/check_rot.py -q $(ARGS)
 
 test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)

@@ -16,6 +16,7 @@ from logstore.base.env import Env, ManualClock
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.types import TimestampPolicy
 from logstore.engine.batch import FLAG_TIMES, decode_payload, encode_payload, schema_of
+from logstore.meta.generations import ensure_generation
 from logstore.meta.records import LogOptions, decode_log
 from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
@@ -136,6 +137,7 @@ async def test_a_wall_clock_that_is_30_days_ahead_stamps_nothing_30_days_ahead(
         instance="i1", data=tmp_path / "i1", metadata=["127.0.0.1:1"], report_interval_s=3600.0,
         stop_hand_over_s=0.0,
     )  # fmt: skip
+    await ensure_generation(n.store, Env(), "tests")
     server = NodeServer(config, Env(clock, random.Random(1)), store=n.store)
     await server.start()
     n.servers["i1"] = server
