@@ -120,6 +120,8 @@ class Mistakes:
             self._all_down()
         self._swap_store(before, leases, foreign=False)
         for node in self.nodes:
+            if node.instance is not None and node.instance.registration.refused is not None:
+                node.kill()  # it was about to claim its name, and ended
             if node.name in unaware:
                 self.world.tell(f"{node.name} shall accept the store by hand")
                 node.kill()
@@ -142,10 +144,11 @@ class Mistakes:
         instance = node.instance
         if instance is None:
             return
+        refused = isinstance(instance.registration.refused, WrongClusterError)
         if running:
-            if not instance.claim.estranged:
+            if not instance.claim.estranged and not refused:
                 self._wrong(f"{node.name} follows a store that is not ours")
-        elif not isinstance(instance.registration.refused, WrongClusterError):
+        elif not refused:
             self._wrong(f"{node.name} begins with a store that is not ours")
 
     def _emptied(self, *, running: bool) -> bool:
