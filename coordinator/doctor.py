@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from logstore.base.types import ShardStatus
+from logstore.meta.generations import Lineage, Point
 from logstore.meta.records import GenerationRecord, LogOptions, ShardRecord, Tombstone
 
 TOMBSTONE_WAITS_US = 600_000_000
@@ -250,12 +251,8 @@ class StoreFacts:
 
     def holds(self, generation: str, revision: int) -> bool:
         """Whether its history contains the point (design note 0008)."""
-        if not generation:
-            return True
-        first = self.began.get(generation)
-        if first is None or revision > self.revision:
-            return False
-        return all(other <= first or revision < other for other in self.began.values())
+        lineage = Lineage("", dict(self.began), self.revision, "")
+        return lineage.holds(Point(generation, revision))
 
 
 def examine_folders(folders: Sequence[FolderFacts], store: StoreFacts) -> list[Finding]:

@@ -18,7 +18,6 @@ from logstore.meta.records import (
     GENERATION,
     GENERATIONS,
     GenerationRecord,
-    decode_generation,
     encode,
     generation_key,
 )
@@ -129,12 +128,6 @@ async def check_expected(store: MetadataStore, cluster: str | None) -> None:
             f"the metadata is {held}, cluster {cluster} is expected: put its metadata back, or "
             "rebuild it with `logstore recover`"
         )
-
-
-async def causes(store: MetadataStore) -> list[GenerationRecord]:
-    """Every generation that the store remembers, oldest first."""
-    items = sorted((await store.range(GENERATIONS)).items, key=lambda item: item.revision)
-    return [decode_generation(item.value) for item in items]
 
 
 def check_holds(lineage: Lineage, point: Point, cluster: str, who: str) -> None:
