@@ -199,6 +199,7 @@ class Ours:
         (shard,) = (await log.shard_map()).open_shards
         number = itertools.count()
         value = bytes(84)
+        await log.append(b"first", value)  # the client waits until the instance has the shard
         async with grpc.aio.insecure_channel(shard.address) as channel:
             stub: Any = log_pb2_grpc.LogServiceStub(channel)
 
