@@ -322,8 +322,10 @@ class Instance:
             engine.restore_replica(member.replica_id)
         exists = meta is not None and not wrong
         if meta is None and self._begins_here(member, record):
+            # Whoever wrote a later epoch had a copy: ours may be gone with an older disk (P6).
+            late = record.epoch > 1
             engine.create_replica(
-                ReplicaMeta(replica_id=member.replica_id, shard=record.shard),
+                ReplicaMeta(replica_id=member.replica_id, shard=record.shard, tail_lost=late),
                 key_index=log.options.key_index,
             )
             revision = self.catalog.shards[record.shard][1]

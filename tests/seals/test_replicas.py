@@ -9,6 +9,7 @@ from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MoveOptions, State
 from coordinator.migration.reshape import ReshapeState, advance, reshape_key
 from logstore.base.types import ShardStatus
+from logstore.engine.rocks.engine import RocksEngine
 from logstore.meta.port import Put
 from logstore.meta.records import encode
 from logstore.proto.v1 import node_pb2
@@ -86,6 +87,33 @@ async def test_a_follower_finishes_what_a_dead_primary_sealed(tmp_path: Path) ->
         ack = await log.append(b"a9", b"w", expected_version=1)
         assert ack.version == 2
         assert len([r async for r in log.read()]) == 21
+
+
+async def test_a_successors_copy_that_an_old_disk_lacks_learns_again(tmp_path: Path) -> None:
+    """The disk has the sealed parent and not the successor: it may be older than the records that
+    were acked there, so the copy that begins empty counts only once it has caught up (P6)."""
+    async with sealing(tmp_path, 2, grace_s=22.0) as bench:
+        await follow(bench, f"{LOG}/0", "i2")
+        split = await bench.split(f"{LOG}/0", b"a5")
+        log = await bench.db.log(LOG)
+        for i in range(20):
+            await log.append(b"a1", b"%d" % i)
+        shard = split.successors[0]
+        assert await move(bench, shard, "i2") is State.COMPLETED
+        record = await bench.nodes.record(shard)
+        lost = record.member_on("i1")
+        assert record.epoch > 1
+        assert lost in record.in_sync
+        data = bench.nodes.servers["i1"].instance.node.config.data
+        await bench.nodes.stop("i1")
+        engine = RocksEngine.open(data)
+        engine.drop_replica(lost.replica_id)
+        engine.close()
+        await bench.nodes.start("i1")
+        left = await bench.nodes.until(shard, lambda r: lost not in r.in_sync)
+        assert left.primary.instance == "i2"
+        assert left.possible_loss == ()
+        assert [r.value async for r in log.read(key=b"a1")] == [b"%d" % i for i in range(20)]
 
 
 async def test_a_seal_that_nobody_follows_up_is_given_up(tmp_path: Path) -> None:
