@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from logstore.base.errors import AlreadyRunningError, WrongClusterError
+from logstore.base.errors import AlreadyRunningError, LeaseLostError, WrongClusterError
 from logstore.engine.port import CopyFacts
 from logstore.meta.leases import LeaseTable
 from logstore.meta.memory import Tables
@@ -21,6 +21,7 @@ from logstore.meta.records import (
     decode_instance,
     decode_shard,
     instance_key,
+    process_key,
 )
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.disk import SimEngine
@@ -32,6 +33,10 @@ WRONG_S = 15.0
 """How long the wrong thing is in place: longer than a registration's lease, twice."""
 RESTART_S = 3.0
 """In which an instance that starts has its name and its copies again."""
+PATIENCE_S = 30.0
+STEP_S = 0.5
+LEASE_LEFT_S = 2.0
+"""Who renews its lease in time always has so much left of it."""
 OVERTAKEN_BY = 50
 """Revisions by which a store that was rolled back is ahead in the end."""
 
@@ -75,6 +80,9 @@ class Mistakes:
         """Make one of them that can be made; returns with everything where it belongs."""
         if self._photo is None:
             self.photograph()
+        if not self._all_follow():
+            self.world.violate("liveness", f"{PATIENCE_S:g} s after the heal not all follow")
+            return
         kinds = sorted(kind for kind in KINDS if self.only in kind)
         for kind in self.world.rng.sample(kinds, len(kinds)):
             self.world.tell(f"MISTAKE {kind}")
@@ -82,6 +90,24 @@ class Mistakes:
                 self.world.cover(kind, PLACE)
                 return
             self.world.tell("nothing to be done wrong")
+
+    def _all_follow(self) -> bool:
+        """Wait until every instance holds its name and knows the newest metadata: what it does
+        late, after a call that the faults delayed, is not done by whoever errs."""
+        for _ in range(round(PATIENCE_S / STEP_S)):
+            if all(map(self._follows, self.nodes)):
+                return True
+            self.run(STEP_S)
+        return False
+
+    def _follows(self, node: SimNode) -> bool:
+        lease = self.cluster.leases.lease_of(process_key(node.name))
+        try:
+            self.cluster.leases.check_alive(lease, self.world.now_s + LEASE_LEFT_S)
+        except LeaseLostError:
+            return False
+        newest = max((i.revision for i in self.cluster.tables.range(SHARDS).items), default=0)
+        return node.instance is not None and node.instance.catalog.revision >= newest
 
     def judge(self) -> None:
         """Once all is settled again: what old disks lost is told."""
@@ -266,6 +292,9 @@ class Mistakes:
         # The files are put back into the folder that is there, on the machine that runs.
         node.identity.witness, node.identity.boot_id = machine.witness, machine.boot_id
         node.tainted |= {m.replica_id for m in node.engine.replicas()}
+        node.tainted |= {  # also those that came to this disk later
+            m.replica_id for r in self._records() for m in r.members() if m.instance == node.name
+        }
         node.adopt_disk()
         node.start()
 
