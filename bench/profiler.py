@@ -39,8 +39,8 @@ def batch_of(records: int) -> tuple[pa.Array, pa.Array]:
 def agent_cost(pairs: int, batches: int = 200) -> dict[str, float]:
     """CPU of an append's encoding with and without the agent's `record`, in alternating pairs.
 
-    The work beside it is what facts.md calls the cheapest part of an append (building and reading
-    one Arrow batch of 1,000 records); the share of the whole append path is therefore lower.
+    The work beside it is the cheapest part of an append (building and reading one Arrow batch of
+    1,000 records); the share of the whole append path is therefore lower.
     """
     keys, values = batch_of(BATCH)
     agent = Agent("bench", 300_000_000, np.random.default_rng(1), keys_per_batch=16)

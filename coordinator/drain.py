@@ -1,4 +1,4 @@
-"""Emptying an instance (R5.11): what is refused, what is left, and the moves of single copies.
+"""Emptying an instance: what is refused, what is left, and the moves of single copies.
 
 `/drains/INSTANCE` says that it shall be empty; it stands until it is cancelled, so a restarted or a
 new leader goes on, and nothing new is placed there. Copies of replicated logs go by repair's steps

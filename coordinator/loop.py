@@ -1,4 +1,4 @@
-"""The planning loop: each period a view is made, a plan drawn, and due moves are started (R1.3)."""
+"""The planning loop: each period a view is made, a plan drawn, and due moves are started."""
 
 import asyncio
 import functools

@@ -1,10 +1,10 @@
-"""The keys of one balanced log: which token each has, and how a new key gets one (R4).
+"""The keys of one balanced log: which token each has, and how a new key gets one.
 
 Truth is the mapping log, a log like any other: a record is key -> token, and **a key's first record
 counts**. So two who place the same key at the same time are decided by the order of its shard. Who
 appends answers only after it has read what came before its own records: if they begin where it had
 read to, nothing did; else it reads on to their end (rule 1). A successor shard is read after all
-its predecessors, to their sealed ends (rule 2, protocol.md S4). What is in memory is a cache.
+its predecessors, to their sealed ends (rule 2, S4). What is in memory is a cache.
 """
 
 import asyncio

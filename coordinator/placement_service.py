@@ -1,4 +1,4 @@
-"""coordinator.v1.Placement: keys of balanced logs, drawn by forecast headroom (R4)."""
+"""coordinator.v1.Placement: keys of balanced logs, drawn by forecast headroom."""
 
 import asyncio
 from collections.abc import Sequence

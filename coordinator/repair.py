@@ -1,4 +1,4 @@
-"""Keeping every shard at its log's number of replicas (R2.4), off instances that are drained.
+"""Keeping every shard at its log's number of replicas, off instances that are drained.
 
 `decide` is pure, the loop is the edge. It writes intents only (design note 0001): new learners,
 leave to admit them, members to remove, who shall lead. In a move the copies of its source and its

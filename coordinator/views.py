@@ -240,7 +240,7 @@ def _last_moves(
 
 
 def migration_weights(migrations: Sequence[MigrationRecord], now_s: float) -> dict[str, float]:
-    """Shard -> migration weight as its moves turned out (R1.5, R4.4); others have 1.
+    """Shard -> migration weight as its moves turned out; others have 1.
 
     A move that was rolled back by itself halves it; one that held appends for more than twice the
     usual blackout takes a quarter off; one that held them for no more than the usual adds a tenth.

@@ -30,7 +30,7 @@ def _check(owner: str, values: object, bounds: dict[str, tuple[float, float, str
 
 @dataclass(frozen=True, slots=True)
 class RiskConfig:
-    """How a forecast becomes a risk (R3.2). Bounds are checked at construction."""
+    """How a forecast becomes a risk. Bounds are checked at construction."""
 
     threshold: float = 0.8
     """Share of capacity that load should stay under."""

@@ -1,4 +1,4 @@
-"""Initial sharding from history (R5.5): cuts and homes from what was accessed before.
+"""Initial sharding from history: cuts and homes from what was accessed before.
 
 Cuts are weighted quantiles of the routing keys, so that each shard starts with about the same load;
 a key heavier than a whole shard's part gets a shard of its own. Homes are drawn largest first, each

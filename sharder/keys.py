@@ -18,7 +18,7 @@ RoutingKey = bytes
 
 
 class Partitioner(StrEnum):
-    """How a key becomes a routing key (design.md, section 2)."""
+    """How a key becomes a routing key (docs/glossary.md)."""
 
     RANGE = "range"
     HASH = "hash"

@@ -1,4 +1,4 @@
-"""Placement before the write (R4): which instance and shard a key that was never seen goes to.
+"""Placement before the write: which instance and shard a key that was never seen goes to.
 
 A draw by weighted rendezvous (Thaler and Ravishankar, 1998; weights by -ln(u)/w): instance i gets a
 key with chance w_i / sum(w), the same key always draws the same, and a lost instance moves nobody

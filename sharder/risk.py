@@ -1,4 +1,4 @@
-"""From forecasts to the probability and the cost of an overload (R3.2).
+"""From forecasts to the probability and the cost of an overload.
 
 The load of an instance is the sum of its shards' loads, taken as normal: means add; a shard's
 standard deviation is (upper80 - mean) / z(0.9), the upper half of its interval, since only the

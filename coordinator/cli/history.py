@@ -1,4 +1,4 @@
-"""`log create --from-history`: cuts and homes from recorded accesses (R5.5)."""
+"""`log create --from-history`: cuts and homes from recorded accesses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

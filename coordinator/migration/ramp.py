@@ -1,6 +1,6 @@
 """The ramp (pure): how the share of reads at the target rises, under guard rails.
 
-The state lives in the leader's memory: a new leader starts again from 0 (protocol.md, Migration).
+The state lives in the leader's memory: a new leader starts again from 0 (`table.py`).
 """
 
 from dataclasses import dataclass, replace

@@ -16,7 +16,7 @@ NOTES_MAX = 64
 
 
 class State(StrEnum):
-    """States of protocol.md, section Migration."""
+    """States of a move; `table.py` says what each means and what may follow it."""
 
     PLANNED = "planned"
     PREPARING = "preparing"

@@ -1,4 +1,4 @@
-"""The transition table of protocol.md ("Migration") as data, and what each step does in words."""
+"""The transition table of a move as data, and what each step does in words (design note 0001)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

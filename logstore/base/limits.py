@@ -1,4 +1,4 @@
-"""Named limits with their unit (design.md, section 4). Every queue and batch is bounded by one."""
+"""Named limits with their unit. Every queue and batch is bounded by one."""
 
 KEY_BYTES_MAX = 4 * 1024
 RECORD_BYTES_MAX = 1024 * 1024

@@ -1,4 +1,4 @@
-"""The asynchronous client: `connect`, `Client`, `Log`, `Scan` (design.md, section 10)."""
+"""The asynchronous client: `connect`, `Client`, `Log`, `Scan`."""
 
 import asyncio
 import dataclasses

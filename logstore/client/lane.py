@@ -1,7 +1,7 @@
 """One producer's appends to one shard: sequences, acks, and what is resent after a failure. Pure.
 
 The server accepts from a producer only the sequence that follows the last one it stored, and
-answers "duplicate" to those it has (protocol.md S2, I6). So:
+answers "duplicate" to those it has (S2, I6). So:
 
 1. A batch gets its sequence when it is first sent and keeps it through every retriable failure.
    After one, the lane waits until everything in flight was answered (or the stream broke), then

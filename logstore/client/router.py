@@ -117,7 +117,7 @@ class Router:
     ) -> list[Shard]:
         """The shards that may hold keys in [start, end), or `key`: history first, then key order.
 
-        A shard comes after all its predecessors (protocol.md S4).
+        A shard comes after all its predecessors (S4).
         """
         if key is not None:
             at = routing_key(self.map.partitioner, key)
@@ -141,7 +141,7 @@ def append_instance(shard: Shard, draw: float) -> str:
     """Where a producer sends its appends, given its own fixed `draw` in [0, 1).
 
     One draw a producer, not one a batch: so as the target's share rises each producer switches
-    once, and its order is kept (protocol.md H3).
+    once, and its order is kept (H3).
     """
     reached = 0.0
     for instance, share in sorted(shard.route.items()):

@@ -1,6 +1,6 @@
 """What the metadata store holds, one JSON value a key, and the keys' names.
 
-Protocol.md, Facts: one key per shard, changed only by compare-and-swap on the revision that the
+One key per shard, changed only by compare-and-swap on the revision that the
 decision was read from (G1). Parties act on *intents* they read here, never on a message alone:
 `admit` (S adds T, P3), `hand_over` (H1), `remove` (P3); so kill -9 of anyone leaves the next one
 with all that is needed to go on.

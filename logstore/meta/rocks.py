@@ -147,7 +147,7 @@ def _open(directory: Path) -> Rdict:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_keep_log_file_num(2)
-    # Point-in-time recovery would silently drop what follows a flipped bit (facts.md).
+    # Point-in-time recovery would silently drop what follows a flipped bit.
     options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
     try:
         return Rdict(str(directory / "store"), options)

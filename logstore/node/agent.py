@@ -1,4 +1,4 @@
-"""The profiling agent of an instance (R1.1): counts on the hot path, a report each period.
+"""The profiling agent of an instance: counts on the hot path, a report each period.
 
 The counting is `profiler.Agent`; here are its clock, the system's metrics and the way to the
 coordinator. While no coordinator answers, closed slots wait here (bounded by the profiler).
@@ -149,7 +149,7 @@ class Agent:
             line.recorder.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
 
     def copied(self, size_bytes: int) -> None:
-        """Bytes of a move that were sent or taken: they are load like any other (R1.2)."""
+        """Bytes of a move that were sent or taken: they are load like any other."""
         self._bytes += size_bytes
 
     def failed(self, shard: str, event_time: bool, error: Exception, count: int = 1) -> None:
@@ -205,7 +205,7 @@ class Agent:
             self._drop_first()
 
     def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
-        """What the instance carries, as rates since the last call (R1.2)."""
+        """What the instance carries, as rates since the last call."""
         cpu = self._process.cpu_times()
         io = self._process.io_counters()
         totals = (self._operations, self._bytes, cpu.user + cpu.system,

@@ -1,6 +1,6 @@
 """Stored batches as answers to readers: the one way from a copy to a message. No I/O.
 
-The rule (F8, F9): whatever was asked, however it lies on the disk, an answer is cut by its bytes
+The rule: whatever was asked, however it lies on the disk, an answer is cut by its bytes
 *as sent*. Batches are unpacked one at a time, so an answer costs what it returns and one batch.
 
  1. A large batch that qualifies as a whole goes out as it lies on the disk, packed if it is packed.

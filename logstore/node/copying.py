@@ -1,6 +1,6 @@
 """Copies beside live traffic: what appends feel just now, and the pace that follows from it.
 
-The pace is one for the instance: copies it sends and copies it takes share it (design.md 7).
+The pace is one for the instance: copies it sends and copies it takes share it (design note 0007).
 """
 
 import asyncio

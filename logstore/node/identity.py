@@ -1,7 +1,7 @@
 """Who a data directory is (design note 0008): kept beside the data, compared before anything else.
 
 The boot id is the machine's: an incarnation survives kill -9 on the same boot, and no reboot
-(protocol.md, Facts). The witness names the file that the directory's owner holds locked; a copy of
+(P6). The witness names the file that the directory's owner holds locked; a copy of
 the directory has another one.
 """
 

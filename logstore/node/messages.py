@@ -1,4 +1,4 @@
-"""Stored batches in messages between instances: what is put in one always fits it (F9, F10)."""
+"""Stored batches in messages between instances: what is put in one always fits it."""
 
 from collections.abc import Sequence
 

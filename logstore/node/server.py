@@ -272,7 +272,7 @@ class NodeServer:
         return ""
 
     async def _ping(self) -> None:
-        """Round-trip times to the peers, for the planner (R5.7)."""
+        """Round-trip times to the peers, for the planner."""
         node = self.instance.node
         while True:
             await asyncio.sleep(max(1.0, self._config.report_interval_s))

@@ -1,6 +1,6 @@
 """The primary's data path of one shard: queue, dedupe, offsets, stored batches, acks.
 
-Sequence rules (design.md 4, P10): a producer's appends to a shard count from 1; only last + 1 is
+Sequence rules (I6, P10): a producer's appends to a shard count from 1; only last + 1 is
 new; an older one within the window is a duplicate, answered with what it cites once that is
 committed. `expected_version` is checked after dedupe, against a count that includes the group.
 """

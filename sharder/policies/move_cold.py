@@ -1,4 +1,4 @@
-"""Evacuate rarely used shards from busy instances (R5.7).
+"""Evacuate rarely used shards from busy instances.
 
 A cold shard is the least disturbing one to move: few clients notice, its copy takes little from
 anyone. Two needs: an instance that stores too much, and one that is still over its limit after

@@ -1,4 +1,4 @@
-"""Hot ranges on fast and reliable instances (R5.6).
+"""Hot ranges on fast and reliable instances.
 
 What a better instance is worth to a shard, per second: `tier_gain_per_s` for each tier faster, and
 the time it would not answer after a failure (observed failures per day x `failover_s`), both times

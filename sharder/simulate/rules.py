@@ -1,7 +1,7 @@
 """Rules in use elsewhere, to be compared with.
 
 Each is given the same hands (`relief`) where it has a placement of its own; its parameters are
-those that facts.md's sources state, or, where they state none, the best of a small search over all
+those that their sources state, or, where they state none, the best of a small search over all
 traces (docs/planner.md says which).
 """
 

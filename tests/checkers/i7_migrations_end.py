@@ -9,7 +9,7 @@ from tests.checkers.history import MetadataTxn, Violation
 
 
 def check_table(txns: Sequence[MetadataTxn]) -> list[Violation]:
-    """Every step of every migration is in protocol.md's table."""
+    """Every step of every migration is in the transition table."""
     states: dict[str, State] = {}
     found = []
     for txn in txns:

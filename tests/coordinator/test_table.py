@@ -1,4 +1,4 @@
-"""The transition table against protocol.md, options, strategies, the ramp's guard rails."""
+"""The transition table, options, strategies, the ramp's guard rails."""
 
 import itertools
 from dataclasses import replace

@@ -99,7 +99,7 @@ def test_a_torn_or_damaged_slot_counts_for_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["flipped", "torn"])
-def test_the_last_record_of_the_wal_is_missed(tmp_path: Path, how: str) -> None:  # F12
+def test_the_last_record_of_the_wal_is_missed(tmp_path: Path, how: str) -> None:
     path = tmp_path / "db"
     engine = RocksEngine.open(path)
     copy_of(engine)

@@ -1,4 +1,4 @@
-"""A log's change stream for others: everything, per key in order, whoever leads (R5.8)."""
+"""A log's change stream for others: everything, per key in order, whoever leads."""
 
 import asyncio
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The largest that the door takes, through the memory twin's topics and a real Kafka's (F10)."""
+"""The largest that the door takes, through the memory twin's topics and a real Kafka's."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Moves through a real Kafka that dies: it comes back, or it does not (R5.8, I7)."""
+"""Moves through a real Kafka that dies: it comes back, or it does not (I7)."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Real processes: the first read after a clean restart shows all that was acked (F13)."""
+"""Real processes: the first read after a clean restart shows all that was acked (P4)."""
 
 import os
 from pathlib import Path

@@ -63,7 +63,7 @@ async def test_a_store_holds_what_was_acted_on_in_each_of_its_generations() -> N
 async def test_a_copy_that_was_put_back_never_holds_what_came_after_it(
     before: int, after: int, overtaken: int
 ) -> None:
-    """However far the copy is written once a coordinator began with it (A2)."""
+    """However far the copy is written once a coordinator began with it (P11)."""
     store = MemoryMetadataStore()
     lineage = await open_generation(store, Env(), "a")
     await written(store, before)

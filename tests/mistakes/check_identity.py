@@ -1,6 +1,6 @@
 """Mistakes with folders, stores and names: nothing is deleted, mixed up or led twice (note 0008).
 
-Real processes, as `logstore up` runs them. The letters are the issue's: A1 to A7.
+Real processes, as `logstore up` runs them. The rules are P9 and P11.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ def copies(data: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("replicas", [1, 3])
 async def test_a1_the_metadata_is_away(tmp_path: Path, replicas: int) -> None:
-    """A1: an empty store is no order to delete; with the folder back all is there."""
+    """An empty store is no order to delete; with the folder back all is there."""
     given = options(tmp_path, 3, replicas)
     async with running(given) as cluster:
         await fill(cluster.address)
@@ -78,7 +78,7 @@ async def test_a1_the_metadata_is_away(tmp_path: Path, replicas: int) -> None:
 
 
 async def test_a2_the_metadata_is_older(tmp_path: Path) -> None:
-    """A2: a store from before a move and a new log is refused; with the newest one all is there."""
+    """A store from before a move and a new log is refused; with the newest one all is there."""
     given = options(tmp_path)
     async with running(given) as cluster:
         await fill(cluster.address, "old", instances=["instance-1"])
@@ -109,7 +109,7 @@ async def cli(cluster: Cluster, *words: str) -> str:
 
 
 async def test_a3_the_metadata_is_lost_while_instances_run(tmp_path: Path) -> None:
-    """A3: they serve on, the coordinator makes no other cluster, and a restart deletes nothing."""
+    """They serve on, the coordinator makes no other cluster, and a restart deletes nothing."""
     given = options(tmp_path)
     async with running(given) as cluster:
         await fill(cluster.address)
@@ -130,7 +130,7 @@ async def test_a3_the_metadata_is_lost_while_instances_run(tmp_path: Path) -> No
 
 
 async def test_a4_a_folder_of_another_cluster(tmp_path: Path) -> None:
-    """A4: A's instance under B is refused, and both clusters are whole afterwards."""
+    """A's instance under B is refused, and both clusters are whole afterwards."""
     for name in "ab":
         async with running(options(tmp_path / name, 1)) as cluster:
             await fill(cluster.address)
@@ -162,7 +162,7 @@ async def node(metadata: str, instance: str, data: Path, *more: str) -> tuple[in
 
 
 async def test_a5_an_instance_of_another_cluster_by_hand(tmp_path: Path) -> None:
-    """A5: refused before anything is written, with the real instance down as well."""
+    """Refused before anything is written, with the real instance down as well."""
     for name in "ab":
         async with running(options(tmp_path / name, 1)) as cluster:
             await fill(cluster.address)
@@ -180,7 +180,7 @@ async def test_a5_an_instance_of_another_cluster_by_hand(tmp_path: Path) -> None
 
 
 async def test_a6_a_second_process_and_a_twin(tmp_path: Path) -> None:
-    """A6: who has the name keeps it; a second one, with a twin of its folder too, is refused."""
+    """Who has the name keeps it; a second one, with a twin of its folder too, is refused."""
     given = options(tmp_path, 1)
     async with running(given) as cluster:
         await fill(cluster.address)
@@ -198,7 +198,7 @@ async def test_a6_a_second_process_and_a_twin(tmp_path: Path) -> None:
 
 
 async def test_a6_a_process_whose_name_was_taken_stops(tmp_path: Path) -> None:
-    """A6: a process that was stopped beyond its lease, and replaced, serves nothing afterwards."""
+    """A process that was stopped beyond its lease, and replaced, serves nothing afterwards."""
     given = options(tmp_path, 1)
     async with running(given) as cluster:
         await fill(cluster.address)
@@ -240,7 +240,7 @@ async def test_a6_a_process_whose_name_was_taken_stops(tmp_path: Path) -> None:
 async def test_a7_yesterdays_folder_of_the_primary(
     tmp_path: Path, replicas: int, log: dict[str, object]
 ) -> None:
-    """A7: an old folder never leads while a whole copy is there; with one copy the loss is told."""
+    """An old folder never leads while a whole copy is there; with one copy the loss is told."""
     given = options(tmp_path, max(2, replicas), replicas)
     async with running(given) as cluster:
         await fill(cluster.address, instances=["instance-1"], **log)

@@ -1,4 +1,4 @@
-"""Every answer is cut by its bytes as sent, whatever was asked, however it is stored (F8, F9)."""
+"""Every answer is cut by its bytes as sent, whatever was asked, however it is stored."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence

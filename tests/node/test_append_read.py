@@ -1,4 +1,4 @@
-"""One instance: appends, dedupe, versions, reads, bad input (R0.1, I6)."""
+"""One instance: appends, dedupe, versions, reads, bad input (I6)."""
 
 from pathlib import Path
 

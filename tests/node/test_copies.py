@@ -124,7 +124,7 @@ async def test_bytes_go_when_their_time_is_over_or_the_disk_is_full(
 
 
 async def test_a_wall_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
-    """However far it says the time is, a process sees a copy for so long first (D)."""
+    """However far it says the time is, a process sees a copy for so long first."""
     async with nodes(tmp_path, 1) as n:
         await with_records(n)
         copies = n.servers["i1"].instance.copies

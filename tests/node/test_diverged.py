@@ -1,4 +1,4 @@
-"""A copy whose committed part differs is set aside, told, and built anew within seconds (F15)."""
+"""A copy whose committed part differs is set aside, told, and built anew within seconds (P5)."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""After a start nobody is shown less than was committed (F13), nor by an older disk (A7)."""
+"""After a start nobody is shown less than was committed (P4), nor by an older disk (P11)."""
 
 import asyncio
 import shutil
@@ -124,7 +124,7 @@ async def test_a_sealed_shard_shows_its_end_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lacking", [20, 1])
 @pytest.mark.parametrize("count", [2, 3])
 async def test_an_older_disk_never_leads(tmp_path: Path, count: int, lacking: int) -> None:
-    """Yesterday's copy of the primary's folder is put back (row 7)."""
+    """Yesterday's copy of the primary's folder is put back (P11)."""
     async with nodes(tmp_path, 3, **PATIENT) as n:
         await three(n)
         if count == 2:
@@ -161,7 +161,7 @@ async def test_an_older_disk_never_leads(tmp_path: Path, count: int, lacking: in
 
 async def test_an_only_copy_that_lost_its_end_asks_who_left_the_set(tmp_path: Path) -> None:
     """Its follower left the set as it stopped; then a disk of yesterday was put back, and known
-    for one (row 7)."""
+    for one."""
     async with nodes(tmp_path, 3, **PATIENT) as n:
         await three(n)
         await fill(n, 20)

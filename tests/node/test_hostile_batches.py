@@ -1,4 +1,4 @@
-"""Hostile batches at a real instance's door, and batches of before that nobody can read (F14)."""
+"""Hostile batches at a real instance's door, and batches of before that nobody can read."""
 
 import asyncio
 from collections.abc import Callable, Sequence

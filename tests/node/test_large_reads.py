@@ -1,4 +1,4 @@
-"""Real instances: what was acked can be read, however large and however packed (F8, F9)."""
+"""Real instances: what was acked can be read, however large and however packed."""
 
 import json
 import os
@@ -102,7 +102,7 @@ async def sizes_of(n: Nodes, request: log_pb2.ReadRequest) -> list[int]:
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 async def test_a_key_of_more_than_a_message_is_read_by_key(tmp_path: Path, way: Way) -> None:
-    """The input of row 8: 30 MB of one key."""
+    """30 MB of one key."""
     async with one_log(tmp_path, way) as (n, log):
         block, count = os.urandom(1_000), 0
         for i in range(300):
@@ -123,7 +123,7 @@ async def test_a_key_of_more_than_a_message_is_read_by_key(tmp_path: Path, way: 
 
 @pytest.mark.parametrize("way", [w for w in WAYS if w.compression != "none"], ids=str)
 async def test_a_well_packed_log_is_read(tmp_path: Path, way: Way) -> None:
-    """The input of row 9: 1 MB stored, 30 MB unpacked."""
+    """1 MB stored, 30 MB unpacked."""
     async with one_log(tmp_path, way) as (_, log):
         for at in range(0, 60_000, 1_000):
             lines = access_log(at, 1_000)

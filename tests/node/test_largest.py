@@ -1,4 +1,4 @@
-"""What is accepted fits through every path: the largest batches, by all ways on (F10)."""
+"""What is accepted fits through every path: the largest batches, by all ways on."""
 
 import asyncio
 from collections.abc import AsyncIterator

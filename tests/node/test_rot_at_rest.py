@@ -1,4 +1,4 @@
-"""Files rot while an instance is stopped or killed: what is missing is told (F11, F12)."""
+"""Files rot while an instance is stopped or killed: what is missing is told (P6)."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ async def serves(n: Nodes) -> None:
 @pytest.mark.parametrize(("what", "rot"), ROT)
 async def test_an_only_copy_tells_what_its_disk_lost(
     tmp_path: Path, what: str, rot: Callable[[Path], None]
-) -> None:  # F11
+) -> None:
     async with nodes(tmp_path, 1) as n:
         await n.create(SHARD, "i1")
         await n.until(SHARD, lambda r: r.epoch == 2)
@@ -144,7 +144,7 @@ async def restart_killed(n: Nodes, instance: str, key: bytes, how: str) -> None:
 @pytest.mark.parametrize("how", ["flipped", "torn"])
 async def test_an_only_copy_whose_last_acked_records_are_gone_tells(
     tmp_path: Path, how: str
-) -> None:  # F12
+) -> None:
     async with nodes(tmp_path, 1) as n:
         await n.create(SHARD, "i1")
         await n.until(SHARD, lambda r: r.epoch == 2)

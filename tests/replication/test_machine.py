@@ -1,4 +1,4 @@
-"""The replication machine alone: order of effects, and the rules it cites (protocol.md)."""
+"""The replication machine alone: order of effects, and the rules it cites."""
 
 from dataclasses import replace
 
@@ -226,7 +226,7 @@ def test_silent_peer_becomes_a_learner_and_counts_until_that_is_read() -> None:
 
 @pytest.mark.parametrize("losses", [(), (PossibleLoss(1, 0, "power"),)], ids=["no", "loss"])
 def test_a_diverged_learner_is_set_aside(losses: tuple[PossibleLoss, ...]) -> None:
-    """It can never match, so it is not asked again: repair builds another one (F15)."""
+    """It can never match, so it is not asked again: repair builds another one (P5)."""
     bench = leading((T,))
     record = bench.machine.record
     assert record is not None

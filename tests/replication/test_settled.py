@@ -48,7 +48,7 @@ def restarted(end: int, mark: int, record: ShardRecord) -> Bench:
     return bench
 
 
-# ---- F13: nobody is shown less than was committed --------------------------------------------
+# ---- P4: nobody is shown less than was committed ---------------------------------------------
 
 
 @pytest.mark.parametrize("end", [0, 60])
@@ -108,7 +108,7 @@ def test_a_damaged_one_of_two_believes_nothing_above_its_mark() -> None:
     assert bench.machine.high_watermark == 50
 
 
-# ---- A7: an older disk never leads -------------------------------------------------------------
+# ---- P11: an older disk never leads ------------------------------------------------------------
 
 
 def older(in_sync: tuple[Member, ...] = (S, T), mark: int = 2_000) -> tuple[Bench, list[Effect]]:
@@ -217,7 +217,7 @@ def test_a_loss_that_is_recorded_is_not_recorded_again() -> None:
     assert cas.record.possible_loss == known
 
 
-# ---- F15: a diverged copy is set aside ---------------------------------------------------------
+# ---- P5: a diverged copy is set aside ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("min_in_sync", [1, 2, 3])

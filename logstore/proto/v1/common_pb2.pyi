@@ -228,7 +228,7 @@ Global___LogRoutes: _TypeAlias = LogRoutes  # noqa: Y015
 
 @_typing.final
 class Caller(_message.Message):
-    """Who calls; in every request (rows R2.1, R2.2)."""
+    """Who calls; in every request. Statistics are kept for each client group."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
