@@ -1,4 +1,5 @@
-"""The lane against a model of the server: networks that lose, delay and repeat in every order."""
+"""The lane against a model of the server (I6): networks that lose, delay and repeat in every
+order."""
 
 import random
 from collections import deque

@@ -192,7 +192,7 @@ async def test_reads_that_cannot_be_served_say_why(start: Starter) -> None:
             await log.scan().to_arrow()
 
 
-async def test_a_client_asks_to_be_shown_what_it_wrote(start: Starter) -> None:
+async def test_a_client_asks_to_be_shown_what_it_wrote(start: Starter) -> None:  # P8
     cluster = await start()
     async with client_of(cluster) as db:
         log = await db.log("orders")

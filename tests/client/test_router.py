@@ -86,6 +86,7 @@ def ramped(share: float) -> Shard:
 
 @given(st.floats(0, 1, exclude_max=True), st.lists(st.floats(0, 1), min_size=2))
 def test_a_producer_switches_once_as_the_share_rises(draw: float, shares: list[float]) -> None:
+    """H3: one draw a producer, so its order is kept through a ramp."""
     targets = [append_instance(ramped(share), draw) for share in sorted(shares)]
     assert targets == sorted(targets)
     assert append_instance(ramped(0.0), draw) == "a"

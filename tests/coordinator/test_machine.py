@@ -256,7 +256,7 @@ async def test_a_target_lost_after_the_cutover_is_waited_for() -> None:
     assert relieved(await world.cluster.shard(), "a")
 
 
-async def test_soak_stands_still_while_the_source_is_out_of_sync() -> None:
+async def test_soak_stands_still_while_the_source_is_out_of_sync() -> None:  # H4
     world = World()
     await world.begin()
     await reach(world, State.SOAKING)
@@ -270,7 +270,7 @@ async def test_soak_stands_still_while_the_source_is_out_of_sync() -> None:
     assert record.soaked_s >= QUICK.soak_s
 
 
-async def test_rollback_of_a_move_whose_source_fell_out_learns_it_again() -> None:
+async def test_rollback_of_a_move_whose_source_fell_out_learns_it_again() -> None:  # H4
     world = World()
     await world.begin()
     await reach(world, State.SOAKING)
@@ -338,7 +338,7 @@ async def test_a_source_declared_dead_is_given_up() -> None:
     assert relieved(await world.cluster.shard(), "b")
 
 
-async def test_an_unequal_chain_never_replaces_the_source() -> None:
+async def test_an_unequal_chain_never_replaces_the_source() -> None:  # I8
     world = World()
     await world.begin()
     world.cluster.spoilt.add("b")

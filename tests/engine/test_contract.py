@@ -316,7 +316,7 @@ def test_truncation_restores_producers_index_and_counts(engine: Engine, kept: in
     assert engine.verify_chain(r, Position(), ALL) == engine.end(twin)
 
 
-def test_trim_folds_what_goes_into_the_anchor(engine: Engine) -> None:
+def test_trim_folds_what_goes_into_the_anchor(engine: Engine) -> None:  # F4
     r = copy_of(engine)
     fill(engine, r, batches=100, per_batch=4)
     before = {b"key-%d" % n: engine.count_key(r, b"key-%d" % n, ALL) for n in range(40)}
@@ -392,7 +392,7 @@ def test_a_copy_made_from_a_snapshot_is_equal(engine: Engine) -> None:
     assert isinstance(mine.anchor, Anchor)
 
 
-def test_verification_names_the_batch_whose_chain_does_not_hold(engine: Engine) -> None:
+def test_verification_names_the_batch_whose_chain_does_not_hold(engine: Engine) -> None:  # F4
     r = copy_of(engine)
     fill(engine, r, batches=6, per_batch=5)
     assert engine.verify_chain(r, Position(), 12).end == 10

@@ -93,7 +93,7 @@ async def test_a_deleted_key_compares_as_absent_and_revisions_never_repeat(
     assert again.revision == first + 2
 
 
-async def test_of_racing_swaps_exactly_one_wins(store: MetadataStore) -> None:
+async def test_of_racing_swaps_exactly_one_wins(store: MetadataStore) -> None:  # G1, I9
     revision = await put(store, "/a", b"0")
     results = await asyncio.gather(
         *(store.txn([Compare("/a", revision)], [Put("/a", b"%d" % i)]) for i in range(20))

@@ -1,5 +1,5 @@
-"""A corrupted chunk and a divergent learner never get as far as the cutover: the move is rolled
-back, and its cause names the offsets and bytes."""
+"""A corrupted chunk and a divergent learner never get as far as the cutover (I8, F4): the move is
+rolled back, and its cause names the offsets and bytes."""
 
 import asyncio
 import re

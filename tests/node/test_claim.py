@@ -1,4 +1,5 @@
-"""Who may run an instance, on which metadata: each start of note 0008, over a real directory."""
+"""Who may run an instance, on which metadata (P11): each start of note 0008, over a real
+directory."""
 
 import asyncio
 import contextlib

@@ -27,7 +27,7 @@ async def three(n: Nodes) -> None:
     await n.until(SHARD, lambda r: len(r.in_sync) == 3)
 
 
-async def test_follower_takes_over_and_loses_nothing(tmp_path: Path) -> None:
+async def test_follower_takes_over_and_loses_nothing(tmp_path: Path) -> None:  # P4, I3
     async with nodes(tmp_path, 3, **FAST) as n:
         await three(n)
         for i in range(1, 11):
@@ -54,7 +54,7 @@ async def test_follower_takes_over_and_loses_nothing(tmp_path: Path) -> None:
         assert [k for _, k in rows] == [b"k%d" % i for i in range(1, 12)]
 
 
-async def test_every_in_sync_replica_serves_reads(tmp_path: Path) -> None:
+async def test_every_in_sync_replica_serves_reads(tmp_path: Path) -> None:  # P8
     async with nodes(tmp_path, 3, **FAST) as n:
         await three(n)
         (result,) = await append(n.log_stub("i1"), [batch_of(SHARD, [b"a", b"b"])])
@@ -67,7 +67,7 @@ async def test_every_in_sync_replica_serves_reads(tmp_path: Path) -> None:
 
 
 async def test_latest_reads_need_the_lease(tmp_path: Path) -> None:
-    """Both followers gone and not yet removed: what the primary knows may not be the latest."""
+    """P7: both followers gone and not yet removed: what the primary knows may not be the latest."""
     async with nodes(tmp_path, 3, **(FAST | {"follower_timeout_s": 20.0})) as n:
         await three(n)
         latest = log_pb2.ReadRequest(shard=SHARD, primary_only=True)

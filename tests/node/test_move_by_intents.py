@@ -1,4 +1,4 @@
-"""The whole way of a copy by metadata intents alone, under live appends (design note 0001)."""
+"""The whole way of a copy by metadata intents alone, under live appends (H1-H3, note 0001)."""
 
 import asyncio
 from pathlib import Path

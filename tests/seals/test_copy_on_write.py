@@ -1,4 +1,5 @@
-"""Copy-on-write: write relief in one cutover, the history follows; the way back loses nothing."""
+"""Copy-on-write: write relief in one cutover, the history follows; the way back loses nothing
+(S1, I8)."""
 
 import asyncio
 from pathlib import Path

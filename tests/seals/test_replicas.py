@@ -130,7 +130,7 @@ async def test_a_seal_that_nobody_follows_up_is_given_up(tmp_path: Path) -> None
         assert (record.status, record.seal, record.sealed_end) == (ShardStatus.OPEN, None, None)
 
 
-async def test_a_sealed_shard_is_moved_trimmed_and_read(tmp_path: Path) -> None:
+async def test_a_sealed_shard_is_moved_trimmed_and_read(tmp_path: Path) -> None:  # S5
     async with sealing(tmp_path, 2) as bench:
         log = await bench.db.log(LOG)
         for i in range(30):

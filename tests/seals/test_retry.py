@@ -1,4 +1,4 @@
-"""A retry is decided where it was first sent (note 0005): the node's table, and the client."""
+"""A retry is decided where it was first sent (S2, note 0005): the node's table, and the client."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.node.fix_nodes import append, batch_of
 from tests.seals.fix_seals import LOG, sealing
 
 
-async def test_a_sealed_shard_answers_retries_for_ever(tmp_path: Path) -> None:
+async def test_a_sealed_shard_answers_retries_for_ever(tmp_path: Path) -> None:  # S5
     async with sealing(tmp_path) as bench:
         stub = bench.nodes.log_stub("i1")
         first = batch_of(f"{LOG}/0", [b"a", b"z"], 1, producer=7)

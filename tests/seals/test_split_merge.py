@@ -45,7 +45,7 @@ async def test_split_and_merge_under_load(tmp_path: Path) -> None:
     print(f"longest gap between acks {stall_ms:.0f} ms; held {split.stall_ms} {merge.stall_ms}")
 
 
-async def test_a_key_keeps_its_version_and_history_across_seals(tmp_path: Path) -> None:
+async def test_a_key_keeps_its_version_and_history_across_seals(tmp_path: Path) -> None:  # S3
     async with sealing(tmp_path) as bench:
         log = await bench.db.log(LOG)
         for i in range(3):
