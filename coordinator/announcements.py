@@ -7,20 +7,20 @@ takes them into its forecasts, so they survive restarts and leaders.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 import structlog
 
-from coordinator.edge import Context, unary
+from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
+from coordinator.edge import Context, answered, unary
 from coordinator.learning import Learner
 from coordinator.odd import Odd, decoded
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.base.names import checked_name
 from logstore.meta.port import Compare, Delete, MetadataStore, Put
-from logstore.meta.records import LOGS, SHARDS
+from logstore.meta.records import LOGS, SHARDS, ProfileRecord
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
 from profiler.calendar import EVENTS_MAX, Event
@@ -43,22 +43,6 @@ _TRIES = 10
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileRecord:
-    """What a client group says that it will do: `ops_per_s` in each `step_s` from `start_s` on.
-
-    Seconds are Unix seconds of the logs' own time. With `repeats` it starts again at its end. Of
-    all shards of `logs` together (none: of all logs).
-    """
-
-    group: str
-    start_s: float
-    step_s: float
-    ops_per_s: tuple[float, ...]
-    repeats: bool = False
-    logs: tuple[str, ...] = ()
 
 
 def check_profile(record: ProfileRecord) -> ProfileRecord:
@@ -157,8 +141,8 @@ class AnnouncementsService(AnnouncementsServicer):
         shards = [i.key.removeprefix(SHARDS) for i in (await self._store.range(SHARDS)).items]
         unmatched = [p for p in event.shards if not any(s.startswith(p) for s in shards)]
         beside = [e.name for e in known if e.name != event.name and overlap(e, event)]
-        return _json(
-            {"added": event, "replaced": replaced, "overlaps": beside, "unmatched": unmatched}
+        return answered(
+            AddedEvent(added=event, replaced=replaced, overlaps=beside, unmatched=unmatched)
         )
 
     @unary
@@ -166,18 +150,18 @@ class AnnouncementsService(AnnouncementsServicer):
         self, request: pb.RemoveEventRequest, context: Context
     ) -> pb.JsonResponse:
         await self._delete(CALENDAR, "event", request.name)
-        return _json({"removed": request.name})
+        return answered(Removed(removed=request.name))
 
     @unary
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.JsonResponse:
         events, odd = await events_of(self._store)
-        return _json({"events": events, "odd": odd})
+        return answered(Events(events=events, odd=tuple(odd)))
 
     @unary
     async def SetProfile(self, request: pb.SetProfileRequest, context: Context) -> pb.JsonResponse:
         if not request.profile_json:
             await self._delete(PROFILES, "profile of", request.group)
-            return _json({"removed": request.group})
+            return answered(Removed(removed=request.group))
         record = check_profile(_decoded("profile", request.profile_json, ProfileRecord))
         if record.group != request.group:
             raise InvalidArgumentError(f"group is {request.group!r} and {record.group!r}")
@@ -185,14 +169,15 @@ class AnnouncementsService(AnnouncementsServicer):
         await self._put(PROFILES, record.group, record, GROUPS_MAX)
         known = {item.key.removeprefix(LOGS) for item in (await self._store.range(LOGS)).items}
         unmatched = [log for log in record.logs if log not in known]
-        return _json({"set": record.group, "steps": len(record.ops_per_s), "unmatched": unmatched})
+        steps = len(record.ops_per_s)
+        return answered(SetProfile(set=record.group, steps=steps, unmatched=unmatched))
 
     @unary
     async def ListProfiles(
         self, request: pb.ListProfilesRequest, context: Context
     ) -> pb.JsonResponse:
         profiles, odd = await profiles_of(self._store)
-        return _json({"profiles": profiles, "odd": odd})
+        return answered(Profiles(profiles=profiles, odd=tuple(odd)))
 
     async def _put(self, prefix: str, name: str, value: object, limit: int) -> None:
         for _ in range(_TRIES):
@@ -311,7 +296,3 @@ def _decoded(what: str, data: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, ValueError) as e:
         raise InvalidArgumentError(f"{what}: {e}") from None
-
-
-def _json(value: object) -> pb.JsonResponse:
-    return pb.JsonResponse(json=msgspec.json.encode(value))

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
-
+from coordinator.answers.base import encode, fields_of
+from coordinator.answers.catalog import DeletedLog, InstanceRow
 from coordinator.catalog import Catalog, parse_log_options
 from coordinator.copies import Copies
 from coordinator.copies_service import CopiesService
@@ -22,7 +21,6 @@ from logstore.meta.records import (
     INSTANCES,
     MAPPING_SUFFIX,
     LogOptions,
-    encode,
     mapping_log,
     shard_prefix,
 )
@@ -123,9 +121,9 @@ class CatalogService(CopiesService):
             mapping = mapping_log(request.name)
             if await self._options(mapping) is not None and not request.dry_run:
                 await self._delete(mapping, keep_s)
-        return pb.DeleteLogResponse(json=msgspec.json.encode(told))
+        return pb.DeleteLogResponse(json=encode(told))
 
-    async def _delete(self, name: str, keep_s: float, *, dry_run: bool = False) -> dict[str, Any]:
+    async def _delete(self, name: str, keep_s: float, *, dry_run: bool = False) -> DeletedLog:
         """What goes, and until when it can be brought back; sizes None where nobody knows."""
         await self._catalog.describe(name)
         records, size_bytes = await self.copies.sizes(name)
@@ -133,8 +131,15 @@ class CatalogService(CopiesService):
         if not dry_run:
             self._intake.forget_log(name)
         until_us = self._env.clock.wall_us() + round(keep_s * 1e6)
-        fields: dict[str, Any] = msgspec.to_builtins(told)
-        return {**fields, "records": records, "size_bytes": size_bytes, "keep_until_us": until_us}
+        return DeletedLog(
+            log=told.log,
+            shards=told.shards,
+            copies=told.copies,
+            keep_s=told.keep_s,
+            records=records,
+            size_bytes=size_bytes,
+            keep_until_us=until_us,
+        )
 
     async def _options(self, name: str) -> LogOptions | None:
         try:
@@ -159,13 +164,13 @@ class CatalogService(CopiesService):
         found = []
         for record in await self._catalog.instances():
             status = statuses.get(record.instance)
-            told = {
-                **msgspec.to_builtins(record),
-                "alive": self._alive(record.instance),
-                "draining": record.instance in draining,
-                "load": status.load if status is not None else None,
-            }
-            found.append(msgspec.json.encode(told))
+            row = InstanceRow(
+                **fields_of(record),
+                alive=self._alive(record.instance),
+                draining=record.instance in draining,
+                load=status.load if status is not None else None,
+            )
+            found.append(encode(row))
         return pb.ListInstancesResponse(instances_json=found)
 
 

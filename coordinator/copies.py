@@ -4,10 +4,13 @@ with it (design note 0008). Every change is a transaction that compares what it 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
+from msgspec import UNSET
+from msgspec.structs import replace
 
+from coordinator.answers.catalog import CopyRow, RecoveryNote, RestoredLog
 from coordinator.catalog import Catalog
 from coordinator.recovery.facts import FoundCopy, FoundInstance, decoded
 from coordinator.recovery.plan import RecoveryPlan, make_plan
@@ -54,9 +57,7 @@ class Held:
     error: str = ""
 
 
-def rows_of(
-    held: Sequence[Held], shards: Sequence[ShardRecord], log: str = ""
-) -> list[dict[str, Any]]:
+def rows_of(held: Sequence[Held], shards: Sequence[ShardRecord], log: str = "") -> list[CopyRow]:
     """A row a copy, in the order of instances and replica ids. A copy that a record names and its
     instance does not have is `missing`; one on an instance that does not answer is `unknown`."""
     rows = []
@@ -70,32 +71,32 @@ def rows_of(
                 continue
             state = "missing" if one.answer is not None else "unknown"
             rows.append(
-                {
-                    "instance": one.instance,
-                    "replica_id": member.replica_id,
-                    "shard": shard.shard,
-                    "state": state,
-                    "cause": one.error,
-                }
+                CopyRow(
+                    instance=one.instance,
+                    replica_id=member.replica_id,
+                    shard=shard.shard,
+                    state=state,
+                    cause=one.error,
+                )
             )
-    return sorted(rows, key=lambda row: (row["instance"], row["replica_id"]))
+    return sorted(rows, key=lambda row: (row.instance, row.replica_id))
 
 
-def _row(instance: str, info: node_pb2.CopyInfo) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "instance": instance,
-        "replica_id": info.replica_id,
-        "shard": info.shard,
-        "state": info.state,
-        "base": info.base,
-        "end": info.end,
-        "size_bytes": info.bytes,
-        "cause": info.cause,
-        "cluster": info.cluster,
-    }
-    if info.state == "retired":
-        row |= {"retired_us": info.retired_us, "keep_until_us": info.keep_until_us}
-    return row
+def _row(instance: str, info: node_pb2.CopyInfo) -> CopyRow:
+    retired = info.state == "retired"
+    return CopyRow(
+        instance=instance,
+        replica_id=info.replica_id,
+        shard=info.shard,
+        state=info.state,
+        base=info.base,
+        end=info.end,
+        size_bytes=info.bytes,
+        cause=info.cause,
+        cluster=info.cluster,
+        retired_us=info.retired_us if retired else UNSET,
+        keep_until_us=info.keep_until_us if retired else UNSET,
+    )
 
 
 def found_copy(instance: str, info: node_pb2.CopyInfo) -> FoundCopy:
@@ -139,7 +140,7 @@ class Copies:
     async def shards(self) -> list[ShardRecord]:
         return [decode_shard(item.value) for item in (await self._store.range(SHARDS)).items]
 
-    async def list(self, instance: str = "", log: str = "") -> list[dict[str, Any]]:
+    async def list(self, instance: str = "", log: str = "") -> list[CopyRow]:
         """Every copy, or those of one instance."""
         held = await self.held(log)
         if instance and instance not in {one.instance for one in held}:
@@ -167,46 +168,42 @@ class Copies:
 
     # ---- what people do ------------------------------------------------------------------------
 
-    async def discard(
-        self, instance: str, replica_id: int, *, dry_run: bool = False
-    ) -> dict[str, Any]:
+    async def discard(self, instance: str, replica_id: int, *, dry_run: bool = False) -> CopyRow:
         """Order an orphan or a retired copy away for good. `RefusedError` for a member."""
         row = await self._find(instance, replica_id)
         if dry_run:
             return row
-        found = await self._store.get(shard_key(row["shard"]))
+        found = await self._store.get(shard_key(row.shard))
         record = decode_shard(found.value) if found is not None else None
         if record is not None and any(m.replica_id == replica_id for m in record.members()):
             raise RefusedError(_is_member(row))
         revision = found.revision if found is not None else 0
         order = Order(self._catalog.cluster, "discarded by hand", self._catalog.now_us(), 0.0)
-        grave = bury(Member(instance, 0, replica_id), row["shard"], revision, order)
-        compare = Compare(shard_key(row["shard"]), revision)
+        grave = bury(Member(instance, 0, replica_id), row.shard, revision, order)
+        compare = Compare(shard_key(row.shard), revision)
         if not (await self._store.txn([compare], [grave])).succeeded:
-            raise ConflictError(f"shard {row['shard']} changed meanwhile, try again")
-        _log.warning("copy discarded", instance=instance, replica_id=replica_id, shard=row["shard"])
+            raise ConflictError(f"shard {row.shard} changed meanwhile, try again")
+        _log.warning("copy discarded", instance=instance, replica_id=replica_id, shard=row.shard)
         return row
 
-    async def _find(self, instance: str, replica_id: int) -> dict[str, Any]:
+    async def _find(self, instance: str, replica_id: int) -> CopyRow:
         rows = await self.list(instance)
-        row = next((r for r in rows if r["replica_id"] == replica_id), None)
+        row = next((r for r in rows if r.replica_id == replica_id), None)
         if row is None:
             raise InvalidArgumentError(f"instance {instance} holds no copy {replica_id}")
-        if row["state"] == "unknown":
-            raise UnavailableError(f"instance {instance} does not answer: {row['cause']}")
-        if row["state"] in ("member", "missing"):
+        if row.state == "unknown":
+            raise UnavailableError(f"instance {instance} does not answer: {row.cause}")
+        if row.state in ("member", "missing"):
             raise RefusedError(_is_member(row))
         return row
 
-    async def adopt(
-        self, instance: str, replica_id: int, *, dry_run: bool = False
-    ) -> dict[str, Any]:
+    async def adopt(self, instance: str, replica_id: int, *, dry_run: bool = False) -> RestoredLog:
         """Bring an orphan's log back, with the copy; refused while its log is served."""
         row = await self._find(instance, replica_id)
-        log = row["shard"].rpartition("/")[0]
+        log = row.shard.rpartition("/")[0]
         if await self._store.get(log_key(log)) is not None:
             raise RefusedError(
-                f"copy {replica_id} of {row['shard']} cannot be adopted: log {log} is there and "
+                f"copy {replica_id} of {row.shard} cannot be adopted: log {log} is there and "
                 "other copies hold its keys. Should this one hold what they lost: stop the cluster "
                 "and run `logstore recover` over all data directories; else: logstore copies "
                 f"discard {instance} {replica_id}"
@@ -215,12 +212,12 @@ class Copies:
         named = {m.replica_id for s in plan.shards for m in s.members()}
         if plan.logs and replica_id not in named:
             raise RefusedError(
-                f"copy {replica_id} of {row['shard']} cannot be adopted: it is no member by the "
+                f"copy {replica_id} of {row.shard} cannot be adopted: it is no member by the "
                 f"newest record; `logstore log restore {log}` brings the log back without it"
             )
         return await self._bring_back(log, plan, dry_run=dry_run)
 
-    async def restore(self, log: str, *, dry_run: bool = False) -> dict[str, Any]:
+    async def restore(self, log: str, *, dry_run: bool = False) -> RestoredLog:
         """Bring a deleted log back from the copies that are still kept, with a balanced log's
         mapping. `AlreadyExistsError` while a log of the name is there."""
         if await self._store.get(log_key(log)) is not None:
@@ -231,7 +228,7 @@ class Copies:
         balanced = plan.logs[0].options.partitioner is Partitioner.BALANCED
         if balanced and await self._store.get(log_key(mapping)) is None:
             more = await self._bring_back(mapping, await self._plan(mapping), dry_run=dry_run)
-            told["told"] += more["told"]
+            told = replace(told, told=told.told + more.told)
         return told
 
     async def _plan(self, log: str) -> RecoveryPlan:
@@ -239,18 +236,18 @@ class Copies:
         known = {r.instance: r.incarnation for r in await self._catalog.instances()}
         return plan_of(log, held, known, self._catalog.cluster)
 
-    async def _bring_back(self, log: str, plan: RecoveryPlan, *, dry_run: bool) -> dict[str, Any]:
-        told = [{"kind": t.kind, "subject": t.subject, "text": t.text} for t in plan.told]
+    async def _bring_back(self, log: str, plan: RecoveryPlan, *, dry_run: bool) -> RestoredLog:
+        told = tuple(RecoveryNote(kind=t.kind, subject=t.subject, text=t.text) for t in plan.told)
         if not plan.logs:
-            why = "; ".join(f"{t['subject']}: {t['text']}" for t in told) or "no copy of it is kept"
+            why = "; ".join(f"{t.subject}: {t.text}" for t in told) or "no copy of it is kept"
             raise RefusedError(f"log {log} cannot be brought back: {why}")
-        answer = {
-            "log": log,
-            "shards": len(plan.shards),
-            "copies": sum(len(s.members()) for s in plan.shards),
-            "records": plan.records[log],
-            "told": told,
-        }
+        answer = RestoredLog(
+            log=log,
+            shards=len(plan.shards),
+            copies=sum(len(s.members()) for s in plan.shards),
+            records=plan.records[log],
+            told=told,
+        )
         if not dry_run:
             await self._catalog.write_new(plan.logs[0], plan.shards)
             _log.warning("log brought back", log=log, shards=len(plan.shards))
@@ -272,8 +269,8 @@ def plan_of(
     return make_plan(instances, copies, revive=True)
 
 
-def _is_member(row: Mapping[str, Any]) -> str:
+def _is_member(row: CopyRow) -> str:
     return (
-        f"copy {row['replica_id']} of {row['shard']} on {row['instance']} is a member of its shard:"
+        f"copy {row.replica_id} of {row.shard} on {row.instance} is a member of its shard:"
         " move it away, or drain the instance"
     )

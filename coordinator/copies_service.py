@@ -1,12 +1,8 @@
 """The part of coordinator.v1.Catalog that is about copies on disks, deleted logs and instances that
 will not come back."""
 
-from typing import Any
-
-import msgspec
-
 from coordinator.copies import Copies
-from coordinator.edge import Context, unary
+from coordinator.edge import Context, answered, unary
 from coordinator.retiring import Retiring
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer
@@ -20,21 +16,21 @@ class CopiesService(CatalogServicer):
 
     @unary
     async def RestoreLog(self, request: pb.RestoreLogRequest, context: Context) -> pb.JsonResponse:
-        return _json(await self.copies.restore(request.name, dry_run=request.dry_run))
+        return answered(await self.copies.restore(request.name, dry_run=request.dry_run))
 
     @unary
     async def ListCopies(self, request: pb.ListCopiesRequest, context: Context) -> pb.JsonResponse:
-        return _json(await self.copies.list(request.instance, request.log))
+        return answered(await self.copies.list(request.instance, request.log))
 
     @unary
     async def DiscardCopy(self, request: pb.CopyRequest, context: Context) -> pb.JsonResponse:
-        return _json(
+        return answered(
             await self.copies.discard(request.instance, request.replica_id, dry_run=request.dry_run)
         )
 
     @unary
     async def AdoptCopy(self, request: pb.CopyRequest, context: Context) -> pb.JsonResponse:
-        return _json(
+        return answered(
             await self.copies.adopt(request.instance, request.replica_id, dry_run=request.dry_run)
         )
 
@@ -42,8 +38,4 @@ class CopiesService(CatalogServicer):
     async def RetireInstance(
         self, request: pb.RetireInstanceRequest, context: Context
     ) -> pb.JsonResponse:
-        return _json(await self._retiring.retire(request.instance, dry_run=request.dry_run))
-
-
-def _json(value: Any) -> pb.JsonResponse:
-    return pb.JsonResponse(json=msgspec.json.encode(value))
+        return answered(await self._retiring.retire(request.instance, dry_run=request.dry_run))

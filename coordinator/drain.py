@@ -8,11 +8,12 @@ copy goes by a `shadow` migration. Every cell's leader empties it of the shards 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
+from coordinator.answers.catalog import DrainProgress
 from coordinator.homes import Cluster, choose_home
 from coordinator.listing import Listing
 from coordinator.migration.driver import MigrationDriver
@@ -131,8 +132,8 @@ class Drains:
     def __init__(self, store: MetadataStore, env: Env) -> None:
         self._store, self._env = store, env
 
-    async def all(self) -> list[dict[str, Any]]:
-        """Each drain with its progress, as JSON types."""
+    async def all(self) -> list[DrainProgress]:
+        """Each drain with its progress."""
         drains = [
             msgspec.json.decode(item.value, type=DrainRecord)
             for item in (await self._store.range(DRAINS)).items
@@ -155,7 +156,7 @@ class Drains:
         statuses: Mapping[str, DataStoreStatus],
         *,
         dry_run: bool = False,
-    ) -> dict[str, Any]:
+    ) -> DrainProgress:
         """Check and write it; one that stands already goes on. RefusedError."""
         items = (await self._store.range(INSTANCES)).items
         instances = {r.instance: r for r in (decode_instance(item.value) for item in items)}
@@ -173,13 +174,13 @@ class Drains:
             left = left_on(instance, shards)
             record = DrainRecord(instance, self._env.clock.wall_us(), left.copies)
             if dry_run:
-                return {**self._told(record, left), "dry_run": True}
+                return replace(self._told(record, left), dry_run=True)
             if (await self._store.txn([Compare(key, 0)], [Put(key, encode(record))])).succeeded:
                 _log.info("drain", instance=instance, copies=left.copies)
                 return self._told(record, left)
         raise ConflictError(f"the drain of {instance} changed too often, try again")
 
-    async def cancel(self, instance: str) -> dict[str, Any]:
+    async def cancel(self, instance: str) -> DrainProgress:
         """It takes shards again; what has left it stays away. UnknownInstanceError: no drain."""
         key = drain_key(instance)
         for _ in range(_TRIES):
@@ -189,25 +190,25 @@ class Drains:
             if (await self._store.txn([Compare(key, found.revision)], [Delete(key)])).succeeded:
                 record = msgspec.json.decode(found.value, type=DrainRecord)
                 told = self._told(record, left_on(instance, await self.shards()))
-                return {**told, "state": "cancelled", "eta_s": None}
+                return replace(told, state="cancelled", eta_s=None)
         raise ConflictError(f"the drain of {instance} changed too often, try again")
 
-    def _told(self, drain: DrainRecord, left: Left) -> dict[str, Any]:
+    def _told(self, drain: DrainRecord, left: Left) -> DrainProgress:
         elapsed_s = max(0.0, (self._env.clock.wall_us() - drain.begun_us) / 1e6)
         done = max(0, drain.copies - left.copies)
         eta_s = round(elapsed_s * left.copies / done, 1) if done else None
-        return {
-            "instance": drain.instance,
-            "state": "draining" if left.copies else "drained",
-            "begun_us": drain.begun_us,
-            "copies": max(drain.copies, left.copies),
-            "left": left.copies,
-            "primaries": left.primaries,
-            "followers": left.followers,
-            "learners": left.learners,
-            "elapsed_s": round(elapsed_s, 1),
-            "eta_s": eta_s if left.copies else 0.0,
-        }
+        return DrainProgress(
+            instance=drain.instance,
+            state="draining" if left.copies else "drained",
+            begun_us=drain.begun_us,
+            copies=max(drain.copies, left.copies),
+            left=left.copies,
+            primaries=left.primaries,
+            followers=left.followers,
+            learners=left.learners,
+            elapsed_s=round(elapsed_s, 1),
+            eta_s=eta_s if left.copies else 0.0,
+        )
 
 
 class DrainMoves:

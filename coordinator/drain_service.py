@@ -1,13 +1,10 @@
 """coordinator.v1.Drains: empty an instance, stop it, tell how far it is."""
 
 import asyncio
-from typing import Any
-
-import msgspec
 
 from coordinator.cell_pulse import Pulse
 from coordinator.drain import Drains, only_copies
-from coordinator.edge import Context, unary
+from coordinator.edge import Context, answered, unary
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.presence import Presence
 from coordinator.statistics import StatisticsIntake
@@ -48,15 +45,15 @@ class DrainsService(DrainsServicer):
             self._intake.statuses(),
             dry_run=request.dry_run,
         )
-        return _json(told)
+        return answered(told)
 
     @unary
     async def Cancel(self, request: pb.DrainRequest, context: Context) -> pb.JsonResponse:
-        return _json(await self._drains.cancel(request.instance))
+        return answered(await self._drains.cancel(request.instance))
 
     @unary
     async def List(self, request: pb.ListDrainsRequest, context: Context) -> pb.JsonResponse:
-        return _json(await self._drains.all())
+        return answered(await self._drains.all())
 
     async def _sizes(self, primaries: list[str]) -> dict[str, int]:
         """Shard -> bytes; of instances that do not answer nothing is known."""
@@ -69,7 +66,3 @@ class DrainsService(DrainsServicer):
             if isinstance(answer, dict)
             for shard, size in answer.items()
         }
-
-
-def _json(value: Any) -> pb.JsonResponse:
-    return pb.JsonResponse(json=msgspec.json.encode(value))

@@ -1,4 +1,4 @@
-"""What every service of the coordinator shares: our errors out as gRPC status."""
+"""What every service of the coordinator shares: our errors out as gRPC status, answers as JSON."""
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
+from coordinator.answers.base import encode
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.status import served
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -26,3 +28,8 @@ def unary(
         raise AssertionError("served() neither returned nor raised")
 
     return call
+
+
+def answered(answer: object) -> pb.JsonResponse:
+    """An answer of `coordinator.answers`, or a list of them."""
+    return pb.JsonResponse(json=encode(answer))

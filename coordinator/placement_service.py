@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
+from coordinator.answers.statistics import Shares
 from coordinator.catalog import Catalog
-from coordinator.edge import Context, unary
+from coordinator.edge import Context, answered, unary
 from coordinator.loop import PlanningLoop
 from coordinator.placement import Ask, Book
 from coordinator.statistics import StatisticsIntake
@@ -125,15 +125,16 @@ class PlacementService(PlacementServicer):
         held = await self._open(request.log)
         await held.book.tokens(Ask([], place=False))
         placement = held.book.placement
-        told = {
-            "log": request.log,
-            "keys": len(held.book.table),
-            "shares": placement.shares(float(request.size) or None, request.schema),
-            "corrections": placement.corrections,
-            "keys_by_instance": _keys_by_instance(held),
-            "expected": placement.expected,
-        }
-        return pb.JsonResponse(json=msgspec.json.encode(told))
+        return answered(
+            Shares(
+                log=request.log,
+                keys=len(held.book.table),
+                shares=placement.shares(float(request.size) or None, request.schema),
+                corrections=placement.corrections,
+                keys_by_instance=_keys_by_instance(held),
+                expected=placement.expected,
+            )
+        )
 
     async def _partitions(self, log: str, ask: Ask) -> list[ppb.Partition]:
         longest = max((len(k) for k in ask.keys), default=0)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
+from coordinator.answers.catalog import RetiredInstance
 from coordinator.catalog import Catalog
 from logstore.base.errors import ConflictError, RefusedError, UnknownInstanceError
 from logstore.meta.port import TXN_OPERATIONS_MAX, Compare, Delete, MetadataStore, Operation
@@ -72,7 +72,7 @@ class Retiring:
     def __init__(self, store: MetadataStore, catalog: Catalog) -> None:
         self._store, self._catalog = store, catalog
 
-    async def retire(self, instance: str, *, dry_run: bool = False) -> dict[str, Any]:
+    async def retire(self, instance: str, *, dry_run: bool = False) -> RetiredInstance:
         """Forget the instance. `RefusedError` while it lives or is needed; repeatable."""
         store, key = self._store, instance_key(instance)
         found = await store.get(key)
@@ -90,7 +90,7 @@ class Retiring:
         check_retire(instance, [shard for _, shard in held])
         mine = [(item, s) for item, s in held if s.member_on(instance) is not None]
         graves = (await store.range(tombstone_prefix(instance))).items
-        told = {"instance": instance, "learners": len(mine), "tombstones": len(graves)}
+        told = RetiredInstance(instance=instance, learners=len(mine), tombstones=len(graves))
         if dry_run:
             return told
         order = Order(self._catalog.cluster, f"{instance} was retired", self._catalog.now_us())

@@ -1,16 +1,30 @@
 """coordinator.v1.Statistics and Plans: reports in; statistics, heatmaps, forecasts, plans out."""
 
 import asyncio
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import structlog
+from msgspec import UNSET
 
+from coordinator.answers.base import fields_of
+from coordinator.answers.statistics import (
+    AutopilotMode,
+    ForecastAnswer,
+    Heatmap,
+    InstanceNow,
+    Limits,
+    MadePlan,
+    ModelScore,
+    PlanAnswer,
+    PlanningRound,
+    ShardSlot,
+    Stats,
+    UnusualSlot,
+)
 from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.edge import Context, unary
+from coordinator.edge import Context, answered, unary
 from coordinator.learning import Learner
 from coordinator.log_clock import WallClocks
 from coordinator.loop import PlanningLoop, PlanNote
@@ -30,19 +44,15 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     StatisticsServicer,
 )
 from profiler.forecast.book import HORIZON_SLOTS_MAX
-from profiler.types import OpType, ShardStatistics
-from sharder.plan import Plan, explain, plan
+from profiler.scoreboard import Score
+from profiler.types import DataStoreStatus, OpType, ShardStatistics
+from sharder.plan import explain, plan
 from sharder.view import dump_view
 
 WARN_S, WARNED_MAX = 60.0, 10_000
 """A report's faults are told once in so long for each instance, of which so many are remembered."""
 
 _log = structlog.get_logger(__name__)
-
-
-def plain(value: object) -> Any:
-    """JSON types; infinities become null."""
-    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 class StatisticsService(StatisticsServicer):
@@ -132,11 +142,7 @@ class StatisticsService(StatisticsServicer):
         history = self._intake.history(request.log)
         now_s = self._env.clock.monotonic_s()
         instances = {
-            name: {
-                **plain(status),
-                "available": status.available,
-                "alive": self._intake.alive(name, now_s),
-            }
+            name: _instance_now(status, alive=self._intake.alive(name, now_s))
             for name, status in sorted(self._intake.statuses().items())
         }
         return await asyncio.to_thread(_stats, self._intake.slot_s, history, instances)
@@ -146,9 +152,9 @@ class StatisticsService(StatisticsServicer):
         await self._check_log(request.log)
         heatmap = await self._learner.call(self._intake.heatmap_copy, request.log)
         if heatmap is None:
-            return _json({"starts_hex": [], "labels": [], "slots": [], "counts": []})
+            return answered(Heatmap(starts_hex=[], labels=[], slots=[], counts=[]))
         answer = await asyncio.to_thread(
-            lambda: _json({**heatmap.to_json(), "strip": heatmap.strip()})
+            lambda: answered(Heatmap(**heatmap.to_json(), strip=heatmap.strip()))
         )
         if request.png:
             try:
@@ -183,21 +189,20 @@ class StatisticsService(StatisticsServicer):
             )
         except ValueError as e:
             raise InvalidArgumentError(str(e)) from None
-        answer: dict[str, Any] = {
-            "slot_s": self._intake.slot_s,
-            "wall_s_per_slot": self._config.slot_wall_s,
-            "learned_slot": {shard: self._intake.book.last_slot(shard) for shard in found},
-            "forecasts": {shard: plain(f) for shard, f in sorted(found.items())},
-        }
+        learned = {shard: self._intake.book.last_slot(shard) for shard in found}
         unusual = await self._learner.call(self._intake.unusual, request.shard or None)
-        answer["anomalies"] = [{"shard": name, **plain(anomaly)} for name, anomaly in unusual]
-        answer["unwatched_shards"] = self._intake.anomalies.unwatched
+        answer = ForecastAnswer(
+            slot_s=self._intake.slot_s,
+            wall_s_per_slot=self._config.slot_wall_s,
+            learned_slot=learned,
+            forecasts=dict(sorted(found.items())),
+            anomalies=tuple(UnusualSlot(shard=name, **fields_of(a)) for name, a in unusual),
+            unwatched_shards=self._intake.anomalies.unwatched,
+        )
         if request.score:
             scores = await self._learner.call(self._intake.score, request.shard or None)
-            answer["score"] = plain(
-                {m: {str(h): s for h, s in by.items()} for m, by in scores.items()}
-            )
-        return _json(answer)
+            answer = msgspec.structs.replace(answer, score=_scores(scores))
+        return answered(answer)
 
     async def _check_log(self, name: str) -> None:
         if await self._store.get(log_key(name)) is None:
@@ -216,14 +221,15 @@ class PlansService(PlansServicer):
 
         With `view` also what it was made from: `sharder.view.load_view` reads it back."""
         seen = await self._loop.view()
-        answer = {"autopilot": self._loop.mode.value, **plan_json(plan(seen))}
-        if request.view:
-            answer["view"] = msgspec.json.decode(dump_view(seen))
-        if not request.explain:
-            answer.pop("explain")
-        if request.history:
-            answer["history"] = [note_json(note) for note in self._loop.history]
-        return _json(answer)
+        made = plan(seen)
+        answer = PlanAnswer(
+            autopilot=self._loop.mode.value,
+            **fields_of(made),
+            explain=explain(made) if request.explain else UNSET,
+            view=msgspec.Raw(dump_view(seen)) if request.view else UNSET,
+            history=[_round(note) for note in self._loop.history] if request.history else UNSET,
+        )
+        return answered(answer)
 
     @unary
     async def SetAutopilot(
@@ -237,42 +243,43 @@ class PlansService(PlansServicer):
                 f"mode is {request.mode!r}, it must be one of {modes}"
             ) from None
         await self._loop.set_mode(mode)
-        return _json({"autopilot": self._loop.mode.value})
+        return answered(AutopilotMode(autopilot=self._loop.mode.value))
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    return {**plain(plan), "explain": explain(plan)}
+def _round(note: PlanNote) -> PlanningRound:
+    made = note.plan
+    return PlanningRound(
+        at_us=note.at_us,
+        plan=MadePlan(**fields_of(made), explain=explain(made)) if made is not None else None,
+        started=note.started,
+        skipped=note.skipped,
+    )
 
 
-def note_json(note: PlanNote) -> dict[str, Any]:
+def _scores(scores: Mapping[str, Mapping[int, Score]]) -> dict[str, dict[str, ModelScore]]:
     return {
-        "at_us": note.at_us,
-        "plan": plan_json(note.plan) if note.plan is not None else None,
-        "started": note.started,
-        "skipped": note.skipped,
+        model: {str(horizon): ModelScore(**fields_of(score)) for horizon, score in by.items()}
+        for model, by in scores.items()
     }
+
+
+def _instance_now(status: DataStoreStatus, *, alive: bool) -> InstanceNow:
+    held = fields_of(status) | {"capacity": Limits(**fields_of(status.capacity))}
+    return InstanceNow(**held, available=status.available, alive=alive)
 
 
 def _stats(
-    slot_s: float, history: Mapping[str, Sequence[ShardStatistics]], instances: Any
+    slot_s: float,
+    history: Mapping[str, Sequence[ShardStatistics]],
+    instances: dict[str, InstanceNow],
 ) -> pb.JsonResponse:
-    shards = {shard: [_statistics_json(s) for s in told] for shard, told in sorted(history.items())}
-    return _json({"slot_s": slot_s, "shards": shards, "instances": instances})
+    shards = {shard: tuple(_slot(s) for s in told) for shard, told in sorted(history.items())}
+    return answered(Stats(slot_s=slot_s, shards=shards, instances=instances))
 
 
-def _statistics_json(told: ShardStatistics) -> dict[str, Any]:
-    return {
-        **plain(told),
-        "log": log_of(told.shard),
-        "counts": {op.value: told.counts.get(op, 0) for op in OpType},
-        "queries_per_s": told.queries_per_s,
-        "sampled_keys": _keys(told.sampled_keys),
-    }
-
-
-def _keys(pairs: Iterable[tuple[bytes, float]]) -> list[list[Any]]:
-    return [[base64.b64encode(key).decode(), weight] for key, weight in pairs]
-
-
-def _json(value: Any) -> pb.JsonResponse:
-    return pb.JsonResponse(json=msgspec.json.encode(value))
+def _slot(told: ShardStatistics) -> ShardSlot:
+    counts = {op: told.counts.get(op, 0) for op in OpType}
+    log = log_of(told.shard)
+    return ShardSlot(
+        **(fields_of(told) | {"counts": counts}), log=log, queries_per_s=told.queries_per_s
+    )

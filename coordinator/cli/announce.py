@@ -1,30 +1,32 @@
 """`logstore calendar add|list|remove`, `logstore profiles set|list|remove`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
+from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
-    Coordinator,
+    ask_coordinator,
     note,
     print_json,
     print_odd,
     print_table,
-    run,
 )
 from coordinator.cli.files import is_number, named, rows_after_head, shown_row
 from coordinator.cli.times import Tell, TimeReader, untold
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.calendar import Event
+
+T = TypeVar("T")
 
 calendar = typer.Typer(help="Announced events: what is known of the future.", no_args_is_help=True)
 profiles = typer.Typer(help="What client groups say that they will do.", no_args_is_help=True)
@@ -64,17 +66,17 @@ def add_event(
     except ValueError as e:
         raise InvalidArgumentError(str(e)) from None
     request = pb.AddEventRequest(event_json=msgspec.json.encode(event))
-    found = _call(address, "AddEvent", request)
+    found = _call(address, "AddEvent", request, AddedEvent)
     if as_json:
         print_json(found)
         return
     zone = " (UTC, as no zone is given)" if reader.zoneless else " UTC"
     typer.echo(f"announced {name}: {_when(start_s)} to {_when(end_s)}{zone}")
-    if found["replaced"]:
-        typer.echo(f"it replaces an event of this name, {_span(found['replaced'])}")
-    for prefix in found["unmatched"]:
+    if found.replaced is not None:
+        typer.echo(f"it replaces an event of this name, {_span(found.replaced)}")
+    for prefix in found.unmatched:
         note(f"no shard is called {prefix}… now")
-    for other in found["overlaps"]:
+    for other in found.overlaps:
         typer.echo(f"while both last, its factor multiplies with that of {other}")
 
 
@@ -84,20 +86,19 @@ def list_events(address: Address = ADDRESS, as_json: AsJson = False) -> None:
 
     Example: logstore calendar list
     """
-    answer = _call(address, "ListEvents", pb.ListEventsRequest())
-    found, odd = answer["events"], answer.get("odd", [])
+    answer = _call(address, "ListEvents", pb.ListEventsRequest(), Events)
     if as_json:
-        print_json([*found, *odd])
+        print_json([*answer.events, *answer.odd])
         return
     print_table(
         "Announced events",
         ("event", "from", "to", "factor", "kind", "shards"),
         [
-            (e["name"], _when(e["start_s"]), _when(e["end_s"]), e["factor"], e["kind"], e["shards"])
-            for e in found
+            (e.name, _when(e.start_s), _when(e.end_s), e.factor, e.kind, e.shards)
+            for e in answer.events
         ],
     )
-    print_odd("event", odd)
+    print_odd("event", [(entry.name, entry.odd) for entry in answer.odd])
 
 
 @calendar.command("remove")
@@ -108,7 +109,7 @@ def remove_event(
 
     Example: logstore calendar remove sale
     """
-    found = _call(address, "RemoveEvent", pb.RemoveEventRequest(name=name))
+    found = _call(address, "RemoveEvent", pb.RemoveEventRequest(name=name), Removed)
     print_json(found) if as_json else typer.echo(f"removed {name}")
 
 
@@ -141,8 +142,8 @@ def set_profile(
         "repeats": repeats, "logs": log or [],
     }  # fmt: skip
     request = pb.SetProfileRequest(group=group, profile_json=msgspec.json.encode(record))
-    found = _call(address, "SetProfile", request)
-    for name in found["unmatched"]:
+    found = _call(address, "SetProfile", request, SetProfile)
+    for name in found.unmatched:
         note(f"there is no log {name} now")
     print_json(found) if as_json else typer.echo(f"{group}: {len(values)} steps of {step_s:g} s")
 
@@ -153,21 +154,20 @@ def list_profiles(address: Address = ADDRESS, as_json: AsJson = False) -> None:
 
     Example: logstore profiles list
     """
-    answer = _call(address, "ListProfiles", pb.ListProfilesRequest())
-    found, odd = answer["profiles"], answer.get("odd", [])
+    answer = _call(address, "ListProfiles", pb.ListProfilesRequest(), Profiles)
     if as_json:
-        print_json([*found, *odd])
+        print_json([*answer.profiles, *answer.odd])
         return
     print_table(
         "Profiles of client groups",
         ("group", "from", "steps", "step s", "mean ops/s", "repeats", "logs"),
         [
-            (p["group"], _when(p["start_s"]), len(p["ops_per_s"]), p["step_s"],
-             sum(p["ops_per_s"]) / len(p["ops_per_s"]), p["repeats"], p["logs"])
-            for p in found
+            (p.group, _when(p.start_s), len(p.ops_per_s), p.step_s,
+             sum(p.ops_per_s) / len(p.ops_per_s), p.repeats, p.logs)
+            for p in answer.profiles
         ],
     )  # fmt: skip
-    print_odd("profile", odd)
+    print_odd("profile", [(entry.name, entry.odd) for entry in answer.odd])
 
 
 @profiles.command("remove")
@@ -178,7 +178,7 @@ def remove_profile(
 
     Example: logstore profiles remove importer
     """
-    found = _call(address, "SetProfile", pb.SetProfileRequest(group=group))
+    found = _call(address, "SetProfile", pb.SetProfileRequest(group=group), Removed)
     print_json(found) if as_json else typer.echo(f"removed {group}")
 
 
@@ -230,16 +230,12 @@ def _is_step(row: list[str]) -> bool:
     return len(row) == 2 and is_number(row[1])
 
 
-def _call(address: str, method: str, request: Any) -> Any:
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            return await coordinator.json("Announcements", method, request)
-
-    return run(work())
+def _call(address: str, method: str, request: Any, kind: type[T]) -> T:
+    return ask_coordinator(address, method, request, kind, "Announcements")
 
 
-def _span(event: Mapping[str, Any]) -> str:
-    return f"{_when(event['start_s'])} to {_when(event['end_s'])} UTC"
+def _span(event: Event) -> str:
+    return f"{_when(event.start_s)} to {_when(event.end_s)} UTC"
 
 
 def _when(time_s: float) -> str:

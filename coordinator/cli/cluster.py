@@ -1,12 +1,14 @@
 """`logstore instances`, `stats` and `drain`."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
+from msgspec.structs import replace
 from rich.progress import BarColumn, Progress, TextColumn
 
+from coordinator.answers.catalog import DrainProgress, InstanceRow, RetiredInstance
+from coordinator.answers.statistics import Stats
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -15,6 +17,7 @@ from coordinator.cli.common import (
     Coordinator,
     DefaultToList,
     ask_coordinator,
+    fields_of,
     out,
     print_json,
     print_table,
@@ -42,10 +45,9 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
     Example: logstore instances list
     """
 
-    async def work() -> list[dict[str, Any]]:
+    async def work() -> list[InstanceRow]:
         async with Coordinator(address) as coordinator:
-            answer = await coordinator.call("Catalog", "ListInstances", pb.ListInstancesRequest())
-            return [msgspec.json.decode(item) for item in answer.instances_json]
+            return await coordinator.instances()
 
     found = run(work())
     if as_json:
@@ -66,15 +68,15 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
         ),
         [
             (
-                i["instance"],
-                i["address"],
-                i["alive"],
-                i["draining"],
-                i["load"],
-                i["capacity"]["ops_per_s"],
-                i["capacity"]["bytes_per_s"],
-                i["tier"],
-                i["zone"],
+                i.instance,
+                i.address,
+                i.alive,
+                i.draining,
+                i.load,
+                i.capacity.ops_per_s,
+                i.capacity.bytes_per_s,
+                i.tier,
+                i.zone,
             )
             for i in found
         ],
@@ -97,11 +99,11 @@ def retire(
     Example: logstore instances retire instance-3
     """
     request = pb.RetireInstanceRequest(instance=instance, dry_run=dry_run)
-    told = ask_coordinator(address, "RetireInstance", request)
+    told = ask_coordinator(address, "RetireInstance", request, RetiredInstance)
     if as_json:
-        print_json({**told, "dry_run": dry_run})
+        print_json({**fields_of(told), "dry_run": dry_run})
         return
-    what = f"{told['learners']} learners, {told['tombstones']} tombstones"
+    what = f"{told.learners} learners, {told.tombstones} tombstones"
     typer.echo(f"{instance} {'can be' if dry_run else 'is'} retired ({what})")
 
 
@@ -118,24 +120,21 @@ def stats(
     Example: logstore stats orders
     """
 
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            return await coordinator.json("Statistics", "Stats", pb.StatsRequest(log=name or ""))
-
-    found = run(work())
+    request = pb.StatsRequest(log=name or "")
+    found = ask_coordinator(address, "Stats", request, Stats, "Statistics")
     if not history:
-        found["shards"] = {shard: told[-1:] for shard, told in found["shards"].items()}
+        found = replace(found, shards={shard: told[-1:] for shard, told in found.shards.items()})
     if as_json:
         print_json(found)
         return
-    told = [s for slots in found["shards"].values() for s in slots]
+    told = [s for slots in found.shards.values() for s in slots]
     print_table(
-        f"Shards, slots of {found['slot_s']:g} s",
+        f"Shards, slots of {found.slot_s:g} s",
         ("shard", "instance", "slot", "queries", "queries/s", "bytes in", "bytes out", "mean ms",
          "p99 ms"),
         [
-            (s["shard"], s["instance"], s["slot"], s["query_count"], s["queries_per_s"],
-             s["bytes_in"], s["bytes_out"], s["mean_ms"], s["p99_ms"])
+            (s.shard, s.instance, s.slot, s.query_count, s.queries_per_s, s.bytes_in, s.bytes_out,
+             s.mean_ms, s.p99_ms)
             for s in told
         ],
     )  # fmt: skip
@@ -144,9 +143,9 @@ def stats(
         ("instance", "alive", "load", "ops/s", "bytes/s", "CPU cores", "stored bytes", "memory",
          "throttled"),
         [
-            (i["instance"], i["alive"], i["load"], i["ops_per_s"], i["bytes_per_s"],
-             i["cpu_share"], i["stored_bytes"], i["memory_bytes"], i.get("throttled"))
-            for i in found["instances"].values()
+            (i.instance, i.alive, i.load, i.ops_per_s, i.bytes_per_s, i.cpu_share, i.stored_bytes,
+             i.memory_bytes, i.throttled)
+            for i in found.instances.values()
         ],
     )  # fmt: skip
 
@@ -173,11 +172,11 @@ def drain(
     Example: logstore drain instance-2
     """
 
-    async def work() -> dict[str, Any]:
+    async def work() -> DrainProgress:
         async with Coordinator(address) as coordinator:
             request = pb.DrainRequest(instance=instance, dry_run=dry_run)
             method = "Cancel" if cancel else "Begin"
-            told: dict[str, Any] = await coordinator.json("Drains", method, request)
+            told = await coordinator.ask("Drains", method, request, DrainProgress)
             if cancel or dry_run or not wait:
                 return told
             return await _follow_drain(coordinator, instance, told, as_json)
@@ -186,18 +185,18 @@ def drain(
     if as_json:
         print_json(told)
     elif dry_run:
-        typer.echo(f"{instance} can be drained: {told['left']} copies would go; nothing is done")
+        typer.echo(f"{instance} can be drained: {told.left} copies would go; nothing is done")
     elif cancel:
-        typer.echo(f"drain of {instance} cancelled; {told['left']} copies are left there")
-    elif told["left"]:
-        typer.echo(f"drain of {instance} has begun; {told['left']} copies are to go")
+        typer.echo(f"drain of {instance} cancelled; {told.left} copies are left there")
+    elif told.left:
+        typer.echo(f"drain of {instance} has begun; {told.left} copies are to go")
     else:
-        typer.echo(f"{instance} is drained: {told['copies']} copies in {told['elapsed_s']:g} s")
+        typer.echo(f"{instance} is drained: {told.copies} copies in {told.elapsed_s:g} s")
 
 
 async def _follow_drain(
-    coordinator: Coordinator, instance: str, told: dict[str, Any], as_json: bool
-) -> dict[str, Any]:
+    coordinator: Coordinator, instance: str, told: DrainProgress, as_json: bool
+) -> DrainProgress:
     """Show each change until nothing is left; CommandError when it was cancelled meanwhile."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"),
@@ -205,24 +204,25 @@ async def _follow_drain(
     )  # fmt: skip
     shown = -1
     with bar as progress:
-        task = progress.add_task(f"drain {instance}", total=told["copies"], told="")
+        task = progress.add_task(f"drain {instance}", total=told.copies, told="")
         while True:
-            done = told["copies"] - told["left"]
-            eta = "unknown" if told["eta_s"] is None else f"{told['eta_s']:.0f} s"
-            line = f"{done} of {told['copies']} copies are gone, ETA {eta}"
-            progress.update(task, completed=done, total=told["copies"], told=line)
-            if told["left"] != shown and not out.is_terminal:
-                print_json(told) if as_json and told["left"] else None
+            done = told.copies - told.left
+            eta = "unknown" if told.eta_s is None else f"{told.eta_s:.0f} s"
+            line = f"{done} of {told.copies} copies are gone, ETA {eta}"
+            progress.update(task, completed=done, total=told.copies, told=line)
+            if told.left != shown and not out.is_terminal:
+                print_json(told) if as_json and told.left else None
                 typer.echo(line) if not as_json else None
-            shown = told["left"]
+            shown = told.left
             if not shown:
                 return told
             await asyncio.sleep(POLL_S)
             try:
-                drains = await coordinator.json("Drains", "List", pb.ListDrainsRequest())
+                request = pb.ListDrainsRequest()
+                drains = await coordinator.ask("Drains", "List", request, list[DrainProgress])
             except UnavailableError:
                 continue  # a coordinator restarts: the drain goes on with the next leader
-            found = [d for d in drains if d["instance"] == instance]
+            found = [d for d in drains if d.instance == instance]
             if not found:
                 raise CommandError(f"the drain of {instance} was cancelled")
             told = found[0]

@@ -18,11 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from coordinator.answers.base import decode, encode
+from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.failures import debugging, one_line
 from logstore.base.address import parse_addresses
 from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
 from logstore.base.types import Record
 from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
@@ -95,9 +98,14 @@ class Coordinator:
                 failed.append(await _explained(e, address, channel))
         raise _worst(failed)
 
-    async def json(self, service: str, method: str, request: Any) -> Any:
-        """A unary call whose answer is JSON."""
-        return msgspec.json.decode((await self.call(service, method, request)).json)
+    async def ask(self, service: str, method: str, request: Any, kind: type[T]) -> T:
+        """A unary call whose answer is JSON, of a kind of `coordinator.answers`."""
+        return decode((await self.call(service, method, request)).json, kind)
+
+    async def instances(self) -> list[InstanceRow]:
+        """Every registered instance."""
+        answer = await self.call("Catalog", "ListInstances", pb.ListInstancesRequest())
+        return [decode(item, InstanceRow) for item in answer.instances_json]
 
     async def stream(self, service: str, method: str, request: Any) -> AsyncIterator[Any]:
         """A server stream; the next address is tried as long as nothing came."""
@@ -125,12 +133,14 @@ class Coordinator:
             await channel.close()
 
 
-def ask_coordinator(addresses: str, method: str, request: Any, service: str = "Catalog") -> Any:
-    """One unary call whose answer is JSON."""
+def ask_coordinator(
+    addresses: str, method: str, request: Any, kind: type[T], service: str = "Catalog"
+) -> T:
+    """One unary call whose answer is JSON, of a kind of `coordinator.answers`."""
 
-    async def work() -> Any:
+    async def work() -> T:
         async with Coordinator(addresses) as coordinator:
-            return await coordinator.json(service, method, request)
+            return await coordinator.ask(service, method, request, kind)
 
     return run(work())
 
@@ -236,7 +246,13 @@ def note(message: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON value a line, on standard output."""
-    typer.echo(msgspec.json.encode(value, enc_hook=_plain).decode())
+    typer.echo(encode(value).decode())
+
+
+def fields_of(answer: msgspec.Struct) -> dict[str, Any]:
+    """An answer's fields as JSON types, for what is printed with more beside them."""
+    found: dict[str, Any] = msgspec.to_builtins(answer)
+    return found
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -255,10 +271,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         _Console(width=200, highlight=False, soft_wrap=True).print(table)
 
 
-def print_odd(what: str, entries: Sequence[dict[str, Any]], name: str = "name") -> None:
-    """Below a table: stored entries that cannot be shown in it."""
-    for entry in entries:
-        typer.echo(f"odd {what} {entry[name]!r}: it cannot be read ({entry['odd']})")
+def print_odd(what: str, entries: Sequence[tuple[str, str]]) -> None:
+    """Below a table: stored entries that cannot be shown in it, each with its name and why."""
+    for name, why in entries:
+        typer.echo(f"odd {what} {name!r}: it cannot be read ({why})")
 
 
 def time_text(us: int | None) -> str:
@@ -327,9 +343,3 @@ def _cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item) for item in value)
     return str(value)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    raise NotImplementedError(f"{type(value).__name__} is not JSON")

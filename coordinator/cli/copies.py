@@ -1,15 +1,18 @@
 """`logstore copies`: every copy on every disk, and what to do with those that no shard names."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from msgspec import UNSET
 
+from coordinator.answers.catalog import CopyRow, RestoredLog
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
     DefaultToList,
     ask_coordinator,
+    fields_of,
     print_json,
     print_table,
     time_text,
@@ -46,9 +49,10 @@ def list_copies(
 
     Example: logstore copies list --orphans
     """
-    rows = ask_coordinator(address, "ListCopies", pb.ListCopiesRequest(instance=instance or ""))
+    request = pb.ListCopiesRequest(instance=instance or "")
+    rows = ask_coordinator(address, "ListCopies", request, list[CopyRow])
     wanted = {name for name, given in (("orphan", orphans), ("retired", retired)) if given}
-    rows = [row for row in rows if not wanted or row["state"] in wanted]
+    rows = [row for row in rows if not wanted or row.state in wanted]
     if as_json:
         print_json(rows)
         return
@@ -57,15 +61,13 @@ def list_copies(
         ("instance", "replica id", "shard", "state", "base", "end", "bytes", "cause", "until"),
         [
             (
-                row["instance"],
-                row["replica_id"],
-                row["shard"],
-                row["state"],
-                row.get("base"),
-                row.get("end"),
-                row.get("size_bytes"),
-                row["cause"],
-                time_text(row.get("keep_until_us")),
+                row.instance,
+                row.replica_id,
+                row.shard,
+                row.state,
+                *(None if n is UNSET else n for n in (row.base, row.end, row.size_bytes)),
+                row.cause,
+                time_text(row.keep_until_us or None),
             )
             for row in rows
         ],
@@ -86,19 +88,18 @@ def discard(
     Example: logstore copies discard instance-2 17 --yes
     """
 
-    def call(*, dry: bool) -> dict[str, Any]:
+    def call(*, dry: bool) -> CopyRow:
         request = pb.CopyRequest(instance=instance, replica_id=replica_id, dry_run=dry)
-        found: dict[str, Any] = ask_coordinator(address, "DiscardCopy", request)
-        return found
+        return ask_coordinator(address, "DiscardCopy", request, CopyRow)
 
     if dry_run or not (yes or as_json):
         row = call(dry=True)
         if as_json:
-            print_json({**row, "dry_run": True})
+            print_json({**fields_of(row), "dry_run": True})
         else:
             typer.echo(
-                f"copy {replica_id} of {row['shard']} on {instance} ({row['state']}): records "
-                f"{row['base']} to {row['end']}, {row['size_bytes']:,} bytes; nothing brings it "
+                f"copy {replica_id} of {row.shard} on {instance} ({row.state}): records "
+                f"{row.base} to {row.end}, {row.size_bytes:,} bytes; nothing brings it "
                 "back"
             )
         if dry_run:
@@ -124,12 +125,12 @@ def adopt(
     Example: logstore copies adopt instance-2 17
     """
     request = pb.CopyRequest(instance=instance, replica_id=replica_id, dry_run=dry_run)
-    told = ask_coordinator(address, "AdoptCopy", request)
+    told = ask_coordinator(address, "AdoptCopy", request, RestoredLog)
     if as_json:
-        print_json({**told, "dry_run": dry_run})
+        print_json({**fields_of(told), "dry_run": dry_run})
         return
-    what = f"{told['shards']} shards in {told['copies']} copies, {told['records']:,} records"
-    typer.echo(f"log {told['log']} {'would be' if dry_run else 'is'} back: {what}")
-    for note in told["told"]:
-        if note["kind"] != "note":
-            typer.echo(f"{note['kind'].upper()}: {note['subject']}: {note['text']}")
+    what = f"{told.shards} shards in {told.copies} copies, {told.records:,} records"
+    typer.echo(f"log {told.log} {'would be' if dry_run else 'is'} back: {what}")
+    for note in told.told:
+        if note.kind != "note":
+            typer.echo(f"{note.kind.upper()}: {note.subject}: {note.text}")

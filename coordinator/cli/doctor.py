@@ -1,12 +1,15 @@
 """`logstore doctor`: what is wrong, how to see it, what to do."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
+from coordinator.answers.catalog import CopyRow
+from coordinator.answers.statistics import InstanceNow, Stats
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -107,13 +110,13 @@ async def _running(address: str) -> ClusterFacts:
     store = RemoteMetadataStore([a.strip() for a in address.split(",") if a.strip()])
     try:
         async with Coordinator(address) as coordinator:
-            statuses = await coordinator.json("Statistics", "Stats", pb.StatsRequest())
-        return await _facts(store, statuses["instances"])
+            stats = await coordinator.ask("Statistics", "Stats", pb.StatsRequest(), Stats)
+        return await _facts(store, stats.instances)
     finally:
         await store.close()
 
 
-async def _facts(store: MetadataStore, statuses: dict[str, Any]) -> ClusterFacts:
+async def _facts(store: MetadataStore, statuses: Mapping[str, InstanceNow]) -> ClusterFacts:
     cluster = await store.get(CLUSTER_ID)
     records = [decode_instance(i.value) for i in (await store.range(INSTANCES)).items]
     processes = {i.key.removeprefix(PROCESSES) for i in (await store.range(PROCESSES)).items}
@@ -122,7 +125,7 @@ async def _facts(store: MetadataStore, statuses: dict[str, Any]) -> ClusterFacts
     answers = await asyncio.gather(*(_ask(r.instance, r.address) for r in records))
     instances = []
     for record, (held, _) in zip(records, answers, strict=True):
-        status = statuses.get(record.instance, {})
+        status = statuses.get(record.instance)
         instances.append(
             InstanceFacts(
                 instance=record.instance,
@@ -131,8 +134,8 @@ async def _facts(store: MetadataStore, statuses: dict[str, Any]) -> ClusterFacts
                 error=held.error,
                 cluster=held.answer.cluster if held.answer is not None else "",
                 estranged=held.answer.estranged if held.answer is not None else "",
-                reports=bool(status.get("alive")),
-                stored_bytes=status.get("stored_bytes") or 0,
+                reports=status is not None and status.alive,
+                stored_bytes=status.stored_bytes if status is not None else 0,
                 capacity_bytes=record.capacity.stored_bytes,
                 draining=record.instance in draining,
             )
@@ -147,14 +150,14 @@ async def _facts(store: MetadataStore, statuses: dict[str, Any]) -> ClusterFacts
         instances=instances,
         shards=shards,
         options={log.name: log.options for log in logs},
-        copies=[_copy(row, health.get((row["instance"], row["replica_id"]))) for row in rows],
+        copies=[_copy(row, health.get((row.instance, row.replica_id))) for row in rows],
         tombstones=[decode_tombstone(i.value) for i in (await store.range(TOMBSTONES)).items],
     )
 
 
-def _copy(row: dict[str, Any], status: node_pb2.ReplicaStatus | None) -> CopyFactsSeen:
+def _copy(row: CopyRow, status: node_pb2.ReplicaStatus | None) -> CopyFactsSeen:
     return CopyFactsSeen(
-        row["instance"], row["replica_id"], row["shard"], row["state"], row.get("size_bytes", 0),
+        row.instance, row.replica_id, row.shard, row.state, row.size_bytes or 0,
         status.damage if status else "", status.error if status else "",
         status.serving if status else False,
     )  # fmt: skip

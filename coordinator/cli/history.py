@@ -1,9 +1,9 @@
 """`log create --from-history`: cuts and homes from recorded accesses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.files import headed_rows, named
 from coordinator.cli.times import Tell, TimeReader, untold
 from logstore.base.errors import InvalidArgumentError, UnavailableError
@@ -20,7 +20,7 @@ def shards_from_history(
     path: Path,
     partitioner: str,
     shards: int | None,
-    instances: Sequence[Mapping[str, Any]],
+    instances: Sequence[InstanceRow],
     tell: Tell = untold,
 ) -> list[InitialShard]:
     """The shards a log should start with. `path`: a CSV (.gz too) with columns `time_s` and `key`,
@@ -38,12 +38,12 @@ def shards_from_history(
     if kind is Partitioner.BALANCED:
         raise InvalidArgumentError("--from-history is for range and hash logs: the keys of balanced"
                                    " ones are placed when they are first written")  # fmt: skip
-    living = [i for i in instances if i["alive"] and not i["draining"]]
+    living = [i for i in instances if i.alive and not i.draining]
     if not living:
         raise UnavailableError("no instance is alive, a log needs at least 1")
-    known = [i["capacity"]["ops_per_s"] for i in living if i["capacity"]["ops_per_s"] is not None]
+    known = [i.capacity.ops_per_s for i in living if i.capacity.ops_per_s is not None]
     usual = max(known, default=1.0)
-    capacities = {i["instance"]: i["capacity"]["ops_per_s"] or usual for i in living}
+    capacities = {i.instance: i.capacity.ops_per_s or usual for i in living}
     found = sorted(_accesses(path, kind, tell))
     span_s = max(found[-1][0] - found[0][0], 1e-9) if found else 1.0
     slot_s = span_s / SLOTS

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from coordinator.answers.catalog import DeletedLog, InstanceRow, RestoredLog
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
     Coordinator,
     ask_coordinator,
+    fields_of,
     note,
     print_json,
     print_table,
@@ -132,10 +134,9 @@ def create(
     _show(run(_describe(address, name)), as_json)
 
 
-async def _instances(address: str) -> list[dict[str, Any]]:
+async def _instances(address: str) -> list[InstanceRow]:
     async with Coordinator(address) as coordinator:
-        answer = await coordinator.call("Catalog", "ListInstances", pb.ListInstancesRequest())
-        return [msgspec.json.decode(item) for item in answer.instances_json]
+        return await coordinator.instances()
 
 
 @group.command("list")
@@ -198,15 +199,17 @@ def delete(
     Example: logstore log delete orders --yes
     """
 
-    def call(*, dry: bool) -> dict[str, Any]:
+    def call(*, dry: bool) -> DeletedLog:
         request = pb.DeleteLogRequest(name=name, now=now, dry_run=dry)
-        found: dict[str, Any] = ask_coordinator(address, "DeleteLog", request)
-        return found
+        return ask_coordinator(address, "DeleteLog", request, DeletedLog)
 
     if dry_run or not (yes or as_json):
         would = call(dry=True)
         if dry_run:
-            print_json({**would, "dry_run": True}) if as_json else typer.echo(_what_goes(would))
+            if as_json:
+                print_json({**fields_of(would), "dry_run": True})
+            else:
+                typer.echo(_what_goes(would))
             return
         typer.echo(_what_goes(would))
     if not yes:
@@ -215,27 +218,27 @@ def delete(
         typer.confirm(f"Delete log {name} with all its records?", abort=True)
     told = call(dry=False)
     if as_json:
-        print_json({"deleted": name, **told})
+        print_json({"deleted": name, **fields_of(told)})
         return
-    until = time_text(told["keep_until_us"])
+    until = time_text(told.keep_until_us)
     kept = f"; until {until} `logstore log restore {name}` brings it back"
-    typer.echo(f"deleted {name}{kept if told['keep_s'] else ''}")
+    typer.echo(f"deleted {name}{kept if told.keep_s else ''}")
 
 
-def _what_goes(told: dict[str, Any]) -> str:
+def _what_goes(told: DeletedLog) -> str:
     """One sentence: what a deletion destroys, and how long it can be taken back."""
-    records, size = told["records"], told["size_bytes"]
-    what = f"{told['shards']} shards in {told['copies']} copies"
+    records, size = told.records, told.size_bytes
+    what = f"{told.shards} shards in {told.copies} copies"
     if records is not None:
         what += f", {records:,} records, {size:,} bytes"
     else:
         what += " (an instance does not answer, so nobody knows how many records)"
     back = (
-        f"for {told['keep_s'] / 3600:g} h it can be brought back"
-        if told["keep_s"]
+        f"for {told.keep_s / 3600:g} h it can be brought back"
+        if told.keep_s
         else ("nothing brings it back")
     )
-    return f"log {told['log']}: {what}; {back}"
+    return f"log {told.log}: {what}; {back}"
 
 
 @group.command("restore")
@@ -252,15 +255,15 @@ def restore(
     Example: logstore log restore orders
     """
     request = pb.RestoreLogRequest(name=name, dry_run=dry_run)
-    told = ask_coordinator(address, "RestoreLog", request)
+    told = ask_coordinator(address, "RestoreLog", request, RestoredLog)
     if as_json:
-        print_json({**told, "dry_run": dry_run})
+        print_json({**fields_of(told), "dry_run": dry_run})
         return
-    what = f"{told['shards']} shards in {told['copies']} copies, {told['records']:,} records"
+    what = f"{told.shards} shards in {told.copies} copies, {told.records:,} records"
     typer.echo(f"log {name} {'would be' if dry_run else 'is'} back: {what}")
-    for one in told["told"]:
-        if one["kind"] != "note":
-            typer.echo(f"{one['kind'].upper()}: {one['subject']}: {one['text']}")
+    for one in told.told:
+        if one.kind != "note":
+            typer.echo(f"{one.kind.upper()}: {one.subject}: {one.text}")
 
 
 def shards(

@@ -1,17 +1,22 @@
 """`logstore move`, `migrations`, `pause`, `resume`, `abort`, `rollback`, `complete`."""
 
+from dataclasses import astuple, fields
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
+from coordinator.answers.base import decode
+from coordinator.answers.moves import DryMove, Migration, MigrationRows
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
     CommandError,
     Coordinator,
+    ask_coordinator,
+    fields_of,
     out,
     print_json,
     print_odd,
@@ -20,6 +25,8 @@ from coordinator.cli.common import (
 )
 from coordinator.cli.logs import parse_option
 from coordinator.cli.story import story_lines
+from coordinator.migration.dry_run import DryStep
+from coordinator.migration.records import State
 from coordinator.migration.table import check_used
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
@@ -82,19 +89,19 @@ def move(
         options_json=msgspec.json.encode(options) if options else b"",
     )
 
-    async def work() -> Any:
+    if dry_run:
+        _print_dry_run(ask_coordinator(address, "Move", request, DryMove, "Migrations"), as_json)
+        return
+
+    async def work() -> Migration:
         async with Coordinator(address) as coordinator:
-            found = await coordinator.json("Migrations", "Move", request)
-            if watch and not dry_run:
-                return await _follow(coordinator, found["id"], as_json)
-            return found
+            begun = await coordinator.ask("Migrations", "Move", request, Migration)
+            return await _follow(coordinator, begun.id, as_json) if watch else begun
 
     found = run(work())
-    if dry_run:
-        _print_dry_run(found, as_json)
-    elif not watch:
+    if not watch:
         print_json(found) if as_json else typer.echo(
-            f"migration {found['id']}: {found['shard']} from {found['source']} to {found['target']}"
+            f"migration {found.id}: {found.shard} from {found.source} to {found.target}"
         )
 
 
@@ -113,45 +120,35 @@ def migrations(
     Example: logstore migrations m1 --story
     """
 
-    async def work() -> Any:
+    async def work() -> Migration | MigrationRows | None:
         async with Coordinator(address) as coordinator:
             if migration is None:
                 request = pb.ListMigrationsRequest(active_only=active)
-                found = await coordinator.json("Migrations", "List", request)
-                if watch:
-                    found = [m for m in found if "odd" not in m]
-                    if not found:
-                        raise CommandError("there is no migration to watch")
-                    return await _follow(coordinator, found[-1]["id"], as_json)
-                return found
+                rows = await coordinator.ask("Migrations", "List", request, MigrationRows)
+                if not watch:
+                    return rows
+                if not rows.known:
+                    raise CommandError("there is no migration to watch")
+                await _follow(coordinator, rows.known[-1].id, as_json)
+                return None
             if watch:
-                return await _follow(coordinator, migration, as_json)
+                await _follow(coordinator, migration, as_json)
+                return None
             get = pb.GetMigrationRequest(id=migration)
-            return await coordinator.json("Migrations", "Get", get)
+            return await coordinator.ask("Migrations", "Get", get, Migration)
 
     found = run(work())
-    if watch:
+    if found is None:
         return
     if as_json:
         print_json(found)
+    elif isinstance(found, MigrationRows):
+        _print_rows(found)
     elif story:
         for line in story_lines(found):
             typer.echo(line)
-    elif migration is not None:
-        _print_one(found)
     else:
-        print_table(
-            "Migrations",
-            ("id", "shard", "from", "to", "state", "p", "trigger", "took s", "ETA s", "blackout ms",
-             "hash equal"),
-            [
-                (m["id"], m["shard"], m["source"], m["target"],
-                 m["state"] + (" (paused)" if m["paused"] else ""), m["p"], m["trigger"],
-                 m["duration_s"], m["eta_s"], m["blackout_ms"], m["hash_equal"])
-                for m in found if "odd" not in m
-            ],
-        )  # fmt: skip
-        print_odd("migration", [m for m in found if "odd" in m], "id")
+        _print_one(found)
 
 
 def _control(action: str) -> Any:
@@ -159,22 +156,18 @@ def _control(action: str) -> Any:
         migration: Id, cause: Cause = "asked for", address: Address = ADDRESS,
         as_json: AsJson = False,
     ) -> None:  # fmt: skip
-        async def work() -> Any:
-            async with Coordinator(address) as coordinator:
-                request = pb.ControlRequest(id=migration, action=action, cause=cause)
-                return await coordinator.json("Migrations", "Control", request)
-
-        found = run(work())
+        request = pb.ControlRequest(id=migration, action=action, cause=cause)
+        found = ask_coordinator(address, "Control", request, Migration, "Migrations")
         print_json(found) if as_json else typer.echo(
-            f"migration {found['id']}: {action} asked for, state {found['state']}"
+            f"migration {found.id}: {action} asked for, state {found.state}"
         )
 
     return control
 
 
-async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> Any:
+async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> Migration:
     """Show every change until the end; CommandError unless it completed."""
-    found: Any = None
+    found: Migration | None = None
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"),
         console=out, disable=as_json or not out.is_terminal,
@@ -183,59 +176,72 @@ async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> An
         task = progress.add_task("", total=len(STEPS) - 1, told="")
         stream = coordinator.stream("Migrations", "Watch", pb.GetMigrationRequest(id=migration))
         async for message in stream:
-            found = msgspec.json.decode(message.json)
+            found = decode(message.json, Migration)
             told = _line(found)
             if as_json:
                 print_json(found)
             elif not out.is_terminal:
-                typer.echo(f"{found['state']:<12} {told}")
-            done = STEPS.index(found["state"]) if found["state"] in STEPS else 0
-            part = found["p"] if found["state"] == "ramping" else 0.0
+                typer.echo(f"{found.state.value:<12} {told}")
+            done = STEPS.index(found.state) if found.state in STEPS else 0
+            part = found.p if found.state is State.RAMPING else 0.0
             progress.update(
-                task, completed=done + part, description=f"{found['shard']} {found['state']}",
+                task, completed=done + part, description=f"{found.shard} {found.state}",
                 told=told,
             )  # fmt: skip
-    if found is not None and found["state"] == "rolled-back" and found["cause"] == "asked for":
+    if found is not None and found.state is State.ROLLED_BACK and found.cause == "asked for":
         if not as_json:
-            typer.echo(f"migration {migration} went back to {found['source']}, as asked")
+            typer.echo(f"migration {migration} went back to {found.source}, as asked")
         return found
-    if found is None or found["state"] != "completed":
-        state = found["state"] if found else "unknown"
-        cause = f": {found['cause']}" if found and found["cause"] else ""
+    if found is None or found.state is not State.COMPLETED:
+        state = found.state if found is not None else "unknown"
+        cause = f": {found.cause}" if found is not None and found.cause else ""
         raise CommandError(f"migration {migration} ended as {state}{cause}")
     if not as_json:
-        blackout = found["blackout_ms"]
+        blackout = found.blackout_ms
         typer.echo(
-            f"migration {migration} completed in {found['duration_s']:g} s: "
-            f"{found['bytes'] / 1e6:.1f} MB, chains equal: {found['hash_equal']}, "
+            f"migration {migration} completed in {found.duration_s:g} s: "
+            f"{found.bytes / 1e6:.1f} MB, chains equal: {found.hash_equal}, "
             f"blackout {'unknown' if blackout is None else f'{blackout:.1f} ms'}"
         )
     return found
 
 
-def _line(found: dict[str, Any]) -> str:
-    return f"p {found['p']:.2f}  {found['bytes'] / 1e6:.1f} MB  ETA {found['eta_s']:.1f} s"
+def _line(found: Migration) -> str:
+    return f"p {found.p:.2f}  {found.bytes / 1e6:.1f} MB  ETA {found.eta_s:.1f} s"
 
 
-def _print_dry_run(found: dict[str, Any], as_json: bool) -> None:
+def _print_rows(found: MigrationRows) -> None:
+    print_table(
+        "Migrations",
+        ("id", "shard", "from", "to", "state", "p", "trigger", "took s", "ETA s", "blackout ms",
+         "hash equal"),
+        [
+            (m.id, m.shard, m.source, m.target, m.state + (" (paused)" if m.paused else ""), m.p,
+             m.trigger, m.duration_s, m.eta_s, m.blackout_ms, m.hash_equal)
+            for m in found.known
+        ],
+    )  # fmt: skip
+    print_odd("migration", [(entry.id, entry.odd) for entry in found.odd])
+
+
+def _print_dry_run(found: DryMove, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
     print_table(
-        f"Dry run: {found['shard']} from {found['source']} to {found['target']}, "
-        f"{found['bytes'] / 1e6:.1f} MB by {found['strategy']}, about {found['seconds']:g} s, "
-        f"blackout about {found['blackout_ms']:g} ms; nothing is done",
-        list(found["steps"][0]),
-        [list(step.values()) for step in found["steps"]],
+        f"Dry run: {found.shard} from {found.source} to {found.target}, "
+        f"{found.bytes / 1e6:.1f} MB by {found.strategy}, about {found.seconds:g} s, "
+        f"blackout about {found.blackout_ms:g} ms; nothing is done",
+        [field.name for field in fields(DryStep)],
+        [astuple(step) for step in found.steps],
     )
 
 
-def _print_one(found: dict[str, Any]) -> None:
+def _print_one(found: Migration) -> None:
     hidden = ("story", "options", "phases", "notes")
-    rows = [(key, _plain(value)) for key, value in found.items() if key not in hidden]
-    print_table(f"Migration {found['id']}", ("field", "value"), rows)
-    story = found["story"]
-    for line in story if isinstance(story, list) else str(story).splitlines():
+    rows = [(key, _plain(value)) for key, value in fields_of(found).items() if key not in hidden]
+    print_table(f"Migration {found.id}", ("field", "value"), rows)
+    for line in found.story:
         typer.echo(f"  {line}")
 
 

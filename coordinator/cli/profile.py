@@ -1,17 +1,30 @@
 """`logstore heatmap`, `forecast`, `plan`, `autopilot`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 import sharder.plan
+from coordinator.answers.base import decode
+from coordinator.answers.base import fields_of as record_fields
+from coordinator.answers.statistics import (
+    AutopilotMode,
+    ForecastAnswer,
+    Heatmap,
+    ModelScore,
+    PlanAnswer,
+    PlanFields,
+)
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
     Coordinator,
+    ask_coordinator,
     check_writable,
     print_json,
     print_table,
@@ -25,6 +38,13 @@ from sharder.view import load_view
 
 ROWS_SHOWN = 24
 UNUSUAL_SHOWN = 20
+
+
+class Replayed(PlanFields, frozen=True, kw_only=True):
+    """The plan for a stored view. `autopilot`: `replay`."""
+
+    autopilot: str
+    explain: list[str] | UnsetType = UNSET
 
 
 def register(app: typer.Typer) -> None:
@@ -56,13 +76,13 @@ def heatmap(
     answer = run(work())
     if png is not None:
         png.write_bytes(answer.png)
-    found = msgspec.json.decode(answer.json)
+    found = decode(answer.json, Heatmap)
     if as_json:
         print_json(found)
         return
-    labels = found["labels"]
+    labels = found.labels
     typer.echo(f"keys {labels[0] if labels else ''!r} … {labels[-1] if labels else ''!r}")
-    for slot, counts in list(zip(found["slots"], found["counts"], strict=True))[-ROWS_SHOWN:]:
+    for slot, counts in list(zip(found.slots, found.counts, strict=True))[-ROWS_SHOWN:]:
         typer.echo(f"{slot:>10} {strip_of(counts)} {sum(counts):,.0f}")
     if png is not None:
         typer.echo(f"wrote {png}")
@@ -84,46 +104,42 @@ def forecast(
     Example: logstore forecast orders/0 --horizon 12
     """
 
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            request = pb.ForecastRequest(shard=shard or "", horizon_slots=horizon, score=score)
-            return await coordinator.json("Statistics", "Forecast", request)
-
-    found = run(work())
+    request = pb.ForecastRequest(shard=shard or "", horizon_slots=horizon, score=score)
+    found = ask_coordinator(address, "Forecast", request, ForecastAnswer, "Statistics")
     if as_json:
         print_json(found)
         return
     if score:
-        _print_score(found["score"], shard or "all shards")
+        _print_score(found.score or {}, shard or "all shards")
         return
-    for name, told in found["forecasts"].items():
+    for name, told in found.forecasts.items():
         columns = zip(
-            told["horizon_slots"], told["mean"], told["lower80"], told["upper80"],
-            told["lower95"], told["upper95"], told["model"], strict=True,
+            told.horizon_slots, told.mean, told.lower80, told.upper80, told.lower95, told.upper95,
+            told.model, strict=True,
         )  # fmt: skip
         print_table(
-            f"{name}: operations per slot of {found['slot_s']:g} s, from slot "
-            f"{told['made_at_slot']} on ({told['learned_slots']} slots learned)",
+            f"{name}: operations per slot of {found.slot_s:g} s, from slot "
+            f"{told.made_at_slot} on ({told.learned_slots} slots learned)",
             ("slots ahead", "mean", "lower 80 %", "upper 80 %", "lower 95 %", "upper 95 %",
              "model"),
             list(columns),
         )  # fmt: skip
-    if not found["forecasts"]:
+    if not found.forecasts:
         typer.echo("nothing is learned yet")
-    if found["anomalies"]:
+    if found.anomalies:
         print_table(
             "unusual slots, the newest first (score: how many usual deviations off)",
             ("shard", "slot", "kind", "operations", "expected", "score"),
             [
-                (a["shard"], a["slot"], a["kind"], a["value"], a["expected"], a["score"])
-                for a in found["anomalies"][:UNUSUAL_SHOWN]
+                (a.shard, a.slot, a.kind, a.value, a.expected, a.score)
+                for a in found.anomalies[:UNUSUAL_SHOWN]
             ],
         )
-    if found["unwatched_shards"]:
-        typer.echo(f"{found['unwatched_shards']} more shards are not watched for unusual slots")
+    if found.unwatched_shards:
+        typer.echo(f"{found.unwatched_shards} more shards are not watched for unusual slots")
 
 
-def _print_score(score: dict[str, dict[str, Any]], whose: str) -> None:
+def _print_score(score: Mapping[str, Mapping[str, ModelScore]], whose: str) -> None:
     print_table(
         f"{whose}: score by model and slots ahead (lower WAPE, pinball and Winkler are better)",
         (
@@ -143,15 +159,15 @@ def _print_score(score: dict[str, dict[str, Any]], whose: str) -> None:
             (
                 model,
                 int(horizon),
-                s["wape"],
-                s["pinball"],
-                s["winkler80"],
-                s["winkler95"],
-                s["coverage80"],
-                s["coverage95"],
-                s["width80"],
-                s["width95"],
-                s["n"],
+                s.wape,
+                s.pinball,
+                s.winkler80,
+                s.winkler95,
+                s.coverage80,
+                s.coverage95,
+                s.width80,
+                s.width95,
+                s.n,
             )
             for model, by_horizon in score.items()
             for horizon, s in by_horizon.items()
@@ -177,6 +193,7 @@ def plan(
 
     Example: logstore plan --explain --save-view view.json
     """
+    found: PlanAnswer | Replayed
     if view is not None:
         found = _replayed(view, explain)
     else:
@@ -184,26 +201,22 @@ def plan(
     if as_json:
         print_json(found)
         return
-    typer.echo(f"autopilot {found['autopilot']}, slot {found['slot']}")
+    typer.echo(f"autopilot {found.autopilot}, slot {found.slot}")
     _print_plan(found)
 
 
-def _asked(explain: bool, history: bool, save_view: Path | None, address: str) -> Any:
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            request = pb.PlanRequest(explain=explain, history=history, view=save_view is not None)
-            return await coordinator.json("Plans", "Plan", request)
-
-    found = run(work())
+def _asked(explain: bool, history: bool, save_view: Path | None, address: str) -> PlanAnswer:
+    request = pb.PlanRequest(explain=explain, history=history, view=save_view is not None)
+    found = ask_coordinator(address, "Plan", request, PlanAnswer, "Plans")
     if save_view is not None:
         try:
-            save_view.write_bytes(msgspec.json.encode(found.pop("view")))
+            save_view.write_bytes(found.view or b"")
         except OSError as e:
             raise InvalidArgumentError(f"--save-view {save_view}: {e.strerror}") from None
-    return found
+    return replace(found, view=UNSET)
 
 
-def _replayed(path: Path, explained: bool) -> Any:
+def _replayed(path: Path, explained: bool) -> Replayed:
     """The plan for a stored view, in the form that a coordinator answers."""
     try:
         made = sharder.plan.plan(load_view(path.read_bytes()))
@@ -211,40 +224,37 @@ def _replayed(path: Path, explained: bool) -> Any:
         raise InvalidArgumentError(f"--view {path}: {e.strerror}") from None
     except ValueError as e:
         raise InvalidArgumentError(f"--view {path}: {e}") from None
-    found = msgspec.json.decode(sharder.plan.dump_plan(made))
-    found["autopilot"] = "replay"
-    if explained:
-        found["explain"] = sharder.plan.explain(made)
-    return found
+    told = sharder.plan.explain(made) if explained else UNSET
+    return Replayed(**record_fields(made), autopilot="replay", explain=told)
 
 
-def _print_plan(found: Any) -> None:
+def _print_plan(found: PlanAnswer | Replayed) -> None:
     print_table(
         "Instances that are going to cross their limit",
         ("instance", "in s", "P", "mean", "upper", "limit", "capacity", "unit", "model", "trigger"),
         [
-            (c["instance"], c["crossing_s"] - found["made_at_s"], c["probability"],
-             c["forecast"]["mean"], c["forecast"]["upper"], c["forecast"]["limit"],
-             c["forecast"]["capacity"], c["forecast"]["unit"], c["forecast"]["model"],
-             c["trigger"])
-            for c in found["crossings"]
+            (c.instance, c.crossing_s - found.made_at_s, c.probability, c.forecast.mean,
+             c.forecast.upper, c.forecast.limit, c.forecast.capacity, c.forecast.unit,
+             c.forecast.model, c.trigger)
+            for c in found.crossings
         ],
     )  # fmt: skip
     print_table(
         "Planned",
         ("what", "shard", "from", "to", "starts in s", "takes s", "gain", "risk", "due", "started"),
         [
-            (o["kind"], o["shard"], o["source"], o["target"], o["start_s"] - found["made_at_s"],
-             o["expected_duration_s"], o["expected_gain"], o["risk"], o["due"],
-             "by the autopilot" if o["executable"] else "advice only")
-            for o in found["operators"]
+            (o.kind, o.shard, o.source, o.target, o.start_s - found.made_at_s,
+             o.expected_duration_s, o.expected_gain, o.risk, o.due,
+             "by the autopilot" if o.executable else "advice only")
+            for o in found.operators
         ],
     )  # fmt: skip
-    for sentence in found.get("explain", ()):
+    for sentence in found.explain or ():
         typer.echo(f"- {sentence}")
-    for note in found.get("history", ()):
-        if note["started"] or note["skipped"]:
-            typer.echo(f"{note['at_us']}: {', '.join(note['started']) or note['skipped']}")
+    history = found.history if isinstance(found, PlanAnswer) else UNSET
+    for note in history or ():
+        if note.started or note.skipped:
+            typer.echo(f"{note.at_us}: {', '.join(note.started) or note.skipped}")
 
 
 def autopilot(
@@ -257,10 +267,6 @@ def autopilot(
     Example: logstore autopilot forecast-only
     """
 
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            request = pb.SetAutopilotRequest(mode=mode)
-            return await coordinator.json("Plans", "SetAutopilot", request)
-
-    found = run(work())
-    print_json(found) if as_json else typer.echo(f"autopilot {found['autopilot']}")
+    request = pb.SetAutopilotRequest(mode=mode)
+    found = ask_coordinator(address, "SetAutopilot", request, AutopilotMode, "Plans")
+    print_json(found) if as_json else typer.echo(f"autopilot {found.autopilot}")

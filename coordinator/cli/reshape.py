@@ -1,18 +1,17 @@
 """`logstore split`, `merge`, `reshapes`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
+from coordinator.answers.moves import Reshape
 from coordinator.cli.common import (
     ADDRESS,
     Address,
     AsJson,
-    Coordinator,
+    ask_coordinator,
     print_json,
     print_table,
-    run,
     text,
 )
 from coordinator.cli.keys import from_base64, from_hex, one_of, raw
@@ -55,7 +54,7 @@ def split(
     request = pb.ReshapeRequest(parents=[shard], dry_run=dry_run)
     if at is not None:
         request.key = at
-    _show(run(_ask(address, request)), as_json)
+    _show(_ask(address, request), as_json)
 
 
 def merge(
@@ -70,7 +69,7 @@ def merge(
     Example: logstore merge orders/1 orders/2
     """
     request = pb.ReshapeRequest(parents=[shard, other], dry_run=dry_run)
-    _show(run(_ask(address, request)), as_json)
+    _show(_ask(address, request), as_json)
 
 
 def reshapes(
@@ -83,57 +82,53 @@ def reshapes(
     Example: logstore reshapes
     """
 
-    async def work() -> Any:
-        async with Coordinator(address) as coordinator:
-            request = pb.ListReshapesRequest(reshape=reshape or "")
-            return await coordinator.json("Migrations", "ListReshapes", request)
-
-    found = run(work())
+    request = pb.ListReshapesRequest(reshape=reshape or "")
+    if reshape:
+        one = ask_coordinator(address, "ListReshapes", request, Reshape, "Migrations")
+        rows = [one]
+    else:
+        rows = ask_coordinator(address, "ListReshapes", request, list[Reshape], "Migrations")
     if as_json:
-        print_json(found)
+        print_json(rows[0] if reshape else rows)
         return
-    rows = found if isinstance(found, list) else [found]
     print_table(
         "Splits and merges",
         ("id", "kind", "parents", "at", "state", "successors", "stall ms", "took s", "cause"),
         [
-            (r["id"], r["kind"], r["parents"], _key(r), r["state"], r["successors"],
-             [f"{ms:.1f}" for ms in r["stall_ms"].values()], r["duration_s"], r["cause"])
+            (r.id, r.kind, r.parents, _key(r), r.state, r.successors,
+             [f"{ms:.1f}" for ms in r.stall_ms.values()], r.duration_s, r.cause)
             for r in rows
         ],
     )  # fmt: skip
 
 
-async def _ask(address: str, request: pb.ReshapeRequest) -> Any:
-    async with Coordinator(address) as coordinator:
-        return await coordinator.json("Migrations", "Reshape", request)
+def _ask(address: str, request: pb.ReshapeRequest) -> Reshape:
+    return ask_coordinator(address, "Reshape", request, Reshape, "Migrations")
 
 
-def _show(found: dict[str, Any], as_json: bool) -> None:
+def _show(found: Reshape, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    where = f" at {_key(found)}" if found["at"] is not None else ""
-    parents = " and ".join(found["parents"])
-    if found.get("dry_run"):
+    where = f" at {_key(found)}" if found.at is not None else ""
+    parents = " and ".join(found.parents)
+    if found.dry_run:
         typer.echo(
-            f"dry run: {found['kind']} {parents}{where}; appends are held until the successors "
+            f"dry run: {found.kind} {parents}{where}; appends are held until the successors "
             f"stand (about 0.1 s), none fails; undo with {_undo(found)}; nothing is done"
         )
         return
-    stalls = ", ".join(f"{ms:.1f} ms" for ms in found["stall_ms"].values()) or "not told"
+    stalls = ", ".join(f"{ms:.1f} ms" for ms in found.stall_ms.values()) or "not told"
     typer.echo(
-        f"{found['kind']} {found['id']}: {parents}{where} became "
-        f"{' and '.join(found['successors'])} in {found['duration_s']:.3f} s; "
+        f"{found.kind} {found.id}: {parents}{where} became "
+        f"{' and '.join(found.successors)} in {found.duration_s:.3f} s; "
         f"appends were held {stalls}"
     )
 
 
-def _undo(found: dict[str, Any]) -> str:
-    return "merge" if found["kind"] == "split" else "split"
+def _undo(found: Reshape) -> str:
+    return "merge" if found.kind == "split" else "split"
 
 
-def _key(found: dict[str, Any]) -> str:
-    if found["at"] is None:
-        return ""
-    return text(msgspec.convert(found["at"], bytes, strict=False))
+def _key(found: Reshape) -> str:
+    return "" if found.at is None else text(found.at)

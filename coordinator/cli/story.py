@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+
+from coordinator.answers.moves import Migration
 
 WHAT = {
     "planned": "asked for",
@@ -21,53 +22,53 @@ WHAT = {
 }
 
 
-def story_lines(told: dict[str, Any]) -> Iterator[str]:
-    """`told`: a migration as `Migrations.Get` answers it (coordinator.migration.service)."""
+def story_lines(told: Migration) -> Iterator[str]:
+    """`told`: as `Migrations.Get` answers it."""
     yield (
-        f"{told['id']}: {told['shard']} from {told['source']} to {told['target']} by "
-        f"{told['strategy']}, feed {told['options']['feed']}, trigger {told['trigger']}"
+        f"{told.id}: {told.shard} from {told.source} to {told.target} by "
+        f"{told.strategy}, feed {told.options.feed}, trigger {told.trigger}"
     )
-    if told.get("reason"):
-        yield f"because: {told['reason']}"
-    forecast = told.get("forecast")
+    if told.reason:
+        yield f"because: {told.reason}"
+    forecast = told.forecast
     if forecast:
         yield (
-            f"forecast: {forecast['mean']:.1f} ops/s in {forecast['horizon_s']:g} s, between "
-            f"{forecast['lower']:.1f} and {forecast['upper']:.1f}; risk {told['risk'] or 0:.3g}"
+            f"forecast: {forecast.mean:.1f} ops/s in {forecast.horizon_s:g} s, between "
+            f"{forecast.lower:.1f} and {forecast.upper:.1f}; risk {told.risk or 0:.3g}"
         )
-    phases = told["phases"]
+    phases = told.phases
     for i, phase in enumerate(phases):
-        begun = datetime.fromtimestamp(phase["at_us"] / 1e6, UTC)
-        end_us = phases[i + 1]["at_us"] if i + 1 < len(phases) else None
-        took = "" if end_us is None else f"{(end_us - phase['at_us']) / 1e6:.3f} s"
-        since_s = (phase["at_us"] - told["created_us"]) / 1e6
+        begun = datetime.fromtimestamp(phase.at_us / 1e6, UTC)
+        end_us = phases[i + 1].at_us if i + 1 < len(phases) else None
+        took = "" if end_us is None else f"{(end_us - phase.at_us) / 1e6:.3f} s"
+        since_s = (phase.at_us - told.created_us) / 1e6
         yield (
             f"{begun:%Y-%m-%d %H:%M:%S.%f}"[:-3]
-            + f"Z  +{since_s:8.3f} s  {phase['state']:<12} {took:>10}  {WHAT[phase['state']]}"
+            + f"Z  +{since_s:8.3f} s  {phase.state.value:<12} {took:>10}  {WHAT[phase.state]}"
         )
-    for note in told["notes"]:
+    for note in told.notes:
         yield f"note: {note}"
-    if told.get("cause"):
-        yield f"cause: {told['cause']}"
+    if told.cause:
+        yield f"cause: {told.cause}"
     yield from _figures(told)
-    if told.get("waits_for"):
-        paused = "paused; " if told["paused"] else ""
-        yield f"now: {paused}waits for {told['waits_for']}; about {told['eta_s']:.1f} s left"
+    if told.waits_for:
+        paused = "paused; " if told.paused else ""
+        yield f"now: {paused}waits for {told.waits_for}; about {told.eta_s:.1f} s left"
 
 
-def _figures(told: dict[str, Any]) -> Iterator[str]:
-    if told["bytes"]:
-        rate = told.get("copy_mb_per_s")
+def _figures(told: Migration) -> Iterator[str]:
+    if told.bytes:
+        rate = told.copy_mb_per_s
         at = "" if rate is None else f" at {rate:.1f} MB/s"
-        yield f"copied: {told['bytes'] / 1e6:.3f} MB{at}"
-    checked = told.get("hash")
+        yield f"copied: {told.bytes / 1e6:.3f} MB{at}"
+    checked = told.hash
     if checked:
-        same = "equal" if checked["equal"] else "DIFFERENT"
+        same = "equal" if checked.equal else "DIFFERENT"
         yield (
-            f"hash chains: {same} at offset {checked['end']}: source "
-            f"{checked['source_chain'][:16]}, target {checked['target_chain'][:16]} (recomputed)"
+            f"hash chains: {same} at offset {checked.end}: source "
+            f"{checked.source_chain[:16]}, target {checked.target_chain[:16]} (recomputed)"
         )
-    if told.get("blackout_ms") is not None:
-        yield f"blackout at the source: {told['blackout_ms']:.1f} ms"
-    if told["p99_ms"]:
-        yield "p99: " + ", ".join(f"{when} {ms:.1f} ms" for when, ms in told["p99_ms"].items())
+    if told.blackout_ms is not None:
+        yield f"blackout at the source: {told.blackout_ms:.1f} ms"
+    if told.p99_ms:
+        yield "p99: " + ", ".join(f"{when} {ms:.1f} ms" for when, ms in told.p99_ms.items())

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from coordinator.cli.common import (
@@ -21,6 +20,7 @@ from coordinator.local.checker import check_log
 from coordinator.migration.difference import RangeDigest, first_difference
 from coordinator.migration.nodes import ask_digests
 from logstore.base.errors import InvalidArgumentError, UnavailableError
+from logstore.meta.records import decode_shard
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.status import called
@@ -106,27 +106,26 @@ async def _copies(
     log = shard.rpartition("/")[0]
     async with Coordinator(address) as coordinator:
         info = await coordinator.call("Catalog", "DescribeLog", pb.DescribeLogRequest(name=log))
-        answer = await coordinator.call("Catalog", "ListInstances", pb.ListInstancesRequest())
-    records = [msgspec.json.decode(item) for item in info.shards_json]
-    record = next((r for r in records if r["shard"] == shard), None)
+        known = await coordinator.instances()
+    records = [decode_shard(item) for item in info.shards_json]
+    record = next((r for r in records if r.shard == shard), None)
     if record is None:
         raise InvalidArgumentError(f"log {log!r} has no shard {shard!r}")
-    known = [msgspec.json.decode(item) for item in answer.instances_json]
-    addresses = {row["instance"]: row["address"] for row in known}
-    members = [*record["in_sync"], *record["learners"]]
-    statuses = [await _status(addresses[m["instance"]], shard, m["replica_id"]) for m in members]
+    addresses = {row.instance: row.address for row in known}
+    members = record.members()
+    statuses = [await _status(addresses[m.instance], shard, m.replica_id) for m in members]
     stop = min(status.end for status in statuses)
     rows = []
     for member, status in zip(members, statuses, strict=True):
         request = node_pb2.VerifyChainRequest(
-            shard=shard, replica_id=member["replica_id"], stop_offset=stop, recompute=deep
+            shard=shard, replica_id=member.replica_id, stop_offset=stop, recompute=deep
         )
-        async with open_channel(addresses[member["instance"]]) as channel, called():
+        async with open_channel(addresses[member.instance]) as channel, called():
             found = await NodeAdminStub(channel).VerifyChain(request, timeout=CALL_TIMEOUT_S)
         rows.append(
             {
-                "instance": member["instance"],
-                "replica_id": member["replica_id"],
+                "instance": member.instance,
+                "replica_id": member.replica_id,
                 "role": status.role,
                 "base": found.base,
                 "end": found.end,

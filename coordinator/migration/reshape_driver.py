@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-import msgspec
 import structlog
+from msgspec import UNSET, UnsetType
 
+from coordinator.answers.base import fields_of
+from coordinator.answers.moves import Reshape
 from coordinator.migration.nodes import Nodes
 from coordinator.migration.reshape import (
     RESHAPES,
@@ -243,9 +245,7 @@ class ReshapeDriver:
             )
 
 
-def told(record: ReshapeRecord) -> dict[str, object]:
-    """A reshape as JSON types, with what it took."""
-    fields: dict[str, object] = msgspec.to_builtins(record)
-    ended_us = record.phases[-1].at_us
-    fields["duration_s"] = round((ended_us - record.created_us) / 1e6, 6)
-    return fields
+def told(record: ReshapeRecord, dry_run: bool | UnsetType = UNSET) -> Reshape:
+    """A reshape as it is answered, with what it took."""
+    took_s = (record.phases[-1].at_us - record.created_us) / 1e6
+    return Reshape(dry_run=dry_run, **fields_of(record), duration_s=round(took_s, 6))

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
-import msgspec
-
-from coordinator.edge import Context, unary
+from coordinator.answers.base import fields_of
+from coordinator.answers.moves import DryMove, Migration, MigrationRows, OddMigration
+from coordinator.edge import Context, answered, unary
 from coordinator.migration import reshape_driver
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.dry_run import dry_run
@@ -41,8 +40,8 @@ from sharder.keys import TOKEN_BYTES, Partitioner, routing_key
 WATCH_INTERVAL_S = 0.25
 
 
-def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: float) -> Any:
-    """A migration as JSON types: the record, its story, the ramp's p, and the seconds left.
+def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: float) -> Migration:
+    """A migration as it is answered: the record, its story, the ramp's p, and the seconds left.
 
     `rate` is the copy rate to expect, 10^6 bytes/s.
     """
@@ -64,20 +63,18 @@ def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: 
         else:
             eta_s += max(0.0, here - (now_us - record.since_us) / 1e6)
     ended_us = record.phases[-1].at_us if record.phases and not record.active else now_us
-    fields = msgspec.to_builtins(record)
-    return {
-        **fields,
-        "source": record.source.instance,
-        "target": record.target_instance,
-        "hash_equal": record.hash.equal if record.hash is not None else None,
-        "hash_age_s": _age_s(record, now_us),
-        "p": p,
-        "eta_s": round(eta_s, 3),
-        "duration_s": round((ended_us - record.created_us) / 1e6, 3),
-        "phase_s": phase_seconds(record, now_us),
-        "waits_for": TABLE[record.state].waits if record.active else "",
-        "story": story(record),
-    }
+    instances = {"source": record.source.instance, "target": record.target_instance}
+    return Migration(
+        **(fields_of(record) | instances),
+        hash_equal=record.hash.equal if record.hash is not None else None,
+        hash_age_s=_age_s(record, now_us),
+        p=p,
+        eta_s=round(eta_s, 3),
+        duration_s=round((ended_us - record.created_us) / 1e6, 3),
+        phase_s=phase_seconds(record, now_us),
+        waits_for=TABLE[record.state].waits if record.active else "",
+        story=tuple(story(record)),
+    )
 
 
 def _age_s(record: MigrationRecord, now_us: int) -> float | None:
@@ -154,7 +151,7 @@ class MigrationsService(MigrationsServicer):
         sides = {draft.source.instance: "the source", draft.target_instance: "the target"}
         await self._presence.require(f"the move of {draft.shard}", sides)
         if not request.dry_run:
-            return _json(await self._told(await self._driver.propose(proposal)))
+            return answered(await self._told(await self._driver.propose(proposal)))
         try:
             size = (await self._nodes.sizes(draft.source.instance)).get(draft.shard, 0)
         except LogstoreError:
@@ -163,19 +160,19 @@ class MigrationsService(MigrationsServicer):
             size = 0
         history = move_history(await self._driver.ledger.all())
         steps = dry_run(draft.options, size, history.copy_mb_per_s, draft.strategy)
-        return _json(
-            {
-                "dry_run": True,
-                "shard": draft.shard,
-                "source": draft.source.instance,
-                "target": draft.target_instance,
-                "strategy": draft.strategy,
-                "bytes": size,
-                "seconds": round(sum(step.seconds for step in steps), 3),
-                "blackout_ms": round(history.blackout_ms, 3),
-                "options": draft.options,
-                "steps": steps,
-            }
+        return answered(
+            DryMove(
+                dry_run=True,
+                shard=draft.shard,
+                source=draft.source.instance,
+                target=draft.target_instance,
+                strategy=draft.strategy,
+                bytes=size,
+                seconds=round(sum(step.seconds for step in steps), 3),
+                blackout_ms=round(history.blackout_ms, 3),
+                options=draft.options,
+                steps=tuple(steps),
+            )
         )
 
     @unary
@@ -197,12 +194,12 @@ class MigrationsService(MigrationsServicer):
         }
         await self._presence.require(f"the {draft.kind} of {' and '.join(draft.parents)}", needed)
         if request.dry_run:
-            return _json({"dry_run": True, **reshape_driver.told(draft)})
+            return answered(reshape_driver.told(draft, dry_run=True))
         record = await self._reshapes.propose(draft)
         record = await self._reshapes.ended(record.id)
         if record.cause is not None:
             raise ConflictError(f"{record.kind} {record.id} was aborted: {record.cause}")
-        return _json(reshape_driver.told(record))
+        return answered(reshape_driver.told(record))
 
     async def _split_key(self, parent: ShardRecord, key: bytes | None) -> bytes:
         """The routing key to cut at: of the given record key, or as learned from accesses."""
@@ -217,19 +214,20 @@ class MigrationsService(MigrationsServicer):
         self, request: pb.ListReshapesRequest, context: Context
     ) -> pb.JsonResponse:
         if request.reshape:
-            return _json(reshape_driver.told(await self._reshapes.get(request.reshape)))
-        return _json([reshape_driver.told(r) for r in await self._reshapes.all()])
+            return answered(reshape_driver.told(await self._reshapes.get(request.reshape)))
+        return answered([reshape_driver.told(r) for r in await self._reshapes.all()])
 
     @unary
     async def List(self, request: pb.ListMigrationsRequest, context: Context) -> pb.JsonResponse:
         known, odd = await self._driver.ledger.all_and_odd()
         found = [r for r in known if r.active or not request.active_only]
-        return _json([*[await self._told(record) for record in found],
-                      *[{"id": entry.name, "odd": entry.odd} for entry in odd]])  # fmt: skip
+        known_rows = tuple([await self._told(record) for record in found])
+        odd_rows = tuple(OddMigration(id=entry.name, odd=entry.odd) for entry in odd)
+        return answered(MigrationRows(known_rows, odd_rows))
 
     @unary
     async def Get(self, request: pb.GetMigrationRequest, context: Context) -> pb.JsonResponse:
-        return _json(await self._told(await self._driver.ledger.get(request.id)))
+        return answered(await self._told(await self._driver.ledger.get(request.id)))
 
     async def Watch(
         self, request: pb.GetMigrationRequest, context: Context
@@ -240,9 +238,9 @@ class MigrationsService(MigrationsServicer):
             sent: tuple[MigrationRecord, float] | None = None
             while True:
                 telling = await self._told(record)
-                if sent != (record, telling["p"]):
-                    sent = (record, telling["p"])
-                    yield _json(telling)
+                if sent != (record, telling.p):
+                    sent = (record, telling.p)
+                    yield answered(telling)
                 if not record.active:
                     return
                 await self._next(request.id)
@@ -264,7 +262,7 @@ class MigrationsService(MigrationsServicer):
     async def Control(self, request: pb.ControlRequest, context: Context) -> pb.JsonResponse:
         await self._check_control(request.id, request.action)
         record = await self._driver.order(request.id, request.action, request.cause)
-        return _json(await self._told(record))
+        return answered(await self._told(record))
 
     async def _check_control(self, migration: str, action: str) -> None:
         """After the cutover the way back needs the source, and the end needs the target."""
@@ -279,14 +277,10 @@ class MigrationsService(MigrationsServicer):
             hint = f"rollback {migration} takes the shard back to {source}"
             await self._presence.require(order, {target.instance: "the target"}, hint)
 
-    async def _told(self, record: MigrationRecord) -> Any:
+    async def _told(self, record: MigrationRecord) -> Migration:
         shard = await self._store.get(shard_key(record.shard))
         decoded = decode_shard(shard.value) if shard is not None else None
         return told(record, decoded, self._driver.now_us(), await self._rate())
 
     async def _rate(self) -> float:
         return move_history(await self._driver.ledger.all()).copy_mb_per_s
-
-
-def _json(value: Any) -> pb.JsonResponse:
-    return pb.JsonResponse(json=msgspec.json.encode(value))

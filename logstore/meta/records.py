@@ -303,6 +303,22 @@ class InstanceRecord:
     process: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileRecord:
+    """What a client group says that it will do: `ops_per_s` in each `step_s` from `start_s` on.
+
+    Seconds are Unix seconds of the logs' own time. With `repeats` it starts again at its end. Of
+    all shards of `logs` together (none: of all logs).
+    """
+
+    group: str
+    start_s: float
+    step_s: float
+    ops_per_s: tuple[float, ...]
+    repeats: bool = False
+    logs: tuple[str, ...] = ()
+
+
 def encode(record: object) -> bytes:
     """A record as JSON bytes (KeyRange and bytes fields as base64)."""
     return msgspec.json.encode(record)

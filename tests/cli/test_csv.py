@@ -12,15 +12,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.announce import read_profile
 from coordinator.cli.files import csv_rows, headed_rows, open_text
 from coordinator.cli.history import shards_from_history
 from coordinator.cli.main import main
 from coordinator.cli.simulate import read_events, read_series
 from logstore.base.errors import InvalidArgumentError
+from logstore.meta.records import CapacityRecord
 
-INSTANCES = [{"instance": "a", "alive": True, "draining": False,
-              "capacity": {"ops_per_s": None}}]  # fmt: skip
+INSTANCES = [
+    InstanceRow(
+        instance="a",
+        address="",
+        incarnation=1,
+        tier="",
+        zone="",
+        capacity=CapacityRecord(),
+        started_us=0,
+        process=1,
+        alive=True,
+        draining=False,
+        load=None,
+    )
+]
 
 
 def history(path: Path) -> object:

@@ -11,14 +11,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.announcements import ProfileRecord, check_profile, usage
+from coordinator.announcements import check_profile, usage
 from coordinator.cli.announce import read_profile
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.server import CoordinatorServer
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError
 from logstore.meta.port import Put
-from logstore.meta.records import InstanceRecord, LogOptions, encode, instance_key
+from logstore.meta.records import (
+    InstanceRecord,
+    LogOptions,
+    ProfileRecord,
+    encode,
+    instance_key,
+)
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs

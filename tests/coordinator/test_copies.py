@@ -122,7 +122,7 @@ async def test_each_state_is_shown(world: World) -> None:
     world.silent = {b.instance}
     stray = node_pb2.CopyInfo(replica_id=77, shard="old/0", state="orphan", end=5, bytes=9)
     world.disks[c.instance][77] = stray
-    states = {(r["instance"], r["replica_id"]): r["state"] for r in await world.copies.list()}
+    states = {(r.instance, r.replica_id): r.state for r in await world.copies.list()}
     assert states == {
         (a.instance, a.replica_id): "missing",
         (b.instance, b.replica_id): "unknown",
@@ -130,7 +130,7 @@ async def test_each_state_is_shown(world: World) -> None:
         (c.instance, 77): "orphan",
     }
     mine = await world.copies.list(c.instance)
-    assert {r["instance"] for r in mine} == {c.instance}
+    assert {r.instance for r in mine} == {c.instance}
     with pytest.raises(UnknownInstanceError):
         await world.copies.list("z")
 
@@ -144,7 +144,7 @@ async def test_a_deleted_log_comes_back_under_the_same_copies(world: World) -> N
     await world.catalog.delete("x")
     await world.obey()
     told = await world.copies.restore("x", dry_run=True)
-    assert (told["shards"], told["copies"], told["records"]) == (3, 6, 3 * ENDS)
+    assert (told.shards, told.copies, told.records) == (3, 6, 3 * ENDS)
     assert [d.log.name for d in await world.catalog.list()] == ["y"]
     await world.copies.restore("x")
     back = await world.catalog.describe("x")
@@ -226,7 +226,7 @@ async def test_an_orphan_is_adopted_only_when_its_log_is_not_there(world: World)
     await world.store.txn([], [Put(log_key("y"), b"{}")])
     await drop_log(world, "x")
     told = await world.copies.adopt(first.instance, first.replica_id)
-    assert (told["log"], told["shards"], told["copies"]) == ("x", 2, 2)
+    assert (told.log, told.shards, told.copies) == ("x", 2, 2)
     assert check_ranges("x", (await world.catalog.describe("x")).shards) == []
 
 
@@ -290,9 +290,9 @@ async def test_a_dead_instance_is_forgotten_with_all_that_names_it(world: World)
     for at in range(0, 300, 100):
         await world.store.txn([], graves[at : at + 100])
     await world.store.txn([], [Put(drain_key(out.instance), b"{}")])
-    assert (await world.retiring.retire(out.instance, dry_run=True))["tombstones"] == 300
+    assert (await world.retiring.retire(out.instance, dry_run=True)).tombstones == 300
     told = await world.retiring.retire(out.instance)
-    assert (told["learners"], told["tombstones"]) == (1, 300)
+    assert (told.learners, told.tombstones) == (1, 300)
     left = await world.store.range("/")
     assert [i.key for i in left.items if out.instance in i.key.split("/")] == []
     after = (await world.catalog.describe("x")).shards[0]

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.announcements import ProfileRecord
 from coordinator.server import CoordinatorServer
+from logstore.meta.records import ProfileRecord
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs

@@ -208,7 +208,7 @@ def test_a_merge_has_no_key(address: str) -> None:
     async def ask() -> None:
         async with Coordinator(address) as coordinator:
             request = pb.ReshapeRequest(parents=["o/0", "o/1"], key=b"k", dry_run=True)
-            await coordinator.json("Migrations", "Reshape", request)
+            await coordinator.call("Migrations", "Reshape", request)
 
     with pytest.raises(InvalidArgumentError, match="key is given with 2 parents"):
         run(ask())

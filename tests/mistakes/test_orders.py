@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.answers.catalog import DrainProgress
+from coordinator.answers.moves import Migration, MigrationRows, Reshape
 from coordinator.cli.common import Coordinator
 from coordinator.local.cluster import Cluster, local_cluster
 from logstore.base.errors import InstanceDownError, LogstoreError
@@ -34,6 +36,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield running
 
 
+LIST = pb.ListMigrationsRequest()
+
+
 async def make_logs(db: Client) -> None:
     big = await db.create_log("big", instances=["instance-1"])
     await big.append_many([b"k"] * 300, [b"v" * 10_000] * 300)
@@ -42,12 +47,12 @@ async def make_logs(db: Client) -> None:
     await db.create_log("ours", split_keys=[b"m"], instances=["instance-1", "instance-1"])
 
 
-async def until(coordinator: Coordinator, migration: str, *states: str) -> Any:
+async def until(coordinator: Coordinator, migration: str, *states: str) -> Migration:
     async with asyncio.timeout(30):
         while True:
             request = pb.GetMigrationRequest(id=migration)
-            found = await coordinator.json("Migrations", "Get", request)
-            if found["state"] in states:
+            found = await coordinator.ask("Migrations", "Get", request, Migration)
+            if found.state in states:
                 return found
             await asyncio.sleep(0.05)
 
@@ -79,16 +84,18 @@ def orders_for_the_dead(soaking: str) -> list[tuple[str, str, Any]]:
 
 
 async def refuse_all(coordinator: Coordinator, soaking: str) -> None:
-    migrations = await coordinator.json("Migrations", "List", pb.ListMigrationsRequest())
+    migrations = await coordinator.ask("Migrations", "List", LIST, MigrationRows)
     for service, method, request in orders_for_the_dead(soaking):
         began = time.monotonic()
         with pytest.raises(InstanceDownError, match=f"{DEAD} .*(since|ago)") as told:
             await coordinator.call(service, method, request)
         assert time.monotonic() - began < REFUSED_WITHIN_S, (request, told.value.message)
-    after = await coordinator.json("Migrations", "List", pb.ListMigrationsRequest())
-    assert [m["id"] for m in after] == [m["id"] for m in migrations]
-    assert await coordinator.json("Migrations", "ListReshapes", pb.ListReshapesRequest()) == []
-    assert await coordinator.json("Drains", "List", pb.ListDrainsRequest()) == []
+    after = await coordinator.ask("Migrations", "List", LIST, MigrationRows)
+    assert [m.id for m in after.known] == [m.id for m in migrations.known]
+    reshapes = pb.ListReshapesRequest()
+    assert not await coordinator.ask("Migrations", "ListReshapes", reshapes, list[Reshape])
+    drains = pb.ListDrainsRequest()
+    assert not await coordinator.ask("Drains", "List", drains, list[DrainProgress])
     logs = await coordinator.call("Catalog", "ListLogs", pb.ListLogsRequest())
     assert "new" not in {log.name for log in logs.logs}
 
@@ -99,16 +106,17 @@ async def test_orders_for_a_lost_instance_are_refused_and_its_moves_end(cluster:
         slow = pb.MoveRequest(
             shard="big/0", target=DEAD, options_json=b'{"throttle_bytes_per_s": 20000}'
         )
-        copying = (await coordinator.json("Migrations", "Move", slow))["id"]
+        copying = (await coordinator.ask("Migrations", "Move", slow, Migration)).id
         away = pb.MoveRequest(shard="soaks/0", target="instance-2")
-        soaking = (await coordinator.json("Migrations", "Move", away))["id"]
+        soaking = (await coordinator.ask("Migrations", "Move", away, Migration)).id
         await until(coordinator, soaking, "soaking")
         await until(coordinator, copying, "snapshot")
         cluster.lose(DEAD)
         await refuse_all(coordinator, soaking)  # no report is missed yet: it is asked
         ended = await until(coordinator, copying, "rolled-back")
-        assert ended["cause"].startswith(f"{DEAD} is silent for")
-        assert "target_dead_after_s = 1.5 s" in ended["cause"]
+        assert ended.cause is not None
+        assert ended.cause.startswith(f"{DEAD} is silent for")
+        assert "target_dead_after_s = 1.5 s" in ended.cause
         await refuse_all(coordinator, soaking)  # now its reports are missed, too
         log = await db.log("big")
         await log.append(b"k", b"the source serves on")
@@ -121,5 +129,5 @@ async def test_orders_for_a_lost_instance_are_refused_and_its_moves_end(cluster:
         homes = {s.primary for s in (await made.shard_map()).shards}
         assert homes == {"instance-1", "instance-2"}
         order = pb.ControlRequest(id=soaking, action="complete")
-        await coordinator.json("Migrations", "Control", order)
+        await coordinator.ask("Migrations", "Control", order, Migration)
         await until(coordinator, soaking, "completed")

@@ -18,17 +18,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.announcements import EVENT_TIME_MAX_S, check_event, overlap
+from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.history import shards_from_history
 from coordinator.cli.main import main
 from coordinator.cli.simulate import read_events, read_series
 from coordinator.cli.times import TIME_MAX_S, TimeReader, filled, slots_of
 from logstore.base.errors import InvalidArgumentError
+from logstore.meta.records import CapacityRecord
 from profiler.calendar import FACTOR_MAX, Calendar, Event
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING = datetime(2026, 3, 28, 22, tzinfo=UTC)
 AUTUMN = datetime(2026, 10, 24, 22, tzinfo=UTC)
 FILE = Path("load.csv")
+LIVING = [
+    InstanceRow(
+        instance="i",
+        address="",
+        incarnation=1,
+        tier="",
+        zone="",
+        capacity=CapacityRecord(),
+        started_us=0,
+        process=1,
+        alive=True,
+        draining=False,
+        load=None,
+    )
+]
 
 
 def hours(start: datetime, count: int, zone: ZoneInfo | None, naive: bool) -> list[str]:
@@ -197,22 +214,20 @@ def test_events_and_histories_name_the_row(tmp_path: Path, at: str, told: str) -
     file = write(tmp_path / "e.csv", "time_s,key", ["1,a", f"{at},b", "3,c"])
     with pytest.raises(InvalidArgumentError) as events:
         read_events(file, 60.0)
-    living = [{"instance": "i", "alive": True, "draining": False, "capacity": {"ops_per_s": None}}]
     with pytest.raises(InvalidArgumentError) as history:
-        shards_from_history(file, "range", 2, living)
+        shards_from_history(file, "range", 2, LIVING)
     assert told in events.value.message
     assert told in history.value.message
 
 
 def test_histories_take_zones_and_any_order(tmp_path: Path) -> None:
-    living = [{"instance": "i", "alive": True, "draining": False, "capacity": {"ops_per_s": None}}]
     notes: list[str] = []
     rows = [f"{t},k{n % 9}" for n, t in enumerate(hours(AUTUMN, 48, BERLIN, naive=False))]
     aware = write(tmp_path / "a.csv.gz", "time_s,key", rows[::-1])
-    shards = shards_from_history(aware, "range", 3, living, notes.append)
+    shards = shards_from_history(aware, "range", 3, LIVING, notes.append)
     assert (len(shards), notes) == (3, [])
     naive = write(tmp_path / "n.csv", "time_s,key", ["2026-10-25T02:30:00,a"] * 4)
-    shards_from_history(naive, "range", 1, living, notes.append)
+    shards_from_history(naive, "range", 1, LIVING, notes.append)
     assert notes == [f"{naive}: 4 times without a zone are taken as UTC"]
 
 

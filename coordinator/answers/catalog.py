@@ -1,0 +1,107 @@
+"""Answers about logs, copies, instances and drains."""
+
+from msgspec import UNSET, UnsetType
+
+from coordinator.answers.base import Answer
+from logstore.meta.records import CapacityRecord
+
+
+class DeletedLog(Answer, frozen=True, kw_only=True):
+    """What a deletion takes out of the map; None: an instance does not answer, so nobody knows."""
+
+    log: str
+    shards: int
+    copies: int
+    keep_s: float
+    """How long its copies can be brought back; 0: not at all."""
+    records: int | None
+    size_bytes: int | None
+    """Of all copies together."""
+    keep_until_us: int
+    """Microseconds since 1970 UTC."""
+
+
+class RecoveryNote(Answer, frozen=True, kw_only=True):
+    """One sentence about what comes back. `kind`: `note`, or what it is a warning of."""
+
+    kind: str
+    subject: str
+    text: str
+
+
+class RestoredLog(Answer, frozen=True, kw_only=True):
+    """A log that is brought back from the copies that are kept."""
+
+    log: str
+    shards: int
+    copies: int
+    records: int
+    told: tuple[RecoveryNote, ...]
+
+
+class CopyRow(Answer, frozen=True, kw_only=True):
+    """A copy of a shard on an instance.
+
+    `state`: member, orphan, retired, missing, or unknown where the instance does not answer; of the
+    last two nothing else is known, and `cause` says why.
+    """
+
+    instance: str
+    replica_id: int
+    shard: str
+    state: str
+    base: int | UnsetType = UNSET
+    """The first offset that it holds."""
+    end: int | UnsetType = UNSET
+    """The offset after its last record."""
+    size_bytes: int | UnsetType = UNSET
+    cause: str
+    cluster: str | UnsetType = UNSET
+    """The id of the cluster that wrote it."""
+    retired_us: int | UnsetType = UNSET
+    """Microseconds since 1970 UTC; of a retired copy."""
+    keep_until_us: int | UnsetType = UNSET
+
+
+class RetiredInstance(Answer, frozen=True, kw_only=True):
+    """An instance that is forgotten, and how much of it there was in the metadata."""
+
+    instance: str
+    learners: int
+    tombstones: int
+
+
+class InstanceRow(Answer, frozen=True, kw_only=True):
+    """A registered instance (`logstore.meta.records.InstanceRecord`) and how it is now."""
+
+    instance: str
+    address: str
+    incarnation: int
+    tier: str
+    zone: str
+    capacity: CapacityRecord
+    started_us: int
+    process: int
+    alive: bool
+    draining: bool
+    load: float | None
+    """The largest used fraction of its capacity, 1 is full; None: it has not reported."""
+
+
+class DrainProgress(Answer, frozen=True, kw_only=True):
+    """How far the emptying of an instance is. `state`: draining, drained or cancelled."""
+
+    instance: str
+    state: str
+    begun_us: int
+    """Microseconds since 1970 UTC."""
+    copies: int
+    """That it held when the drain began, or holds now if those are more."""
+    left: int
+    primaries: int
+    followers: int
+    learners: int
+    elapsed_s: float
+    eta_s: float | None
+    """None: no copy has gone yet, or none is going to."""
+    dry_run: bool | UnsetType = UNSET

@@ -1,0 +1,203 @@
+"""Answers about what was carried, what is going to be, and what is planned."""
+
+from msgspec import UNSET, Raw, UnsetType
+
+from coordinator.answers.base import Answer
+from profiler.anomaly import AnomalyKind
+from profiler.types import Forecast, OpType
+from sharder.config import Mode
+from sharder.operators import Crossing, Operator, Refusal
+
+
+class ShardSlot(Answer, frozen=True, kw_only=True):
+    """One statistic of a shard from an instance (`profiler.types.ShardStatistics`)."""
+
+    shard: str
+    instance: str
+    slot: int
+    period_s: float
+    counts: dict[OpType, int]
+    """Operations by type, each type present."""
+    query_count: int
+    bytes_in: int
+    bytes_out: int
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float
+    migration_weight: float
+    late_count: int
+    failed_count: int
+    group_counts: dict[str, int]
+    sampled_keys: tuple[tuple[bytes, float], ...]
+    """Routing keys (base64 in JSON) and how often each was used about."""
+    log: str
+    queries_per_s: float
+
+
+class Limits(Answer, frozen=True, kw_only=True):
+    """What an instance can do; None is unlimited. `cpu_share` is in cores."""
+
+    ops_per_s: float | None
+    bytes_per_s: float | None
+    cpu_share: float | None
+    stored_bytes: float | None
+
+
+class InstanceNow(Answer, frozen=True, kw_only=True):
+    """The last status of an instance (`profiler.types.DataStoreStatus`)."""
+
+    instance: str
+    load: float
+    """The largest used fraction of its capacity; 1 is full."""
+    capacity: Limits
+    ops_per_s: float
+    bytes_per_s: float
+    cpu_share: float
+    stored_bytes: int
+    memory_bytes: int
+    io_bytes_per_s: float
+    round_trip_ms: dict[str, float]
+    """To each peer, by its id."""
+    throttled: int = 0
+    """Operations that its admission refused since it started."""
+    available: float
+    """The unused fraction of the scarcest resource, 0 to 1."""
+    alive: bool
+
+
+class Stats(Answer, frozen=True, kw_only=True):
+    """The kept statistics of each shard, oldest first, and the last status of each instance.
+
+    `slot_s`: the length of a slot in the log's own time.
+    """
+
+    slot_s: float
+    shards: dict[str, tuple[ShardSlot, ...]]
+    instances: dict[str, InstanceNow]
+
+
+class Heatmap(Answer, frozen=True, kw_only=True):
+    """Accesses by buckets of keys and slots: `counts[slot][bucket]`, a bucket begins at its start.
+
+    `strip`: one line of blocks along the keys; absent while nothing was learned.
+    """
+
+    starts_hex: list[str]
+    labels: list[str]
+    """The starts as text."""
+    slots: list[int]
+    counts: list[list[float]]
+    strip: str | UnsetType = UNSET
+
+
+class UnusualSlot(Answer, frozen=True, kw_only=True):
+    """A slot unlike what was expected (`profiler.anomaly.Anomaly`), in operations."""
+
+    shard: str
+    slot: int
+    kind: AnomalyKind
+    value: float
+    expected: float
+    score: float
+    """How many usual deviations off, signed."""
+
+
+class ModelScore(Answer, frozen=True, kw_only=True):
+    """How a model did at one horizon (`profiler.scoreboard.Score`); None: infinite."""
+
+    wape: float | None
+    pinball: float | None
+    winkler80: float | None
+    winkler95: float | None
+    coverage80: float | None
+    coverage95: float | None
+    width80: float | None
+    width95: float | None
+    n: int
+
+
+class ForecastAnswer(Answer, frozen=True, kw_only=True):
+    """Forecasts by shard in operations per slot, what was unusual, and the models' scores.
+
+    `wall_s_per_slot`: how long a slot takes on the wall clock. `learned_slot`: by shard the newest
+    one. `score`: model -> slots ahead -> score; absent where it was not asked for.
+    """
+
+    slot_s: float
+    wall_s_per_slot: float
+    learned_slot: dict[str, int]
+    forecasts: dict[str, Forecast]
+    anomalies: tuple[UnusualSlot, ...]
+    """The newest first."""
+    unwatched_shards: int
+    score: dict[str, dict[str, ModelScore]] | UnsetType = UNSET
+
+
+class PlanFields(Answer, frozen=True, kw_only=True):
+    """A plan (`sharder.operators.Plan`)."""
+
+    made_at_s: float
+    slot: int
+    mode: Mode
+    horizon_s: float
+    crossings: tuple[Crossing, ...]
+    operators: tuple[Operator, ...]
+    refused: tuple[Refusal, ...]
+
+
+class MadePlan(PlanFields, frozen=True, kw_only=True):
+    """A plan of the loop with a sentence for each candidate."""
+
+    explain: list[str]
+
+
+class PlanningRound(Answer, frozen=True, kw_only=True):
+    """One period of the planning loop: the migrations it started, or why it made no plan."""
+
+    at_us: int
+    """Microseconds since 1970 UTC."""
+    plan: MadePlan | None
+    started: tuple[str, ...]
+    skipped: str
+
+
+class PlanAnswer(Answer, frozen=True, kw_only=True):
+    """The plan for now, and as far as asked for: sentences, what it was made from, earlier rounds.
+
+    `autopilot`: on, forecast-only or off.
+    """
+
+    autopilot: str
+    made_at_s: float
+    slot: int
+    mode: Mode
+    horizon_s: float
+    crossings: tuple[Crossing, ...]
+    operators: tuple[Operator, ...]
+    refused: tuple[Refusal, ...]
+    explain: list[str] | UnsetType = UNSET
+    view: Raw | UnsetType = UNSET
+    """As `sharder.view.load_view` reads it."""
+    history: list[PlanningRound] | UnsetType = UNSET
+    """Oldest first."""
+
+
+class AutopilotMode(Answer, frozen=True, kw_only=True):
+    """`autopilot`: on, forecast-only or off."""
+
+    autopilot: str
+
+
+class Shares(Answer, frozen=True, kw_only=True):
+    """How the keys of a balanced log are spread, by instance.
+
+    `shares`: what each should get of new keys, they sum to 1. `corrections`: what its weight is
+    multiplied by, as learned. `expected`: keys that it should have by now.
+    """
+
+    log: str
+    keys: int
+    shares: dict[str, float]
+    corrections: dict[str, float]
+    keys_by_instance: dict[str, int]
+    expected: dict[str, float]
