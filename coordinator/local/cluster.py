@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO
 
 import grpc.aio
-import msgspec
 
+from coordinator.answers.base import decode
+from coordinator.answers.catalog import InstanceRow
 from coordinator.config import Autopilot
 from coordinator.local.identities import cluster_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
@@ -267,8 +268,8 @@ class Cluster:
             answer = await CatalogStub(channel).ListInstances(
                 coordinator_pb2.ListInstancesRequest(), timeout=CALL_TIMEOUT_S
             )
-        rows = [msgspec.json.decode(item) for item in answer.instances_json]
-        alive = {row["instance"]: row["address"] for row in rows if row["alive"]}
+        rows = [decode(item, InstanceRow) for item in answer.instances_json]
+        alive = {row.instance: row.address for row in rows if row.alive}
         return {
             name for name, address in self.instance_addresses.items() if alive.get(name) != address
         }

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from coordinator.answers.moves import Migration
 from coordinator.local.demo import report
 from coordinator.local.demo.drive import Driver, _places
 from coordinator.local.demo.report import Outcome, Throttle, migrations_of, spans
@@ -20,8 +21,11 @@ from coordinator.local.demo.scene import (
 )
 from coordinator.local.demo.watch import Watch
 from coordinator.local.flights import flight_events
+from coordinator.migration.records import HashResult, MigrationRecord, Phase, State
+from coordinator.migration.service import told as migration_told
 from logstore.base.env import Env, ManualClock
 from logstore.base.types import Ack
+from logstore.meta.records import Member
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_rows_get_the_places_of_their_acks() -> None:
     ]  # fmt: skip
 
 
-def outcome(load_of_hot: list[int], told: dict[str, object]) -> Outcome:
+def outcome(load_of_hot: list[int], told: Migration) -> Outcome:
     """Two shards: `hot` on instance-1 with so many appends in each slot, one idle elsewhere."""
     at = np.concatenate([[s + 0.5] * n for s, n in enumerate(load_of_hot)] + [[0.0]])
     rows = np.arange(len(at))
@@ -87,22 +91,26 @@ def outcome(load_of_hot: list[int], told: dict[str, object]) -> Outcome:
     driver = Driver(log=None, replay=replay, events=events, env=Env(ManualClock()), journal=None)  # type: ignore[arg-type]
     driver.begin_us = 1_000_000
     watch = Watch("", "l")
-    watch.migrations = [told]
+    watch.migrations = (told,)
     return Outcome(1, scene, watch, driver, 0, 0, "", {}, Throttle(), True)
 
 
-def migration(begin_s: float, done_s: float) -> dict[str, object]:
+def migration(begin_s: float, done_s: float) -> Migration:
     def us(at_s: float) -> int:
         return 1_000_000 + round(at_s * 1e6)
 
-    phases = [("planned", begin_s), ("soaking", done_s), ("completed", done_s + 1)]
-    return {
-        "id": "m1", "shard": "l/0", "source": "instance-1", "target": "instance-2",
-        "strategy": "shadow", "state": "completed", "trigger": "forecast", "reason": "why",
-        "risk": 1.0, "forecast": None, "bytes": 1, "copy_mb_per_s": 1.0, "blackout_ms": 1.0,
-        "hash_equal": True, "cause": None, "created_us": us(begin_s), "duration_s": 1.0,
-        "p99_ms": {}, "phases": [{"state": s, "at_us": us(at)} for s, at in phases],
-    }  # fmt: skip
+    phases = (
+        Phase(State.PLANNED, us(begin_s)),
+        Phase(State.SOAKING, us(done_s)),
+        Phase(State.COMPLETED, us(done_s + 1)),
+    )
+    record = MigrationRecord(
+        id="m1", log="l", shard="l/0", source=Member("instance-1", 1, 1),
+        target_instance="instance-2", created_us=us(begin_s), state=State.COMPLETED,
+        trigger="forecast", reason="why", risk=1.0, phases=phases, bytes=1, copy_mb_per_s=1.0,
+        blackout_ms=1.0, hash=HashResult(1, "ab", "ab", True),
+    )  # fmt: skip
+    return migration_told(record, None, us(done_s + 2), 10.0)
 
 
 def test_lead_is_to_the_crossing_of_the_load_that_came() -> None:

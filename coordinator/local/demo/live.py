@@ -80,10 +80,8 @@ class View:
         return "  ".join(told)
 
     def _statuses(self) -> list[tuple[str, float, int]]:
-        found = self.watch.statistics.get("instances", {})
-        return [
-            (name, float(s["ops_per_s"]), int(s.get("throttled", 0))) for name, s in found.items()
-        ]
+        found = self.watch.instances
+        return [(name, s.ops_per_s, s.throttled) for name, s in found.items()]
 
     def _loads(self) -> str:
         capacity = self.scene.ops_per_s
@@ -103,7 +101,8 @@ class View:
         return lines
 
     def _strip(self) -> str:
-        return str(self.watch.heatmap.get("strip", ""))
+        heatmap = self.watch.heatmap
+        return (heatmap.strip or "") if heatmap is not None else ""
 
     def _against(self, now_s: float) -> str:
         """The newest slot that came, of the shards at first on the hot instance."""
@@ -123,8 +122,8 @@ class View:
 
     def _moves(self) -> list[str]:
         return [
-            f"{m['id']} {m['shard']} {m['source']} → {m['target']}: {m['state']}, p {m['p']:.2f}, "
-            f"ETA {m['eta_s']:.1f} s, {m['bytes'] / 1e6:.1f} MB"
+            f"{m.id} {m.shard} {m.source} → {m.target}: {m.state}, p {m.p:.2f}, "
+            f"ETA {m.eta_s:.1f} s, {m.bytes / 1e6:.1f} MB"
             for m in self.watch.migrations
         ]
 
@@ -135,13 +134,13 @@ class View:
                 self._told.add("plan:")
             self._told.add(self.watch.plan_reason)
         for m in self.watch.migrations:
-            label = f"{m['id']} {m['state']}"
+            label = f"{m.id} {m.state}"
             if label not in self._told:
                 self._told.add(label)
                 self.console.print(
-                    f"    {self._when(now_s)} migration {m['id']} {m['shard']} {m['source']} → "
-                    f"{m['target']}: {m['state']}, p {m['p']:.2f}, ETA {m['eta_s']:.1f} s"
+                    f"    {self._when(now_s)} migration {m.id} {m.shard} {m.source} → "
+                    f"{m.target}: {m.state}, p {m.p:.2f}, ETA {m.eta_s:.1f} s"
                 )
-                if label.endswith("preparing") or m["reason"] not in self._told:
-                    self._told.add(m["reason"])
-                    self.console.print(f"    because {m['reason']}")
+                if label.endswith("preparing") or m.reason not in self._told:
+                    self._told.add(m.reason)
+                    self.console.print(f"    because {m.reason}")

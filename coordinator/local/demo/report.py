@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.local.demo.drive import Driver, Spans
 from coordinator.local.demo.scene import SLOT_S, WALL_S_PER_SLOT, Scene
 from coordinator.local.demo.watch import Watch
+from coordinator.migration.records import Phase, State
 
 RECORDS_MIN = 200_000
 
@@ -71,22 +73,24 @@ def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
     loads = slot_loads(outcome)
     homes = {i: f"instance-{home + 1}" for i, home in enumerate(outcome.scene.homes)}
     found = []
+
+    def at_s(phase: Phase) -> float:
+        return round((phase.at_us - outcome.driver.begin_us) / 1e6, 3)
+
     for told in outcome.watch.migrations:
-        begin_s = (told["created_us"] - outcome.driver.begin_us) / 1e6
-        phases = [
-            {"state": p["state"], "at_s": round((p["at_us"] - outcome.driver.begin_us) / 1e6, 3)}
-            for p in told["phases"]
-        ]
-        done = [p["at_s"] for p in phases if p["state"] == "soaking"]
-        stayed = loads[[i for i, home in homes.items() if home == told["source"]]].sum(axis=0)
+        begin_s = (told.created_us - outcome.driver.begin_us) / 1e6
+        phases = [{"state": p.state, "at_s": at_s(p)} for p in told.phases]
+        done = [at_s(p) for p in told.phases if p.state is State.SOAKING]
+        stayed = loads[[i for i, home in homes.items() if home == told.source]].sum(axis=0)
         first = max(0, int(begin_s / WALL_S_PER_SLOT))
         over = np.flatnonzero(stayed[first:] > outcome.scene.limit * WALL_S_PER_SLOT)
         crossing_s = (first + int(over[0])) * WALL_S_PER_SLOT if len(over) else None
         lead_s = crossing_s - done[0] if done and crossing_s is not None else None
+        kept = msgspec.to_builtins(told)
         found.append(
             {
                 **{
-                    name: told[name]
+                    name: kept[name]
                     for name in (
                         "id", "shard", "source", "target", "strategy", "state", "trigger",
                         "reason", "risk", "forecast", "bytes", "copy_mb_per_s", "blackout_ms",
@@ -100,13 +104,13 @@ def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
                 "lead_event_s": None
                 if lead_s is None
                 else round(lead_s / WALL_S_PER_SLOT * SLOT_S, 1),
-                "duration_s": told["duration_s"],
-                "p99_ms": told["p99_ms"],
+                "duration_s": told.duration_s,
+                "p99_ms": told.p99_ms,
                 "phases": phases,
             }
         )  # fmt: skip
-        if told["state"] == "completed":
-            homes[int(told["shard"].rpartition("/")[2])] = told["target"]
+        if told.state is State.COMPLETED:
+            homes[int(told.shard.rpartition("/")[2])] = told.target
     return found
 
 
@@ -149,7 +153,7 @@ def build(outcome: Outcome) -> dict[str, Any]:
         "read_ms": latencies(driver, True, when),
         "throttled": throttled_of(outcome, when),
         "migrations": moves,
-        "forecast_score": outcome.watch.forecast.get("score", {}),
+        "forecast_score": _score(outcome.watch),
         "forecast_against_what_came": against(outcome),
         "capacity": {
             "ops_per_s": outcome.scene.ops_per_s,
@@ -175,6 +179,11 @@ def build(outcome: Outcome) -> dict[str, Any]:
         }
     report["checks"] = checks(report)
     return report
+
+
+def _score(watch: Watch) -> Any:
+    """The models' scores, where they were asked for."""
+    return watch.forecast.score or {} if watch.forecast is not None else {}
 
 
 def throttled_of(outcome: Outcome, when: dict[str, Spans]) -> dict[str, Any]:

@@ -2,17 +2,24 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-import msgspec
-
-from coordinator.migration.records import END_STATES
+from coordinator.answers.base import decode
+from coordinator.answers.moves import Migration, MigrationRows
+from coordinator.answers.statistics import (
+    ForecastAnswer,
+    Heatmap,
+    InstanceNow,
+    PlanAnswer,
+    Stats,
+)
 from logstore.base.errors import LogstoreError
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
 
+T = TypeVar("T")
 TIMEOUT_S = 10.0
 AHEAD_SLOTS = 6
 """Forecasts so far ahead are kept and held against what came."""
@@ -33,11 +40,11 @@ class Watch:
 
     address: str
     log: str
-    statistics: dict[str, Any] = field(default_factory=dict)
-    forecast: dict[str, Any] = field(default_factory=dict)
-    heatmap: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    migrations: list[dict[str, Any]] = field(default_factory=list)
+    statistics: Stats | None = None
+    forecast: ForecastAnswer | None = None
+    heatmap: Heatmap | None = None
+    plan: PlanAnswer | None = None
+    migrations: tuple[Migration, ...] = ()
     plan_reason: str = ""
     said: dict[tuple[str, int], Said] = field(default_factory=dict)
     came: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -58,51 +65,60 @@ class Watch:
     async def look(self, channel: Any) -> None:
         """Ask for everything once."""
         statistics, plans = rpc.StatisticsStub(channel), rpc.PlansStub(channel)
-        self.statistics = await _ask(statistics.Stats, pb.StatsRequest(log=self.log))
-        self.forecast = await _ask(statistics.Forecast, pb.ForecastRequest(score=True))
-        self.heatmap = await _ask(statistics.Heatmap, pb.HeatmapRequest(log=self.log))
-        self.plan = await _ask(plans.Plan, pb.PlanRequest(explain=True))
-        listed = await _ask(rpc.MigrationsStub(channel).List, pb.ListMigrationsRequest())
-        self.migrations = listed
-        if any(m["state"] not in END_STATES for m in listed):
+        stats = await _ask(statistics.Stats, pb.StatsRequest(log=self.log), Stats)
+        self.statistics = stats
+        request = pb.ForecastRequest(score=True)
+        forecast = await _ask(statistics.Forecast, request, ForecastAnswer)
+        self.forecast = forecast
+        self.heatmap = await _ask(statistics.Heatmap, pb.HeatmapRequest(log=self.log), Heatmap)
+        plan = await _ask(plans.Plan, pb.PlanRequest(explain=True), PlanAnswer)
+        self.plan = plan
+        moves = rpc.MigrationsStub(channel)
+        self.migrations = (await _ask(moves.List, pb.ListMigrationsRequest(), MigrationRows)).known
+        if any(m.active for m in self.migrations):
             self.quiet.clear()
         else:
             self.quiet.set()
-        self._keep()
+        self._keep(stats, forecast, plan)
 
     async def look_ahead(self, channel: Any) -> None:
         """Ask for the forecasts only."""
         request = pb.ForecastRequest(horizon_slots=1)
-        self.forecast = await _ask(rpc.StatisticsStub(channel).Forecast, request)
+        self.forecast = await _ask(rpc.StatisticsStub(channel).Forecast, request, ForecastAnswer)
 
     async def look_at_instances(self, channel: Any) -> None:
         """Ask for the statistics only."""
-        self.statistics = await _ask(rpc.StatisticsStub(channel).Stats, pb.StatsRequest())
+        self.statistics = await _ask(rpc.StatisticsStub(channel).Stats, pb.StatsRequest(), Stats)
 
-    def _keep(self) -> None:
-        for shard, told in self.statistics["shards"].items():
+    def _keep(self, stats: Stats, forecast: ForecastAnswer, plan: PlanAnswer) -> None:
+        for shard, slots in stats.shards.items():
             by_slot: dict[int, float] = {}
-            for one in told:
-                by_slot[one["slot"]] = by_slot.get(one["slot"], 0.0) + one["query_count"]
+            for one in slots:
+                by_slot[one.slot] = by_slot.get(one.slot, 0.0) + one.query_count
             self.came.update({(shard, slot): count for slot, count in by_slot.items()})
-        for shard, told in self.forecast["forecasts"].items():
-            if AHEAD_SLOTS in told["horizon_slots"]:
-                i = told["horizon_slots"].index(AHEAD_SLOTS)
-                self.said[shard, told["made_at_slot"] + AHEAD_SLOTS] = Said(
-                    told["mean"][i], told["lower80"][i], told["upper80"][i]
+        for shard, told in forecast.forecasts.items():
+            if AHEAD_SLOTS in told.horizon_slots:
+                i = told.horizon_slots.index(AHEAD_SLOTS)
+                self.said[shard, told.made_at_slot + AHEAD_SLOTS] = Said(
+                    told.mean[i], told.lower80[i], told.upper80[i]
                 )
-        if self.plan["operators"]:
-            self.plan_reason = self.plan["operators"][0]["reason"]
+        if plan.operators:
+            self.plan_reason = plan.operators[0].reason
 
     @property
     def learned_slot(self) -> int:
         """The newest slot that was learned of every shard; -1 before there is any."""
-        return min(self.forecast.get("learned_slot", {}).values(), default=-1)
+        learned = self.forecast.learned_slot if self.forecast is not None else {}
+        return min(learned.values(), default=-1)
 
     def throttled(self) -> dict[str, int]:
         """Operations refused by each instance's admission since it started."""
-        found = self.statistics.get("instances", {})
-        return {name: int(status.get("throttled", 0)) for name, status in found.items()}
+        return {name: status.throttled for name, status in self.instances.items()}
+
+    @property
+    def instances(self) -> dict[str, InstanceNow]:
+        """The last status of each instance."""
+        return self.statistics.instances if self.statistics is not None else {}
 
     def against(self, shards: list[str], slot: int) -> tuple[Said, float] | None:
         """Sum of what was said and of what came for a slot; None when something is not known."""
@@ -115,6 +131,6 @@ class Watch:
         return total, float(sum(c for c in came if c is not None))
 
 
-async def _ask(method: Any, request: Any) -> Any:
+async def _ask(method: Any, request: Any, kind: type[T]) -> T:
     async with called():
-        return msgspec.json.decode((await method(request, timeout=TIMEOUT_S)).json)
+        return decode((await method(request, timeout=TIMEOUT_S)).json, kind)
