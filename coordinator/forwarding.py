@@ -1,8 +1,9 @@
 """Calls that belong to a cell, at a coordinator that may not lead it: answered here or passed on.
 
-A call about a shard (or a migration of it) goes to the leader of the shard's cell, a log-wide one
-to cell "0"'s. What only reads is answered by any coordinator. A call is sent to another coordinator
-once: when the connection is lost its outcome is unknown, as for any client.
+`coordinator.calls` says what a call is of: one of a shard goes to the leader of the shard's cell,
+one of a log or the cluster to cell "0"'s, and what is of anyone is answered by any coordinator. A
+call is sent to another coordinator once: when the connection is lost its outcome is unknown, as for
+any client.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from coordinator.calls import CALLS, Call, Of
 from coordinator.cell_work import CellWork
 from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.migration.records import decode_migration
@@ -23,22 +25,6 @@ from logstore.proto.channel import open_channel
 from logstore.proto.status import served
 
 PACKAGE = "coordinator.v1."
-SERVICES = frozenset({"Announcements", "Catalog", "Drains", "Migrations", "Placement", "Plans"})
-ANYWHERE = frozenset(
-    {
-        ("Announcements", "ListEvents"),
-        ("Announcements", "ListProfiles"),
-        ("Catalog", "ListLogs"),
-        ("Catalog", "DescribeLog"),
-        ("Catalog", "ListInstances"),
-        ("Catalog", "ListCopies"),
-        ("Drains", "List"),
-        ("Migrations", "List"),
-        ("Migrations", "Get"),
-        ("Migrations", "ListReshapes"),
-    }
-)
-"""Calls that only read."""
 LEADER_WAIT_S = 6.0
 """How long a call waits for its cell to have a leader; longer than a leader's death takes."""
 LEADER_POLL_S = 0.1
@@ -66,14 +52,13 @@ class CellRouter(grpc.aio.ServerInterceptor):
         path = handler_call_details.method
         service, _, method = path.removeprefix("/").partition("/")
         name = service.removeprefix(PACKAGE)
-        if handler is None or name not in SERVICES or (name, method) in ANYWHERE:
-            return handler
-        if handler.unary_unary is None:  # a stream: watching only reads
+        known = CALLS.get((name, method)) if service.startswith(PACKAGE) else None
+        if handler is None or known is None or known.of is Of.ANYONE:
             return handler
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with served(context):
-                cell = await self.cell_of_request(request)
+                cell = await self._cell_of(known, request)
                 forwarded = any(k == FORWARDED for k, _ in context.invocation_metadata() or ())
                 work, leader = await self._leader(cell, forwarded)
             if work is not None:
@@ -87,9 +72,10 @@ class CellRouter(grpc.aio.ServerInterceptor):
             response_serializer=lambda r: r if isinstance(r, bytes) else serialize(r),
         )
 
-    async def cell_of_request(self, request: Any) -> str:
-        """By its field `shard`, or the shard of the migration `id`; else it is log-wide: splits and
-        merges too, whose shards may be in several cells."""
+    async def _cell_of(self, call: Call, request: Any) -> str:
+        """Of a call of a shard: by its field `shard`, or the shard of the migration `id`."""
+        if call.of is not Of.SHARD:
+            return LOG_WIDE
         shard: str = getattr(request, "shard", "")
         migration: str = getattr(request, "id", "")
         if not shard and migration:

@@ -1,0 +1,117 @@
+"""The calls of `coordinator.v1` in one table: what each is of, whether it writes, what it answers.
+
+Where a call is carried out follows from what it is of (design note 0004): a call about one shard at
+the leader of the shard's cell, one about a whole log or the cluster at the leader of cell "0", and
+what is of anyone at whichever coordinator is asked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
+from coordinator.answers.catalog import (
+    CopyRow,
+    DeletedLog,
+    DrainProgress,
+    InstanceRow,
+    RestoredLog,
+    RetiredInstance,
+)
+from coordinator.answers.moves import DryMove, Migration, MigrationRows, Reshape
+from coordinator.answers.statistics import (
+    AutopilotMode,
+    ForecastAnswer,
+    Heatmap,
+    PlanAnswer,
+    Shares,
+    Stats,
+)
+from logstore.meta.records import LogOptions, ShardRecord
+
+
+class Of(Enum):
+    """What a call is of."""
+
+    SHARD = "one shard, or a migration of it"
+    LOG = "a whole log"
+    CLUSTER = "the whole cluster"
+    ANYONE = "anyone: every coordinator answers it"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call.
+
+    `json`: the fields of its answer that hold JSON, each with the types of a document of it (of
+    several, the request says which). Answers without such fields are messages of their own.
+    """
+
+    of: Of
+    writes: bool
+    json: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+
+
+def _reads(of: Of, *kinds: type) -> Call:
+    return Call(of, False, {"json": kinds} if kinds else {})
+
+
+def _writes(of: Of, *kinds: type) -> Call:
+    return Call(of, True, {"json": kinds} if kinds else {})
+
+
+_LOG_INFO: Mapping[str, tuple[type, ...]] = {
+    "options_json": (LogOptions,),
+    "shards_json": (ShardRecord,),
+}
+_LOG_INFOS: Mapping[str, tuple[type, ...]] = {f"logs.{k}": v for k, v in _LOG_INFO.items()}
+
+CALLS: Mapping[tuple[str, str], Call] = {
+    ("Announcements", "AddEvent"): _writes(Of.CLUSTER, AddedEvent),
+    ("Announcements", "ListEvents"): _reads(Of.ANYONE, Events),
+    ("Announcements", "ListProfiles"): _reads(Of.ANYONE, Profiles),
+    ("Announcements", "RemoveEvent"): _writes(Of.CLUSTER, Removed),
+    ("Announcements", "SetProfile"): _writes(Of.CLUSTER, SetProfile, Removed),
+    ("Catalog", "AdoptCopy"): _writes(Of.LOG, RestoredLog),
+    ("Catalog", "CreateLog"): Call(Of.LOG, True, _LOG_INFO),
+    ("Catalog", "DeleteLog"): _writes(Of.LOG, DeletedLog),
+    ("Catalog", "DescribeLog"): Call(Of.ANYONE, False, _LOG_INFO),
+    ("Catalog", "DiscardCopy"): _writes(Of.CLUSTER, CopyRow),
+    ("Catalog", "ListCopies"): _reads(Of.ANYONE, list[CopyRow]),
+    ("Catalog", "ListInstances"): Call(Of.ANYONE, False, {"instances_json": (InstanceRow,)}),
+    ("Catalog", "ListLogs"): Call(Of.ANYONE, False, _LOG_INFOS),
+    ("Catalog", "RestoreLog"): _writes(Of.LOG, RestoredLog),
+    ("Catalog", "RetireInstance"): _writes(Of.CLUSTER, RetiredInstance),
+    ("Drains", "Begin"): _writes(Of.CLUSTER, DrainProgress),
+    ("Drains", "Cancel"): _writes(Of.CLUSTER, DrainProgress),
+    ("Drains", "List"): _reads(Of.ANYONE, list[DrainProgress]),
+    # Whoever calls these writes under a lease of its own, not under a cell's leadership.
+    ("Metadata", "Get"): _reads(Of.ANYONE),
+    ("Metadata", "LeaseGrant"): _writes(Of.ANYONE),
+    ("Metadata", "LeaseKeepAlive"): _writes(Of.ANYONE),
+    ("Metadata", "LeaseRevoke"): _writes(Of.ANYONE),
+    ("Metadata", "Range"): _reads(Of.ANYONE),
+    ("Metadata", "Txn"): _writes(Of.ANYONE),
+    ("Metadata", "Watch"): _reads(Of.ANYONE),
+    ("Migrations", "Control"): _writes(Of.SHARD, Migration),
+    ("Migrations", "Get"): _reads(Of.ANYONE, Migration),
+    ("Migrations", "List"): _reads(Of.ANYONE, MigrationRows),
+    ("Migrations", "ListReshapes"): _reads(Of.ANYONE, list[Reshape], Reshape),
+    ("Migrations", "Move"): _writes(Of.SHARD, Migration, DryMove),
+    # Its shards may be in several cells.
+    ("Migrations", "Reshape"): _writes(Of.LOG, Reshape),
+    ("Migrations", "Watch"): _reads(Of.ANYONE, Migration),
+    ("Placement", "GetPartition"): _writes(Of.LOG),
+    ("Placement", "GetPartitions"): _writes(Of.LOG),
+    # Read where the keys are placed: the book of a log is there.
+    ("Placement", "Shares"): _reads(Of.LOG, Shares),
+    # Made where the loop runs: its view and its switch are there.
+    ("Plans", "Plan"): _reads(Of.CLUSTER, PlanAnswer),
+    ("Plans", "SetAutopilot"): _writes(Of.CLUSTER, AutopilotMode),
+    # Instances report to every coordinator, and each learns from that.
+    ("Statistics", "Forecast"): _reads(Of.ANYONE, ForecastAnswer),
+    ("Statistics", "Heatmap"): _reads(Of.ANYONE, Heatmap),
+    ("Statistics", "Report"): _writes(Of.ANYONE),
+    ("Statistics", "Stats"): _reads(Of.ANYONE, Stats),
+}
+"""By service and method."""
