@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,6 +15,9 @@ import pyarrow as pa
 from bench.autopilot_model import compare
 from bench.workload import generate, keys, rates
 from bench.workload.accesses import READ
+from coordinator.answers.base import decode
+from coordinator.answers.moves import Migration, MigrationRows
+from coordinator.answers.statistics import PlanAnswer
 from coordinator.local.beside import beside
 from coordinator.local.cluster import Cluster, ClusterOptions, running
 from coordinator.local.demo.drive import Driver
@@ -50,7 +52,7 @@ CROWD_SHARE = 0.33
 """Of the crowd on one key: 165 operations/s at its height, 0.6 of an instance."""
 CROWD_OPS_PER_S = 270.0
 HISTORY_DAYS = 42
-_WORKED = {State.SOAKING.value, *(state.value for state in END_STATES)}
+_WORKED = {State.SOAKING, *END_STATES}
 """States after which a move costs nothing more."""
 
 
@@ -266,7 +268,7 @@ async def _react(cluster: Cluster) -> None:
 async def _view(channel: Any) -> View:
     async with called():
         answer = await rpc.PlansStub(channel).Plan(pb.PlanRequest(view=True), timeout=10.0)
-    return load_view(msgspec.json.encode(msgspec.json.decode(answer.json)["view"]))
+    return load_view(decode(answer.json, PlanAnswer).view or b"")
 
 
 def _due(view: View) -> Iterator[Operator]:
@@ -295,11 +297,10 @@ async def _start(channel: Any, operator: Operator) -> None:
             await rpc.MigrationsStub(channel).Move(move, timeout=10.0)
 
 
-async def _migrations(cluster: Cluster) -> list[dict[str, Any]]:
+async def _migrations(cluster: Cluster) -> tuple[Migration, ...]:
     async with open_channel(cluster.address) as channel, called():
         answer = await rpc.MigrationsStub(channel).List(pb.ListMigrationsRequest(), timeout=10.0)
-    rows: list[dict[str, Any]] = msgspec.json.decode(answer.json)
-    return rows
+    return decode(answer.json, MigrationRows).known
 
 
 def _against_model(driver: Driver, setup: Setup, slo_ms: float) -> dict[str, Any]:
@@ -310,7 +311,7 @@ def _against_model(driver: Driver, setup: Setup, slo_ms: float) -> dict[str, Any
 
 
 def _figures(
-    driver: Driver, seen: Seen, moves: list[dict[str, Any]], begin_us: int, slo_ms: float
+    driver: Driver, seen: Seen, moves: Sequence[Migration], begin_us: int, slo_ms: float
 ) -> Figures:
     found = Figures(errors=driver.counts.errors, throttled=seen.refused[-1] - seen.refused[0])
     latency: npt.NDArray[np.float64] = driver.latency_ms
@@ -318,13 +319,13 @@ def _figures(
     found.median_ms, found.p99_ms = (float(p) for p in np.percentile(answered, (50.0, 99.0)))
     spans = []
     for move in moves:
-        ended = [p["at_us"] for p in move["phases"] if p["state"] in _WORKED]
-        since = (move["created_us"] - begin_us) / 1e6
+        ended = [p.at_us for p in move.phases if p.state in _WORKED]
+        since = (move.created_us - begin_us) / 1e6
         until = (ended[0] - begin_us) / 1e6 if ended else driver.now_s()
         spans.append((since, until))
         told = ("shard", "source", "target", "strategy", "state", "trigger", "blackout_ms")
         found.moves.append({"at_s": round(since, 1), "took_s": round(until - since, 1),
-                            **{name: move[name] for name in told}})  # fmt: skip
+                            **{name: getattr(move, name) for name in told}})  # fmt: skip
     second = driver.replay.at_s.astype(np.int64)
     for at in range(int(second.max()) + 1):
         here = latency[second == at]

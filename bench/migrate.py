@@ -100,9 +100,9 @@ async def _idle(bench: Bench, cluster: Cluster, db: Any) -> None:
         await moving.create(bench.mode.megabytes)
         for _ in range(bench.mode.idle_moves):
             await asyncio.to_thread(_limits, bench)
-            rate = (await moving.move("shadow", feed)).record["copy_mb_per_s"]
-            bench.figures.add(f"copy-idle/{feed}", float(rate or 0.0), "MB/s")
-            bench.say(f"idle, {feed}: {rate:.0f} MB/s")
+            rate = (await moving.move("shadow", feed)).record.copy_mb_per_s
+            bench.figures.add(f"copy-idle/{feed}", rate or 0.0, "MB/s")
+            bench.say(f"idle, {feed}: {rate or 0.0:.0f} MB/s")
         await db.delete_log(moving.name)
 
 

@@ -14,7 +14,10 @@ import numpy as np
 import logstore
 from bench.moves.probe import Probe, Seen
 from bench.services.base import ServiceError
+from coordinator.answers.base import decode
+from coordinator.answers.moves import Migration
 from coordinator.local.cluster import Cluster
+from coordinator.migration.records import State
 from coordinator.migration.table import COPY_ON_WRITE
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
@@ -32,14 +35,13 @@ MOVE_DEADLINE_S = 600.0
 MOVES_MIN = 3
 """Of each part, however long they take."""
 OPTIONS = {"shadow_s": 0.5, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 0.05}
-ENDS = ("completed", "rolled-back", "aborted")
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """One move as its record tells it, and when it ran (CLOCK_MONOTONIC)."""
 
-    record: dict[str, Any]
+    record: Migration
     start_s: float
     stop_s: float
 
@@ -153,14 +155,14 @@ class Moving:
         start_s = time.monotonic()
         async with open_channel(self._cluster.address) as channel, called():
             stub = MigrationsStub(channel)
-            found = msgspec.json.decode((await stub.Move(request)).json)
-            get = pb.GetMigrationRequest(id=found["id"])
+            found = decode((await stub.Move(request)).json, Migration)
+            get = pb.GetMigrationRequest(id=found.id)
             async with asyncio.timeout(MOVE_DEADLINE_S):
-                while found["state"] not in ENDS:
+                while found.active:
                     await asyncio.sleep(0.05)
-                    found = msgspec.json.decode((await stub.Get(get)).json)
-        if found["state"] != "completed":
-            raise ServiceError(f"a move ended as {found['state']}: {found['cause']}")
+                    found = decode((await stub.Get(get)).json, Migration)
+        if found.state is not State.COMPLETED:
+            raise ServiceError(f"a move ended as {found.state}: {found.cause}")
         return Move(found, start_s, time.monotonic())
 
 

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.figures import Figures, Row, Rule, budget_rows
 from bench.moves.probe import Seen
 from bench.services.base import ServiceError
+from coordinator.answers.moves import Migration
 from coordinator.migration.table import STRATEGIES
 
 FEEDS = ("direct", "kafka")
@@ -50,15 +50,15 @@ def add_calls(figures: Figures, name: str, seen: Seen) -> None:
     figures.add(f"failed/{name}", float(failed), "calls")
 
 
-def add_record(figures: Figures, name: str, record: dict[str, Any]) -> None:
+def add_record(figures: Figures, name: str, record: Migration) -> None:
     """What a move's own record says: how long appends were held, the copy's rate, equality."""
-    if record["blackout_ms"] is not None:
-        figures.add(f"held/{name}", float(record["blackout_ms"]), "ms")
+    if record.blackout_ms is not None:
+        figures.add(f"held/{name}", float(record.blackout_ms), "ms")
     if name in NO_FEED:
         return
-    if record["copy_mb_per_s"]:
-        figures.add(f"copy-under-load/{name}", float(record["copy_mb_per_s"]), "MB/s")
-    figures.add(f"hash-equal/{name}", float(record["hash_equal"] is True), "of 1")
+    if record.copy_mb_per_s:
+        figures.add(f"copy-under-load/{name}", float(record.copy_mb_per_s), "MB/s")
+    figures.add(f"hash-equal/{name}", float(record.hash_equal is True), "of 1")
 
 
 def add_worst(figures: Figures) -> None:

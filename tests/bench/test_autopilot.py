@@ -9,6 +9,9 @@ from bench.autopilot_model import compare
 from bench.autopilot_run import CROWD_S, Driver, Seen, _figures, crowd_setup
 from bench.planning import make_view
 from coordinator.local.demo.scene import Replay
+from coordinator.migration.records import MigrationRecord, Phase, State
+from coordinator.migration.service import told as migration_told
+from logstore.meta.records import Member
 from sharder.plan import plan
 
 
@@ -51,11 +54,12 @@ def test_seconds_over_the_slo_are_put_down_to_their_cause() -> None:
     driver.latency_ms[250] = np.nan  # never answered
     driver.counts = type("Counts", (), {"errors": 1})()
     seen = Seen([0.0, 2.0, 2.5, 3.0, 9.9], [0, 0, 7, 7, 7])
-    move = {"shard": "load/1", "source": "a", "target": "b", "strategy": "shadow",
-            "state": "completed", "trigger": "forecast", "blackout_ms": 3.0,
-            "created_us": 4_500_000,
-            "phases": [{"state": "soaking", "at_us": 5_500_000}]}  # fmt: skip
-    found = _figures(driver, seen, [move], 0, 250.0)
+    record = MigrationRecord(
+        id="m1", log="load", shard="load/1", source=Member("a", 1, 1), target_instance="b",
+        created_us=4_500_000, state=State.COMPLETED, trigger="forecast", blackout_ms=3.0,
+        phases=(Phase(State.SOAKING, 5_500_000),),
+    )  # fmt: skip
+    found = _figures(driver, seen, [migration_told(record, None, 6_000_000, 10.0)], 0, 250.0)
     told = found.told()
     assert (told["slo_seconds"], told["by_overload"], told["by_move"], told["by_machine"]) == (
         3, 1, 1, 1,
