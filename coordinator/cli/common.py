@@ -30,6 +30,7 @@ from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
+from sharder.keys import KeyRange
 
 ADDRESS = "127.0.0.1:7400"
 TIMEOUT_S = 30.0
@@ -323,14 +324,9 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def range_text(found: dict[str, Any]) -> str:
-    """A key range of a shard record's JSON as `[start, end)`."""
-    start, end = (_key(found.get(name)) for name in ("start", "end"))
-    return f"[{start or '-∞'}, {end or '∞'})"
-
-
-def _key(value: str | None) -> str:
-    return text(msgspec.convert(value, bytes, strict=False)) if value else ""
+def range_text(keys: KeyRange) -> str:
+    """A key range as `[start, end)`."""
+    return f"[{text(keys.start) or '-∞'}, {text(keys.end or b'') or '∞'})"
 
 
 def _cell(value: object) -> str:

@@ -1,11 +1,13 @@
 """`logstore log …` and `logstore shards`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
+from coordinator.answers.base import Answer, decode
 from coordinator.answers.catalog import DeletedLog, InstanceRow, RestoredLog
 from coordinator.cli.common import (
     ADDRESS,
@@ -26,11 +28,21 @@ from coordinator.cli.keys import from_base64, from_hex, raw
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
 from logstore.client.client import connect
+from logstore.meta.records import LogOptions, ShardRecord, decode_shard
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 group = typer.Typer(help="Create, list, describe and delete logs.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="LOG", help="Name of the log.")]
+
+
+class DescribedLog(Answer, frozen=True, kw_only=True):
+    """A log as `LogInfo` tells of it."""
+
+    log: str
+    map_version: int
+    options: LogOptions
+    shards: tuple[ShardRecord, ...]
 
 
 def register(app: typer.Typer) -> None:
@@ -146,26 +158,20 @@ def list_logs(address: Address = ADDRESS, as_json: AsJson = False) -> None:
     Example: logstore log list
     """
 
-    async def work() -> list[dict[str, Any]]:
-        async with Coordinator(address) as coordinator:
-            answer = await coordinator.call("Catalog", "ListLogs", pb.ListLogsRequest())
-            return [_info(log) for log in answer.logs]
-
-    found = run(work())
+    found = run(_listed(address))
     if as_json:
-        print_json([{key: log[key] for key in ("log", "map_version", "options")}
-                    | {"shards": len(log["shards"])} for log in found])  # fmt: skip
+        print_json([fields_of(log) | {"shards": len(log.shards)} for log in found])
         return
     print_table(
         "Logs",
         ("log", "partitioner", "shards", "durability", "map version"),
         [
             (
-                log["log"],
-                log["options"]["partitioner"],
-                len(log["shards"]),
-                log["options"]["durability"],
-                log["map_version"],
+                log.log,
+                log.options.partitioner,
+                len(log.shards),
+                log.options.durability,
+                log.map_version,
             )
             for log in found
         ],
@@ -276,64 +282,64 @@ def shards(
     Example: logstore shards orders
     """
 
-    async def work() -> list[dict[str, Any]]:
-        if name is not None:
-            return [await _describe(address, name)]
-        async with Coordinator(address) as coordinator:
-            answer = await coordinator.call("Catalog", "ListLogs", pb.ListLogsRequest())
-            return [_info(log) for log in answer.logs]
-
-    found = [shard for log in run(work()) for shard in log["shards"]]
+    logs = run(_listed(address)) if name is None else [run(_describe(address, name))]
+    found = [shard for log in logs for shard in log.shards]
     if as_json:
         print_json(found)
         return
     _print_shards("Shards", found)
 
 
-async def _describe(address: str, name: str) -> dict[str, Any]:
+async def _listed(address: str) -> list[DescribedLog]:
+    async with Coordinator(address) as coordinator:
+        answer = await coordinator.call("Catalog", "ListLogs", pb.ListLogsRequest())
+        return [_info(log) for log in answer.logs]
+
+
+async def _describe(address: str, name: str) -> DescribedLog:
     async with Coordinator(address) as coordinator:
         request = pb.DescribeLogRequest(name=name)
         return _info(await coordinator.call("Catalog", "DescribeLog", request))
 
 
-def _info(info: pb.LogInfo) -> dict[str, Any]:
-    return {
-        "log": info.name,
-        "map_version": info.map_version,
-        "options": msgspec.json.decode(info.options_json),
-        "shards": [msgspec.json.decode(shard) for shard in info.shards_json],
-    }
+def _info(info: pb.LogInfo) -> DescribedLog:
+    return DescribedLog(
+        log=info.name,
+        map_version=info.map_version,
+        options=decode(info.options_json, LogOptions),
+        shards=tuple(decode_shard(shard) for shard in info.shards_json),
+    )
 
 
-def _show(info: dict[str, Any], as_json: bool) -> None:
+def _show(info: DescribedLog, as_json: bool) -> None:
     if as_json:
         print_json(info)
         return
-    print_table("Options", ("option", "value"), list(info["options"].items()))
-    _print_shards(f"Shards of {info['log']}", info["shards"])
+    print_table("Options", ("option", "value"), list(fields_of(info)["options"].items()))
+    _print_shards(f"Shards of {info.log}", info.shards)
 
 
-def _print_shards(title: str, found: list[dict[str, Any]]) -> None:
+def _print_shards(title: str, found: Sequence[ShardRecord]) -> None:
     print_table(
         title,
         ("shard", "range", "status", "primary", "in sync", "learners", "epoch", "migration"),
         [
             (
-                s["shard"],
-                range_text(s["range"]),
-                s["status"],
-                s["primary"]["instance"],
-                [m["instance"] for m in s["in_sync"]],
-                [m["instance"] for m in s["learners"]],
-                s["epoch"],
-                s["migration"],
+                s.shard,
+                range_text(s.range),
+                s.status,
+                s.primary.instance,
+                [m.instance for m in s.in_sync],
+                [m.instance for m in s.learners],
+                s.epoch,
+                s.migration,
             )
             for s in found
         ],
     )
     for s in found:
-        for loss in s.get("possible_loss", ()):
+        for loss in s.possible_loss:
             typer.echo(
-                f"POSSIBLE LOSS in {s['shard']}: acked records from offset {loss['offset']} on "
-                f"may be missing since epoch {loss['epoch']} ({loss['cause']})"
+                f"POSSIBLE LOSS in {s.shard}: acked records from offset {loss.offset} on "
+                f"may be missing since epoch {loss.epoch} ({loss.cause})"
             )
