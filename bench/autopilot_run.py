@@ -17,7 +17,7 @@ from bench.workload import generate, keys, rates
 from bench.workload.accesses import READ
 from coordinator.answers.base import decode
 from coordinator.answers.moves import Migration, MigrationRows
-from coordinator.answers.statistics import PlanAnswer
+from coordinator.answers.plans import PlanAnswer
 from coordinator.local.beside import beside
 from coordinator.local.cluster import Cluster, ClusterOptions, running
 from coordinator.local.demo.drive import Driver

@@ -19,14 +19,8 @@ from coordinator.answers.catalog import (
     RetiredInstance,
 )
 from coordinator.answers.moves import DryMove, Migration, MigrationRows, Reshape
-from coordinator.answers.statistics import (
-    AutopilotMode,
-    ForecastAnswer,
-    Heatmap,
-    PlanAnswer,
-    Shares,
-    Stats,
-)
+from coordinator.answers.plans import AutopilotMode, PlanAnswer
+from coordinator.answers.statistics import ForecastAnswer, Heatmap, Shares, Stats
 from logstore.meta.records import LogOptions, ShardRecord
 
 

@@ -7,18 +7,22 @@ from dataclasses import replace
 import msgspec
 import structlog
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from coordinator.answers.base import fields_of
-from coordinator.answers.statistics import (
+from coordinator.answers.plans import (
     AutopilotMode,
+    MadePlan,
+    PlanAnswer,
+    PlanningRound,
+    plan_fields,
+)
+from coordinator.answers.statistics import (
     ForecastAnswer,
     Heatmap,
     InstanceNow,
     Limits,
-    MadePlan,
     ModelScore,
-    PlanAnswer,
-    PlanningRound,
     ShardSlot,
     Stats,
     UnusualSlot,
@@ -224,7 +228,7 @@ class PlansService(PlansServicer):
         made = plan(seen)
         answer = PlanAnswer(
             autopilot=self._loop.mode.value,
-            **fields_of(made),
+            **asdict(plan_fields(made)),
             explain=explain(made) if request.explain else UNSET,
             view=msgspec.Raw(dump_view(seen)) if request.view else UNSET,
             history=[_round(note) for note in self._loop.history] if request.history else UNSET,
@@ -250,7 +254,9 @@ def _round(note: PlanNote) -> PlanningRound:
     made = note.plan
     return PlanningRound(
         at_us=note.at_us,
-        plan=MadePlan(**fields_of(made), explain=explain(made)) if made is not None else None,
+        plan=MadePlan(**asdict(plan_fields(made)), explain=explain(made))
+        if made is not None
+        else None,
         started=note.started,
         skipped=note.skipped,
     )

@@ -1,12 +1,10 @@
-"""Answers about what was carried, what is going to be, and what is planned."""
+"""Answers about what was carried and what is going to be."""
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, UnsetType
 
 from coordinator.answers.base import Answer
 from profiler.anomaly import AnomalyKind
 from profiler.types import Forecast, OpType
-from sharder.config import Mode
-from sharder.operators import Crossing, Operator, Refusal
 
 
 class ShardSlot(Answer, frozen=True, kw_only=True):
@@ -131,61 +129,6 @@ class ForecastAnswer(Answer, frozen=True, kw_only=True):
     """The newest first."""
     unwatched_shards: int
     score: dict[str, dict[str, ModelScore]] | UnsetType = UNSET
-
-
-class PlanFields(Answer, frozen=True, kw_only=True):
-    """A plan (`sharder.operators.Plan`)."""
-
-    made_at_s: float
-    slot: int
-    mode: Mode
-    horizon_s: float
-    crossings: tuple[Crossing, ...]
-    operators: tuple[Operator, ...]
-    refused: tuple[Refusal, ...]
-
-
-class MadePlan(PlanFields, frozen=True, kw_only=True):
-    """A plan of the loop with a sentence for each candidate."""
-
-    explain: list[str]
-
-
-class PlanningRound(Answer, frozen=True, kw_only=True):
-    """One period of the planning loop: the migrations it started, or why it made no plan."""
-
-    at_us: int
-    """Microseconds since 1970 UTC."""
-    plan: MadePlan | None
-    started: tuple[str, ...]
-    skipped: str
-
-
-class PlanAnswer(Answer, frozen=True, kw_only=True):
-    """The plan for now, and as far as asked for: sentences, what it was made from, earlier rounds.
-
-    `autopilot`: on, forecast-only or off.
-    """
-
-    autopilot: str
-    made_at_s: float
-    slot: int
-    mode: Mode
-    horizon_s: float
-    crossings: tuple[Crossing, ...]
-    operators: tuple[Operator, ...]
-    refused: tuple[Refusal, ...]
-    explain: list[str] | UnsetType = UNSET
-    view: Raw | UnsetType = UNSET
-    """As `sharder.view.load_view` reads it."""
-    history: list[PlanningRound] | UnsetType = UNSET
-    """Oldest first."""
-
-
-class AutopilotMode(Answer, frozen=True, kw_only=True):
-    """`autopilot`: on, forecast-only or off."""
-
-    autopilot: str
 
 
 class Shares(Answer, frozen=True, kw_only=True):

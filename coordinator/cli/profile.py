@@ -6,18 +6,15 @@ from typing import Annotated
 
 import typer
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 import sharder.plan
 from coordinator.answers.base import decode
-from coordinator.answers.base import fields_of as record_fields
+from coordinator.answers.plans import AutopilotMode, PlanAnswer, PlanFields, plan_fields
 from coordinator.answers.statistics import (
-    AutopilotMode,
     ForecastAnswer,
     Heatmap,
     ModelScore,
-    PlanAnswer,
-    PlanFields,
 )
 from coordinator.cli.common import (
     ADDRESS,
@@ -225,7 +222,7 @@ def _replayed(path: Path, explained: bool) -> Replayed:
     except ValueError as e:
         raise InvalidArgumentError(f"--view {path}: {e}") from None
     told = sharder.plan.explain(made) if explained else UNSET
-    return Replayed(**record_fields(made), autopilot="replay", explain=told)
+    return Replayed(**asdict(plan_fields(made)), autopilot="replay", explain=told)
 
 
 def _print_plan(found: PlanAnswer | Replayed) -> None:

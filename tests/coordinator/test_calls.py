@@ -1,6 +1,7 @@
 """Every call of the coordinator's services: its line in the table, and its golden answers."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,20 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 from coordinator.answers.base import decode, encode
+from coordinator.answers.plans import PlanFields, plan_fields
 from coordinator.calls import CALLS, Of
 from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2
+from sharder.config import Mode
+from sharder.operators import (
+    Crossing,
+    ForecastSummary,
+    Operator,
+    Plan,
+    Refusal,
+    Trigger,
+    dump_plan,
+)
+from sharder.reasons import Reason
 from tests.coordinator.golden import FOLDER
 
 FILES = (coordinator_pb2.DESCRIPTOR, placement_pb2.DESCRIPTOR)
@@ -90,3 +103,20 @@ def _through(data: bytes, kind: type) -> bytes | None:
         return encode(decode(data, kind))
     except msgspec.DecodeError:
         return None
+
+
+def test_a_plan_of_unlimited_instances_is_read() -> None:
+    """JSON has no infinity: what is unlimited is null, and None for the reader."""
+    load = ForecastSummary(1.0, 0.5, 2.0, 60.0, "ensemble", "ops/s", math.inf, math.inf)
+    operator = Operator(
+        "split", "x/0", "a", "b", "shadow", 1.0, math.inf, True, 0, 1.0, 0.5, 0.25, load,
+        Trigger.FORECAST, "why", b"\xff", None,
+    )  # fmt: skip
+    refusal = Refusal(Reason.NOT_DUE, "a", "x/0", math.inf, math.inf)
+    crossing = Crossing("a", 1.0, 0.5, 3.0, 0.75, Trigger.REACTIVE, load)
+    plan = Plan(1.0, 2, Mode.ACTIVE, 3.0, (crossing,), (operator,), (refusal,))
+    data = encode(plan_fields(plan))
+    assert data == dump_plan(plan)
+    read = decode(data, PlanFields)
+    assert (read.operators[0].forecast.capacity, read.refused[0].limit) == (None, None)
+    assert encode(read) == data

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from coordinator.answers.base import decode
 from coordinator.answers.moves import Migration, MigrationRows
+from coordinator.answers.plans import PlanAnswer
 from coordinator.answers.statistics import (
     ForecastAnswer,
     Heatmap,
     InstanceNow,
-    PlanAnswer,
     Stats,
 )
 from logstore.base.errors import LogstoreError

@@ -1,0 +1,129 @@
+"""Answers about plans: those of `sharder.operators`, where what is unlimited is None."""
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from coordinator.answers.base import Answer
+from sharder.config import Mode
+from sharder.operators import Plan, Trigger
+from sharder.reasons import Reason
+
+
+class PlannedLoad(Answer, frozen=True, kw_only=True):
+    """The load that a candidate is judged by (`sharder.operators.ForecastSummary`)."""
+
+    mean: float
+    lower: float
+    upper: float
+    horizon_s: float
+    model: str
+    unit: str
+    capacity: float | None
+    limit: float | None
+
+
+class PlannedCrossing(Answer, frozen=True, kw_only=True):
+    """An instance that is going to cross its limit (`sharder.operators.Crossing`)."""
+
+    instance: str
+    crossing_s: float
+    probability: float
+    overload_cost: float | None
+    utilisation: float | None
+    trigger: Trigger
+    forecast: PlannedLoad
+
+
+class PlannedOperator(Answer, frozen=True, kw_only=True):
+    """One planned change (`sharder.operators.Operator`), in seconds of the wall clock."""
+
+    kind: str
+    shard: str
+    source: str
+    target: str
+    strategy: str
+    start_s: float
+    deadline_s: float | None
+    due: bool
+    bytes: int
+    expected_duration_s: float
+    expected_gain: float | None
+    risk: float | None
+    forecast: PlannedLoad
+    trigger: Trigger
+    reason: str
+    key: str | None
+    """The routing key of a split, in base64."""
+    partner: str | None
+    executable: bool
+
+
+class RefusedCandidate(Answer, frozen=True, kw_only=True):
+    """A candidate that was refused, and why (`sharder.operators.Refusal`)."""
+
+    reason: Reason
+    instance: str
+    shard: str | None
+    value: float | None
+    limit: float | None
+    other: str
+
+
+class PlanFields(Answer, frozen=True, kw_only=True):
+    """A plan (`sharder.operators.Plan`)."""
+
+    made_at_s: float
+    slot: int
+    mode: Mode
+    horizon_s: float
+    crossings: tuple[PlannedCrossing, ...]
+    operators: tuple[PlannedOperator, ...]
+    refused: tuple[RefusedCandidate, ...]
+
+
+def plan_fields(plan: Plan) -> PlanFields:
+    """A plan as it is answered."""
+    return msgspec.convert(msgspec.to_builtins(plan), PlanFields)
+
+
+class MadePlan(PlanFields, frozen=True, kw_only=True):
+    """A plan of the loop with a sentence for each candidate."""
+
+    explain: list[str]
+
+
+class PlanningRound(Answer, frozen=True, kw_only=True):
+    """One period of the planning loop: the migrations it started, or why it made no plan."""
+
+    at_us: int
+    """Microseconds since 1970 UTC."""
+    plan: MadePlan | None
+    started: tuple[str, ...]
+    skipped: str
+
+
+class PlanAnswer(Answer, frozen=True, kw_only=True):
+    """The plan for now, and as far as asked for: sentences, what it was made from, earlier rounds.
+
+    `autopilot`: on, forecast-only or off.
+    """
+
+    autopilot: str
+    made_at_s: float
+    slot: int
+    mode: Mode
+    horizon_s: float
+    crossings: tuple[PlannedCrossing, ...]
+    operators: tuple[PlannedOperator, ...]
+    refused: tuple[RefusedCandidate, ...]
+    explain: list[str] | UnsetType = UNSET
+    view: Raw | UnsetType = UNSET
+    """As `sharder.view.load_view` reads it."""
+    history: list[PlanningRound] | UnsetType = UNSET
+    """Oldest first."""
+
+
+class AutopilotMode(Answer, frozen=True, kw_only=True):
+    """`autopilot`: on, forecast-only or off."""
+
+    autopilot: str
