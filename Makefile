@@ -28,6 +28,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m logstore.proto.generate --check
+	$(BIN)/python -m logstore.base.error_reference --check
 
 format: $(READY)
 	$(BIN)/ruff format .

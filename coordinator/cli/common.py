@@ -23,6 +23,7 @@ from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.failures import debugging, one_line
 from logstore.base.address import parse_addresses
 from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
+from logstore.base.status import Status
 from logstore.base.types import Record
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
@@ -75,6 +76,8 @@ class CommandError(LogstoreError):
     """The command did its work and the answer is no: exit status 1."""
 
     code = "failed"
+    status = Status.FAILED_PRECONDITION
+    remedy = "Read what the command printed: it did its work, and the answer is no."
 
 
 class Coordinator:

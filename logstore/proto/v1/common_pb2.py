@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elogstore/proto/v1/common.proto\x12\x0blogstore.v1\"n\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\x12\x11\n\tretriable\x18\x04 \x01(\x08\x12\x15\n\rrefresh_route\x18\x05 \x01(\x08\"3\n\x08KeyRange\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x10\n\x03\x65nd\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\x06\n\x04_end\"\xaa\x03\n\nShardRoute\x12\r\n\x05shard\x18\x01 \x01(\t\x12$\n\x05range\x18\x02 \x01(\x0b\x32\x15.logstore.v1.KeyRange\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07primary\x18\x05 \x01(\t\x12\x39\n\taddresses\x18\x06 \x03(\x0b\x32&.logstore.v1.ShardRoute.AddressesEntry\x12\x33\n\x06shares\x18\x07 \x03(\x0b\x32#.logstore.v1.ShardRoute.SharesEntry\x12\x14\n\x0cpredecessors\x18\x08 \x03(\t\x12\x12\n\nsuccessors\x18\t \x03(\t\x12\x17\n\nsealed_end\x18\x0b \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0cspread_reads\x18\n \x01(\x08\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_sealed_end\"\x95\x01\n\tLogRoutes\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x13\n\x0bmap_version\x18\x02 \x01(\x04\x12\x13\n\x0bpartitioner\x18\x03 \x01(\t\x12\'\n\x06shards\x18\x04 \x03(\x0b\x32\x17.logstore.v1.ShardRoute\x12\x14\n\x0coptions_json\x18\x05 \x01(\x0c\x12\x12\n\ncreated_us\x18\x06 \x01(\x03\"\x1e\n\x06\x43\x61ller\x12\x14\n\x0c\x63lient_group\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elogstore/proto/v1/common.proto\x12\x0blogstore.v1\"\x83\x01\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\x12\x11\n\tretriable\x18\x04 \x01(\x08\x12\x15\n\rrefresh_route\x18\x05 \x01(\x08\x12\x13\n\x0b\x66ields_json\x18\x06 \x01(\x0c\"3\n\x08KeyRange\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x10\n\x03\x65nd\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\x06\n\x04_end\"\xaa\x03\n\nShardRoute\x12\r\n\x05shard\x18\x01 \x01(\t\x12$\n\x05range\x18\x02 \x01(\x0b\x32\x15.logstore.v1.KeyRange\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07primary\x18\x05 \x01(\t\x12\x39\n\taddresses\x18\x06 \x03(\x0b\x32&.logstore.v1.ShardRoute.AddressesEntry\x12\x33\n\x06shares\x18\x07 \x03(\x0b\x32#.logstore.v1.ShardRoute.SharesEntry\x12\x14\n\x0cpredecessors\x18\x08 \x03(\t\x12\x12\n\nsuccessors\x18\t \x03(\t\x12\x17\n\nsealed_end\x18\x0b \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0cspread_reads\x18\n \x01(\x08\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_sealed_end\"\x95\x01\n\tLogRoutes\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x13\n\x0bmap_version\x18\x02 \x01(\x04\x12\x13\n\x0bpartitioner\x18\x03 \x01(\t\x12\'\n\x06shards\x18\x04 \x03(\x0b\x32\x17.logstore.v1.ShardRoute\x12\x14\n\x0coptions_json\x18\x05 \x01(\x0c\x12\x12\n\ncreated_us\x18\x06 \x01(\x03\"\x1e\n\x06\x43\x61ller\x12\x14\n\x0c\x63lient_group\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHARDROUTE_ADDRESSESENTRY']._serialized_options = b'8\001'
   _globals['_SHARDROUTE_SHARESENTRY']._loaded_options = None
   _globals['_SHARDROUTE_SHARESENTRY']._serialized_options = b'8\001'
-  _globals['_ERRORDETAIL']._serialized_start=47
-  _globals['_ERRORDETAIL']._serialized_end=157
-  _globals['_KEYRANGE']._serialized_start=159
-  _globals['_KEYRANGE']._serialized_end=210
-  _globals['_SHARDROUTE']._serialized_start=213
-  _globals['_SHARDROUTE']._serialized_end=639
-  _globals['_SHARDROUTE_ADDRESSESENTRY']._serialized_start=529
-  _globals['_SHARDROUTE_ADDRESSESENTRY']._serialized_end=577
-  _globals['_SHARDROUTE_SHARESENTRY']._serialized_start=579
-  _globals['_SHARDROUTE_SHARESENTRY']._serialized_end=624
-  _globals['_LOGROUTES']._serialized_start=642
-  _globals['_LOGROUTES']._serialized_end=791
-  _globals['_CALLER']._serialized_start=793
-  _globals['_CALLER']._serialized_end=823
+  _globals['_ERRORDETAIL']._serialized_start=48
+  _globals['_ERRORDETAIL']._serialized_end=179
+  _globals['_KEYRANGE']._serialized_start=181
+  _globals['_KEYRANGE']._serialized_end=232
+  _globals['_SHARDROUTE']._serialized_start=235
+  _globals['_SHARDROUTE']._serialized_end=661
+  _globals['_SHARDROUTE_ADDRESSESENTRY']._serialized_start=551
+  _globals['_SHARDROUTE_ADDRESSESENTRY']._serialized_end=599
+  _globals['_SHARDROUTE_SHARESENTRY']._serialized_start=601
+  _globals['_SHARDROUTE_SHARESENTRY']._serialized_end=646
+  _globals['_LOGROUTES']._serialized_start=664
+  _globals['_LOGROUTES']._serialized_end=813
+  _globals['_CALLER']._serialized_start=815
+  _globals['_CALLER']._serialized_end=845
 # @@protoc_insertion_point(module_scope)

@@ -29,6 +29,7 @@ class ErrorDetail(_message.Message):
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     RETRIABLE_FIELD_NUMBER: _builtins.int
     REFRESH_ROUTE_FIELD_NUMBER: _builtins.int
+    FIELDS_JSON_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """stable, see logstore/base/errors.py"""
     message: _builtins.str
@@ -37,6 +38,8 @@ class ErrorDetail(_message.Message):
     """do not retry before"""
     retriable: _builtins.bool
     refresh_route: _builtins.bool
+    fields_json: _builtins.bytes
+    """what errors of this code have beyond that; absent: nothing"""
     def __init__(
         self,
         *,
@@ -45,10 +48,11 @@ class ErrorDetail(_message.Message):
         retry_after_ms: _builtins.int = ...,
         retriable: _builtins.bool = ...,
         refresh_route: _builtins.bool = ...,
+        fields_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "refresh_route", b"refresh_route", "retriable", b"retriable", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "fields_json", b"fields_json", "message", b"message", "refresh_route", b"refresh_route", "retriable", b"retriable", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
