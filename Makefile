@@ -29,6 +29,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m logstore.proto.generate --check
 	$(BIN)/python -m logstore.base.error_reference --check
+	$(BIN)/python -m logstore.client.generate --check
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import msgspec
 import typer
@@ -118,7 +118,7 @@ def create(
             f"--split-key and --partitioner {partitioner} exclude each other: only the ranges of a"
             " range log are cut at keys"
         )
-    options = dict(parse_option(o) for o in option or ())
+    options: dict[str, Any] = dict(parse_option(o) for o in option or ())
     if changefeed is not None:
         options["changefeed"] = changefeed
     homes, count = list(instance or ()), shards
@@ -135,7 +135,7 @@ def create(
         async with connect(address) as db:
             await db.create_log(
                 name,
-                partitioner=partitioner,
+                partitioner=cast("Any", partitioner),  # the client says which there are
                 shards=count,
                 split_keys=cuts,
                 instances=homes,

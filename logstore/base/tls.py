@@ -4,11 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from logstore.base.errors import ConfigError
+from logstore.base.public import public
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """`ca` verifies the other side; `cert` and `key` prove this side; `name` overrides the host."""
+    """PEM files: `ca` verifies the other side; `cert` and `key` prove this side; `name` overrides
+    the host. ConfigError when a file cannot be read.
+
+    Example:
+        tls = logstore.TlsOptions(ca=Path("ca.pem"))
+    """
 
     ca: Path
     cert: Path | None = None

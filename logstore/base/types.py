@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from logstore.base.public import public
+
 NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
 CHAIN_BYTES = 16
@@ -64,11 +66,16 @@ class ProducerSpan:
     count: int
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Ack:
     """What an append returns: the shard, the first record's offset, its timestamp (µs), the count.
 
     `version` is the key's record count after the append; only conditional appends know it.
+
+    Example:
+        ack = await log.append(b"user-1", b"12 apples", expected_version=0)
+        print(ack.shard, ack.offset, ack.timestamp, ack.version)
     """
 
     shard: str
@@ -78,11 +85,16 @@ class Ack:
     version: int | None = None
 
 
+@public
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as a reader sees it. `timestamp` is in microseconds since 1970 UTC.
 
     A struct that the cyclic collector does not track (it cannot be part of a cycle): readers make
     millions of these, at a quarter of a named tuple's cost.
+
+    Example:
+        async for record in log.read(limit=1):
+            print(record.key, record.value, record.timestamp, record.headers)
     """
 
     key: bytes

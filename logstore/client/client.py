@@ -1,14 +1,15 @@
-"""The asynchronous client: `connect`, `Client`, `Log`, `Scan`."""
+"""The asynchronous client: `connect`, `Client`, `Log`, `Scan`.
+
+`sync_client` is made from this file: run `python -m logstore.client.generate` after a change.
+"""
 
 import asyncio
 import dataclasses
-import datetime
 import importlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-import msgspec
 import pyarrow as pa
 
 from logstore.base.address import parse_addresses
@@ -16,18 +17,29 @@ from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, UnknownLogError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
 from logstore.base.names import checked_name
+from logstore.base.public import public
 from logstore.base.tls import TlsOptions
 from logstore.base.types import Ack, Record
 from logstore.client import bounds, checks
 from logstore.client.appender import Appender
 from logstore.client.directory import Directory, another, replaced
 from logstore.client.lifetime import Lifetime
+from logstore.client.options import (
+    READ,
+    TAIL,
+    CreateLogOptions,
+    PartitionerName,
+    ReadOptions,
+    TailOptions,
+    check_log,
+    refuse_unknown,
+)
 from logstore.client.pages import SCAN_SCHEMA
-from logstore.client.read_spec import Order, ReadSpec, spec_of
+from logstore.client.read_spec import ReadSpec, spec_of
 from logstore.client.reader import Reader
 from logstore.client.results import Records, Results, idle_timeout
 from logstore.client.router import Router
-from logstore.meta.records import LogOptions, encode
+from logstore.meta.records import encode
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from sharder.shard_map import ShardMap
 
@@ -37,6 +49,7 @@ otherwise.
 """
 
 
+@public
 def connect(
     addresses: str | Sequence[str],
     *,
@@ -45,16 +58,21 @@ def connect(
     timeout_s: float = TIMEOUT_S,
     env: Env | None = None,
 ) -> "Client":
-    """A client for `async with`. `addresses`: `host:port` of coordinator and/or instances, one,
-    several with commas, or a list; it works from any that answers. Nothing is sent before the first
-    use.
+    """A client for `async with`; nothing is sent before the first use.
 
-    `client_group` names who calls, for statistics: at most 200 bytes, printable. `timeout_s`: after
-    it an append that was sent ends in OutcomeUnknownError. Raises InvalidArgumentError for an
-    address that is none.
+    addresses: `host:port` of coordinator and/or instances: one, several with commas, or a list; it
+        works from any that answers.
+    client_group: who calls, for statistics: at most 200 bytes, printable.
+    tls: keys and certificates; None: plain text.
+    timeout_s: seconds after which a call that makes no progress ends; an append that was sent then
+        ends in OutcomeUnknownError.
+    env: clock and dice, for tests.
 
-    A client lives in the event loop and the process in which it was opened; in others every call
-    is a ClientUseError, after the end of its `async with` a ClientClosedError.
+    Errors: InvalidArgumentError for an address that is none.
+
+    Example:
+        async with logstore.connect("127.0.0.1:7400") as db:
+            print(await db.list_logs())
     """
     return Client(
         parse_addresses(addresses),
@@ -65,9 +83,18 @@ def connect(
     )
 
 
+@public
 class Client:
-    """A connection to a cluster; all its logs share streams and buffers. Belongs to one event
-    loop. What is left open when asyncio.run ends is closed then.
+    """A connection to a cluster, made by `connect`; all its logs share streams and buffers.
+
+    It lives in the event loop and the process in which it was opened: in others every call is a
+    ClientUseError, after the end of its `async with` a ClientClosedError. What is left open when
+    asyncio.run ends is closed then.
+
+    Example:
+        log = await db.create_log("orders", shards=2)
+        print(await db.list_logs())
+        await db.delete_log("orders")
     """
 
     def __init__(
@@ -133,19 +160,25 @@ class Client:
         self,
         name: str,
         *,
-        partitioner: str = "range",
+        partitioner: PartitionerName = "range",
         shards: int | None = None,
         split_keys: Sequence[bytes] = (),
         instances: Sequence[str] = (),
-        **options: Any,
+        **options: Unpack[CreateLogOptions],
     ) -> "Log":
-        """Create a log. `split_keys` cut the routing keys instead of `shards` even ranges;
-        default: one, of a balanced log one for each instance. `instances` names the primary of each
-        shard instead of the ring. `options` are LogOptions:
-        replicas, min_in_sync, durability, compression, key_index, event_time,
-        timestamp_ahead_max_s, timestamp_policy; those not given have the cluster's defaults.
+        """Create a log, and open it.
 
-        Errors: AlreadyExistsError, InvalidArgumentError.
+        partitioner: "range" (shards are ranges of keys), "hash" (of their hashes), or "balanced"
+            (keys go where there is room).
+        shards: how many even ranges; None: one, of a balanced log one for each instance.
+        split_keys: where the ranges are cut, instead of `shards`.
+        instances: the primary of each shard, instead of the ring.
+        options: replicas, durability and so on, see CreateLogOptions.
+
+        Errors: AlreadyExistsError; InvalidArgumentError names the field and the value.
+
+        Example:
+            log = await db.create_log("orders", split_keys=[b"m"], compression="lz4")
         """
         self._lifetime.check()
         checks.log_name(name)
@@ -161,14 +194,8 @@ class Client:
         count = len(cuts) + 1 if cuts else count
         if count > SHARDS_PER_LOG_MAX:
             raise InvalidArgumentError(f"shards is {count}, the limit is {SHARDS_PER_LOG_MAX}")
-        unknown = options.keys() - {field.name for field in dataclasses.fields(LogOptions)}
-        if unknown:
-            raise InvalidArgumentError(f"unknown options of a log: {', '.join(sorted(unknown))}")
-        wanted = {"partitioner": partitioner, **options}  # the rest is for the cluster to say
-        try:
-            msgspec.convert(wanted, LogOptions)
-        except msgspec.ValidationError as e:
-            raise InvalidArgumentError(f"options of log {name!r}: {e}") from e
+        wanted = {"partitioner": partitioner, **options}
+        check_log(name, wanted)
         request = coordinator_pb2.CreateLogRequest(
             name=name,
             options_json=encode(wanted),
@@ -180,7 +207,11 @@ class Client:
         return await self.log(name)
 
     async def log(self, name: str) -> "Log":
-        """A log that exists, else UnknownLogError."""
+        """Open a log that exists, else UnknownLogError.
+
+        Example:
+            log = await db.log("orders")
+        """
         self._lifetime.check()
         checks.log_name(name)
         assert self._appender is not None
@@ -189,7 +220,11 @@ class Client:
         return Log(name, router, self._directory, self._appender, self._reader)
 
     async def list_logs(self) -> list[str]:
-        """The names of all logs, sorted."""
+        """The names of all logs, sorted.
+
+        Example:
+            print(await db.list_logs())
+        """
         self._lifetime.check()
         answer = await self._directory.catalog("ListLogs", coordinator_pb2.ListLogsRequest())
         return sorted(info.name for info in answer.logs)
@@ -200,6 +235,9 @@ class Client:
 
         For 24 h `logstore log restore` can bring it back; with `now` its space is given back at
         once, and nothing can.
+
+        Example:
+            await db.delete_log("orders", now=True)
         """
         self._lifetime.check()
         checks.log_name(name)
@@ -208,12 +246,22 @@ class Client:
         self._directory.ended(name, UnknownLogError(f"log {name!r} was deleted"))
 
 
+@public
 class Log:
-    """Appends and reads of one log. Made by `Client.log`.
+    """Appends and reads of one log, made by `Client.log`.
 
     It stays the log that it was made for: once that one is deleted every call is UnknownLogError,
     also when there is a new log of the same name, which the error then names.
+
+    Example:
+        log = await db.log("orders")
+        await log.append(b"user-1", b"12 apples")
+        async for record in log.read(key=b"user-1"):
+            print(record.offset, record.value)
     """
+
+    name: str
+    """The log's name."""
 
     def __init__(
         self,
@@ -240,12 +288,18 @@ class Log:
     ) -> Ack:
         """Append one record; appends that run at the same time share batches.
 
-        `timestamp` is in microseconds since 1970 UTC; the primary stamps where it is absent.
-        `headers` are taken as they are now; they count in the record's size, names in UTF-8.
-        `expected_version`: how many records the key must have, else VersionConflictError.
+        key, value: bytes, 4 KiB and (with key and headers) 1 MiB at most.
+        headers: up to 32, taken as they are now; they count in the record's size, names in UTF-8.
+        timestamp: int64 microseconds since 1970 UTC; None: the primary stamps.
+        expected_version: how many records the key must have, else VersionConflictError.
+
         Errors: InvalidArgumentError and LimitExceededError before anything is sent;
         OutcomeUnknownError when it was sent and no answer came within the client's `timeout_s`.
         Whether a call that is cancelled was stored is not known either.
+
+        Example:
+            ack = await log.append(b"user-1", b"12 apples", headers={"by": b"web"})
+            print(ack.shard, ack.offset)
         """
         self._directory.lifetime.check()
         if self._directory.cached(self.name) is not self._router:
@@ -255,116 +309,72 @@ class Log:
         )
 
     async def append_many(self, keys: Any, values: Any, timestamps: Any = None) -> list[Ack]:
-        """Append rows given as columns: sequences of bytes, numpy or Arrow arrays, pandas or polars
-        Series. Every byte is stored as given, or the column is refused by name: what is taken, and
-        why numpy's dtype S only when it is full, is told in `logstore.client.columns`.
+        """Append rows given as columns of one length.
+
+        keys, values: sequences of bytes, numpy or Arrow arrays, pandas or polars Series. Every byte
+            is stored as given, or the column is refused by name (see logstore.client.columns).
+        timestamps: int64 microseconds since 1970 UTC, one a row; None: the primary stamps.
 
         One Ack (first offset and count) per stored batch; rows of one key keep their order. Each
-        batch has the client's `timeout_s` from when it entered the buffer. AppendManyError lists
-        the rows that are stored, that are not, and of which it is unknown.
+        batch has the client's `timeout_s` from when it entered the buffer.
+
+        Errors: InvalidArgumentError, LimitExceededError; AppendManyError lists the rows that are
+        stored, that are not, and of which it is unknown.
+
+        Example:
+            acks = await log.append_many([b"user-1", b"user-2"], [b"12 apples", b"7 pears"])
+            print(sum(ack.count for ack in acks))
         """
         self._directory.lifetime.check()
         if self._directory.cached(self.name) is not self._router:
             await self._follow()
         return await self._appender.append_many(self.name, keys, values, timestamps)
 
-    def read(
-        self,
-        *,
-        key: bytes | None = None,
-        start: bytes | None = None,
-        end: bytes | None = None,
-        since: int | datetime.datetime | None = None,
-        shard: str | None = None,
-        offset: int | None = None,
-        limit: int | None = None,
-        order: Order = "any",
-    ) -> Records:
+    def read(self, **options: Unpack[ReadOptions]) -> Records:
         """Records up to the high watermarks at the first step: of one key, of keys in [start, end),
-        of a shard from an offset on, since a time (int64 µs or datetime). order="any" keeps each
-        key's order and is fastest; order="key" gives key, then offset, and holds at most
-        ORDERED_READ_BYTES_MAX.
+        of a shard from an offset on, since a time; see ReadOptions.
 
-        Raises InvalidArgumentError at once for what is out of range.
+        order="any" keeps each key's order and is fastest; order="key" gives key, then offset, and
+        holds at most ORDERED_READ_BYTES_MAX. Errors: InvalidArgumentError at once for an option
+        that there is not, or that is out of range.
+
+        Example:
+            async for record in log.read(start=b"user-", end=b"user.", limit=10):
+                print(record.key, record.value)
         """
-        return Records(
-            self.lists(
-                tail=False,
-                key=key,
-                start=start,
-                end=end,
-                since=since,
-                shard=shard,
-                offset=offset,
-                limit=limit,
-                order=order,
-            )
-        )
+        refuse_unknown("read", options, READ)
+        return Records(self.lists(tail=False, **options))
 
-    def tail(
-        self,
-        *,
-        key: bytes | None = None,
-        start: bytes | None = None,
-        end: bytes | None = None,
-        since: int | datetime.datetime | None = None,
-        shard: str | None = None,
-        offset: int | None = None,
-        limit: int | None = None,
-        from_start: bool = False,
-        idle_timeout_s: float | None = None,
-    ) -> Records:
+    def tail(self, **options: Unpack[TailOptions]) -> Records:
         """Records that are appended after the tail has begun, as they are committed, until the
-        caller leaves. It begins with the first step, and knows where once each shard has told its
-        end. With `from_start`, `since` or `offset` what is stored already comes first.
+        caller leaves; see TailOptions.
 
-        `idle_timeout_s`: it also ends, without an error, when a step has waited so long for a
-        record. To wait for some time and go on later, use `poll`, or cancel the step, as
-        `asyncio.wait_for(anext(tail), 1)` does: that loses nothing.
+        It begins with the first step, and knows where once each shard has told its end. With
+        `from_start`, `since` or `offset` what is stored already comes first. With `idle_timeout_s`
+        it also ends, without an error, when a step has waited so long for a record; to wait for
+        some time and go on later, use `poll`.
 
-        Ends with UnknownLogError when the log is deleted, with ClientClosedError when the client
-        is closed.
+        Errors: InvalidArgumentError at once; it ends with UnknownLogError when the log is deleted,
+        with ClientClosedError when the client is closed.
+
+        Example:
+            async for record in log.tail(from_start=True, idle_timeout_s=0.2):
+                print(record.key, record.value)
         """
-        return Records(
-            self.lists(
-                tail=True,
-                from_start=from_start,
-                idle_timeout_s=idle_timeout_s,
-                key=key,
-                start=start,
-                end=end,
-                since=since,
-                shard=shard,
-                offset=offset,
-                limit=limit,
-            )
-        )
+        refuse_unknown("tail", options, TAIL)
+        return Records(self.lists(tail=True, **options))
 
-    def scan(
-        self,
-        *,
-        key: bytes | None = None,
-        start: bytes | None = None,
-        end: bytes | None = None,
-        since: int | datetime.datetime | None = None,
-        shard: str | None = None,
-        offset: int | None = None,
-        limit: int | None = None,
-        order: Order = "any",
-    ) -> "Scan":
-        """The records that `read` would give, as columns; see Scan."""
-        spec = spec_of(
-            self.name,
-            self._router.created_us,
-            key=key,
-            start=start,
-            end=end,
-            since=since,
-            shard=shard,
-            offset=offset,
-            limit=limit,
-            order=order,
-        )
+    def scan(self, **options: Unpack[ReadOptions]) -> "Scan":
+        """The records that `read` would give, as columns; see `Scan` and `ReadOptions`.
+
+        Errors: InvalidArgumentError at once, as `read`.
+
+        Example:
+            table = await log.scan(since=1_700_000_000_000_000).to_arrow()
+            print(table.num_rows)
+        """
+        refuse_unknown("scan", options, READ)
+        spec = spec_of(self.name, self._router.created_us, **options)
         return Scan(self._reader, spec)
 
     @property
@@ -380,7 +390,12 @@ class Log:
         }
 
     async def shard_map(self) -> ShardMap:
-        """The newest map: ranges, primaries, epochs."""
+        """The newest map: ranges, primaries, epochs.
+
+        Example:
+            shard_map = await log.shard_map()
+            print([shard.id for shard in shard_map.open_shards])
+        """
         self._directory.lifetime.check()
         return self._mine(await self._directory.refresh(self.name)).map
 
@@ -390,9 +405,15 @@ class Log:
         tail: bool,
         from_start: bool = False,
         idle_timeout_s: float | None = None,
-        **options: Any,
+        **options: Unpack[ReadOptions],
     ) -> Results[list[Record]]:
-        """What `read` or `tail` yields, in lists as they come: fewer steps per record."""
+        """What `read` (or with `tail` a tail) yields, in lists as they come: fewer steps a record.
+
+        Example:
+            async for records in log.lists(tail=False, key=b"user-1"):
+                print(len(records))
+        """
+        refuse_unknown("lists", options, READ)
         spec = spec_of(self.name, self._router.created_us, **options)
         if from_start and spec.offset is not None:
             raise InvalidArgumentError(
@@ -412,28 +433,46 @@ class Log:
         return router
 
 
+@public
 class Scan:
-    """The result of a scan, read when asked for. Columns: pages.SCAN_SCHEMA."""
+    """The result of `Log.scan`, read when asked for.
+
+    Columns: key, value (binary), timestamp (int64 µs, UTC), headers, shard, offset; the schema is
+    logstore.client.pages.SCAN_SCHEMA.
+
+    Example:
+        table = await log.scan(start=b"user-", end=b"user.").to_arrow()
+    """
 
     def __init__(self, reader: Reader, spec: ReadSpec) -> None:
         self._reader = reader
         self._spec = spec
 
     def batches(self) -> Results[pa.RecordBatch]:
-        """Arrow batches as they come."""
+        """Arrow batches as they come.
+
+        Example:
+            async with log.scan().batches() as batches:
+                async for batch in batches:
+                    print(batch.num_rows)
+        """
         return self._reader.batches(self._spec)
 
     async def to_arrow(self) -> pa.Table:
-        """Everything as one table."""
+        """Everything as one Arrow table.
+
+        Example:
+            table = await log.scan(key=b"user-1").to_arrow()
+        """
         async with self.batches() as batches:
             return pa.Table.from_batches([batch async for batch in batches], SCAN_SCHEMA)
 
     async def to_pandas(self) -> Any:
-        """Everything as a pandas DataFrame; needs pandas."""
+        """Everything as a pandas DataFrame; needs pandas (ImportError)."""
         return (await self.to_arrow()).to_pandas()
 
     async def to_polars(self) -> Any:
-        """Everything as a polars DataFrame; needs polars."""
+        """Everything as a polars DataFrame; needs polars (InvalidArgumentError)."""
         try:
             polars = importlib.import_module("polars")
         except ImportError as e:

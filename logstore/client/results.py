@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from logstore.base.public import public
 from logstore.base.types import Record
 from logstore.client import bounds
 from logstore.client.funnel import Funnel
@@ -25,11 +26,17 @@ ITEMS_AHEAD_MAX = 2
 Produce = Callable[[Funnel[T]], Coroutine[Any, Any, None]]
 
 
+@public
 class Results(Generic[T]):
     """An async iterator over what a read finds, in the lists or batches that it comes in.
 
     It begins with the first step. A step that is cancelled loses nothing: the next one gives what
     it would have given. `aclose`, the end of `async with`, or dropping it ends its calls.
+
+    Example:
+        async with log.scan().batches() as batches:
+            async for batch in batches:
+                print(batch.num_rows)
     """
 
     def __init__(
@@ -107,11 +114,17 @@ class Results(Generic[T]):
             self._funnel.leave()
 
 
+@public
 class Records:
     """An async iterator over records, of `Log.read` and `Log.tail`.
 
     A step that is cancelled, as by `asyncio.wait_for(anext(tail), 1)`, loses nothing: the next one
     goes on with the next record. `poll` is the step with a time-out of its own.
+
+    Example:
+        async with log.tail(from_start=True) as tail:
+            first = await anext(tail)
+            more = await tail.poll(timeout_s=0.1)
     """
 
     def __init__(self, lists: Results[list[Record]]) -> None:
@@ -135,6 +148,9 @@ class Records:
     async def poll(self, timeout_s: float) -> list[Record]:
         """The records that are there, or the next that come within `timeout_s` seconds (0: now);
         an empty list when none came. When it will always be empty, `ended` is true.
+
+        Example:
+            records = await log.tail(from_start=True).poll(timeout_s=0.5)
         """
         bounds.seconds("timeout_s", timeout_s, zero=True)
         if held := list(self._held):

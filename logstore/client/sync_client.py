@@ -1,171 +1,24 @@
-"""The same client for code without asyncio: one background thread runs the event loop."""
+"""The client for code without asyncio: one background thread runs the event loop.
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+Generated from client.py by `python -m logstore.client.generate`; do not edit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import pyarrow as pa
 
 from logstore.base.env import Env
-from logstore.base.errors import ClientClosedError, ClientUseError
+from logstore.base.public import public
 from logstore.base.tls import TlsOptions
 from logstore.base.types import Ack, Record
-from logstore.client import bounds
-from logstore.client.client import TIMEOUT_S, Client, Log, Scan, connect
-from logstore.client.lifetime import CLOSED
-from logstore.client.results import Records, Results
-from logstore.proto import fork
+from logstore.client.client import TIMEOUT_S, Log, Scan, connect
+from logstore.client.options import CreateLogOptions, PartitionerName, ReadOptions, TailOptions
+from logstore.client.sync_base import SyncBase, SyncClientBase, SyncRecords, SyncResults
 from sharder.shard_map import ShardMap
 
-T = TypeVar("T")
 
-
-class _Loop:
-    """An event loop in a daemon thread. A call waits only while the thread runs: what is still
-    under way when the loop ends, is cancelled then.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._process = fork.generation()
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._main, name="logstore-client", daemon=True)
-        self._thread.start()
-
-    def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            with self._lock:
-                self._stopped = True
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            if left:
-                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-
-    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run in the loop, wait here. An exception here, as Ctrl-C, cancels it there."""
-        fork.check(self._process)
-        if threading.current_thread() is self._thread:
-            raise ClientUseError("a synchronous client is used in its own background thread")
-        with self._lock:
-            if self._stopped:
-                raise ClientClosedError(CLOSED)
-            call = asyncio.run_coroutine_threadsafe(work(), self._loop)
-        try:
-            return call.result()
-        except (CancelledError, ClientClosedError):
-            raise ClientClosedError(f"{CLOSED}: it was closed during this call") from None
-        except BaseException:
-            call.cancel()
-            raise
-
-    def stop(self) -> None:
-        """End the loop and its thread. In a forked child there is none."""
-        with self._lock:
-            if self._stopped or not fork.is_here(self._process):
-                return
-            self._stopped = True
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    @property
-    def is_here(self) -> bool:
-        return fork.is_here(self._process)
-
-
-class SyncResults(Generic[T]):
-    """Mirrors Results: an iterator; leaving `with`, `close` or dropping it ends its calls."""
-
-    def __init__(self, results: Results[T], loop: _Loop) -> None:
-        self._results = results
-        self._loop = loop
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        return _step(self._loop, self._results)
-
-    def close(self) -> None:
-        _close(self._loop, self._results)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class SyncRecords:
-    """Mirrors Records."""
-
-    def __init__(self, records: Records, loop: _Loop) -> None:
-        self._records = records
-        self._loop = loop
-        self._held: Iterator[Record] = iter(())
-
-    @property
-    def ended(self) -> bool:
-        return self._records.ended
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Record:
-        while True:
-            for record in self._held:
-                return record
-            self._held = iter(_step(self._loop, self._records.lists))
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        """The records that are there, or the next that come within `timeout_s` seconds (0: now);
-        an empty list when none came. When it will always be empty, `ended` is true.
-        """
-        bounds.seconds("timeout_s", timeout_s, zero=True)
-        return list(self._held) or self._loop.run(lambda: self._records.poll(timeout_s))
-
-    def close(self) -> None:
-        self._held = iter(())
-        _close(self._loop, self._records.lists)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-_END: Any = object()
-
-
-def _step(loop: _Loop, results: AsyncIterator[T]) -> T:
-    async def step() -> T:
-        return await anext(results, _END)
-
-    item = loop.run(step)
-    if item is _END:
-        raise StopIteration
-    return item
-
-
-def _close(loop: _Loop, results: Results[Any]) -> None:
-    """After the end of the client there is nothing to end."""
-    if loop.is_here:
-        try:
-            loop.run(results.aclose)
-        except ClientClosedError:
-            return
-
-
+@public
 def connect_sync(
     addresses: str | Sequence[str],
     *,
@@ -174,120 +27,290 @@ def connect_sync(
     timeout_s: float = TIMEOUT_S,
     env: Env | None = None,
 ) -> "SyncClient":
-    """Like `connect`, for `with`; usable from several threads at once, not in a forked child."""
-    client = connect(addresses, client_group=client_group, tls=tls, timeout_s=timeout_s, env=env)
-    return SyncClient(client)
+    """A client for `with`; nothing is sent before the first use.
+
+    addresses: `host:port` of coordinator and/or instances: one, several with commas, or a list; it
+        works from any that answers.
+    client_group: who calls, for statistics: at most 200 bytes, printable.
+    tls: keys and certificates; None: plain text.
+    timeout_s: seconds after which a call that makes no progress ends; an append that was sent then
+        ends in OutcomeUnknownError.
+    env: clock and dice, for tests.
+
+    Errors: InvalidArgumentError for an address that is none.
+
+    Example:
+        with logstore.connect_sync("127.0.0.1:7400") as db:
+            print(db.list_logs())
+    """
+    return SyncClient(
+        connect(addresses, client_group=client_group, tls=tls, timeout_s=timeout_s, env=env)
+    )
 
 
-class SyncClient:
-    """Mirrors Client. A call in progress in another thread ends with ClientClosedError when it is
-    closed.
+@public
+class SyncClient(SyncClientBase):
+    """A connection to a cluster, made by `connect_sync`; all its logs share streams and buffers.
+
+    It may be used from several threads at once, not in a forked child. A call in progress
+    in another thread ends with ClientClosedError when the client is closed.
+
+    Example:
+        log = db.create_log("orders", shards=2)
+        print(db.list_logs())
+        db.delete_log("orders")
     """
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._loop: _Loop | None = None
-
-    def __enter__(self) -> Self:
-        if self._loop is not None:
-            raise ClientUseError("the client was opened before, it is opened once: connect again")
-        self._loop = _Loop()
-        try:
-            self._loop.run(self._client.__aenter__)
-        except BaseException:
-            self._loop.stop()
-            raise
-        return self
-
-    def __exit__(
+    def create_log(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        name: str,
+        *,
+        partitioner: PartitionerName = "range",
+        shards: int | None = None,
+        split_keys: Sequence[bytes] = (),
+        instances: Sequence[str] = (),
+        **options: Unpack[CreateLogOptions],
+    ) -> "SyncLog":
+        """Create a log, and open it.
 
-    def close(self) -> None:
-        """End streams, channels and the background thread. Closing again does nothing; in a forked
-        child it leaves the parent's connections alone.
+        partitioner: "range" (shards are ranges of keys), "hash" (of their hashes), or "balanced"
+            (keys go where there is room).
+        shards: how many even ranges; None: one, of a balanced log one for each instance.
+        split_keys: where the ranges are cut, instead of `shards`.
+        instances: the primary of each shard, instead of the ring.
+        options: replicas, durability and so on, see CreateLogOptions.
+
+        Errors: AlreadyExistsError; InvalidArgumentError names the field and the value.
+
+        Example:
+            log = db.create_log("orders", split_keys=[b"m"], compression="lz4")
         """
-        loop = self._loop
-        if loop is None or not loop.is_here:
-            return
-        try:
-            loop.run(self._client.close)
-        except ClientClosedError:
-            return
-        finally:
-            loop.stop()
-
-    def create_log(self, name: str, **options: Any) -> "SyncLog":
-        return SyncLog(self._run(lambda: self._client.create_log(name, **options)), self._open())
+        return SyncLog(
+            self._run(
+                lambda: self._target.create_log(
+                    name,
+                    partitioner=partitioner,
+                    shards=shards,
+                    split_keys=split_keys,
+                    instances=instances,
+                    **options,
+                )
+            ),
+            self._open(),
+        )
 
     def log(self, name: str) -> "SyncLog":
-        return SyncLog(self._run(lambda: self._client.log(name)), self._open())
+        """Open a log that exists, else UnknownLogError.
+
+        Example:
+            log = db.log("orders")
+        """
+        return SyncLog(self._run(lambda: self._target.log(name)), self._open())
 
     def list_logs(self) -> list[str]:
-        return self._run(self._client.list_logs)
+        """The names of all logs, sorted.
+
+        Example:
+            print(db.list_logs())
+        """
+        return self._run(lambda: self._target.list_logs())
 
     def delete_log(self, name: str, *, now: bool = False) -> None:
-        self._run(lambda: self._client.delete_log(name, now=now))
+        """Delete a log with all its records, else UnknownLogError. Its reads, tails and appends in
+        progress end with UnknownLogError, in this client now and in others within a second.
 
-    def _open(self) -> _Loop:
-        if self._loop is None:
-            raise ClientUseError("the client is not open: use `with connect_sync(...)`")
-        return self._loop
+        For 24 h `logstore log restore` can bring it back; with `now` its space is given back at
+        once, and nothing can.
 
-    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return self._open().run(work)
+        Example:
+            db.delete_log("orders", now=True)
+        """
+        self._run(lambda: self._target.delete_log(name, now=now))
 
 
-class SyncLog:
-    """Mirrors Log."""
+@public
+class SyncLog(SyncBase[Log]):
+    """Appends and reads of one log, made by `SyncClient.log`.
 
-    def __init__(self, log: Log, loop: _Loop) -> None:
-        self._log = log
-        self._loop = loop
-        self.name = log.name
+    It stays the log that it was made for: once that one is deleted every call is UnknownLogError,
+    also when there is a new log of the same name, which the error then names.
 
-    def append(self, key: bytes, value: bytes, **options: Any) -> Ack:
-        return self._loop.run(lambda: self._log.append(key, value, **options))
+    Example:
+        log = db.log("orders")
+        log.append(b"user-1", b"12 apples")
+        for record in log.read(key=b"user-1"):
+            print(record.offset, record.value)
+    """
+
+    @property
+    def name(self) -> str:
+        """The log's name."""
+        return self._target.name
+
+    def append(
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        headers: Mapping[str, bytes] | None = None,
+        timestamp: int | None = None,
+        expected_version: int | None = None,
+    ) -> Ack:
+        """Append one record; appends that run at the same time share batches.
+
+        key, value: bytes, 4 KiB and (with key and headers) 1 MiB at most.
+        headers: up to 32, taken as they are now; they count in the record's size, names in UTF-8.
+        timestamp: int64 microseconds since 1970 UTC; None: the primary stamps.
+        expected_version: how many records the key must have, else VersionConflictError.
+
+        Errors: InvalidArgumentError and LimitExceededError before anything is sent;
+        OutcomeUnknownError when it was sent and no answer came within the client's `timeout_s`.
+        Whether a call that is cancelled was stored is not known either.
+
+        Example:
+            ack = log.append(b"user-1", b"12 apples", headers={"by": b"web"})
+            print(ack.shard, ack.offset)
+        """
+        return self._run(
+            lambda: self._target.append(
+                key, value, headers=headers, timestamp=timestamp, expected_version=expected_version
+            )
+        )
 
     def append_many(self, keys: Any, values: Any, timestamps: Any = None) -> list[Ack]:
-        return self._loop.run(lambda: self._log.append_many(keys, values, timestamps))
+        """Append rows given as columns of one length.
 
-    def read(self, **options: Any) -> SyncRecords:
-        return SyncRecords(self._log.read(**options), self._loop)
+        keys, values: sequences of bytes, numpy or Arrow arrays, pandas or polars Series. Every byte
+            is stored as given, or the column is refused by name (see logstore.client.columns).
+        timestamps: int64 microseconds since 1970 UTC, one a row; None: the primary stamps.
 
-    def tail(self, **options: Any) -> SyncRecords:
-        return SyncRecords(self._log.tail(**options), self._loop)
+        One Ack (first offset and count) per stored batch; rows of one key keep their order. Each
+        batch has the client's `timeout_s` from when it entered the buffer.
 
-    def scan(self, **options: Any) -> "SyncScan":
-        return SyncScan(self._log.scan(**options), self._loop)
+        Errors: InvalidArgumentError, LimitExceededError; AppendManyError lists the rows that are
+        stored, that are not, and of which it is unknown.
+
+        Example:
+            acks = log.append_many([b"user-1", b"user-2"], [b"12 apples", b"7 pears"])
+            print(sum(ack.count for ack in acks))
+        """
+        return self._run(lambda: self._target.append_many(keys, values, timestamps))
+
+    def read(self, **options: Unpack[ReadOptions]) -> SyncRecords:
+        """Records up to the high watermarks at the first step: of one key, of keys in [start, end),
+        of a shard from an offset on, since a time; see ReadOptions.
+
+        order="any" keeps each key's order and is fastest; order="key" gives key, then offset, and
+        holds at most ORDERED_READ_BYTES_MAX. Errors: InvalidArgumentError at once for an option
+        that there is not, or that is out of range.
+
+        Example:
+            for record in log.read(start=b"user-", end=b"user.", limit=10):
+                print(record.key, record.value)
+        """
+        return SyncRecords(self._target.read(**options), self._open())
+
+    def tail(self, **options: Unpack[TailOptions]) -> SyncRecords:
+        """Records that are appended after the tail has begun, as they are committed, until the
+        caller leaves; see TailOptions.
+
+        It begins with the first step, and knows where once each shard has told its end. With
+        `from_start`, `since` or `offset` what is stored already comes first. With `idle_timeout_s`
+        it also ends, without an error, when a step has waited so long for a record; to wait for
+        some time and go on later, use `poll`.
+
+        Errors: InvalidArgumentError at once; it ends with UnknownLogError when the log is deleted,
+        with ClientClosedError when the client is closed.
+
+        Example:
+            for record in log.tail(from_start=True, idle_timeout_s=0.2):
+                print(record.key, record.value)
+        """
+        return SyncRecords(self._target.tail(**options), self._open())
+
+    def scan(self, **options: Unpack[ReadOptions]) -> "SyncScan":
+        """The records that `read` would give, as columns; see `SyncScan` and `ReadOptions`.
+
+        Errors: InvalidArgumentError at once, as `read`.
+
+        Example:
+            table = log.scan(since=1_700_000_000_000_000).to_arrow()
+            print(table.num_rows)
+        """
+        return SyncScan(self._target.scan(**options), self._open())
 
     @property
     def trimmed(self) -> dict[str, int]:
-        return self._log.trimmed
+        """Shard -> first offset that is kept, of shards that this client's reads found trimmed.
+
+        A read or tail without an offset begins there; an offset below it is OutOfRangeError.
+        """
+        return self._target.trimmed
 
     def shard_map(self) -> ShardMap:
-        return self._loop.run(self._log.shard_map)
+        """The newest map: ranges, primaries, epochs.
+
+        Example:
+            shard_map = log.shard_map()
+            print([shard.id for shard in shard_map.open_shards])
+        """
+        return self._run(lambda: self._target.shard_map())
+
+    def lists(
+        self,
+        *,
+        tail: bool,
+        from_start: bool = False,
+        idle_timeout_s: float | None = None,
+        **options: Unpack[ReadOptions],
+    ) -> SyncResults[list[Record]]:
+        """What `read` (or with `tail` a tail) yields, in lists as they come: fewer steps a record.
+
+        Example:
+            for records in log.lists(tail=False, key=b"user-1"):
+                print(len(records))
+        """
+        return SyncResults(
+            self._target.lists(
+                tail=tail, from_start=from_start, idle_timeout_s=idle_timeout_s, **options
+            ),
+            self._open(),
+        )
 
 
-class SyncScan:
-    """Mirrors Scan."""
+@public
+class SyncScan(SyncBase[Scan]):
+    """The result of `SyncLog.scan`, read when asked for.
 
-    def __init__(self, scan: Scan, loop: _Loop) -> None:
-        self._scan = scan
-        self._loop = loop
+    Columns: key, value (binary), timestamp (int64 µs, UTC), headers, shard, offset; the schema is
+    logstore.client.pages.SCAN_SCHEMA.
+
+    Example:
+        table = log.scan(start=b"user-", end=b"user.").to_arrow()
+    """
 
     def batches(self) -> SyncResults[pa.RecordBatch]:
-        return SyncResults(self._scan.batches(), self._loop)
+        """Arrow batches as they come.
+
+        Example:
+            with log.scan().batches() as batches:
+                for batch in batches:
+                    print(batch.num_rows)
+        """
+        return SyncResults(self._target.batches(), self._open())
 
     def to_arrow(self) -> pa.Table:
-        return self._loop.run(self._scan.to_arrow)
+        """Everything as one Arrow table.
+
+        Example:
+            table = log.scan(key=b"user-1").to_arrow()
+        """
+        return self._run(lambda: self._target.to_arrow())
 
     def to_pandas(self) -> Any:
-        return self._loop.run(self._scan.to_pandas)
+        """Everything as a pandas DataFrame; needs pandas (ImportError)."""
+        return self._run(lambda: self._target.to_pandas())
 
     def to_polars(self) -> Any:
-        return self._loop.run(self._scan.to_polars)
+        """Everything as a polars DataFrame; needs polars (InvalidArgumentError)."""
+        return self._run(lambda: self._target.to_polars())

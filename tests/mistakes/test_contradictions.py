@@ -163,7 +163,7 @@ Call = Callable[[logstore.Client], Any]
         ({"shards": 1, "split_keys": [b"a"]}, "shards is 1, 1 split_keys make 2"),
         ({"split_keys": b"abc"}, "split_keys is b'abc', expected a list"),
         ({"instances": "instance-1"}, "instances is 'instance-1', expected a list"),
-        ({"replicas": "three"}, "options of log"),
+        ({"replicas": "three"}, "options of log 'x': replicas is 'three', expected int"),
     ],
 )
 async def test_create_log_refuses_before_anything_is_sent(
