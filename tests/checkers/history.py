@@ -134,6 +134,8 @@ class History:
     """All that a run recorded."""
 
     appends: list[AppendCall] = field(default_factory=list)
+    conflicts: set[bytes] = field(default_factory=set)
+    """Values whose append was refused because of the version."""
     reads: list[ReadCall] = field(default_factory=list)
     latest: list[LatestRead] = field(default_factory=list)
     acks: list[ServerAck] = field(default_factory=list)

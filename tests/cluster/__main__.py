@@ -14,6 +14,7 @@ from subprocess import run
 from bench.services.base import ServiceError
 from bench.services.install import on_path, program
 from bench.services.paths import cache_root
+from tests.checkers import porcupine
 
 INSIDE = "LOGSTORE_CLUSTER_RUN"
 """Set inside the namespaces: the folder of this run."""
@@ -55,6 +56,10 @@ def main(arguments: list[str]) -> int:
                 return refuse(f"{name} is missing: install Debian's {package}")
         except ServiceError as e:
             return refuse(f"{name} is missing and {package} was not installed: {e}")
+    try:
+        porcupine.build()  # inside there is no network
+    except ServiceError as e:
+        return refuse(str(e))
     trial = run(
         [str(on_path("unshare")), *NAMESPACES, "--", "true"], capture_output=True, text=True
     )

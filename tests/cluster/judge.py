@@ -117,6 +117,7 @@ async def judge(cluster: Cluster, load_: Load, watch: MetadataWatch) -> tuple[Ve
     violations += await watch.check(load_.log)
     story = await asyncio.to_thread(load, load_.recorder.path)
     violations += await asyncio.to_thread(anomalies.check, story)
+    violations += await asyncio.to_thread(anomalies.porcupined, story)
     polled = sum(len(p.rows) for polls in story.polls.values() for p in polls)
     return Verdict(violations, load_.counts.acked, len(final), len(story.reads), polled), story
 

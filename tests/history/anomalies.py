@@ -1,12 +1,13 @@
-"""What may be wrong with a history, in the manner of Jepsen's kafka workload. Pure.
+"""What may be wrong with a history, in the manner of Jepsen's kafka workload.
 
-A violation's `invariant` is the anomaly's name. `check` runs everything; each check stands alone.
+A violation's `invariant` is the anomaly's name. `check` runs everything that is pure; each check
+stands alone. `porcupined` asks a program besides.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from tests.checkers import i3_acked, i5_prefix, i6_once
+from tests.checkers import i3_acked, i5_prefix, i6_once, porcupine
 from tests.checkers.history import Outcome, Row, Violation
 from tests.history.linear import check_keys
 from tests.history.record import Story, row_of
@@ -30,6 +31,15 @@ def check(story: Story) -> list[Violation]:
         lambda s: check_keys(s.appends, s.conflicts, {row.value for row in s.final}),
     ]
     return [violation for one in checks for violation in one(story)]
+
+
+def porcupined(story: Story) -> list[Violation]:
+    """What another checker than ours says of the conditional appends; it runs a program of its own.
+
+    Reads by key take part only by what the log holds at the end: a follower's may be older (P8).
+    """
+    stored = {row.value for row in story.final}
+    return porcupine.check(story.appends, story.conflicts, stored=stored)
 
 
 def seen_rows(story: Story) -> Iterable[tuple[Row, str]]:

@@ -138,6 +138,7 @@ class SimClient:
             self._ended(call, Outcome.UNKNOWN)
         except VersionConflictError:
             self._versions.pop(key, None)
+            self.world.history.conflicts.add(call.value)
             self._ended(call, Outcome.REFUSED)
         except LogstoreError as e:
             self.world.tell(f"{call.value!r} is refused: {type(e).__name__} {e.message}")
