@@ -54,11 +54,10 @@ from logstore.meta.shard_writes import (
 from logstore.meta.tombstones import KEEP_DELETED_LOG_S, Order, deletion_of
 from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges_from_cuts
 from sharder.ring import place
+from sharder.settings import complaint
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
 _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
-REPLICAS_MAX = 7
-TIMESTAMP_AHEAD_S_MAX = 1e9
 _CHUNK = TXN_OPERATIONS_MAX - 1
 _TRIES = 20
 
@@ -93,10 +92,10 @@ def parse_log_options(data: bytes, replicas: int = 1) -> LogOptions:
 
 def check_log_options(options: LogOptions) -> LogOptions:
     """Refuse what cannot be kept."""
-    if not 1 <= options.replicas <= REPLICAS_MAX:
-        raise InvalidArgumentError(
-            f"replicas is {options.replicas}, it must be within 1..{REPLICAS_MAX}"
-        )
+    said = complaint(options)
+    if said is not None:
+        none = ", or null for no limit" if said.startswith("timestamp_ahead_max_s ") else ""
+        raise InvalidArgumentError(f"{said}{none}")
     if not 1 <= options.min_in_sync <= options.replicas:
         raise InvalidArgumentError(
             f"min_in_sync is {options.min_in_sync}, with {options.replicas} replicas it must be "
@@ -106,12 +105,6 @@ def check_log_options(options: LogOptions) -> LogOptions:
     if topic is not None and not _TOPIC.fullmatch(topic):
         raise InvalidArgumentError(
             f"changefeed is {topic[:300]!r}, a topic's name must match [a-zA-Z0-9._-]{{1,249}}"
-        )
-    ahead_s = options.timestamp_ahead_max_s
-    if ahead_s is not None and not 0 <= ahead_s <= TIMESTAMP_AHEAD_S_MAX:
-        raise InvalidArgumentError(
-            f"timestamp_ahead_max_s is {ahead_s:g}, it must be within 0..{TIMESTAMP_AHEAD_S_MAX:g},"
-            " or null for no limit"
         )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)

@@ -12,15 +12,18 @@ remembers key -> virtual shard key is the coordinator's affair.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 import numpy as np
 import xxhash
+from annotated_types import Interval, Unit
 from numpy.typing import NDArray
 
 from sharder.draft import Draft
 from sharder.keys import TOKEN_BYTES, KeyRange, RoutingKey
 from sharder.load import BYTES, OPS, LoadTable
 from sharder.risk import Floats
+from sharder.settings import complaint
 from sharder.view import View
 
 CHUNK_KEYS = 512
@@ -64,25 +67,21 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class PlacementConfig:
-    """`randomness` 1: pure draws; 0: every key takes the emptier of its two first draws.
+    """How keys are drawn onto shards. Bounds are checked at construction."""
 
-    `learning_rate`: how much of an observed error the next weights correct. `bias_max` bounds the
-    correction on either side.
-    """
-
-    randomness: float = 0.5
-    learning_rate: float = 0.3
-    bias_max: float = 4.0
-    seed: int = 0
+    randomness: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.5
+    """1: pure draws; 0: every key takes the emptier of its two first draws."""
+    learning_rate: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.3
+    """How much of an observed error the next weights correct."""
+    bias_max: Annotated[float, Interval(ge=1.0, le=1e6), Unit("(factor)")] = 4.0
+    """Bound of the correction on either side."""
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1), Unit("(seed)")] = 0
+    """Seed of the draws."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("randomness", 0.0, 1.0), ("learning_rate", 0.0, 1.0), ("bias_max", 1.0, 1e6),
-            ("seed", 0, 2**63 - 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"placement.{name} is {value}, it must be within {low}..{high}")
+        said = complaint(self)
+        if said is not None:
+            raise ValueError(f"placement.{said}")
 
 
 @dataclass(frozen=True, slots=True)

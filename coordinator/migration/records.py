@@ -5,11 +5,16 @@ Times are microseconds since 1970 UTC (`_us`) or seconds (`_s`).
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from annotated_types import Interval, Unit
 
 from logstore.base.errors import InvalidArgumentError
 from logstore.meta.records import Member
+from sharder.settings import OneOf, complaint
+
+_DAY_S = 86_400.0
 
 NOTES_MAX = 64
 """Remarks a migration keeps; the oldest go first."""
@@ -38,88 +43,62 @@ END_STATES = frozenset({State.COMPLETED, State.ROLLED_BACK, State.ABORTED})
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """How one move goes about it. Each field has its unit as a suffix and a bound in `BOUNDS`."""
+    """How one move goes about it. Bounds are checked at construction."""
 
-    shadow_s: float = 1.0
+    shadow_s: Annotated[float, Interval(ge=0.0, le=_DAY_S), Unit("s")] = 1.0
     """The target is in sync this long before reads go to it."""
-    soak_s: float = 10.0
+    soak_s: Annotated[float, Interval(ge=0.0, le=7 * _DAY_S), Unit("s")] = 10.0
     """The source stays in sync this long after the cutover (H4)."""
-    ramp_step: float = 0.01
+    ramp_step: Annotated[float, Interval(ge=0.001, le=1.0), Unit("(share)")] = 0.01
     """Share of reads that each step adds."""
-    ramp_interval_s: float = 0.1
-    ramp_back: float = 0.1
+    ramp_interval_s: Annotated[float, Interval(ge=0.01, le=3_600.0), Unit("s")] = 0.1
+    """Time between two steps of the ramp."""
+    ramp_back: Annotated[float, Interval(ge=0.001, le=1.0), Unit("(share)")] = 0.1
     """Share that a breach of a guard rail takes back; the second one rolls the move back."""
-    lag_records_max: int = 20_000
+    lag_records_max: Annotated[int, Interval(ge=0, le=10_000_000), Unit("records")] = 20_000
     """The target is caught up, and fit for reads, within this many records of the source."""
-    error_rate_max: float = 0.01
-    p99_ratio_max: float = 3.0
+    error_rate_max: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.01
+    """A guard rail is broken above this share of failed reads."""
+    p99_ratio_max: Annotated[float, Interval(ge=1.0, le=1_000.0), Unit("(ratio)")] = 3.0
     """The target's p99 over the source's."""
-    p99_floor_ms: float = 20.0
+    p99_floor_ms: Annotated[float, Interval(ge=0.0, le=60_000.0), Unit("ms")] = 20.0
     """A p99 below this is never a breach, whatever the source's."""
-    samples_min: int = 100
+    samples_min: Annotated[int, Interval(ge=1, le=1_000_000), Unit("reads")] = 100
     """Reads that a period must hold on both sides before their rates and p99 say anything."""
-    throttle_bytes_per_s: float = 0.0
+    throttle_bytes_per_s: Annotated[float, Interval(ge=0.0, le=1e12), Unit("bytes/s")] = 0.0
     """Bound of the snapshot copy; 0: the instance's own."""
-    setbacks_max: int = 5
+    setbacks_max: Annotated[int, Interval(ge=0, le=100), Unit("setbacks")] = 5
     """Falls back to an earlier state before the move is rolled back."""
-    preparing_timeout_s: float = 30.0
-    snapshot_timeout_s: float = 3_600.0
-    catching_up_timeout_s: float = 600.0
-    verifying_timeout_s: float = 600.0
-    shadowing_timeout_s: float = 60.0
-    ramping_timeout_s: float = 600.0
-    cutover_timeout_s: float = 60.0
-    target_dead_after_s: float = 60.0
+    preparing_timeout_s: Annotated[float, Interval(ge=0.1, le=_DAY_S), Unit("s")] = 30.0
+    """How long a move may stay in state `preparing`."""
+    snapshot_timeout_s: Annotated[float, Interval(ge=0.1, le=7 * _DAY_S), Unit("s")] = 3_600.0
+    """How long a move may stay in state `snapshot`."""
+    catching_up_timeout_s: Annotated[float, Interval(ge=0.1, le=7 * _DAY_S), Unit("s")] = 600.0
+    """How long a move may stay in state `catching-up`."""
+    verifying_timeout_s: Annotated[float, Interval(ge=0.1, le=7 * _DAY_S), Unit("s")] = 600.0
+    """How long a move may stay in state `verifying`."""
+    shadowing_timeout_s: Annotated[float, Interval(ge=0.1, le=_DAY_S), Unit("s")] = 60.0
+    """How long a move may stay in state `shadowing`."""
+    ramping_timeout_s: Annotated[float, Interval(ge=0.1, le=7 * _DAY_S), Unit("s")] = 600.0
+    """How long a move may stay in state `ramping`."""
+    cutover_timeout_s: Annotated[float, Interval(ge=0.1, le=_DAY_S), Unit("s")] = 60.0
+    """How long a move may stay in state `cutover`."""
+    target_dead_after_s: Annotated[float, Interval(ge=0.1, le=7 * _DAY_S), Unit("s")] = 60.0
     """Before the cutover: the move is rolled back once its target is silent this long."""
-    source_dead_after_s: float = 300.0
+    source_dead_after_s: Annotated[float, Interval(ge=0.1, le=7 * _DAY_S), Unit("s")] = 300.0
     """Before the cutover: the move is rolled back once its source is silent this long. After it: a
     source that is silent this long, and not in sync, is given up."""
-    feed: str = "direct"
+    feed: Annotated[str, OneOf(("direct", "kafka"))] = "direct"
     """How batches after the snapshot reach the target: `direct` or `kafka`."""
-    feed_fallback: str = "direct"
+    feed_fallback: Annotated[str, OneOf(("direct", "rollback"))] = "direct"
     """A broker away for `feed_deadline_s`: go on with the `direct` feed, or `rollback`."""
-    feed_deadline_s: float = 30.0
+    feed_deadline_s: Annotated[float, Interval(ge=0.1, le=_DAY_S), Unit("s")] = 30.0
+    """How long a move waits for its broker."""
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
-                raise InvalidArgumentError(
-                    f"{name} is {given!r}, it must be one of {', '.join(known)}"
-                )
-        for name, (low, high, unit) in BOUNDS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                text = f"{name} is {value}, it must be within {low:g}..{high:g} {unit}"
-                raise InvalidArgumentError(text.rstrip())
-
-
-CHOICES = {"feed": ("direct", "kafka"), "feed_fallback": ("direct", "rollback")}
-_DAY_S = 86_400.0
-BOUNDS: dict[str, tuple[float, float, str]] = {
-    "shadow_s": (0.0, _DAY_S, "s"),
-    "soak_s": (0.0, 7 * _DAY_S, "s"),
-    "ramp_step": (0.001, 1.0, "(share)"),
-    "ramp_interval_s": (0.01, 3_600.0, "s"),
-    "ramp_back": (0.001, 1.0, "(share)"),
-    "lag_records_max": (0, 10_000_000, "records"),
-    "error_rate_max": (0.0, 1.0, "(share)"),
-    "p99_ratio_max": (1.0, 1_000.0, "(ratio)"),
-    "p99_floor_ms": (0.0, 60_000.0, "ms"),
-    "samples_min": (1, 1_000_000, "reads"),
-    "throttle_bytes_per_s": (0.0, 1e12, "bytes/s"),
-    "setbacks_max": (0, 100, "setbacks"),
-    "preparing_timeout_s": (0.1, _DAY_S, "s"),
-    "snapshot_timeout_s": (0.1, 7 * _DAY_S, "s"),
-    "catching_up_timeout_s": (0.1, 7 * _DAY_S, "s"),
-    "verifying_timeout_s": (0.1, 7 * _DAY_S, "s"),
-    "shadowing_timeout_s": (0.1, _DAY_S, "s"),
-    "ramping_timeout_s": (0.1, 7 * _DAY_S, "s"),
-    "cutover_timeout_s": (0.1, _DAY_S, "s"),
-    "target_dead_after_s": (0.1, 7 * _DAY_S, "s"),
-    "source_dead_after_s": (0.1, 7 * _DAY_S, "s"),
-    "feed_deadline_s": (0.1, _DAY_S, "s"),
-}
+        said = complaint(self)
+        if said is not None:
+            raise InvalidArgumentError(said)
 
 
 @dataclass(frozen=True, slots=True)

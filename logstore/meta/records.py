@@ -7,9 +7,12 @@ with all that is needed to go on.
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
+from annotated_types import Interval, Unit
 
+from logstore.base.limits import REPLICAS_MAX
 from logstore.base.types import Compression, Durability, ShardStatus, TimestampPolicy
 from sharder.keys import KeyRange, Partitioner
 
@@ -122,26 +125,33 @@ class LeaderRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of a log. `event_time`: statistics are kept by the records' own timestamps.
-
-    `timestamp_ahead_max_s`: how far ahead of the primary's clock a producer's timestamp may be;
-    None: as far as it likes. What is further ahead is refused, or set to the limit, as
-    `timestamp_policy` says.
-    """
+    """Options of a log. `coordinator.catalog` checks the bounds of what is asked for."""
 
     partitioner: Partitioner = Partitioner.RANGE
-    replicas: int = 1
-    min_in_sync: int = 1
+    """What shards are ranges of: keys, their hashes, or virtual shard keys that are balanced."""
+    replicas: Annotated[int, Interval(ge=1, le=REPLICAS_MAX), Unit("copies")] = 1
+    """Copies of each shard; default: the coordinator's `replicas`."""
+    min_in_sync: Annotated[int, Unit("copies")] = 1
+    """Copies that must be in sync for an ack, 1 to `replicas`; default: more than half."""
     durability: Durability = Durability.OS
+    """An ack says that a record is in the page cache of each copy, or on its disk."""
     compression: Compression = Compression.NONE
+    """How batches are compressed on the disk."""
     key_index: bool = True
+    """Keep an index of the keys, for reads by key."""
     event_time: bool = False
-    retention_s: float | None = None
-    retention_bytes: int | None = None
+    """Statistics are kept by the records' own timestamps."""
+    retention_s: Annotated[float | None, Unit("s")] = None
+    """Refused until it acts."""
+    retention_bytes: Annotated[int | None, Unit("bytes")] = None
+    """Refused until it acts."""
     changefeed: str | None = None
     """A Kafka topic that every committed record is published to."""
-    timestamp_ahead_max_s: float | None = 3600.0
+    timestamp_ahead_max_s: Annotated[float | None, Interval(ge=0, le=1e9), Unit("s")] = 3600.0
+    """How far ahead of the primary's clock a producer's timestamp may be; null: as far as it
+    likes."""
     timestamp_policy: TimestampPolicy = TimestampPolicy.REFUSE
+    """A timestamp that is further ahead is refused, or set to the limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ from coordinator.migration import ramp
 from coordinator.migration.dry_run import dry_run
 from coordinator.migration.ramp import Figures, Move, RampState
 from coordinator.migration.records import (
-    BOUNDS,
-    CHOICES,
     MigrationRecord,
     MoveOptions,
     State,
@@ -31,6 +29,7 @@ from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
 from logstore.base.types import ShardStatus
 from logstore.meta.records import Member, ShardRecord
 from sharder.keys import KeyRange
+from sharder.settings import limits_of
 
 PROTOCOL = {
     "planned": "preparing aborted",
@@ -71,13 +70,16 @@ def test_any_step_is_on_the_table_or_raises_with_the_story(state: State, to: Sta
 
 
 def test_every_field_of_the_options_is_bounded_and_named() -> None:
-    assert {*BOUNDS, *CHOICES} == set(MoveOptions.__slots__)
-    assert not set(BOUNDS) & set(CHOICES)
-    for name, known in CHOICES.items():
-        with pytest.raises(InvalidArgumentError, match=f"{name} is 'x', .* {known[0]}"):
-            replace(MoveOptions(), **{name: "x"})  # type: ignore[arg-type]
-    for name, (low, high, _) in BOUNDS.items():
-        for value in (low - 1, high * 2 + 1):
+    limits = limits_of(MoveOptions)
+    assert set(limits) == set(MoveOptions.__slots__)
+    for name, limit in limits.items():
+        assert (limit.interval is None) == bool(limit.choices), name
+        if limit.interval is None:
+            with pytest.raises(InvalidArgumentError, match=f"{name} is 'x', .* {limit.choices[0]}"):
+                replace(MoveOptions(), **{name: "x"})  # type: ignore[arg-type]
+            continue
+        low, high = limit.interval.ge, limit.interval.le
+        for value in (low - 1, high * 2 + 1):  # type: ignore[operator]
             with pytest.raises(InvalidArgumentError, match=f"{name} is .* must be within"):
                 replace(MoveOptions(), **{name: value})  # type: ignore[arg-type]
 

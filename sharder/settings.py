@@ -1,0 +1,66 @@
+"""Settings that are fields of a frozen dataclass: bound, unit and choices stand at the field.
+
+`x_s: Annotated[float, Interval(ge=0, le=60), Unit("s")] = 1.0`, and a docstring below it. Settings
+of processes (pydantic) are written the same way, and `coordinator.settings_reference` reads both.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The texts that a field may hold."""
+
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the annotation of a field says of its values, beside their type."""
+
+    interval: Interval | None
+    unit: str
+    choices: tuple[str, ...]
+
+    def complaint(self, name: str, value: Any) -> str | None:
+        """One sentence with name, value, limit and unit; None: the value holds."""
+        if self.choices and value not in self.choices:
+            return f"{name} is {value!r}, it must be one of {', '.join(self.choices)}"
+        if self.interval is None or value is None:
+            return None
+        low, high = self.interval.ge, self.interval.le
+        if low <= value <= high:
+            return None
+        return f"{name} is {value}, it must be within {low:g}..{high:g} {self.unit}".rstrip()
+
+
+@functools.cache
+def limits_of(settings: type[Any]) -> dict[str, Limits]:
+    """Every field of a dataclass that has a bound, a unit or choices."""
+    found = {}
+    for name, hint in get_type_hints(settings, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            found[name] = limits_in(get_args(hint)[1:])
+    return found
+
+
+def limits_in(metadata: tuple[object, ...]) -> Limits:
+    """The limits among the annotations of one field."""
+    interval = next((m for m in metadata if isinstance(m, Interval)), None)
+    unit = next((m.unit for m in metadata if isinstance(m, Unit)), "")
+    choices = next((m.choices for m in metadata if isinstance(m, OneOf)), ())
+    return Limits(interval, unit, choices)
+
+
+def complaint(values: Any) -> str | None:
+    """The first field that is out of its limits, as a sentence; None: all hold."""
+    kind: Any = type(values)
+    for name, limits in limits_of(kind).items():
+        said = limits.complaint(name, getattr(values, name))
+        if said is not None:
+            return said
+    return None
