@@ -17,13 +17,13 @@ from logstore.replication.recovery import Vote
 class Timing:
     """Bounds of the machine, in seconds."""
 
-    follower_timeout_s: float = 2.0
+    follower_timeout_s: float = 1.5
     """An in-sync peer that acks nothing for this long is removed."""
-    lease_s: float = 2.0
+    lease_s: float = 1.5
     """The primary's lease for latest reads, from the sending of what a follower answered (P7)."""
-    grace_s: float = 2.6
-    """A follower that hears nothing for this long takes over: the lease, and a margin of 30 % for
-    drift; clocks only need to run at about the same speed, not to show the same time."""
+    grace_s: float = 1.9
+    """A follower that hears nothing for this long takes over: the lease, and a margin of a quarter
+    for drift; clocks only need to run at about the same speed, not to show the same time."""
     stagger_s: float = 0.3
     """Each further follower waits this much longer, so that one of them tries first."""
     hand_over_timeout_s: float = 5.0
