@@ -1,13 +1,15 @@
-"""Settings of the coordinator: `LOGSTORE_COORDINATOR_*` in the environment, or arguments."""
+"""Settings of the coordinator: `LOGSTORE_COORDINATOR_*` in the environment, flags, or arguments."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, model_validator
-from pydantic_settings import SettingsConfigDict
+from annotated_types import Interval, MaxLen, Unit
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from coordinator.cells import CELLS_MAX
+from coordinator.limits import CELLS, PLANNING_PERIOD_S, PORT, REPLICAS
+from logstore.base.command_line import from_json, json_or
 from logstore.meta.settings import (
     AddressesText,
     AddressText,
@@ -15,7 +17,10 @@ from logstore.meta.settings import (
     ListenText,
     MetadataSettings,
 )
-from sharder.config import OUTLOOK_MAX
+from sharder.config import OUTLOOK_MAX, PlannerConfig, RiskConfig
+from sharder.settings import limits_of
+
+_RISK, _PLANNER = limits_of(RiskConfig), limits_of(PlannerConfig)
 
 
 class Autopilot(StrEnum):
@@ -27,92 +32,101 @@ class Autopilot(StrEnum):
 
 
 class CoordinatorConfig(MetadataSettings):
-    """Every field with its unit and bound; a value outside is refused with the field's name."""
+    """Settings of a coordinator. A value outside its bound is refused with the field's name."""
 
     model_config = SettingsConfigDict(env_prefix="LOGSTORE_COORDINATOR_", extra="forbid")
 
-    data: Path = Field(description="folder of this coordinator and its embedded metadata store")
-    metadata: str | None = Field(
-        default=None, pattern="^etcds?://", description="etcd://HOST:PORT,… instead of embedded"
-    )
-    cluster: str | None = Field(
-        default=None, pattern="^[0-9a-f]{1,16}$",
-        description="id of the cluster whose metadata this must be; else it is refused",
-    )  # fmt: skip
-    host: HostText = Field(default="127.0.0.1", max_length=255, description="address to listen on")
-    port: int = Field(default=7400, ge=0, le=65_535, description="port; 0 takes a free one")
-    advertise: AddressText | None = Field(
-        default=None, max_length=255, description="host:port that others reach us at; default ours"
-    )
-    cells: int = Field(
-        default=1, ge=1, le=CELLS_MAX, description="slices of the shards; fixed once made (etcd)"
-    )
+    data: Path
+    """Folder of this coordinator and its embedded metadata store."""
+    metadata: Annotated[str | None, Field(pattern="^etcds?://")] = None
+    """etcd://HOST:PORT,… instead of the embedded store."""
+    cluster: Annotated[str | None, Field(pattern="^[0-9a-f]{1,16}$")] = None
+    """Id of the cluster whose metadata this must be; another one is refused."""
+    host: Annotated[HostText, MaxLen(255)] = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, PORT, Unit("port")] = 7400
+    """Port to listen on; 0 takes a free one."""
+    advertise: Annotated[AddressText | None, MaxLen(255)] = None
+    """host:port that others reach this coordinator at; default: the one it listens on."""
+    cells: Annotated[int, CELLS, Unit("cells")] = 1
+    """Slices of the shards, each led by one coordinator; fixed once made; more need etcd."""
 
-    planning_period_s: float = Field(default=300.0, ge=1, le=3600, description="s between plans")
-    report_interval_s: float = Field(
-        default=1.0, ge=0.1, le=3600, description="s between an instance's reports, also its pulse"
-    )
-    alive_s: float | None = Field(
-        default=None, gt=0, le=3600, description="s of silence; default 3 reports, at least 3 s"
-    )
-    slot_s: float | None = Field(
-        default=None, gt=0, le=86_400,
-        description="s of a statistics slot in a log's own time; default the planning period",
-    )  # fmt: skip
-    wall_s_per_slot: float | None = Field(
-        default=None, gt=0, le=86_400,
-        description="wall s that a slot takes; differs from slot_s while history is replayed",
-    )  # fmt: skip
-    seasons_slots: tuple[int, ...] | None = Field(
-        default=None, description="seasons in slots, ascending; default a day and a week"
-    )
-    horizon_slots: int = Field(default=12, ge=1, le=1024, description="slots forecast ahead")
-    outlook_slots: int | None = Field(
-        default=None, ge=1, le=1024,
-        description="slots forecast to choose between moves; default a day, at most 96; at least"
-        " horizon_slots are",
-    )  # fmt: skip
-    history_slots: int = Field(default=336, ge=1, le=10_000, description="slots of statistics kept")
-    heatmap_buckets: int = Field(default=256, ge=4, le=4096)
+    planning_period_s: Annotated[float, PLANNING_PERIOD_S, Unit("s")] = 300.0
+    """Time between two plans."""
+    report_interval_s: Annotated[float, Interval(ge=0.1, le=3600), Unit("s")] = 1.0
+    """Time between an instance's reports, as its own `report_interval_s` says."""
+    alive_s: Annotated[float | None, Interval(gt=0, le=3600), Unit("s")] = None
+    """An instance in silence for so long is not alive; default: 3 reports, at least 3 s."""
+    slot_s: Annotated[float | None, Interval(gt=0, le=86_400), Unit("s")] = None
+    """A statistics slot in a log's own time; default: the planning period."""
+    wall_s_per_slot: Annotated[float | None, Interval(gt=0, le=86_400), Unit("s")] = None
+    """Wall time that a slot takes; differs from `slot_s` while history is replayed; default: it."""
+    seasons_slots: Annotated[
+        tuple[int, ...] | None, Unit("slots"), NoDecode, BeforeValidator(from_json)
+    ] = None
+    """Seasons, ascending, as JSON; default: a day and a week."""
+    horizon_slots: Annotated[int, Interval(ge=1, le=1024), Unit("slots")] = 12
+    """Slots that are forecast ahead."""
+    outlook_slots: Annotated[int | None, Interval(ge=1, le=1024), Unit("slots")] = None
+    """Slots forecast to choose between moves, at least `horizon_slots`; default: a day, at most
+    96."""
+    history_slots: Annotated[int, Interval(ge=1, le=10_000), Unit("slots")] = 336
+    """Slots of statistics that are kept."""
+    heatmap_buckets: Annotated[int, Interval(ge=4, le=4096), Unit("buckets")] = 256
+    """Key buckets of a log's heatmap."""
 
     autopilot: Autopilot = Autopilot.ON
-    threshold: float = Field(default=0.8, ge=0.05, le=1, description="share of capacity")
-    hysteresis: float = Field(default=0.05, ge=0, le=0.5, description="share of capacity")
-    cooldown_s: float | None = Field(
-        default=None, ge=0, le=1e9, description="s a moved shard stays; default 3 planning periods"
+    """What the planning loop does: start moves, only forecast and plan, or nothing."""
+    threshold: Annotated[float, _RISK["threshold"].interval, Unit("share of capacity")] = (
+        RiskConfig().threshold
     )
-    flip_back_s: float | None = Field(
-        default=None, ge=0, le=1e9, description="s until a shard may return; default 12 periods"
+    """Load should stay under this."""
+    hysteresis: Annotated[float, _PLANNER["hysteresis"].interval, Unit("share of capacity")] = (
+        PlannerConfig().hysteresis
     )
-    margin_periods: float = Field(default=1.0, ge=0, le=1e6, description="slots of safety")
-    moves_max: int = Field(default=2, ge=0, le=1000, description="moves at once")
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    move: dict[str, int | float | str] = Field(
-        default_factory=dict, description="MoveOptions that differ from their defaults, as JSON"
+    """A target must stay this far below the threshold."""
+    cooldown_s: Annotated[float | None, _PLANNER["cooldown_s"].interval, Unit("s")] = None
+    """A moved shard stays where it is for so long; default: 3 planning periods."""
+    flip_back_s: Annotated[float | None, _PLANNER["flip_back_s"].interval, Unit("s")] = None
+    """A moved shard does not return for so long; default: 12 planning periods."""
+    margin_periods: Annotated[float, _PLANNER["margin_periods"].interval, Unit("slots")] = (
+        PlannerConfig().margin_periods
     )
+    """A move shall end this long before the load crosses the threshold."""
+    moves_max: Annotated[int, Interval(ge=0, le=1000), Unit("moves")] = 2
+    """Moves at work at once."""
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1), Unit("seed")] = 0
+    """Seed of the planner's draws."""
+    move: Annotated[dict[str, int | float | str], NoDecode, BeforeValidator(json_or(dict))] = Field(
+        default_factory=dict
+    )
+    """Options of planned moves that differ from their defaults, as JSON."""
 
-    replicas: int = Field(
-        default=1, ge=1, le=7, description="copies of a new log that does not say how many"
-    )
-    lost_after_s: float = Field(
-        default=30.0, ge=1, le=86_400, description="s of silence until copies are made elsewhere"
-    )
+    replicas: Annotated[int, REPLICAS, Unit("copies")] = 1
+    """Copies of a new log that does not say how many."""
+    lost_after_s: Annotated[float, Interval(ge=1, le=86_400), Unit("s")] = 30.0
+    """Copies of an instance in silence for so long are made elsewhere."""
 
-    kafka: AddressesText | None = Field(
-        default=None, validation_alias=AliasChoices("kafka", "LOGSTORE_KAFKA"), max_length=4096,
-        description="host:port,… of a Kafka; moves then feed through it, unless told otherwise",
-    )  # fmt: skip
-    feed_sweep_s: float = Field(
-        default=30.0, ge=0.1, le=86_400, description="s between sweeps of orphaned feed topics"
-    )
+    kafka: Annotated[
+        AddressesText | None,
+        Field(
+            validation_alias=AliasChoices("kafka", "LOGSTORE_COORDINATOR_KAFKA", "LOGSTORE_KAFKA")
+        ),
+        MaxLen(4096),
+    ] = None
+    """host:port,… of a Kafka; moves then feed through it, unless told otherwise."""
+    feed_sweep_s: Annotated[float, Interval(ge=0.1, le=86_400), Unit("s")] = 30.0
+    """Time between two sweeps of orphaned feed topics."""
 
-    metrics_listen: ListenText | None = Field(
-        default=None, max_length=255, description="host:port of /metrics, /healthz and /readyz"
-    )
+    metrics_listen: Annotated[ListenText | None, MaxLen(255)] = None
+    """host:port of /metrics, /healthz and /readyz; default: none."""
 
     tls_ca: Path | None = None
+    """CA that signed the members' certificates; default: no TLS."""
     tls_cert: Path | None = None
+    """This process's certificate."""
     tls_key: Path | None = None
+    """The key of `tls_cert`."""
 
     @model_validator(mode="after")
     def _fill(self) -> Self:

@@ -1,9 +1,6 @@
 """`python -m coordinator.main --data DIR --port N …`: one coordinator."""
 
-import argparse
 import asyncio
-import contextlib
-import json
 import signal
 import sys
 
@@ -13,6 +10,7 @@ import uvloop
 from coordinator.config import CoordinatorConfig
 from coordinator.server import CoordinatorServer
 from logstore.base import collector
+from logstore.base.command_line import from_command_line, refusals
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
@@ -20,15 +18,9 @@ from logstore.base.logs import configure_logs
 
 def _config(arguments: list[str]) -> CoordinatorConfig:
     """Settings from flags (one per field) over the environment; lists and objects as JSON."""
-    parser = argparse.ArgumentParser(prog="logstore coordinator", description=__doc__)
-    for name, field in CoordinatorConfig.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", help=field.description)
-    given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
-    for name in ("seasons_slots", "move"):
-        if name in given:
-            with contextlib.suppress(json.JSONDecodeError):  # the check of the field says it
-                given[name] = json.loads(given[name])
-    return CoordinatorConfig(**given)
+    return from_command_line(
+        CoordinatorConfig, arguments, prog="logstore coordinator", description=__doc__
+    )
 
 
 async def _serve(config: CoordinatorConfig) -> None:
@@ -48,10 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = _config(sys.argv[1:] if arguments is None else arguments)
     except pydantic.ValidationError as e:
-        for error in e.errors():
-            field = ".".join(str(part) for part in error["loc"])
-            given = f"{field} is {error['input']!r}: " if field else ""
-            print(f"error: {given}{error['msg']}", file=sys.stderr)
+        for line in refusals(e):
+            print(f"error: {line}", file=sys.stderr)
         return 2
     configure_logs("coordinator")
     try:

@@ -11,6 +11,15 @@ import typer
 
 from coordinator.cli.common import AsJson, check_writable, note, print_json, run
 from coordinator.cli.logs import parse_option
+from coordinator.limits import (
+    CELLS,
+    COORDINATORS,
+    INSTANCES,
+    PLANNING_PERIOD_S,
+    PORT,
+    REPLICAS,
+    span,
+)
 from logstore.meta.records import CapacityRecord
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -38,14 +47,13 @@ def up(
     instances: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=64,
+            **span(INSTANCES),
             help="How many instances; default: those of the data, at least --replicas.",
         ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Directory of the data.")] = Path("logstore-data"),
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="The coordinator's; 0 takes a free one.")
+        int, typer.Option(**span(PORT), help="The coordinator's; 0 takes a free one.")
     ] = 7400,
     ops_per_s: Annotated[
         float | None, typer.Option(min=1e-3, max=1e15, help="Capacity of each instance.")
@@ -55,7 +63,8 @@ def up(
     ] = None,
     autopilot: Annotated[str | None, typer.Option(help="on, forecast-only or off")] = None,
     planning_period_s: Annotated[
-        float | None, typer.Option(min=1, max=3600, help="Seconds between plans; default 300.")
+        float | None,
+        typer.Option(**span(PLANNING_PERIOD_S), help="Seconds between plans; default 300."),
     ] = None,
     metadata: Metadata = None,
     kafka: Annotated[
@@ -63,14 +72,15 @@ def up(
         typer.Option(metavar="HOST:PORT,…", help="A Kafka that moves feed through."),
     ] = None,
     replicas: Annotated[
-        int, typer.Option(min=1, max=7, help="Copies of a log that does not say.")
+        int, typer.Option(**span(REPLICAS), help="Copies of a log that does not say.")
     ] = 1,
     coordinators: Annotated[
-        int, typer.Option(min=1, max=8, help="How many share the cells; more need --metadata.")
+        int,
+        typer.Option(**span(COORDINATORS), help="How many share the cells; more need --metadata."),
     ] = 1,
     cells: Annotated[
         int | None,
-        typer.Option(min=1, help="Slices of the shards, each led by one; with --metadata."),
+        typer.Option(**span(CELLS), help="Slices of the shards, each led by one; with --metadata."),
     ] = None,
     setting: Setting = None,
     as_json: AsJson = False,

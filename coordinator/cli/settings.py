@@ -7,6 +7,7 @@ import msgspec
 import pydantic
 
 from coordinator.config import CoordinatorConfig
+from logstore.base.command_line import refusals
 from logstore.base.errors import ConfigError
 
 
@@ -26,11 +27,7 @@ def coordinator_settings(given: Mapping[str, object], option: str = "--set") -> 
     try:
         CoordinatorConfig(**({"data": Path("data")} | wanted))  # type: ignore[arg-type]
     except pydantic.ValidationError as e:
-        first = e.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        told = f"{name} is {first['input']!r}: " if name else ""
-        said = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{told}{said}") from None
+        raise ConfigError(refusals(e)[0].replace("Value error, ", "")) from None
     return {name: _flag(value) for name, value in wanted.items()}
 
 

@@ -14,13 +14,15 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import grpc.aio
+from annotated_types import Unit
 
 from coordinator.answers.base import decode
 from coordinator.answers.catalog import InstanceRow
 from coordinator.config import Autopilot
+from coordinator.limits import COORDINATORS, INSTANCES, PORT
 from coordinator.local.identities import cluster_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
 from logstore.base.address import Address
@@ -37,10 +39,9 @@ from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogStub, PlansStub
 from logstore.proto.status import called
+from sharder.settings import complaint
 
 COORDINATOR = "coordinator"
-INSTANCES_MAX = 64
-COORDINATORS_MAX = 8
 POLL_S = 0.1
 CALL_TIMEOUT_S = 2.0
 ORDER_TIMEOUT_S = 15.0
@@ -61,8 +62,8 @@ class ClusterOptions:
     """
 
     data: Path
-    instances: int = 1
-    port: int = 0
+    instances: Annotated[int, INSTANCES, Unit("instances")] = 1
+    port: Annotated[int, PORT, Unit("(port)")] = 0
     host: str = "127.0.0.1"
     capacities: Sequence[CapacityRecord] = ()
     coordinator_settings: Mapping[str, object] = field(default_factory=dict)
@@ -72,19 +73,16 @@ class ClusterOptions:
     metadata: str | None = None
     kafka: str | None = None
     replicas: int | None = None
-    coordinators: int = 1
+    coordinators: Annotated[int, COORDINATORS, Unit("coordinators")] = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.instances <= INSTANCES_MAX:
-            raise ConfigError(f"instances is {self.instances}, allowed are 1 to {INSTANCES_MAX}")
+        said = complaint(self)
+        if said is not None:
+            raise ConfigError(said)
         if self.replicas is not None and not 1 <= self.replicas <= self.instances:
             raise ConfigError(
                 f"replicas is {self.replicas}, with {self.instances} instances 1 to "
                 f"{self.instances} are allowed"
-            )
-        if not 1 <= self.coordinators <= COORDINATORS_MAX:
-            raise ConfigError(
-                f"coordinators is {self.coordinators}, allowed are 1 to {COORDINATORS_MAX}"
             )
         if self.coordinators > 1 and self.metadata is None:
             raise ConfigError(
@@ -100,8 +98,6 @@ class ClusterOptions:
             )
         for capacity in self.capacities:
             _check_capacity(capacity)
-        if not 0 <= self.port <= 65_535:
-            raise ConfigError(f"port is {self.port}, allowed are 0 (any free one) to 65535")
 
 
 class Cluster:
@@ -234,8 +230,8 @@ class Cluster:
 
     async def add_instance(self, settings: Mapping[str, object] | None = None) -> str:
         """Start one more instance; returns its name once it is known and alive."""
-        if len(self._instances) >= INSTANCES_MAX:
-            raise ConfigError(f"instances is {INSTANCES_MAX} already, the limit")
+        if len(self._instances) >= INSTANCES.le:  # type: ignore[operator]
+            raise ConfigError(f"instances is {INSTANCES.le} already, the limit")
         process = self._make_instance(len(self._instances) + 1, 0, settings or {})
         await process.start(self.options.start_timeout_s)
         await self.wait_ready()

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
-from pydantic_settings import BaseSettings
+from annotated_types import MaxLen
+from pydantic import AfterValidator, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from logstore.base.address import (
     checked_address,
@@ -48,15 +49,20 @@ StoreText = Annotated[str, AfterValidator(_store_text)]
 
 
 class MetadataSettings(BaseSettings):
-    """Login and TLS towards etcd; give the password in the environment, where nobody lists it."""
+    """Login and TLS towards etcd. A description is the docstring below its field."""
 
-    metadata_user: str | None = Field(default=None, max_length=255, description="etcd's user")
-    metadata_password: SecretStr | None = Field(default=None, description="etcd's password")
-    metadata_tls_ca: Path | None = Field(
-        default=None, description="CA of etcds://; default: tls_ca, tls_cert and tls_key"
-    )
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
+    metadata_user: Annotated[str | None, MaxLen(255)] = None
+    """etcd's user."""
+    metadata_password: SecretStr | None = None
+    """etcd's password; give it in the environment, where nobody lists it."""
+    metadata_tls_ca: Path | None = None
+    """CA of etcds://; default: `tls_ca`, `tls_cert` and `tls_key`."""
     metadata_tls_cert: Path | None = None
+    """This process's certificate towards etcd."""
     metadata_tls_key: Path | None = None
+    """The key of `metadata_tls_cert`."""
 
     def open_metadata(self, addresses: Sequence[str], tls: TlsOptions | None) -> MetadataStore:
         """The store at `addresses` (`logstore.meta.open`); `tls` is this process's own."""

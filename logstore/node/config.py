@@ -1,10 +1,20 @@
-"""Settings of one instance: `LOGSTORE_NODE_*` in the environment, or keyword arguments."""
+"""Settings of one instance: `LOGSTORE_NODE_*` in the environment, flags, or keyword arguments."""
 
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, ValidationInfo, field_validator
-from pydantic_settings import SettingsConfigDict
+from annotated_types import Interval, MaxLen, MinLen, Unit
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import CliVariadicArg, NoDecode, SettingsConfigDict
 
+from logstore.base.command_line import from_json, json_or
 from logstore.meta.open import is_etcd
 from logstore.meta.settings import (
     AddressesText,
@@ -14,110 +24,115 @@ from logstore.meta.settings import (
     PlaceText,
     StoreText,
 )
+from logstore.replication.state import Timing
+
+_TIMING = Timing()
 
 
 class NodeConfig(MetadataSettings):
-    """Every field with its unit and bound; a value outside is refused with the field's name."""
+    """Settings of an instance. A value outside its bound is refused with the field's name."""
 
     model_config = SettingsConfigDict(env_prefix="LOGSTORE_NODE_", extra="forbid")
 
-    instance: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,64}$", description="instance id")
-    data: Path = Field(description="folder of this instance's RocksDB")
-    listen: ListenText = Field(
-        default="127.0.0.1:0", description="host:port; port 0 takes a free one"
-    )
-    advertise: AddressText | None = Field(
-        default=None, max_length=255, description="host:port that others reach us at; default ours"
-    )
-    metadata: list[StoreText] = Field(
-        min_length=1, description="host:port of the coordinators, or etcd://HOST:PORT,…"
-    )
-    coordinators: list[AddressText] = Field(
-        default=[], validate_default=True,
-        description="host:port of the coordinators, for reports; default: metadata",
-    )  # fmt: skip
-    tier: PlaceText = Field(default="standard", description="kind of machine; 64 bytes at most")
-    zone: PlaceText = Field(default="zone-a", description="what fails together; 64 bytes at most")
+    instance: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,64}$")]
+    """Id of the instance."""
+    data: Path
+    """Folder of this instance's RocksDB."""
+    listen: ListenText = "127.0.0.1:0"
+    """host:port to listen on; port 0 takes a free one."""
+    advertise: Annotated[AddressText | None, MaxLen(255)] = None
+    """host:port that others reach this instance at; default: the one it listens on."""
+    metadata: Annotated[
+        CliVariadicArg[list[StoreText]], MinLen(1), NoDecode, BeforeValidator(from_json)
+    ]
+    """host:port of the coordinators, or etcd://HOST:PORT,…"""
+    coordinators: Annotated[
+        CliVariadicArg[list[AddressText]], NoDecode, BeforeValidator(json_or(list))
+    ] = Field(default=[], validate_default=True)
+    """host:port of the coordinators, for reports; default: `metadata`."""
+    tier: PlaceText = "standard"
+    """Kind of machine; 64 bytes at most."""
+    zone: PlaceText = "zone-a"
+    """What fails together; 64 bytes at most."""
 
-    ops_per_s_max: float | None = Field(default=None, gt=0, description="admitted operations/s")
-    bytes_per_s_max: float | None = Field(default=None, gt=0, description="admitted bytes/s")
-    burst_s: float = Field(
-        default=1.0, ge=0.001, le=60, description="seconds of capacity that may be saved up"
-    )
-    stored_bytes_max: int | None = Field(default=None, gt=0)
+    ops_per_s_max: Annotated[float | None, Interval(gt=0), Unit("operations/s")] = None
+    """Operations that are admitted; default: no limit."""
+    bytes_per_s_max: Annotated[float | None, Interval(gt=0), Unit("bytes/s")] = None
+    """Bytes that are admitted; default: no limit."""
+    burst_s: Annotated[float, Interval(ge=0.001, le=60), Unit("s")] = 1.0
+    """Seconds of capacity that may be saved up."""
+    stored_bytes_max: Annotated[int | None, Interval(gt=0), Unit("bytes")] = None
+    """Bytes that the planner may place here; default: no limit."""
 
-    follower_timeout_s: float = Field(default=1.5, ge=0.1, le=60)
-    hand_over_timeout_s: float = Field(default=5.0, ge=0.1, le=60)
-    stop_hand_over_s: float = Field(
-        default=5.0, ge=0, le=600, description="a stop waits this long until others lead; 0: never"
+    follower_timeout_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = (
+        _TIMING.follower_timeout_s
     )
-    lease_s: float = Field(
-        default=1.5, ge=0.1, le=60, description="latest reads need an answer this fresh (P7)"
+    """A follower that acks nothing for so long leaves the in-sync set."""
+    hand_over_timeout_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = (
+        _TIMING.hand_over_timeout_s
     )
-    grace_s: float = Field(
-        default=1.9, ge=0.2, le=120, description="a follower in silence takes over after it"
-    )
-    heartbeat_interval_s: float = Field(default=0.2, ge=0.01, le=5)
-    follower_read_stale_s: float = Field(
-        default=1.0, ge=0.1, le=60, description="a follower without heartbeat this long serves none"
-    )
-    session_wait_s: float = Field(default=0.5, ge=0, le=10)
-    retry_interval_s: float = Field(default=0.1, ge=0.01, le=10)
-    copy_bytes_per_s: float = Field(
-        default=1e9, gt=0, description="bound of the copies that this instance sends and takes"
-    )
-    copy_bytes_per_s_min: float = Field(
-        default=2e6, gt=0, description="copies go on at this pace whatever the p99 of appends"
-    )
-    copy_bytes_per_s_cluster: float | None = Field(
-        default=None, gt=0, description="bound of all copies in the cluster together"
-    )
-    copy_p99_ratio_max: float = Field(
-        default=1.2, ge=1, le=1000, description="p99 of appends during a copy over the one before"
-    )
-    copy_p99_floor_ms: float = Field(
-        default=2.0, ge=0, le=60_000, description="a p99 below this never slows a copy"
-    )
-    kafka: AddressesText | None = Field(
-        default=None, validation_alias=AliasChoices("kafka", "LOGSTORE_KAFKA"), max_length=4096,
-        description="host:port,… of a Kafka, for feeds that go through it",
-    )  # fmt: skip
-    report_interval_s: float = Field(default=1.0, ge=0.1, le=3600)
-    profile: bool = Field(
-        default=True, description="count operations, groups and keys by shard and slot"
-    )
-    sample_keys_per_batch: int = Field(default=16, ge=0, le=4096)
-    scrub_interval_s: float = Field(
-        default=86_400.0, ge=0.1, le=31_536_000, description="each copy is read back this often"
-    )
-    scrub_bytes_per_s: float = Field(
-        default=16e6, ge=1e4, description="bound of what the scrub reads"
-    )
-    metrics_listen: ListenText | None = Field(
-        default=None, max_length=255, description="host:port of /metrics, /healthz and /readyz"
-    )
-    metrics_shards_max: int = Field(
-        default=200, ge=0, le=10_000, description="shards with metrics of their own"
-    )
-    read_threads: int = Field(default=2, ge=1, le=64)
-    replace: bool = Field(
-        default=False, description="the disk of this instance is lost: begin with an empty one"
-    )
-    accept_generation: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{16}$",
-        description="id of a recovered metadata generation that this directory shall accept",
-    )  # fmt: skip
-    reclaim_interval_s: float = Field(
-        default=5.0, ge=0.1, le=3600, description="how often retired copies are looked at"
-    )
-    disk_free_share_min: float = Field(
-        default=0.05, ge=0, le=1,
-        description="below it retired copies are deleted before their time",
-    )  # fmt: skip
+    """A hand-over or seal that does not drain in this time is given up."""
+    stop_hand_over_s: Annotated[float, Interval(ge=0, le=600), Unit("s")] = 5.0
+    """A stop waits this long until others lead; 0: never."""
+    lease_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = _TIMING.lease_s
+    """Latest reads need an answer of the followers this fresh (P7)."""
+    grace_s: Annotated[float, Interval(ge=0.2, le=120), Unit("s")] = _TIMING.grace_s
+    """A follower takes over after so much silence of its primary; at least 1.1 x `lease_s`."""
+    heartbeat_interval_s: Annotated[float, Interval(ge=0.01, le=5), Unit("s")] = 0.2
+    """How often a primary tells its followers that it lives."""
+    follower_read_stale_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = 1.0
+    """A follower that heard no heartbeat for so long serves no reads."""
+    session_wait_s: Annotated[float, Interval(ge=0, le=10), Unit("s")] = 0.5
+    """How long a read waits for what its client wrote or saw before."""
+    retry_interval_s: Annotated[float, Interval(ge=0.01, le=10), Unit("s")] = 0.1
+    """Time between two attempts at what failed, to peers and the metadata store."""
+    copy_bytes_per_s: Annotated[float, Interval(gt=0), Unit("bytes/s")] = 1e9
+    """Bound of the copies that this instance sends and takes."""
+    copy_bytes_per_s_min: Annotated[float, Interval(gt=0), Unit("bytes/s")] = 2e6
+    """Copies go on at this pace whatever the p99 of appends."""
+    copy_bytes_per_s_cluster: Annotated[float | None, Interval(gt=0), Unit("bytes/s")] = None
+    """Bound of all copies in the cluster together; default: none."""
+    copy_p99_ratio_max: Annotated[float, Interval(ge=1, le=1000), Unit("ratio")] = 1.2
+    """A copy slows down when the p99 of appends is this many times the one before it."""
+    copy_p99_floor_ms: Annotated[float, Interval(ge=0, le=60_000), Unit("ms")] = 2.0
+    """A p99 of appends below this never slows a copy."""
+    kafka: Annotated[
+        AddressesText | None,
+        Field(validation_alias=AliasChoices("kafka", "LOGSTORE_NODE_KAFKA", "LOGSTORE_KAFKA")),
+        MaxLen(4096),
+    ] = None
+    """host:port,… of a Kafka, for feeds that go through it."""
+    report_interval_s: Annotated[float, Interval(ge=0.1, le=3600), Unit("s")] = 1.0
+    """Time between two reports to the coordinators; they expect their own `report_interval_s`."""
+    profile: bool = True
+    """Count operations, groups and keys by shard and slot."""
+    sample_keys_per_batch: Annotated[int, Interval(ge=0, le=4096), Unit("keys")] = 16
+    """Keys of each batch that are sampled for the heatmap; 0 counts as 1."""
+    scrub_interval_s: Annotated[float, Interval(ge=0.1, le=31_536_000), Unit("s")] = 86_400.0
+    """Each copy is read back and checked this often."""
+    scrub_bytes_per_s: Annotated[float, Interval(ge=1e4), Unit("bytes/s")] = 16e6
+    """Bound of what the scrub reads."""
+    metrics_listen: Annotated[ListenText | None, MaxLen(255)] = None
+    """host:port of /metrics, /healthz and /readyz; default: none."""
+    metrics_shards_max: Annotated[int, Interval(ge=0, le=10_000), Unit("shards")] = 200
+    """Shards with metrics of their own."""
+    read_threads: Annotated[int, Interval(ge=1, le=64), Unit("threads")] = 2
+    """Threads that serve reads."""
+    replace: bool = False
+    """The disk of this instance is lost: begin with an empty one."""
+    accept_generation: Annotated[str | None, Field(pattern=r"^[0-9a-f]{16}$")] = None
+    """Id of a recovered metadata generation that this directory shall accept."""
+    reclaim_interval_s: Annotated[float, Interval(ge=0.1, le=3600), Unit("s")] = 5.0
+    """How often retired copies are looked at."""
+    disk_free_share_min: Annotated[float, Interval(ge=0, le=1), Unit("share")] = 0.05
+    """Below this share of free space retired copies are deleted before their time."""
 
     tls_ca: Path | None = None
+    """CA that signed the members' certificates; default: no TLS."""
     tls_cert: Path | None = None
+    """This process's certificate."""
     tls_key: Path | None = None
+    """The key of `tls_cert`."""
 
     @field_validator("coordinators")
     @classmethod
@@ -126,3 +141,17 @@ class NodeConfig(MetadataSettings):
         if not given and any(is_etcd(address) for address in metadata):
             raise ValueError("at least one address is needed when metadata is etcd")
         return given or metadata
+
+    @model_validator(mode="after")
+    def _check_timing(self) -> Self:
+        self.timing()
+        return self
+
+    def timing(self) -> Timing:
+        """The bounds of each copy's replication machine; ValueError if they exclude each other."""
+        return Timing(
+            follower_timeout_s=self.follower_timeout_s,
+            lease_s=self.lease_s,
+            grace_s=self.grace_s,
+            hand_over_timeout_s=self.hand_over_timeout_s,
+        )

@@ -1,6 +1,5 @@
 """`python -m logstore.node.main --instance ID --data DIR --metadata HOST:PORT …`: one instance."""
 
-import argparse
 import asyncio
 import signal
 import sys
@@ -12,13 +11,13 @@ import structlog
 import uvloop
 
 from logstore.base import collector
+from logstore.base.command_line import from_command_line, refusals
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
 from logstore.node.config import NodeConfig
 from logstore.node.server import STATUS_RESTART, NodeServer, check_before_open
 
-LISTS = ("metadata", "coordinators")
 SWITCH_INTERVAL_S = 0.0005
 """The loop waits no longer than this for a thread (reads, index, verification); Python's own 5 ms
 are met several times in one append."""
@@ -35,15 +34,7 @@ class _NoPandas(MetaPathFinder):
 
 def _config(arguments: list[str]) -> NodeConfig:
     """Settings from flags (one per field of NodeConfig) over the environment."""
-    parser = argparse.ArgumentParser(prog="logstore node", description=__doc__)
-    for name, field in NodeConfig.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        if field.annotation is bool:
-            parser.add_argument(flag, help=field.description, nargs="?", const="true")
-            continue
-        parser.add_argument(flag, help=field.description, nargs="+" if name in LISTS else None)
-    given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
-    return NodeConfig(**given)
+    return from_command_line(NodeConfig, arguments, prog="logstore node", description=__doc__)
 
 
 async def _serve(config: NodeConfig) -> int:
@@ -77,9 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = _config(sys.argv[1:] if arguments is None else arguments)
     except pydantic.ValidationError as e:
-        for error in e.errors():
-            field = ".".join(str(part) for part in error["loc"])
-            print(f"error: {field} is {error['input']!r}: {error['msg']}", file=sys.stderr)
+        for line in refusals(e):
+            print(f"error: {line}", file=sys.stderr)
         return 2
     Path(config.data).mkdir(parents=True, exist_ok=True)
     configure_logs(config.instance)

@@ -57,7 +57,7 @@ from logstore.replication.events import (
     Tick,
     Written,
 )
-from logstore.replication.machine import ReplicationMachine, Timing
+from logstore.replication.machine import ReplicationMachine
 from sharder.keys import Partitioner
 
 _log = structlog.get_logger(__name__)
@@ -101,12 +101,7 @@ class Replica:
             me=member,
             end=end,
             high_watermark=min(known.high_watermark, end.end) if known else 0,
-            timing=Timing(
-                follower_timeout_s=node.config.follower_timeout_s,
-                lease_s=node.config.lease_s,
-                grace_s=node.config.grace_s,
-                hand_over_timeout_s=node.config.hand_over_timeout_s,
-            ),
+            timing=node.config.timing(),
             loses_on_power=options.durability is Durability.OS,
             damaged=known is not None and bool(known.damage),
             tail_lost=known is not None and known.tail_lost,

@@ -1,0 +1,23 @@
+"""Bounds that a setting, a flag of `logstore up` and a cluster on one machine have in common."""
+
+from typing import Any
+
+from annotated_types import Interval
+
+from coordinator.cells import CELLS_MAX
+from logstore.base.address import PORT_MAX
+from logstore.base.limits import REPLICAS_MAX
+
+PORT = Interval(ge=0, le=PORT_MAX)
+CELLS = Interval(ge=1, le=CELLS_MAX)
+REPLICAS = Interval(ge=1, le=REPLICAS_MAX)
+PLANNING_PERIOD_S = Interval(ge=1, le=3600)
+INSTANCES = Interval(ge=1, le=64)
+"""Of a cluster on one machine."""
+COORDINATORS = Interval(ge=1, le=8)
+"""Of a cluster on one machine."""
+
+
+def span(interval: Interval) -> dict[str, Any]:
+    """The bounds as typer's options take them."""
+    return {"min": interval.ge, "max": interval.le}
