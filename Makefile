@@ -30,6 +30,7 @@ check: $(READY)
 	$(BIN)/python -m logstore.proto.generate --check
 	$(BIN)/python -m logstore.base.error_reference --check
 	$(BIN)/python -m logstore.client.generate --check
+	$(BIN)/python -m coordinator.settings_reference --check
 
 format: $(READY)
 	$(BIN)/ruff format .
