@@ -18,6 +18,6 @@ COORDINATORS = Interval(ge=1, le=8)
 """Of a cluster on one machine."""
 
 
-def span(interval: Interval) -> dict[str, Any]:
+def span(interval: Interval | None) -> dict[str, Any]:
     """The bounds as typer's options take them."""
-    return {"min": interval.ge, "max": interval.le}
+    return {"min": interval.ge, "max": interval.le} if interval is not None else {}

@@ -23,6 +23,7 @@ from logstore.node.config import NodeConfig
 from sharder.config import PlannerConfig, RiskConfig
 from sharder.placement import PlacementConfig
 from sharder.settings import limits_in
+from sharder.simulate.cluster import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 
@@ -114,6 +115,11 @@ def page() -> str:
             "Placement of new keys", "`sharder.placement.PlacementConfig`, for balanced logs.",
             dataclass_rows(PlacementConfig),
         ),
+        _section(
+            "A simulated cluster", "`sharder.simulate.cluster.Settings`; `logstore simulate` has"
+            " flags for `instances`, `capacity`, `slot_s`, `move_slots` and `seed`.",
+            dataclass_rows(Settings),
+        ),
         _variables(VARIABLES),
     ]  # fmt: skip
     return "\n".join(parts)
@@ -150,7 +156,9 @@ def dataclass_rows(settings: type) -> list[Row]:
         hint = hints[field.name]
         metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
         kind = get_args(hint)[0] if metadata else hint
-        default = "see there" if field.default is MISSING else _shown(field.default)
+        default = _shown(field.default) if field.default is not MISSING else "required"
+        if field.default_factory is not MISSING:
+            default = "see there"
         unit = limits_in(metadata).unit.strip("()")
         rows.append(Row(field.name, unit, default, _bounds(kind, metadata), said[field.name]))
     return rows

@@ -25,12 +25,13 @@ from logstore.node.config import NodeConfig
 from sharder.config import PlannerConfig, RiskConfig
 from sharder.placement import PlacementConfig
 from sharder.settings import limits_in, limits_of
+from sharder.simulate.cluster import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("profiler", "sharder", "logstore", "coordinator", "bench")
 PROCESSES: tuple[type[MetadataSettings], ...] = (NodeConfig, CoordinatorConfig)
 DATACLASSES: tuple[type[Any], ...] = (
-    MoveOptions, LogOptions, PlannerConfig, RiskConfig, PlacementConfig,
+    MoveOptions, LogOptions, PlannerConfig, RiskConfig, PlacementConfig, Settings,
 )  # fmt: skip
 
 OF_BOTH = {
@@ -300,7 +301,7 @@ def test_every_setting_says_what_it_does_in_which_unit_and_bound(
 
 def test_no_default_is_out_of_its_own_bounds() -> None:
     for owner in DATACLASSES:
-        made = owner()
+        made = Settings(1, 1.0, 1.0) if owner is Settings else owner()
         for name, limits in limits_of(owner).items():
             assert limits.complaint(name, getattr(made, name)) is None
 
@@ -325,6 +326,7 @@ READERS = {
     "PlannerConfig": ("sharder", {"config", "_config"}),
     "RiskConfig": ("sharder", {"config", "risk"}),
     "PlacementConfig": ("sharder", {"config"}),
+    "Settings": ("sharder", {"settings", "s"}),
 }
 """Model -> the package that reads it (empty: any), and what holds it there is called."""
 

@@ -16,13 +16,16 @@ import profiler.forecast
 from coordinator.cli.common import AsJson, note, out, print_json, print_table
 from coordinator.cli.files import check_head, headed_rows, named, open_text
 from coordinator.cli.times import Tell, TimeReader, filled, slots_of, untold
+from coordinator.limits import span
 from logstore.base.errors import InvalidArgumentError
+from sharder.settings import limits_of
 from sharder.simulate.cluster import Settings
 from sharder.simulate.forecasts import Forecasts, Learned, learn
 from sharder.simulate.planned import HORIZON, outlook_slots
 from sharder.simulate.run import POLICIES, Scenario, auto_capacity, simulate
 from sharder.simulate.series import Series, daily_autocorrelation, from_events
 
+_LIMITS = limits_of(Settings)
 ROOM = 1.3
 """`auto` capacity: this many times the 99.9 % load, shared out over the instances."""
 _COLUMNS = (
@@ -43,13 +46,17 @@ def simulate_command(
         Path | None, typer.Option(help="CSV of time_s,key,op,size instead of a series.")
     ] = None,
     slot_s: Annotated[
-        float | None, typer.Option(min=1e-3, max=604_800, help="Seconds of a slot.")
+        float | None, typer.Option(**span(_LIMITS["slot_s"].interval), help="Seconds of a slot.")
     ] = None,
-    instances: Annotated[int, typer.Option(min=1, max=1_000, help="Instances, all alike.")] = 6,
+    instances: Annotated[
+        int, typer.Option(**span(_LIMITS["instances"].interval), help="Instances, all alike.")
+    ] = 6,
     capacity: Annotated[
         str, typer.Option(help="Operations per slot of an instance; auto, or auto:X for X x.")
     ] = "auto",
-    move_slots: Annotated[int, typer.Option(min=0, max=1_000, help="Slots that a move takes.")] = 2,
+    move_slots: Annotated[
+        int, typer.Option(**span(_LIMITS["move_slots"].interval), help="Slots that a move takes.")
+    ] = 2,
     warm_up: Annotated[
         int | None,
         typer.Option(min=1, max=10_000_000, help="First slots, history only; default 3 tenths."),

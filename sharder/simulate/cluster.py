@@ -7,11 +7,14 @@ merge of shards is then done; a move adds `copy_share` of the shard's load to bo
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval, Unit
 from numpy.typing import NDArray
 
 from sharder.risk import Floats
+from sharder.settings import complaint
 from sharder.simulate.series import PARTS
 
 Uid = tuple[int, int, int]
@@ -20,34 +23,37 @@ Uid = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a simulated cluster is like. `capacity` is operations per slot of one instance."""
+    """What a simulated cluster is like. Bounds are checked at construction."""
 
-    instances: int
-    capacity: float
-    slot_s: float
-    move_slots: int = 2
-    copy_share: float = 0.15
+    instances: Annotated[int, Interval(ge=1, le=1_000), Unit("instances")]
+    """Instances, all alike."""
+    capacity: Annotated[float, Interval(ge=1e-9, le=1e15), Unit("operations/slot")]
+    """What one instance takes in a slot."""
+    slot_s: Annotated[float, Interval(ge=1e-3, le=7 * 86_400.0), Unit("s")]
+    """Length of a slot."""
+    move_slots: Annotated[int, Interval(ge=0, le=1_000), Unit("slots")] = 2
+    """Slots that a move takes."""
+    copy_share: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.15
     """Share of the shard's load that a move adds to its source and its target while it works."""
-    operators_max: int = 16
-    operators_per_instance_max: int = 4
-    slo_ms: float = 20.0
-    service_ms: float = 0.5
+    operators_max: Annotated[int, Interval(ge=1, le=10_000), Unit("operators")] = 16
+    """Moves and splits at work at once."""
+    operators_per_instance_max: Annotated[int, Interval(ge=1, le=10_000), Unit("operators")] = 4
+    """Operators at work that touch one instance."""
+    slo_ms: Annotated[float, Interval(ge=1e-3, le=1e6), Unit("ms")] = 20.0
+    """A slot whose p95 of appends is longer breaks the service level."""
+    service_ms: Annotated[float, Interval(ge=1e-6, le=1e6), Unit("ms")] = 0.5
     """Time to serve one append on an idle instance, group commit included."""
-    queue_s_max: float = 30.0
+    queue_s_max: Annotated[float, Interval(ge=0.0, le=1e6), Unit("s")] = 30.0
     """Work an instance holds back before admission refuses more."""
-    record_bytes: int = 1_000
-    seed: int = 0
+    record_bytes: Annotated[int, Interval(ge=0, le=10**9), Unit("bytes")] = 1_000
+    """Size of a record."""
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1), Unit("(seed)")] = 0
+    """Seed of the planner, the rules and the weights of sub-ranges."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("instances", 1, 1_000), ("capacity", 1e-9, 1e15), ("slot_s", 1e-3, 7 * 86_400.0),
-            ("move_slots", 0, 1_000), ("copy_share", 0.0, 1.0), ("operators_max", 1, 10_000),
-            ("operators_per_instance_max", 1, 10_000), ("slo_ms", 1e-3, 1e6),
-            ("service_ms", 1e-6, 1e6), ("queue_s_max", 0.0, 1e6), ("record_bytes", 0, 10**9),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value}, it must be within {low}..{high}")
+        said = complaint(self)
+        if said is not None:
+            raise ValueError(said)
 
 
 @dataclass(frozen=True, slots=True)
