@@ -1,1 +1,4 @@
-"""Does the simulator see? Deliberate faults, each a small patch applied to a copy of the tree."""
+"""Does the simulator see? Deliberate faults as data (`mutant.py`), one module a theme.
+
+`catalog.py` holds them all, `caught.json` the seed that catches each; `python -m` runs them.
+"""

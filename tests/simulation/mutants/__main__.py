@@ -1,112 +1,138 @@
-"""`python -m tests.simulation.mutants [NAME...] [--write-doc]`: each must be caught in 200 seeds.
+"""`python -m tests.simulation.mutants [NAME...]`: each is caught on the seed that is recorded.
 
-Prints how many seeds each took and what caught it; `--write-doc` puts the table of a whole run into
-docs/simulation.md. A patch that no longer applies fails the run.
+`--search [NAME...]` runs seeds 1, 2, … until one fails and writes it into `caught.json`; it goes on
+where an earlier search of the same code stopped, and skips what that one caught (`--afresh`: does
+not). `--write-doc` puts the table into docs/simulation.md.
 """
 
 import argparse
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
-from tests.simulation.doc import read_between, write_between
+from tests.simulation.doc import write_between
+from tests.simulation.mutants.catalog import MUTANTS, chosen
+from tests.simulation.mutants.caught import Caught, read_caught, tree_digest, write_caught
+from tests.simulation.mutants.mutant import DoesNotApplyError, Mutant
+from tests.simulation.mutants.runner import mutated, run_seeds
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
-COPIED = ("profiler", "sharder", "logstore", "coordinator", "tests")
-SEEDS_MAX = 200
-PROCESSES = 2
-SEALS = re.compile(r"\(S\d\)")
-"""A mutant of the rules of splits and merges: its seeds have them all."""
-MISTAKES = re.compile(r"\((I13|P9|P11)\)")
-"""A mutant of the rules of identity and absence: in its seeds an operator errs, in a way with the
-words in its name that the second line may give (`mistakes: ...`)."""
-TIMEOUT_S = 600.0
-"""For one mutant, on a busy machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`seeds`: how many it took, None when none of them saw it. `how`: the first violation."""
-
-    name: str
-    what: str
-    seeds: int | None
-    how: str
+CHUNK_SEEDS = 25
+"""After so many a search writes how far it came."""
+ORDER = [mutant.name for mutant in MUTANTS]
 
 
 def main() -> int:
-    """0 when every mutant was caught."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants")
-    parser.add_argument("names", nargs="*", help="some of them, by the patch's name")
+    """0 when every mutant was caught that has a seed, or a search ended."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="some of them, by name or number")
+    parser.add_argument("--search", action="store_true", help="find the seed that catches each")
+    parser.add_argument("--seeds-max", type=int, default=1_000, help="of a search")
+    parser.add_argument("--afresh", action="store_true", help="search again what is recorded")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write-doc", action="store_true", help="the table into docs/")
     given = parser.parse_args()
-    patches = [p for p in sorted(HERE.glob("*.patch")) if not given.names or p.stem in given.names]
-    width = max(len(p.stem) for p in patches)
-    verdicts = []
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        for verdict in pool.map(judge, patches):
-            seeds = "MISSED" if verdict.seeds is None else str(verdict.seeds)
-            print(f"{verdict.name:<{width}} {seeds:>7}  {verdict.how}", flush=True)
-            verdicts.append(verdict)
-            if given.write_doc:
-                write_between("mutants", _table([verdict], read_between("mutants")))
-    missed = [v.name for v in verdicts if v.seeds is None]
-    print(f"{len(verdicts) - len(missed)} of {len(verdicts)} mutants were caught")
+    try:
+        mutants = chosen(given.names)
+    except KeyError as e:
+        parser.error(e.args[0])
+    if given.search:
+        code = _search(mutants, given.seeds_max, given.processes, afresh=given.afresh)
+    else:
+        code = _replay(mutants, given.processes)
+    if given.write_doc:
+        write_between("mutants", _table(read_caught()))
+    return code
+
+
+def _each(
+    mutants: list[Mutant], processes: int, work: Callable[[Mutant], str | None]
+) -> list[Mutant]:
+    """Print what `work` says of each mutant; returns those for which it says nothing good (None,
+    or a line that begins with `!`)."""
+    width = max((len(m.title) for m in mutants), default=0)
+    bad = []
+    with ThreadPoolExecutor(processes) as pool:
+        for mutant, said in zip(mutants, pool.map(work, mutants), strict=True):
+            if said is None or said.startswith("!"):
+                bad.append(mutant)
+            print(f"{mutant.title:<{width}}  {(said or '').removeprefix('!')}", flush=True)
+    return bad
+
+
+def _replay(mutants: list[Mutant], processes: int) -> int:
+    """Run each on its recorded seed alone."""
+    records = read_caught()
+
+    def one(mutant: Mutant) -> str:
+        record = records.get(mutant.name)
+        if record is None or record.seed is None:
+            return "no seed is known that catches it"
+        try:
+            with mutated(mutant) as tree:
+                run = run_seeds(tree, mutant, record.seed, 1)
+        except DoesNotApplyError as e:
+            return f"!does not apply: {e}"
+        if run.seed is None:
+            return f"!seed {record.seed} no longer catches it: {run.first}"
+        return f"seed {run.seed:<4} {run.first}"
+
+    bad = _each(mutants, processes, one)
+    known = [m for m in mutants if m.name in records and records[m.name].seed is not None]
+    print(f"{len(known) - len(bad)} of {len(known)} mutants were caught on their recorded seeds")
+    if unknown := [m.name for m in mutants if m not in known]:
+        print(f"no seed is known for {len(unknown)}: {', '.join(unknown)}")
+    if bad:
+        again = " ".join(m.name for m in bad)
+        print(f"the code changed; again: python -m tests.simulation.mutants --search {again}")
+    return 1 if bad else 0
+
+
+def _search(mutants: list[Mutant], seeds_max: int, processes: int, *, afresh: bool) -> int:
+    digest = tree_digest()
+    missed = _each(mutants, processes, lambda m: _find(m, seeds_max, digest, afresh=afresh))
+    print(f"{len(mutants) - len(missed)} of {len(mutants)} mutants have a seed that catches them")
     return 1 if missed else 0
 
 
-def _table(verdicts: list[Verdict], before: str) -> str:
-    """The table in the docs with these rows in it; rows of patches that are gone go."""
-    rows = {row[2:4]: row for row in before.splitlines() if row[2:4].isdigit()}
-    for verdict in verdicts:
-        seeds = "**missed**" if verdict.seeds is None else str(verdict.seeds)
-        how = verdict.how.replace("|", "\\|")
-        rows[verdict.name[:2]] = f"| {verdict.name[:2]} {verdict.what} | {seeds} | {how} |"
-    kept = {patch.stem[:2] for patch in HERE.glob("*.patch")}
-    head = ["| deliberate fault | seeds to catch | the first violation |", "|---|---|---|"]
-    return "\n".join(head + [rows[number] for number in sorted(rows) if number in kept])
+def _find(mutant: Mutant, seeds_max: int, digest: str, *, afresh: bool) -> str:
+    """The smallest seed that fails with the mutant, and holds without it."""
+    record = None if afresh else read_caught().get(mutant.name)
+    if record is None or record.tree != digest:
+        record = Caught(None, "", digest)
+    if record.seed is not None:
+        return f"seed {record.seed:<4} {record.first} (found before)"
+    held = record.held
+    try:
+        with mutated(mutant) as tree:
+            while held < seeds_max:
+                seeds = min(CHUNK_SEEDS, seeds_max - held)
+                run = run_seeds(tree, mutant, held + 1, seeds)
+                if run.broken:
+                    return f"!broke: {run.first}"
+                if run.seed is not None and _holds_without(mutant, run.seed):
+                    write_caught(ORDER, mutant.name, Caught(run.seed, run.first, digest))
+                    return f"seed {run.seed:<4} {run.first}"
+                held = held + seeds if run.seed is None else run.seed
+                write_caught(ORDER, mutant.name, Caught(None, "", digest, held))
+    except DoesNotApplyError as e:
+        return f"!does not apply: {e}"
+    return f"!{held} seeds held"
 
 
-def judge(patch: Path) -> Verdict:
-    """Apply the patch to a copy of the tree and run seeds there until one fails."""
-    name, text = patch.stem, patch.read_text()
-    what = text.partition("\n")[0]
-    kind = "".join(re.findall(r"^mistakes: (.+)$", text, re.MULTILINE))
-    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        for package in COPIED:
-            ignore = shutil.ignore_patterns("__pycache__", "*.patch")
-            shutil.copytree(ROOT / package, Path(folder) / package, ignore=ignore)
-        applied = subprocess.run(
-            ["patch", "-p1", "--fuzz=0", "--forward", "-s", "-i", str(patch)],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if applied.returncode:
-            return Verdict(name, what, None, f"does not apply: {applied.stdout.strip()[:120]}")
-        command = [sys.executable, "-m", "tests.simulation", "--seed", "1",
-                   "--seeds", str(SEEDS_MAX), "--processes", "1",
-                   *(["--splits"] if SEALS.search(what) else []),
-                   *([f"--mistakes={kind}"] if MISTAKES.search(what) else [])]  # fmt: skip
-        try:
-            run = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Verdict(name, what, None, f"not caught in {TIMEOUT_S:g} s")
-    failed = re.search(r"^seed (\d+) failed", run.stdout, re.MULTILINE)
-    if failed is None:
-        why = run.stderr.strip().rpartition("\n")[2] if run.returncode else "every seed held"
-        return Verdict(name, what, None, why)
-    found = re.search(r"^(\w+) at [\d.]+ s: (.*)$", run.stdout, re.MULTILINE)
-    return Verdict(name, what, int(failed[1]), f"{found[1]}: {found[2][:90]}" if found else "")
+def _holds_without(mutant: Mutant, seed: int) -> bool:
+    """A seed that fails without the mutant, too, shows nothing."""
+    with mutated(None) as tree:
+        return run_seeds(tree, mutant, seed, 1).seed is None
+
+
+def _table(records: dict[str, Caught]) -> str:
+    rows = ["| deliberate fault | caught by seed | the first violation |", "|---|---|---|"]
+    for mutant in MUTANTS:
+        record = records.get(mutant.name, Caught(None, "", ""))
+        seed = f"**none of {record.held}**" if record.seed is None else str(record.seed)
+        first = record.first.replace("|", "\\|")
+        rows.append(f"| {mutant.number:02} {mutant.what} | {seed} | {first} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

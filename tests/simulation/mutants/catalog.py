@@ -1,0 +1,29 @@
+"""All mutants, in the order of their numbers."""
+
+from tests.simulation.mutants import (
+    appends,
+    identity,
+    moves,
+    replication,
+    reshapes,
+)
+from tests.simulation.mutants.mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = tuple(
+    sorted(
+        (
+            mutant
+            for theme in (appends, identity, moves, replication, reshapes)
+            for mutant in theme.MUTANTS
+        ),
+        key=lambda mutant: mutant.number,
+    )
+)
+
+
+def chosen(names: list[str]) -> list[Mutant]:
+    """Those of these names or numbers; all when none is given. `KeyError` names an unknown one."""
+    known = {key: m for m in MUTANTS for key in (m.name, str(m.number), f"{m.number:02}", m.title)}
+    if unknown := [name for name in names if name not in known]:
+        raise KeyError(f"no mutant {', '.join(unknown)}")
+    return [m for m in MUTANTS if not names or m in [known[name] for name in names]]
