@@ -2,22 +2,30 @@
 
 from tests.simulation.mutants import (
     appends,
+    found,
     identity,
     moves,
+    planted_appends,
+    planted_moves,
+    planted_replication,
     replication,
     reshapes,
 )
 from tests.simulation.mutants.mutant import Mutant
 
+THEMES = (
+    appends,
+    found,
+    identity,
+    moves,
+    planted_appends,
+    planted_moves,
+    planted_replication,
+    replication,
+    reshapes,
+)
 MUTANTS: tuple[Mutant, ...] = tuple(
-    sorted(
-        (
-            mutant
-            for theme in (appends, identity, moves, replication, reshapes)
-            for mutant in theme.MUTANTS
-        ),
-        key=lambda mutant: mutant.number,
-    )
+    sorted((m for theme in THEMES for m in theme.MUTANTS), key=lambda mutant: mutant.number)
 )
 
 

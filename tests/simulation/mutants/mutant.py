@@ -71,13 +71,13 @@ def replaced(source: str, edit: Edit) -> str:
     line = body[body.rfind("\n", 0, begin) + 1 :]
     indent = line[: len(line) - len(line.lstrip())]
     after = textwrap.dedent(edit.after).strip().replace("\n", "\n" + indent)
+    if "".join(after.split()) == "".join(edit.before.split()):
+        raise DoesNotApplyError(f"{edit.function}: the edit changes nothing")
     changed = source[: start + begin] + after + source[start + end :]
     try:
-        tree = ast.parse(changed)
+        ast.parse(changed)
     except SyntaxError as e:
         raise DoesNotApplyError(f"{edit.function}: what comes out does not parse: {e}") from None
-    if ast.dump(tree) == ast.dump(ast.parse(source)):
-        raise DoesNotApplyError(f"{edit.function}: the edit changes nothing")
     return changed
 
 
