@@ -5,12 +5,6 @@ from pathlib import Path
 DOC = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
 
 
-def read_between(name: str) -> str:
-    """What stands there now."""
-    rest = DOC.read_text(encoding="utf-8").partition(f"<!-- {name}:begin -->")[2]
-    return rest.partition(f"<!-- {name}:end -->")[0].strip()
-
-
 def write_between(name: str, text: str) -> None:
     """Replace what stands between the comments `name:begin` and `name:end`."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
