@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.simulation.doc import write_between
 from tests.simulation.mutants.catalog import MUTANTS, chosen
-from tests.simulation.mutants.caught import Caught, read_caught, tree_digest, write_caught
+from tests.simulation.mutants.caught import Caught, code_digest, read_caught, write_caught
 from tests.simulation.mutants.mutant import DoesNotApplyError, Mutant
 from tests.simulation.mutants.runner import mutated, run_seeds
 
@@ -88,16 +88,16 @@ def _replay(mutants: list[Mutant], processes: int) -> int:
 
 
 def _search(mutants: list[Mutant], seeds_max: int, processes: int, *, afresh: bool) -> int:
-    digest = tree_digest()
-    missed = _each(mutants, processes, lambda m: _find(m, seeds_max, digest, afresh=afresh))
+    missed = _each(mutants, processes, lambda m: _find(m, seeds_max, afresh=afresh))
     print(f"{len(mutants) - len(missed)} of {len(mutants)} mutants have a seed that catches them")
     return 1 if missed else 0
 
 
-def _find(mutant: Mutant, seeds_max: int, digest: str, *, afresh: bool) -> str:
+def _find(mutant: Mutant, seeds_max: int, *, afresh: bool) -> str:
     """The smallest seed that fails with the mutant, and holds without it."""
+    digest = code_digest(mutant)
     record = None if afresh else read_caught().get(mutant.name)
-    if record is None or record.tree != digest:
+    if record is None or record.code != digest:
         record = Caught(None, "", digest)
     if record.seed is not None:
         return f"seed {record.seed:<4} {record.first} (found before)"

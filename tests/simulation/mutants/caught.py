@@ -1,10 +1,13 @@
 """Which seed catches each mutant: `caught.json`, one line a mutant, written by a search."""
 
+import functools
 import hashlib
 import threading
 from pathlib import Path
 
 import msgspec
+
+from tests.simulation.mutants.mutant import Mutant
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -17,12 +20,12 @@ _lock = threading.Lock()
 class Caught(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a search found. `seed`: the smallest that fails, None while `held` ones did not.
 
-    `first`: the first violation there. `tree`: the digest of the code that was searched.
+    `first`: the first violation there. `code`: the digest of what was searched.
     """
 
     seed: int | None
     first: str
-    tree: str
+    code: str
     held: int = 0
 
 
@@ -47,8 +50,14 @@ def write_caught(order: list[str], name: str, caught: Caught) -> None:
         new.replace(FILE)
 
 
-def tree_digest() -> str:
-    """Of all code that a seed may run, without the mutants and the tests of other things."""
+def code_digest(mutant: Mutant) -> str:
+    """Of the mutant and of all code that a seed may run."""
+    what = f"{_tree_digest()} {mutant.edits} {mutant.flags()}"
+    return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
+
+
+@functools.cache
+def _tree_digest() -> str:
     digest = hashlib.blake2b(digest_size=4)
     for package in PACKAGES:
         folders = ("simulation", "checkers") if package == "tests" else (".",)

@@ -259,6 +259,12 @@ MUTANTS = (
                 after="if not e.abandoned",
             ),
             Edit(
+                file="logstore/client/lane.py",
+                function="Lane.abort",
+                before="if (entry.outstanding or entry.uncertain) and not entry.abandoned",
+                after="if False",
+            ),
+            Edit(
                 file="logstore/client/sender.py",
                 function="Sender._can_ask",
                 before="return self.lane.undecided and not self.shard.is_open",
