@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.mutants import caught
 from tests.simulation.mutants.catalog import MUTANTS, chosen
-from tests.simulation.mutants.caught import ROOT, read_caught
+from tests.simulation.mutants.caught import ROOT, Caught, code_digest, read_caught, write_caught
 from tests.simulation.mutants.mutant import DoesNotApplyError, Edit, Mutant, replaced
 
 SOURCE = """
@@ -50,6 +51,22 @@ def test_records_are_of_mutants() -> None:
     records = read_caught()
     assert records.keys() <= {m.name for m in MUTANTS}
     assert all((r.seed is None) == (r.first == "") for r in records.values())
+
+
+def test_records_are_kept_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caught, "FILE", tmp_path / "caught.json")
+    late, early = Caught(None, "", "c0de", held=25), Caught(7, "I3: lost", "c0de")
+    for name, record in (("gone", late), ("late", late), ("early", early)):
+        write_caught(["gone", "early", "late"], name, record)
+    write_caught(["early", "late"], "early", early)
+    assert list(read_caught().items()) == [("early", early), ("late", late)]
+
+
+def test_digest_is_of_the_mutant_too() -> None:
+    mutant = Mutant(1, "grown", "Grown (P1).", (GROWN,))
+    other = replace(mutant, edits=(replace(GROWN, after="return 4"),))
+    assert len({code_digest(m) for m in (mutant, other, replace(mutant, splits=True))}) == 3
+    assert code_digest(mutant) == code_digest(replace(mutant, number=2))
 
 
 def test_mutants_are_chosen_by_name_and_number() -> None:

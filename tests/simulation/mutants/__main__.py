@@ -1,14 +1,15 @@
 """`python -m tests.simulation.mutants [NAME...]`: each is caught on the seed that is recorded.
 
-`--search [NAME...]` runs seeds 1, 2, … until one fails and writes it into `caught.json`; it goes on
-where an earlier search of the same code stopped, and skips what that one caught (`--afresh`: does
-not). `--write-doc` puts the table into docs/simulation.md.
+`--search [NAME...]` runs seeds 1, 2, … until one fails and writes it into `caught.json`, in rounds
+of more and more seeds; it goes on where an earlier search of the same code stopped, and skips what
+that one caught (`--afresh`: does not). `--write-doc` puts the table into docs/simulation.md.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from tests.simulation.doc import write_between
 from tests.simulation.mutants.catalog import MUTANTS, chosen
@@ -18,6 +19,8 @@ from tests.simulation.mutants.runner import mutated, run_seeds
 
 CHUNK_SEEDS = 25
 """After so many a search writes how far it came."""
+ROUNDS_SEEDS = (10, 50, 200)
+"""A search takes all mutants so far first, since most are caught soon."""
 ORDER = [mutant.name for mutant in MUTANTS]
 
 
@@ -88,7 +91,11 @@ def _replay(mutants: list[Mutant], processes: int) -> int:
 
 
 def _search(mutants: list[Mutant], seeds_max: int, processes: int, *, afresh: bool) -> int:
-    missed = _each(mutants, processes, lambda m: _find(m, seeds_max, afresh=afresh))
+    missed = mutants
+    for limit in [*(n for n in ROUNDS_SEEDS if n < seeds_max), seeds_max]:
+        print(f"up to seed {limit}: {len(missed)} mutants", flush=True)
+        missed = _each(missed, processes, partial(_find, seeds_max=limit, afresh=afresh))
+        afresh = False
     print(f"{len(mutants) - len(missed)} of {len(mutants)} mutants have a seed that catches them")
     return 1 if missed else 0
 
