@@ -44,14 +44,14 @@ MUTANTS = (
     ),
     Mutant(
         number=64,
-        name="mark-told-late",
-        what="A follower is told a high watermark that is one record behind (P2).",
+        name="mark-taken-late",
+        what="A follower takes a high watermark that is one record behind what it was told (P2).",
         edits=(
             Edit(
-                file="logstore/node/pusher.py",
-                function="Pusher._message",
-                before="high_watermark=replica.high_watermark,",
-                after="high_watermark=max(0, replica.high_watermark - 1),",
+                file="logstore/node/peer_service.py",
+                function="PeerService._apply",
+                before="replica.machine.adopt(min(request.high_watermark, matched.end))",
+                after="replica.machine.adopt(max(0, min(request.high_watermark, matched.end) - 1))",
             ),
         ),
     ),
