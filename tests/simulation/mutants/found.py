@@ -306,4 +306,19 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=120,
+        name="late-copy-trusted",
+        what="A successor's copy that begins late counts at once, though an old disk lost it (P6).",
+        edits=(
+            Edit(
+                file="logstore/node/instance.py",
+                function="Instance._open",
+                before="late = record.epoch > 1",
+                after="late = False",
+            ),
+        ),
+        splits=True,
+        mistakes="disk rolled back",
+    ),
 )
