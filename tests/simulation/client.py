@@ -17,18 +17,19 @@ from logstore.base.errors import (
 from logstore.client.client import Client, Log, connect
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from tests.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
-from tests.simulation.loop import Process
+from tests.simulation.loop import Process, die
 from tests.simulation.network import Network
+from tests.simulation.style import TIMEOUT_S, Mix
 from tests.simulation.world import World
 
-TIMEOUT_S = 5.0
-THINK_S = 0.03
-IN_FLIGHT_MAX = 8
 TAIL_CHANCE = 0.25
 """The first client tails the log in every run, each other one now and then."""
 ROWS = (2, 8)
 """Records of one `append_many`."""
 LOG = "log"
+MIX = Mix()
+CALLS = ("append", "append_many", "conditional", "read", "latest", "whole")
+"""In the order of `Mix.weights`."""
 
 
 @dataclass(slots=True)
@@ -41,7 +42,42 @@ class Pool:
     left: int
 
 
-class SimClient:
+class Caller:
+    """A client's process; it may end suddenly and start again, as another session."""
+
+    def __init__(self, world: World, name: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.world, self.name, self.who = world, name, name
+        self.process = Process(name, alive=False)
+        self.done = False
+        self._timeout_s = timeout_s
+        self._sessions = 0
+
+    def start(self) -> None:
+        if not self.process.alive:
+            self.process = Process(self.name)
+            self._sessions += 1
+            self.who = self.name if self._sessions == 1 else f"{self.name}/{self._sessions}"
+            self.world.loop.spawn_in(self.process, self._run(), self.name)
+
+    def kill(self) -> None:
+        """kill -9: the outcome of its calls is unknown for ever."""
+        die(self.process)
+
+    def _connect(self, addresses: list[str]) -> Client:
+        return connect(addresses, timeout_s=self._timeout_s, env=self.world.env())
+
+    async def _open(self, db: Client) -> Log:
+        while True:
+            try:
+                return await db.log(LOG)
+            except LogstoreError:
+                await asyncio.sleep(0.1)
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class SimClient(Caller):
     """Makes calls on the log until the pool is empty and writes them into the history."""
 
     def __init__(
@@ -52,44 +88,35 @@ class SimClient:
         addresses: list[str],
         keys: list[bytes],
         pool: Pool,
+        mix: Mix = MIX,
     ) -> None:
-        self.world = world
+        super().__init__(world, f"client-{number}", mix.timeout_s)
         self._network = network
-        self.name = f"client-{number}"
-        self.process = Process(self.name)
         self._pool = pool
-        self.done = False
-        self.rows: list[Row] = []
+        self._mix = mix
         self._keys = keys
         self._addresses = addresses
         self._latest_at = addresses[0]
         """Who showed a latest record last; asked again, also after it was cut off."""
         self._number = 0
-        self._rng = Random(world.rng.getrandbits(64))
+        self._rng = Random(world.callers.getrandbits(64))
         self._calls: dict[asyncio.Task[None], None] = {}
         self._versions: dict[bytes, int] = {}
 
-    def start(self) -> None:
-        self.world.loop.spawn_in(self.process, self._run(), self.name)
-
-    def _connect(self) -> Client:
-        return connect(self._addresses, timeout_s=TIMEOUT_S, env=self.world.env())
-
-    async def _open(self, db: Client) -> Log:
-        while True:
-            try:
-                return await db.log(LOG)
-            except LogstoreError:
-                await asyncio.sleep(0.1)
+    def kill(self) -> None:
+        super().kill()
+        self._network.died(self.process)
+        self._calls.clear()
+        self._versions.clear()
 
     async def _run(self) -> None:
-        async with self._connect() as db:
+        async with self._connect(self._addresses) as db:
             log = await self._open(db)
             tails = self.name.endswith("0") or self._rng.random() < TAIL_CHANCE
             tail = asyncio.create_task(self._tail(log)) if tails else None
             while self._pool.left > 0:
-                await asyncio.sleep(self._rng.expovariate(1 / THINK_S))
-                while len(self._calls) >= IN_FLIGHT_MAX:
+                await asyncio.sleep(self._rng.expovariate(1 / self._mix.think_s))
+                while len(self._calls) >= self._mix.in_flight:
                     await asyncio.wait(list(self._calls), return_when=asyncio.FIRST_COMPLETED)
                 call = asyncio.create_task(self._call(log))
                 self._calls[call] = None
@@ -103,24 +130,25 @@ class SimClient:
         self.done = True
 
     async def _call(self, log: Log) -> None:
-        dice, key = self._rng.random(), self._rng.choice(self._keys)
-        if dice < 0.45:
-            await self._append(log, key)
-        elif dice < 0.65:
-            await self._append_many(log)
-        elif dice < 0.79:
-            await self._append_if(log)
-        elif dice < 0.91:
-            await self._read(log, key)
-        elif dice < 0.99:
-            await self._read_latest(log)
-        else:
-            await self._read(log, None)
+        key = self._rng.choice(self._keys)
+        match self._rng.choices(CALLS, self._mix.weights)[0]:
+            case "append":
+                await self._append(log, key)
+            case "append_many":
+                await self._append_many(log)
+            case "conditional":
+                await self._append_if(log)
+            case "read":
+                await self._read(log, key)
+            case "latest":
+                await self._read_latest(log)
+            case "whole":
+                await self._read(log, None)
 
     def _new(self, key: bytes, expected_version: int | None = None) -> AppendCall:
         self._number += 1
         value = f"{self.name}-{self._number}".encode()
-        call = AppendCall(self.name, key, value, self.world.now_s, expected_version)
+        call = AppendCall(self.who, key, value, self.world.now_s, expected_version)
         self.world.history.appends.append(call)
         self._pool.left -= 1
         return call
@@ -179,7 +207,7 @@ class SimClient:
         await self._append(log, key, version)
 
     async def _read(self, log: Log, key: bytes | None) -> list[Row] | None:
-        call = ReadCall(self.name, key, self.world.now_s, 0.0, [])
+        call = ReadCall(self.who, key, self.world.now_s, 0.0, [])
         try:
             async for record in log.read(key=key):
                 call.rows.append(_row(record))
@@ -206,12 +234,12 @@ class SimClient:
             return
         self._latest_at = address
         end = answers[0].high_watermark if answers else 0
-        self.world.history.latest.append(LatestRead(self.name, address, shard, called_s, end))
+        self.world.history.latest.append(LatestRead(self.who, address, shard, called_s, end))
         self._pool.left -= 1
         self.world.trace(f"latest of {shard} at {address}: {end}")
 
     async def _tail(self, log: Log) -> None:
-        call = ReadCall(self.name, None, self.world.now_s, 0.0, [], tail=True)
+        call = ReadCall(self.who, None, self.world.now_s, 0.0, [], tail=True)
         self.world.history.reads.append(call)
         with contextlib.suppress(LogstoreError):
             async for record in log.tail(from_start=True):

@@ -4,28 +4,23 @@ Every fault is counted with the role of the copy it hit, or with the state of th
 under way. `POSSIBLE` lists every such pair; a long run must have met each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.reshape import ReshapeRecord, ReshapeState
 from logstore.base.types import ShardStatus
 from logstore.replication.events import Role
+from tests.simulation.client import Caller
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.metadata import STORE, Cluster
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
+from tests.simulation.style import FAULT_S, NODE_FAULTS, Style
 from tests.simulation.world import World
 
 ROLES = (Role.PRIMARY, Role.FOLLOWER, Role.LEARNER)
-NODE_FAULTS = (
-    "kill", "power loss", "torn write", "pause", "slow disk", "disk full", "clock jump",
-    "clock drift", "isolate", "cut off", "partition", "one way out", "one way in",
-    "store unreachable",
-    "store reply lost", "store request late", "watch broken", "watch compacted", "packet loss",
-    "delay", "repeat",
-)  # fmt: skip
 COORDINATOR_FAULTS = (
     "coordinator killed", "coordinator paused", "coordinator isolated",
     "coordinator's store reply lost", "coordinator's store request late",
@@ -41,18 +36,14 @@ POSSIBLE = frozenset(
     | {(kind, PLACE) for kind in KINDS}
 )
 
-FAULT_GAP_S = 0.25
 FAULTS_MIN = 5
-OPEN_MAX = 3
-"""Faults that last at one time; with more of them nothing gets done."""
-MOVE_GAP_S = 0.8
 SWITCH_CHANCE = 0.2
 COPYING = ("shadow", "shadow", "log-shipping", "copy-on-write")
 RESHAPE_GAP_S = 1.0
 OPEN_SHARDS_MAX = 3
-STATE_FAULT_CHANCE = 0.14
-RESHAPE_FAULT_CHANCE = 0.25
-FAULT_S = (0.1, 2.5)
+RESHAPE_OVER_MOVE = 1.8
+"""So much more often somebody dies at a state of a reshape, which has fewer states."""
+CLIENT_DOWN_S = (0.0, 0.5)
 CUT_OFF_S = (1.0, 4.0)
 """Long enough for a follower to take over meanwhile."""
 
@@ -66,6 +57,8 @@ class Faults:
     nodes: list[SimNode]
     coordinators: list[SimCoordinator]
     observer: Observer
+    clients: Sequence[Caller]
+    style: Style
     on: bool = False
     split_keys: tuple[bytes, ...] = ()
     """Where shards may be split; none: this run has no splits and merges."""
@@ -73,10 +66,12 @@ class Faults:
     _numbers: int = 0
 
     def begin(self) -> None:
-        self.on = True
+        self.on, rng = True, self.world.chaos
         self.observer.on_migration = self._migration_moved
-        self._again(self._inject, FAULT_GAP_S)
-        self._again(self._move, MOVE_GAP_S)
+        self._again(self._inject, self.style.gap_s)
+        self._again(self._move, self.style.move_gap_s)
+        if self.style.mix.restart_s:
+            self._again(lambda: self.end_client(rng.choice(self.clients)), self.style.mix.restart_s)
         if self.split_keys:
             self.observer.on_reshape = self._reshape_moved
             self._again(self._reshape, RESHAPE_GAP_S)
@@ -114,29 +109,29 @@ class Faults:
                 work()
                 self._again(work, gap_s)
 
-        self.world.after(self.world.rng.expovariate(1 / gap_s), run)
+        self.world.after(self.world.chaos.expovariate(1 / gap_s), run)
 
     def _inject(self) -> None:
-        rng = self.world.rng
-        if len(self._undo) >= OPEN_MAX:
+        rng = self.world.chaos
+        if len(self._undo) >= self.style.open_max:
             return
         role = rng.choices(ROLES, (5, 4, 4))[0]
         shard = rng.choice(list(self.observer.shards))
         found = [n for n in self.nodes if n.role(shard) is role]
         if found:
-            self._on_node(rng.choice(NODE_FAULTS), rng.choice(found), role)
+            self._on_node(rng.choice(self.style.faults), rng.choice(found), role)
         elif role is Role.LEARNER:
             self._drop_to_learner(shard)
 
     def _drop_to_learner(self, shard: str) -> None:
         """No learner is there to be hit: kill a follower for longer than it may be silent."""
         found = [n for n in self.nodes if n.role(shard) is Role.FOLLOWER]
-        if found:
-            node = self.world.rng.choice(found)
+        if found and "kill" in self.style.faults:
+            node = self.world.chaos.choice(found)
             self._on_node("kill", node, Role.FOLLOWER)
 
     def _move(self) -> None:
-        rng = self.world.rng
+        rng = self.world.chaos
         running = [m for m in self.observer.migrations.values() if m.active]
         if running and rng.random() < 0.3:
             move = rng.choice(running)
@@ -159,8 +154,8 @@ class Faults:
 
     def _migration_moved(self, record: MigrationRecord) -> None:
         """A migration entered a state: now and then somebody dies just then, or soon after."""
-        rng = self.world.rng
-        if self.on and record.active and rng.random() < STATE_FAULT_CHANCE:
+        rng = self.world.chaos
+        if self.on and record.active and rng.random() < self.style.state_chance:
             delay_s = rng.choice((0.0, rng.uniform(0.0, 0.02), rng.uniform(0.0, 0.3)))
             self.world.after(delay_s, self._on_move, record.id)
 
@@ -168,7 +163,7 @@ class Faults:
         record = self.observer.migrations[migration]
         if not self.on or not record.active:
             return
-        rng = self.world.rng
+        rng = self.world.chaos
         fault = rng.choice(COORDINATOR_FAULTS + MOVE_FAULTS)
         if fault in MOVE_FAULTS:
             name = record.source.instance if fault == "source killed" else record.target_instance
@@ -185,7 +180,7 @@ class Faults:
         """Split a shard, or merge two neighbours, one reshape at a time."""
         if any(r.active for r in self.observer.reshapes.values()):
             return
-        rng = self.world.rng
+        rng = self.world.chaos
         records = [known.record for known in self.observer.shards.values()]
         found = sorted(
             (r for r in records if r.status is ShardStatus.OPEN), key=lambda r: r.range.start
@@ -201,8 +196,9 @@ class Faults:
 
     def _reshape_moved(self, record: ReshapeRecord) -> None:
         """A reshape entered a state: now and then somebody dies just then, or soon after."""
-        rng = self.world.rng
-        if self.on and record.active and rng.random() < RESHAPE_FAULT_CHANCE:
+        rng = self.world.chaos
+        chance = self.style.state_chance * RESHAPE_OVER_MOVE
+        if self.on and record.active and rng.random() < chance:
             self.world.after(rng.choice((0.0, rng.uniform(0.0, 0.02))), self._on_reshape, record.id)
 
     def _on_reshape(self, reshape: str) -> None:
@@ -210,13 +206,13 @@ class Faults:
         if not self.on or not record.active:
             return
         where = f"reshape {record.state.value}"
-        if self.world.rng.random() < 0.5:
+        if self.world.chaos.random() < 0.5:
             coordinator = self.coordinator
             if coordinator.process.alive:
                 self._note("coordinator killed", where, coordinator.name)
                 self._on_coordinator("coordinator killed")
             return
-        parent = self.observer.shards[self.world.rng.choice(record.parents)].record
+        parent = self.observer.shards[self.world.chaos.choice(record.parents)].record
         node = self._node(parent.primary.instance)
         if node.process.alive:
             self._note("parent's primary killed", where, node.name)
@@ -233,7 +229,8 @@ class Faults:
         """The fault lasts a while."""
         self._numbers += 1
         self._undo[self._numbers] = (name, undo)
-        lasts_s = self.world.rng.uniform(*FAULT_S) if seconds is None else seconds
+        most_s = self.style.lasts_s
+        lasts_s = self.world.chaos.uniform(FAULT_S[0], most_s) if seconds is None else seconds
         self.world.after(lasts_s, self._end, self._numbers)
 
     def _end(self, number: int) -> None:
@@ -249,7 +246,18 @@ class Faults:
 
     def _down(self, node: SimNode, how: Callable[[], object]) -> None:
         how()
-        self._for(f"{node.name} is down", node.start, self.world.rng.choice((0.05, 0.5, 2.0, 4.0)))
+        self._for(
+            f"{node.name} is down", node.start, self.world.chaos.choice((0.05, 0.5, 2.0, 4.0))
+        )
+
+    def end_client(self, client: Caller) -> None:
+        """A client's process ends with its calls under way; another one goes on in its place."""
+        if client.process.alive and not client.done:
+            self.world.tell(f"{client.name} ends suddenly")
+            client.kill()
+            self._for(
+                f"{client.name} is gone", client.start, self.world.chaos.uniform(*CLIENT_DOWN_S)
+            )
 
     def _may_lose_power(self, node: SimNode) -> bool:
         """With `os` durability only while another in-sync copy surely has everything."""
@@ -278,7 +286,7 @@ class Faults:
         self._node_fault(fault, node)
 
     def _node_fault(self, fault: str, node: SimNode) -> None:
-        rng, name, network = self.world.rng, node.name, self.cluster.network
+        rng, name, network = self.world.chaos, node.name, self.cluster.network
         match fault:
             case "kill":
                 self._down(node, node.kill)
@@ -292,7 +300,7 @@ class Faults:
             case "clock jump":
                 node.clock.jump(rng.uniform(-30.0, 30.0))
             case "clock drift":
-                node.clock.drift(rng.uniform(0.95, 1.05))
+                node.clock.drift(rng.choice((0.95, rng.uniform(0.95, 1.05), 1.05)))
             case "packet loss":
                 self._chance(fault, network.lossy, name, 0.03)
             case "delay":
@@ -322,7 +330,7 @@ class Faults:
             *others,
             STORE,
             *(c.name for c in self.coordinators),
-            *(f"client-{i}" for i in range(3)),
+            *(client.name for client in self.clients),
         ]
         match fault:
             case "isolate":
@@ -331,7 +339,7 @@ class Faults:
                 apart = [*others, STORE, *(c.name for c in self.coordinators)]
                 pairs = [(name, o) for o in apart] + [(o, name) for o in apart]
             case "partition":
-                other = self.world.rng.choice(others)
+                other = self.world.chaos.choice(others)
                 pairs = [(name, other), (other, name)]
             case "one way out":
                 pairs = [(name, o) for o in others]
@@ -341,7 +349,7 @@ class Faults:
                 pairs = [(name, STORE), (STORE, name)]
             case _:
                 raise AssertionError(fault)
-        lasts_s = self.world.rng.uniform(*CUT_OFF_S) if fault == "cut off" else None
+        lasts_s = self.world.chaos.uniform(*CUT_OFF_S) if fault == "cut off" else None
         self._block(f"{fault} at {name}", pairs, lasts_s)
 
     def _block(self, what: str, pairs: list[tuple[str, str]], seconds: float | None = None) -> None:
@@ -365,7 +373,7 @@ class Faults:
         self._for(f"{what} at {name}", lambda: _drop(where, name))
 
     def _on_coordinator(self, fault: str) -> None:
-        rng, coordinator = self.world.rng, self.coordinator
+        rng, coordinator = self.world.chaos, self.coordinator
         name = coordinator.name
         match fault:
             case "coordinator killed":

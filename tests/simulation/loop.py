@@ -25,6 +25,8 @@ class Process:
     backlog: "deque[_Handle]" = field(default_factory=deque)
     slow_disk: Callable[[], bool] = lambda: False
     """What its threads do takes long, now and then."""
+    stall_s: float = 0.0
+    """Its next call in a thread takes so much longer."""
 
 
 def die(process: Process) -> None:

@@ -223,7 +223,7 @@ class SimStore:
     async def _ask(self, apply: Callable[[], Any]) -> Any:
         """Send, apply at one moment, and hear of it or not."""
         cluster, world, network = self._cluster, self._cluster.world, self._cluster.network
-        name, rng = self._process.name, self._cluster.world.rng
+        name, rng = self._process.name, self._cluster.world.delays
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def reply(result: Any, error: Exception | None) -> None:

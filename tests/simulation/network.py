@@ -64,13 +64,13 @@ class Network:
         return (sender, receiver) not in self.blocked
 
     def delay_s(self, sender: str, receiver: str) -> float:
-        rng = self.world.rng
+        rng = self.world.delays
         most = max(self.slow.get(sender, 0.0), self.slow.get(receiver, 0.0))
         return rng.uniform(*DELAY_S) + (rng.random() * most if most else 0.0)
 
     def breaks(self, sender: str, receiver: str) -> bool:
         chance = max(self.lossy.get(sender, 0.0), self.lossy.get(receiver, 0.0))
-        return chance > 0 and self.world.rng.random() < chance
+        return chance > 0 and self.world.delays.random() < chance
 
     def block(self, sender: str, receiver: str) -> None:
         self.blocked.add((sender, receiver))
@@ -85,7 +85,7 @@ class Network:
         """The kernel resets the process's connections; after a power loss nobody does (silent)."""
         for call in list(self.calls.values()):
             if process in (call.client, call.server):
-                rng = self.world.rng
+                rng = self.world.delays
                 later_s = rng.uniform(*STALL_S) if silent else rng.uniform(*DELAY_S)
                 self.world.after(later_s, call.lose, "connection reset")
 
@@ -127,7 +127,7 @@ class Pipe:
         network = self.call.network
         if self.stalled or not network.reaches(self.sender, self.receiver):
             if not self.stalled:
-                stall_s = network.world.rng.uniform(*STALL_S)
+                stall_s = network.world.delays.uniform(*STALL_S)
                 network.world.after(stall_s, self._give_up)
             self.stalled.append(item)
             return
@@ -199,9 +199,9 @@ class Call:
         self.down = Pipe(self, name, client.name)
         world = network.world
         if found is None or not found[0].alive:
-            world.after(world.rng.uniform(*DELAY_S), self.lose, "connection refused")
-        elif not network.reaches(client.name, name) and world.rng.random() < 0.5:
-            world.after(world.rng.uniform(0.1, 1.0), self.lose, "no connection")
+            world.after(world.delays.uniform(*DELAY_S), self.lose, "connection refused")
+        elif not network.reaches(client.name, name) and world.delays.random() < 0.5:
+            world.after(world.delays.uniform(0.1, 1.0), self.lose, "no connection")
         else:
             world.after(network.delay_s(client.name, name), self._connect, found)
         if timeout_s is not None:
@@ -298,13 +298,13 @@ class Call:
             return
         self.lost = True
         world = self.network.world
-        if world.rng.random() < 0.5:
+        if world.delays.random() < 0.5:
             self.up.stalled.clear()
         self.down.cut = True
         self.down.stalled.clear()
         self._end((grpc.StatusCode.UNAVAILABLE, why, ()))
         if self.task is not None:
-            world.after(world.rng.uniform(0.0, 2.0), self._cancel_server)
+            world.after(world.delays.uniform(0.0, 2.0), self._cancel_server)
 
     def unstall(self) -> None:
         self.up.unstall()
@@ -316,7 +316,7 @@ class Call:
         if self.task is None or self.task.done():
             return
         slow = not self.network.reaches(self.client.name, self.up.receiver)
-        delay_s = world.rng.uniform(*STALL_S) if slow else world.rng.uniform(*DELAY_S)
+        delay_s = world.delays.uniform(*STALL_S) if slow else world.delays.uniform(*DELAY_S)
         world.after(delay_s, self._cancel_server)
 
     def _cancel_server(self) -> None:
@@ -382,9 +382,9 @@ class Call:
         chance = max(network.repeating.get(n, 0.0) for n in (self.up.sender, self.up.receiver))
         if not chance or not self.sent or self.path.rpartition("/")[2] not in GHOSTS_OF:
             return
-        if world.rng.random() < chance:
+        if world.delays.random() < chance:
             again = [m for m in self.sent if getattr(m, "id", None) not in self.answered]
-            world.after(world.rng.uniform(0.0, 1.5), self._ghost, again)
+            world.after(world.delays.uniform(0.0, 1.5), self._ghost, again)
 
     def _ghost(self, messages: list[Any]) -> None:
         if self.server is None or not self.server.alive or not self.client.alive:
@@ -395,7 +395,7 @@ class Call:
         world = self.network.world
         world.tell(f"ghost of {self.path} from {self.client.name} to {self.server.name}")
         token = PROCESS.set(self.client)
-        ghost = Call(self.network, address, self.path, self.kind, world.rng.uniform(2.0, 4.0))
+        ghost = Call(self.network, address, self.path, self.kind, world.delays.uniform(2.0, 4.0))
         PROCESS.reset(token)
         ghost.sent = deque(maxlen=0)
         for message in messages:

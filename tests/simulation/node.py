@@ -172,6 +172,6 @@ class SimNode:
         return replica.role if replica is not None else None
 
     def _on_write(self) -> None:
-        rng = self.world.rng
+        rng = self.world.delays
         if self.slow_disk and PROCESS.get() is self.process and rng.random() < SLOW_SHARE:
             self.freeze(rng.random() * SLOW_S)

@@ -101,7 +101,10 @@ class Observer:
 
     def _answered(self, call: Call, message: object) -> None:
         """An instance acks: from now on every in-sync disk must have the batch."""
-        if not isinstance(message, log_pb2.AppendResult) or message.HasField("error"):
+        if isinstance(message, log_pb2.AppendResult):
+            if message.HasField("error"):
+                return
+        elif not isinstance(message, log_pb2.AppendResponse):
             return
         assert call.server is not None
         node, known = self.nodes[call.server.name], self.shards[message.shard]
@@ -110,7 +113,8 @@ class Observer:
         if member is None:
             return
         offset = message.base_offset
-        if message.refresh_route and self._committed(node, message.shard) < offset + message.count:
+        passed_on = isinstance(message, log_pb2.AppendResponse) or message.refresh_route
+        if passed_on and self._committed(node, message.shard) < offset + message.count:
             return  # passed on: it was judged at who leads, and may not be what this one holds
         batch = next(
             (
@@ -122,7 +126,7 @@ class Observer:
         )
         if batch is None or batch.end <= offset:
             return
-        if not message.duplicate and not message.refresh_route:
+        if not message.duplicate and not passed_on:
             self.world.history.acks.append(
                 ServerAck(self.world.now_s, node.name, message.shard, batch.epoch, offset,
                           message.count))  # fmt: skip

@@ -36,7 +36,7 @@ from tests.checkers import (
     i13_bytes_stay,
 )
 from tests.checkers.history import Outcome, Violation
-from tests.simulation.client import LOG, FinalReader, Pool, SimClient
+from tests.simulation.client import LOG, Caller, FinalReader, Pool, SimClient
 from tests.simulation.coordinator import SimCoordinator, create_log
 from tests.simulation.faults import FAULTS_MIN, Faults
 from tests.simulation.loop import DeadlockError
@@ -45,6 +45,8 @@ from tests.simulation.mistakes import Mistakes
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
+from tests.simulation.resender import Resender
+from tests.simulation.style import Style, draw
 from tests.simulation.world import World
 
 CLIENTS = 3
@@ -69,6 +71,7 @@ class Result:
     """What one seed showed."""
 
     seed: int
+    mutation: int
     violations: list[Violation]
     coverage: list[tuple[str, str, int]]
     trace: str
@@ -102,11 +105,13 @@ class Simulation:
         seed: int,
         operations: int,
         *,
+        mutation: int = 0,
         always_splits: bool = False,
         mistakes: str | None = None,
     ) -> None:
-        world = self.world = World(seed)
+        world = self.world = World(seed, mutation)
         rng = world.rng
+        style = draw(world.dice("style"), world.callers)
         splits = rng.random() < SPLITS_CHANCE or always_splits
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
@@ -125,30 +130,39 @@ class Simulation:
         self.coordinators = [
             SimCoordinator(world, self.cluster, self.nodes, i) for i in range(COORDINATORS)
         ]
-        self.faults = Faults(world, self.cluster, self.nodes, self.coordinators, self.observer)
-        if splits:
-            self.faults.split_keys = split_keys(self.options.partitioner)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
         self.errs = rng.random() < MISTAKE_CHANCE or mistakes is not None
         self.cluster.found()
         create_log(self.cluster, LOG, self.options, homes, cuts[: shards - 1])
         addresses = [node.address for node in self.nodes]
-        self.clients = []
         self.pool = Pool(operations)
-        for i in range(CLIENTS):
-            keys = [f"{first}-{i}-{k}".encode() for k in range(3) for first in "az"]
-            self.clients.append(
-                SimClient(world, i, self.cluster.network, addresses, keys, self.pool)
-            )
+        self.clients = self._clients(style, addresses)
+        self.faults = Faults(
+            world, self.cluster, self.nodes, self.coordinators, self.observer, self.clients, style
+        )
+        if splits:
+            self.faults.split_keys = split_keys(self.options.partitioner)
         self.final = FinalReader(world, addresses)
         self.mistakes = Mistakes(
             world, self.cluster, self.nodes, self.coordinators, self._live_on, mistakes or ""
         )
 
+    def _clients(self, style: Style, addresses: list[str]) -> list[Caller]:
+        world, network, mix = self.world, self.cluster.network, style.mix
+        clients: list[Caller] = []
+        for i in range(CLIENTS):
+            keys = [f"{first}-{i}-{k}".encode() for k in range(3) for first in "az"]
+            clients.append(SimClient(world, i, network, addresses, keys, self.pool, mix))
+        for i in range(mix.resenders):
+            excused = self.observer.excused
+            clients.append(Resender(world, i, network, addresses, self.pool, excused))
+        return clients
+
     def run(self) -> None:
         world, clients = self.world, self.clients
         world.tell(f"seed {world.seed}: {self.options}")
+        world.tell(f"{self.faults.style}")
         for node in self.nodes:
             node.start()
         for candidate in self.coordinators:
@@ -333,11 +347,13 @@ def simulate(
     seed: int,
     operations: int = 500,
     *,
+    mutation: int = 0,
     always_splits: bool = False,
     mistakes: str | None = None,
 ) -> Result:
     """Run one seed; every violation is in the result.
 
+    `mutation`: run that neighbour of the seed, in which one part of the run is drawn anew;
     `always_splits`: shards are split and merged in this seed, too, if it is not one of those;
     `mistakes`: an operator makes a mistake in it, of a kind with this in its name.
     """
@@ -345,13 +361,19 @@ def simulate(
         _freeze_once()
         gc.disable()
         try:
-            return _simulate(seed, operations, always_splits, mistakes)
+            simulation = Simulation(
+                seed,
+                operations,
+                mutation=mutation,
+                always_splits=always_splits,
+                mistakes=mistakes,
+            )
+            return _simulate(simulation)
         finally:
             gc.enable()
 
 
-def _simulate(seed: int, operations: int, always_splits: bool, mistakes: str | None) -> Result:
-    simulation = Simulation(seed, operations, always_splits=always_splits, mistakes=mistakes)
+def _simulate(simulation: Simulation) -> Result:
     world = simulation.world
     with _ports(world, simulation.cluster.network):
         try:
@@ -365,7 +387,8 @@ def _simulate(seed: int, operations: int, always_splits: bool, mistakes: str | N
             simulation.close()
     appends = world.history.appends
     return Result(
-        seed=seed,
+        seed=world.seed,
+        mutation=world.mutation,
         violations=violations,
         coverage=[(fault, where, n) for (fault, where), n in world.coverage.items()],
         trace=trace,

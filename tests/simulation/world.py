@@ -1,4 +1,4 @@
-"""What one seed's run shares: time, the one generator, the story, and what went wrong."""
+"""What one seed's run shares: time, its dice, the story, and what went wrong."""
 
 import hashlib
 import random
@@ -12,6 +12,8 @@ from tests.checkers.history import History, Violation
 from tests.simulation.loop import PROCESS, Process, SimLoop
 
 STORY_LINES_MAX = 50_000
+PARTS = ("delays", "faults", "clients")
+"""Mutation `m` of a seed draws part `m % 3` anew: 1 faults, 2 clients, 3 delays, 4 faults ..."""
 SLOW_SHARE, SLOW_S, STALL_S = 0.3, 0.3, 2.0
 """A slow disk holds this share of its calls, each for up to so long; one of three calls in a thread
 stalls for up to STALL_S, which is longer than any grace."""
@@ -45,9 +47,14 @@ class SimClock:
 class World:
     """One seed."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.rng = random.Random(seed)
+    def __init__(self, seed: int, mutation: int = 0) -> None:
+        """`mutation`: 0, or the number of a neighbour, of whose `PARTS` one is drawn anew."""
+        self.seed, self.mutation = seed, mutation
+        self.rng = self.dice("cluster")
+        self.delays = self.dice("delays")
+        """Of the network, the store and the threads."""
+        self.chaos = self.dice("faults")
+        self.callers = self.dice("clients")
         self.loop = SimLoop(self._thread_s)
         self.history = History()
         self.violations: list[Violation] = []
@@ -57,16 +64,25 @@ class World:
         self._digest = hashlib.blake2b(digest_size=16)
         self._root = Context()
 
+    def dice(self, part: str) -> random.Random:
+        """Each part of a run has dice of its own, so that a neighbour differs in one of them."""
+        anew = self.mutation and PARTS[self.mutation % len(PARTS)] == part
+        return random.Random(f"{self.seed}/{part}/{self.mutation if anew else 0}")
+
     @property
     def now_s(self) -> float:
         return self.loop.now_s
 
     def _thread_s(self, process: Process | None) -> float:
         """How long a call in a thread takes; the loop goes on meanwhile."""
-        quick_s = self.rng.uniform(0.0001, 0.002)
-        if process is None or not process.slow_disk() or self.rng.random() >= SLOW_SHARE:
+        rng = self.delays
+        quick_s = rng.uniform(0.0001, 0.002)
+        if process is not None and process.stall_s:
+            stall_s, process.stall_s = process.stall_s, 0.0
+            return quick_s + stall_s
+        if process is None or not process.slow_disk() or rng.random() >= SLOW_SHARE:
             return quick_s
-        return quick_s + self.rng.random() * self.rng.choice((SLOW_S, SLOW_S, STALL_S))
+        return quick_s + rng.random() * rng.choice((SLOW_S, SLOW_S, STALL_S))
 
     def env(self) -> Env:
         """Clock and dice of a new process."""

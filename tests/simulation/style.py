@@ -1,0 +1,124 @@
+"""What one seed's run is like: which kinds of fault it has, how often, and what its clients do.
+
+A uniform mixture of all faults rarely brings the same few together twice. So each seed draws a
+style (swarm testing: Groce et al., ISSTA 2012): few kinds and often, some of them, or all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+NODE_FAULTS = (
+    "kill", "power loss", "torn write", "pause", "slow disk", "disk full", "clock jump",
+    "clock drift", "isolate", "cut off", "partition", "one way out", "one way in",
+    "store unreachable",
+    "store reply lost", "store request late", "watch broken", "watch compacted", "packet loss",
+    "delay", "repeat",
+)  # fmt: skip
+RARE_FAULTS = frozenset({"power loss", "torn write"})
+"""They cannot always happen: no seed has them only."""
+FAULT_GAP_S = 0.25
+FAULT_S = (0.1, 2.5)
+OPEN_MAX = 3
+"""Faults that last at one time; with more of them nothing gets done."""
+MOVE_GAP_S = 0.8
+STATE_CHANCE = 0.14
+TIMEOUT_S = 5.0
+THINK_S = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What clients do: shares of each kind of call, mean seconds between calls, calls at once.
+
+    `timeout_s`: when a client gives a call up. `restart_s`: mean seconds between two sudden ends of
+    a client's process (0: never). `resenders`: clients that send one request many times.
+    """
+
+    append: float = 0.45
+    append_many: float = 0.20
+    conditional: float = 0.14
+    read: float = 0.12
+    latest: float = 0.08
+    whole: float = 0.01
+    think_s: float = THINK_S
+    in_flight: int = 8
+    timeout_s: float = TIMEOUT_S
+    restart_s: float = 0.0
+    resenders: int = 0
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """In the order of the fields, up to `whole`."""
+        return (
+            self.append, self.append_many, self.conditional, self.read, self.latest, self.whole,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Faults are drawn from `faults`, one each `gap_s` on average, and last `lasts_s` at most."""
+
+    name: str
+    faults: tuple[str, ...] = NODE_FAULTS
+    gap_s: float = FAULT_GAP_S
+    lasts_s: float = FAULT_S[1]
+    open_max: int = OPEN_MAX
+    move_gap_s: float = MOVE_GAP_S
+    state_chance: float = STATE_CHANCE
+    """That somebody dies when a move enters a state; of a reshape it is higher by 1.8."""
+    mix: Mix = Mix()
+
+
+def draw(faults: Random, clients: Random) -> Style:
+    """A seed's style, from the dice of its faults and of its clients."""
+    name = faults.choices(tuple(STYLES), STYLES.values())[0]
+    kinds: tuple[str, ...] = NODE_FAULTS
+    gap_s, lasts_s, move_gap_s, state_chance = FAULT_GAP_S, FAULT_S[1], MOVE_GAP_S, STATE_CHANCE
+    match name:
+        case "few":
+            kinds = _some(faults, faults.choice((1, 2, 2)))
+            gap_s = faults.choice((0.1, 0.2, 0.4))
+        case "some":
+            kinds = _some(faults, faults.randint(3, len(NODE_FAULTS) // 2))
+            gap_s = faults.choice((0.15, 0.25, 0.5))
+    if name != "uniform":
+        lasts_s = faults.choice((0.5, FAULT_S[1], FAULT_S[1]))
+        move_gap_s = faults.choice((0.4, MOVE_GAP_S, MOVE_GAP_S, 2.0))
+        state_chance = faults.choice((0.0, STATE_CHANCE, STATE_CHANCE, 0.5))
+    mix = _mix(clients, name)
+    return Style(name, kinds, gap_s, lasts_s, OPEN_MAX, move_gap_s, state_chance, mix)
+
+
+def _some(rng: Random, count: int) -> tuple[str, ...]:
+    """So many kinds, of which one can always happen."""
+    kinds = rng.sample(NODE_FAULTS, count)
+    if RARE_FAULTS.issuperset(kinds):
+        kinds.append(rng.choice([k for k in NODE_FAULTS if k not in RARE_FAULTS]))
+    return tuple(kinds)
+
+
+def _mix(rng: Random, style: str) -> Mix:
+    """What the clients of a seed do."""
+    if style == "uniform":
+        return Mix()
+    shares = MIXES[rng.choice(tuple(MIXES))]
+    return Mix(
+        *shares,
+        think_s=rng.choice((0.01, THINK_S, THINK_S, 0.06)),
+        in_flight=rng.choice((2, 8, 8, 16)),
+        timeout_s=rng.choice((0.6, 1.5, TIMEOUT_S, TIMEOUT_S)),
+        restart_s=rng.choice((0.0, 0.0, 1.0, 3.0)),
+        resenders=rng.choice((0, 0, 1, 2)),
+    )
+
+
+STYLES = {"uniform": 2, "few": 3, "some": 2, "all": 1}
+"""Style -> weight."""
+MIXES: dict[str, Sequence[float]] = {
+    "as ever": Mix().weights,
+    "single appends": (0.80, 0.0, 0.0, 0.10, 0.10, 0.0),
+    "many at once": (0.10, 0.65, 0.05, 0.10, 0.08, 0.02),
+    "conditional": (0.15, 0.05, 0.60, 0.10, 0.10, 0.0),
+    "readers": (0.30, 0.15, 0.05, 0.20, 0.28, 0.02),
+}
