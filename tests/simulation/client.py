@@ -15,6 +15,7 @@ from logstore.base.errors import (
     VersionConflictError,
 )
 from logstore.client.client import Client, Log, connect
+from logstore.client.pages import page_of
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from tests.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
 from tests.simulation.loop import Process, die
@@ -27,8 +28,10 @@ TAIL_CHANCE = 0.25
 ROWS = (2, 8)
 """Records of one `append_many`."""
 LOG = "log"
+LOOKS, LOOK_S = 20, 0.08
+"""So often, and every so many seconds, an isolated primary is asked for the latest."""
 MIX = Mix()
-CALLS = ("append", "append_many", "conditional", "read", "latest", "whole")
+CALLS = ("append", "append_many", "conditional", "read", "latest", "whole", "copy")
 """In the order of `Mix.weights`."""
 
 
@@ -62,6 +65,12 @@ class Caller:
     def kill(self) -> None:
         """kill -9: the outcome of its calls is unknown for ever."""
         die(self.process)
+
+    def send_again(self) -> None:
+        """Send old requests once more, if it is one who does."""
+
+    def look_at(self, address: str) -> None:
+        """Ask this instance for the latest for a while, if it is one who asks."""
 
     def _connect(self, addresses: list[str]) -> Client:
         return connect(addresses, timeout_s=self._timeout_s, env=self.world.env())
@@ -100,6 +109,7 @@ class SimClient(Caller):
         """Who showed a latest record last; asked again, also after it was cut off."""
         self._number = 0
         self._rng = Random(world.callers.getrandbits(64))
+        self._looks = 0
         self._calls: dict[asyncio.Task[None], None] = {}
         self._versions: dict[bytes, int] = {}
 
@@ -114,6 +124,7 @@ class SimClient(Caller):
             log = await self._open(db)
             tails = self.name.endswith("0") or self._rng.random() < TAIL_CHANCE
             tail = asyncio.create_task(self._tail(log)) if tails else None
+            looks = asyncio.create_task(self._look(log))
             while self._pool.left > 0:
                 await asyncio.sleep(self._rng.expovariate(1 / self._mix.think_s))
                 while len(self._calls) >= self._mix.in_flight:
@@ -123,6 +134,8 @@ class SimClient(Caller):
                 call.add_done_callback(lambda task: self._calls.pop(task, None))
             while self._calls:
                 await asyncio.wait(list(self._calls))
+            looks.cancel()
+            await asyncio.gather(looks, return_exceptions=True)
             if tail is not None:
                 await asyncio.sleep(0.5)  # the tail comes after
                 tail.cancel()
@@ -144,6 +157,8 @@ class SimClient(Caller):
                 await self._read_latest(log)
             case "whole":
                 await self._read(log, None)
+            case "copy":
+                await self._read_copy(log)
 
     def _new(self, key: bytes, expected_version: int | None = None) -> AppendCall:
         self._number += 1
@@ -176,6 +191,8 @@ class SimClient(Caller):
             self._ended(call, Outcome.ACKED)
             if ack.version is not None:
                 self._versions[key] = ack.version
+            if self._rng.random() < self._mix.own:
+                await self._read(log, key)
 
     async def _append_many(self, log: Log) -> None:
         keys = [self._rng.choice(self._keys) for _ in range(self._rng.randint(*ROWS))]
@@ -204,6 +221,8 @@ class SimClient(Caller):
             if rows is None:
                 return
             version = len(rows)
+        if version and self._rng.random() < self._mix.stale:
+            version -= 1
         await self._append(log, key, version)
 
     async def _read(self, log: Log, key: bytes | None) -> list[Row] | None:
@@ -220,9 +239,22 @@ class SimClient(Caller):
         self.world.trace(f"read {key!r}: {len(call.rows)}")
         return call.rows
 
-    async def _read_latest(self, log: Log) -> None:
+    def look_at(self, address: str) -> None:
+        self._latest_at = address
+        self._looks = LOOKS
+
+    async def _look(self, log: Log) -> None:
+        """Ask it again and again, while the other calls go on."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._looks and self._pool.left > 0:
+                self._looks -= 1
+                await self._read_latest(log, self._latest_at)
+
+    async def _read_latest(self, log: Log, address: str | None = None) -> None:
         """Ask any instance for a shard's latest; only one under a lease may answer (P7)."""
-        address = self._rng.choice((self._latest_at, self._rng.choice(self._addresses)))
+        if address is None:
+            address = self._rng.choice((self._latest_at, self._rng.choice(self._addresses)))
         called_s = self.world.now_s
         try:
             shard = self._rng.choice((await log.shard_map()).open_shards).id
@@ -237,6 +269,23 @@ class SimClient(Caller):
         self.world.history.latest.append(LatestRead(self.who, address, shard, called_s, end))
         self._pool.left -= 1
         self.world.trace(f"latest of {shard} at {address}: {end}")
+
+    async def _read_copy(self, log: Log) -> None:
+        """The newest records of any one copy, which may be behind, but shows only what stays."""
+        address = self._rng.choice(self._addresses)
+        try:
+            shard = self._rng.choice((await log.shard_map()).shards).id
+            stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
+            request = log_pb2.ReadRequest(shard=shard)
+            call = ReadCall(self.who, None, self.world.now_s, 0.0, [], tail=True)
+            async for answer in stub.Read(request, timeout=2.0):
+                call.rows += [_row(record) for record in page_of(answer).records()]
+        except (LogstoreError, grpc.aio.AioRpcError):
+            return
+        call.returned_s = self.world.now_s
+        self.world.history.reads.append(call)
+        self._pool.left -= 1
+        self.world.trace(f"copy of {shard} at {address}: {len(call.rows)}")
 
     async def _tail(self, log: Log) -> None:
         call = ReadCall(self.who, None, self.world.now_s, 0.0, [], tail=True)

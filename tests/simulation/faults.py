@@ -1,9 +1,11 @@
 """What is done to a run: which faults there are, on whom, when, and how each is undone.
 
 Every fault is counted with the role of the copy it hit, or with the state of the migration that was
-under way. `POSSIBLE` lists every such pair; a long run must have met each.
+under way. `POSSIBLE` lists every such pair; a long run must have met each. A fault on an instance
+is also counted with both, the role and the state that its shard's move or reshape is in.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +13,7 @@ from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.reshape import ReshapeRecord, ReshapeState
 from logstore.base.types import ShardStatus
 from logstore.replication.events import Role
+from tests.simulation.aims import AIMS, FIRED
 from tests.simulation.client import Caller
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.metadata import STORE, Cluster
@@ -34,6 +37,16 @@ POSSIBLE = frozenset(
     | {(fault, state.value) for fault in COORDINATOR_FAULTS + MOVE_FAULTS for state in STATES}
     | {(fault, f"reshape {state.value}") for fault in RESHAPE_FAULTS for state in RESHAPE_STATES}
     | {(kind, PLACE) for kind in KINDS}
+    | {(f"aim: {aim}", FIRED) for aim in AIMS}
+)
+
+IDLE = "none"
+"""State of a shard that is in no move, split or merge."""
+POSSIBLE_TRIPLES = frozenset(
+    (fault, state, role.value)
+    for fault in NODE_FAULTS
+    for state in (IDLE, *(s.value for s in STATES), *(f"reshape {s.value}" for s in RESHAPE_STATES))
+    for role in ROLES
 )
 
 FAULTS_MIN = 5
@@ -68,6 +81,7 @@ class Faults:
     def begin(self) -> None:
         self.on, rng = True, self.world.chaos
         self.observer.on_migration = self._migration_moved
+        self.observer.aims = [AIMS[name](self) for name in self.style.aims]
         self._again(self._inject, self.style.gap_s)
         self._again(self._move, self.style.move_gap_s)
         if self.style.mix.restart_s:
@@ -79,6 +93,7 @@ class Faults:
     def heal(self) -> None:
         """Undo everything; what is down starts again."""
         self.on = False
+        self.observer.aims = []
         self.world.tell("---- heal")
         for number in list(self._undo):
             self._end(number)
@@ -117,18 +132,21 @@ class Faults:
             return
         role = rng.choices(ROLES, (5, 4, 4))[0]
         shard = rng.choice(list(self.observer.shards))
+        if role is Role.LEARNER and all(n.role(shard) is not role for n in self.nodes):
+            if "kill" in self.style.faults:
+                self._drop_to_learner(shard)
+                return
+            role = Role.FOLLOWER
         found = [n for n in self.nodes if n.role(shard) is role]
         if found:
-            self._on_node(rng.choice(self.style.faults), rng.choice(found), role)
-        elif role is Role.LEARNER:
-            self._drop_to_learner(shard)
+            self._on_node(rng.choice(self.style.faults), rng.choice(found), role, shard)
 
     def _drop_to_learner(self, shard: str) -> None:
         """No learner is there to be hit: kill a follower for longer than it may be silent."""
         found = [n for n in self.nodes if n.role(shard) is Role.FOLLOWER]
-        if found and "kill" in self.style.faults:
+        if found:
             node = self.world.chaos.choice(found)
-            self._on_node("kill", node, Role.FOLLOWER)
+            self._on_node("kill", node, Role.FOLLOWER, shard)
 
     def _move(self) -> None:
         rng = self.world.chaos
@@ -167,7 +185,7 @@ class Faults:
         fault = rng.choice(COORDINATOR_FAULTS + MOVE_FAULTS)
         if fault in MOVE_FAULTS:
             name = record.source.instance if fault == "source killed" else record.target_instance
-            node = self._node(name)
+            node = self.node(name)
             if not node.process.alive:
                 return
             self._note(fault, record.state.value, name)
@@ -213,15 +231,28 @@ class Faults:
                 self._on_coordinator("coordinator killed")
             return
         parent = self.observer.shards[self.world.chaos.choice(record.parents)].record
-        node = self._node(parent.primary.instance)
+        node = self.node(parent.primary.instance)
         if node.process.alive:
             self._note("parent's primary killed", where, node.name)
             self._down(node, node.kill)
 
-    def _note(self, fault: str, where: str, who: str) -> None:
+    def _note(self, fault: str, where: str, who: str, shard: str | None = None) -> None:
         self.world.faults += 1
         self.world.cover(fault, where)
+        if shard is not None:
+            self.world.triples[fault, self._state_of(shard), where] += 1
         self.world.tell(f"FAULT {fault} on {who} ({where})")
+
+    def _state_of(self, shard: str) -> str:
+        """Of the move, or else of the split or merge, that the shard is in."""
+        known = self.observer.shards[shard].record
+        move = self.observer.migrations.get(known.migration or "")
+        if move is not None and move.active:
+            return move.state.value
+        for reshape in self.observer.reshapes.values():
+            if reshape.active and shard in reshape.parents:
+                return f"reshape {reshape.state.value}"
+        return IDLE
 
     # ---- undoing ---------------------------------------------------------------------------------
 
@@ -239,12 +270,14 @@ class Faults:
             self.world.tell(f"over: {found[0]}")
             found[1]()
 
-    def _node(self, name: str) -> SimNode:
+    def node(self, name: str) -> SimNode:
         return next(n for n in self.nodes if n.name == name)
 
     # ---- what ------------------------------------------------------------------------------------
 
     def _down(self, node: SimNode, how: Callable[[], object]) -> None:
+        if node.instance is not None and node.instance.node.broken is not None:
+            self.world.violate("liveness", f"{node.name} is broken: {node.instance.node.broken}")
         how()
         self._for(
             f"{node.name} is down", node.start, self.world.chaos.choice((0.05, 0.5, 2.0, 4.0))
@@ -259,6 +292,79 @@ class Faults:
                 f"{client.name} is gone", client.start, self.world.chaos.uniform(*CLIENT_DOWN_S)
             )
 
+    # ---- for aims --------------------------------------------------------------------------------
+
+    def may_add(self) -> bool:
+        """Whether one more fault leaves room for work to get done."""
+        return self.on and len(self._undo) <= self.style.open_max
+
+    def hit(self, fault: str, node: SimNode, shard: str) -> None:
+        """This fault at this instance, counted with its role for `shard`."""
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._on_node(fault, node, role, shard)
+
+    def pause(self, node: SimNode, shard: str, seconds: float) -> None:
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._note("pause", role.value, node.name, shard)
+            node.freeze(seconds)
+
+    def stall(self, node: SimNode, shard: str, seconds: float) -> None:
+        """The next write hangs: a synced one in its thread, any other one with the process."""
+        if node.synced:
+            node.process.stall_s = seconds
+        else:
+            self.pause(node, shard, seconds)
+
+    def break_calls(self, path: str, server: str | None) -> None:
+        """Calls of clients under this path, to one instance or (None) to all, break now."""
+        for call in list(self.cluster.network.calls.values()):
+            if call.path.startswith(path) and server in (None, call.up.receiver):
+                call.lose("connection reset")
+
+    def end_coordinator(self, name: str) -> None:
+        for coordinator in self.coordinators:
+            if self.on and coordinator.name == name and coordinator.process.alive:
+                self.world.tell(f"{name} ends")
+                coordinator.kill()
+                down_s = self.world.chaos.choice((0.05, 0.3, 1.5))
+                self._for(f"{name} is gone", coordinator.start, down_s)
+
+    def leave_only(self, node: SimNode, other: SimNode) -> None:
+        """The instance reaches nobody but this one, and clients."""
+        rest = [STORE, *(n.name for n in self.nodes if n not in (node, other))]
+        pairs = [(node.name, o) for o in rest] + [(o, node.name) for o in rest]
+        seconds = self.world.chaos.uniform(*CUT_OFF_S)
+        self._block(f"{node.name} reaches {other.name} only", pairs, seconds)
+
+    def lose_replies(self, name: str) -> None:
+        """What the store answers to this process now is lost."""
+        self.cluster.lost_replies[name] = 1.0
+        seconds = self.world.chaos.choice((0.01, 0.4))
+        self._for(
+            f"replies to {name} are lost", lambda: _drop(self.cluster.lost_replies, name), seconds
+        )
+
+    def delay_writes(self, name: str) -> None:
+        """What this process asks of the store comes late."""
+        self.cluster.late_requests[name] = 1.0
+        seconds = self.world.chaos.choice((0.05, 0.4))
+        self._for(f"{name} asks late", lambda: _drop(self.cluster.late_requests, name), seconds)
+
+    def slow_down(self, names: Sequence[str]) -> None:
+        slow = self.cluster.network.slow
+        for name in names:
+            slow[name] = 0.6
+            self._for(f"{name} is slow", functools.partial(_drop, slow, name), 1.2)
+
+    def reboot(self, node: SimNode, shard: str) -> None:
+        """A power loss, also where it may take what was acked: then the loss is told."""
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._note("power loss", role.value, node.name, shard)
+            self._down(node, lambda: node.lose_power(torn=False))
+
     def _may_lose_power(self, node: SimNode) -> bool:
         """With `os` durability only while another in-sync copy surely has everything."""
         if node.synced:
@@ -268,21 +374,21 @@ class Faults:
             if all(m.instance != node.name for m in members):
                 continue
             others = [m for m in members if m.instance != node.name]
-            if not others or any(m.replica_id in self._node(m.instance).tainted for m in others):
+            if not others or any(m.replica_id in self.node(m.instance).tainted for m in others):
                 return False
         return True
 
-    def _on_node(self, fault: str, node: SimNode, role: Role) -> None:
+    def _on_node(self, fault: str, node: SimNode, role: Role, shard: str) -> None:
         if fault in ("power loss", "torn write"):
             if not self._may_lose_power(node):
                 return
             torn = node.engine.unsynced() > 0
             if fault == "torn write" and not torn:
                 return
-            self._note(fault, role.value, node.name)
+            self._note(fault, role.value, node.name, shard)
             self._down(node, lambda: node.lose_power(torn=fault == "torn write"))
             return
-        self._note(fault, role.value, node.name)
+        self._note(fault, role.value, node.name, shard)
         self._node_fault(fault, node)
 
     def _node_fault(self, fault: str, node: SimNode) -> None:

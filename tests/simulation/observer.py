@@ -14,6 +14,7 @@ from logstore.proto.v1 import log_pb2
 from tests.checkers import i3_acked, i8_equal_chains
 from tests.checkers.history import CopyState, Link, ServerAck
 from tests.simulation import network as network_module
+from tests.simulation.aims import Aim
 from tests.simulation.metadata import Cluster
 from tests.simulation.network import Call
 from tests.simulation.node import SimNode
@@ -39,6 +40,7 @@ class Observer:
         self.reshapes: dict[str, ReshapeRecord] = {}
         self.on_reshape: Callable[[ReshapeRecord], None] = lambda record: None
         self.on_migration: Callable[[MigrationRecord], None] = lambda record: None
+        self.aims: Sequence[Aim] = ()
         cluster.on_change = self._changed
         network_module.on_answer = self._answered
 
@@ -50,6 +52,9 @@ class Observer:
                 continue
             if event.key.startswith(SHARDS):
                 self._reconfigured(decode_shard(event.value))
+                author = self.world.history.metadata[-1].author
+                for aim in self.aims:
+                    aim.written(author, event.key.removeprefix(SHARDS))
             elif event.key.startswith(RESHAPES):
                 self._reshaped(decode_reshape(event.value))
             elif event.key.startswith(MIGRATIONS):
@@ -59,6 +64,8 @@ class Observer:
                 if before is None or before.state is not record.state:
                     self.world.tell(f"{record.id} is {record.state.value}: {record.cause or ''}")
                     self.on_migration(record)
+                    for aim in self.aims:
+                        aim.moved(record)
 
     def _reshaped(self, record: ReshapeRecord) -> None:
         before = self.reshapes.get(record.id)
@@ -67,6 +74,8 @@ class Observer:
             ends = f"{record.successors} {record.sealed_ends} {record.cause or ''}"
             self.world.tell(f"{record.id} ({record.kind}) is {record.state.value}: {ends}")
             self.on_reshape(record)
+            for aim in self.aims:
+                aim.reshaped(record)
 
     def _reconfigured(self, record: ShardRecord) -> None:
         known = self.shards.get(record.shard)
@@ -74,6 +83,9 @@ class Observer:
             self.shards[record.shard] = _Shard(record)
             return
         before, known.record = known.record, record
+        if (before.seal, before.status) != (record.seal, record.status):
+            for aim in self.aims:
+                aim.sealing(record)
         if (before.epoch, before.in_sync) == (record.epoch, record.in_sync):
             return
         members = " ".join(f"{m.instance}/{m.replica_id}" for m in record.in_sync)
@@ -96,6 +108,8 @@ class Observer:
                 for violation in i8_equal_chains.check_joined(record, copy, end, chain):
                     self.world.violate(violation.invariant, violation.text)
         self._check_in_sync(known)
+        for aim in self.aims:
+            aim.changed(before, record)
 
     # ---- acks ------------------------------------------------------------------------------------
 
@@ -135,6 +149,8 @@ class Observer:
             known.acked = Position(batch.end, batch.chain_after)
             self._check_in_sync(known)
             self._check_enough(known)
+            for aim in self.aims:
+                aim.acked(node, record)
 
     @staticmethod
     def _committed(node: SimNode, shard: str) -> int:

@@ -25,6 +25,8 @@ GIVE_UP_S = (0.8, 3.0, 8.0)
 AGAIN_MAX = 8
 """Acked requests that it goes on sending; fewer than a producer's window."""
 AGAIN_CHANCE = 0.4
+RESUME_CHANCE = 0.6
+"""That a new process sends what the last one left undecided."""
 CONDITIONAL_CHANCE = 0.25
 UNCERTAIN = frozenset({"unavailable", "outcome_unknown", "internal"})
 
@@ -61,6 +63,7 @@ class Resender(Caller):
         self._number = 0
         self._producers: dict[str, tuple[int, int]] = {}
         """Shard -> (producer, the last sequence that was acked)."""
+        self._pending: _Request | None = None
         self._acked: deque[_Request] = deque(maxlen=AGAIN_MAX)
         self._again = False
 
@@ -68,9 +71,14 @@ class Resender(Caller):
         """Send what was acked to everybody, now."""
         self._again = True
 
+    def kill(self) -> None:
+        super().kill()
+        self._network.died(self.process)
+
     async def _run(self) -> None:
         async with self._connect(self._addresses) as db:
             log = await self._open(db)
+            await self._resume(log)
             while self._pool.left > 0:
                 await asyncio.sleep(self._rng.expovariate(1 / 0.05))
                 await self._append(log)
@@ -79,6 +87,15 @@ class Resender(Caller):
                     self._again = False
             await self._send_old(everybody=True)
         self.done = True
+
+    async def _resume(self, log: Log) -> None:
+        """What the last process left undecided: send it again under its number, or begin anew."""
+        request, self._pending = self._pending, None
+        if request is not None and self._rng.random() < RESUME_CHANCE:
+            request.uncertain = True
+            await self._decide(log, request, self.world.now_s + GIVE_UP_S[-1])
+            self._ended(request.call, request, not request.sealed)
+        self._producers.clear()
 
     async def _send_old(self, *, everybody: bool) -> None:
         if not self._acked:
@@ -98,18 +115,18 @@ class Resender(Caller):
         if self._rng.random() < CONDITIONAL_CHANCE:
             version = call.expected_version = await self._version(log, key)
         until_s = self.world.now_s + self._rng.choice(GIVE_UP_S)
-        shard, ever_uncertain = "", False
+        uncertain = False
         while True:
-            request = await self._request(log, call, shard, version, until_s)
+            request = await self._request(log, call, version, until_s)
             if request is None:
                 break
+            self._pending = request
             await self._decide(log, request, until_s)
-            ever_uncertain |= request.uncertain
-            shard = request.message.shard
+            uncertain |= request.uncertain
             if request.acks or request.refused or not request.sealed:
                 break
-            ever_uncertain, shard = False, ""  # surely not stored there (S5): on to a successor
-        self._ended(call, request, ever_uncertain)
+            uncertain = False  # surely not stored there (S5): on to a successor
+        self._ended(call, request, uncertain)
 
     async def _version(self, log: Log, key: bytes) -> int | None:
         try:
@@ -118,7 +135,7 @@ class Resender(Caller):
             return None
 
     async def _request(
-        self, log: Log, call: AppendCall, shard: str, version: int | None, until_s: float
+        self, log: Log, call: AppendCall, version: int | None, until_s: float
     ) -> _Request | None:
         """The request to the shard that has the key now; None: nobody told in time."""
         while self.world.now_s < until_s:
@@ -192,7 +209,7 @@ class Resender(Caller):
             self.world.violate("I6", f"{request.call.value!r} was acked {text}")
 
     def _ended(self, call: AppendCall, request: _Request | None, uncertain: bool) -> None:
-        call.returned_s = self.world.now_s
+        call.returned_s, self._pending = self.world.now_s, None
         if request is not None and request.acks:
             call.outcome = Outcome.ACKED
             self._acked.append(request)

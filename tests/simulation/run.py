@@ -74,6 +74,7 @@ class Result:
     mutation: int
     violations: list[Violation]
     coverage: list[tuple[str, str, int]]
+    triples: list[tuple[str, str, str, int]]
     trace: str
     operations: int
     faults: int
@@ -108,10 +109,11 @@ class Simulation:
         mutation: int = 0,
         always_splits: bool = False,
         mistakes: str | None = None,
+        aim: str | None = None,
     ) -> None:
         world = self.world = World(seed, mutation)
         rng = world.rng
-        style = draw(world.dice("style"), world.callers)
+        style = draw(world.dice("style"), world.callers, aim)
         splits = rng.random() < SPLITS_CHANCE or always_splits
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
@@ -350,12 +352,14 @@ def simulate(
     mutation: int = 0,
     always_splits: bool = False,
     mistakes: str | None = None,
+    aim: str | None = None,
 ) -> Result:
     """Run one seed; every violation is in the result.
 
     `mutation`: run that neighbour of the seed, in which one part of the run is drawn anew;
     `always_splits`: shards are split and merged in this seed, too, if it is not one of those;
-    `mistakes`: an operator makes a mistake in it, of a kind with this in its name.
+    `mistakes`: an operator makes a mistake in it, of a kind with this in its name;
+    `aim`: the seed has this aim, whatever else it drew.
     """
     with _quiet():
         _freeze_once()
@@ -367,6 +371,7 @@ def simulate(
                 mutation=mutation,
                 always_splits=always_splits,
                 mistakes=mistakes,
+                aim=aim,
             )
             return _simulate(simulation)
         finally:
@@ -391,6 +396,7 @@ def _simulate(simulation: Simulation) -> Result:
         mutation=world.mutation,
         violations=violations,
         coverage=[(fault, where, n) for (fault, where), n in world.coverage.items()],
+        triples=[(*triple, n) for triple, n in world.triples.items()],
         trace=trace,
         operations=len(appends) + len(world.history.reads) + len(world.history.latest),
         faults=world.faults,

@@ -1,12 +1,15 @@
 """What one seed's run is like: which kinds of fault it has, how often, and what its clients do.
 
 A uniform mixture of all faults rarely brings the same few together twice. So each seed draws a
-style (swarm testing: Groce et al., ISSTA 2012): few kinds and often, some of them, or all of them.
+style (swarm testing: Groce et al., ISSTA 2012): few kinds and often, some of them, all of them, or
+aims (`aims`), which wait for a moment and strike then.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+
+from tests.simulation.aims import AIMS, HotRetries
 
 NODE_FAULTS = (
     "kill", "power loss", "torn write", "pause", "slow disk", "disk full", "clock jump",
@@ -23,6 +26,8 @@ OPEN_MAX = 3
 """Faults that last at one time; with more of them nothing gets done."""
 MOVE_GAP_S = 0.8
 STATE_CHANCE = 0.14
+AIM_CHANCE = 0.5
+SOME_AIM_CHANCE = 0.3
 TIMEOUT_S = 5.0
 THINK_S = 0.03
 
@@ -31,6 +36,8 @@ THINK_S = 0.03
 class Mix:
     """What clients do: shares of each kind of call, mean seconds between calls, calls at once.
 
+    `copy`: reads of any one copy, as it is. `own`: chance that an appended key is read at once;
+    `stale`: chance that a conditional append expects an old version.
     `timeout_s`: when a client gives a call up. `restart_s`: mean seconds between two sudden ends of
     a client's process (0: never). `resenders`: clients that send one request many times.
     """
@@ -41,6 +48,9 @@ class Mix:
     read: float = 0.12
     latest: float = 0.08
     whole: float = 0.01
+    copy: float = 0.0
+    own: float = 0.0
+    stale: float = 0.0
     think_s: float = THINK_S
     in_flight: int = 8
     timeout_s: float = TIMEOUT_S
@@ -49,9 +59,10 @@ class Mix:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """In the order of the fields, up to `whole`."""
+        """In the order of the fields, up to `copy`."""
         return (
             self.append, self.append_many, self.conditional, self.read, self.latest, self.whole,
+            self.copy,
         )  # fmt: skip
 
 
@@ -68,12 +79,15 @@ class Style:
     state_chance: float = STATE_CHANCE
     """That somebody dies when a move enters a state; of a reshape it is higher by 1.8."""
     mix: Mix = Mix()
+    aims: tuple[str, ...] = ()
+    aim_chance: float = AIM_CHANCE
 
 
-def draw(faults: Random, clients: Random) -> Style:
-    """A seed's style, from the dice of its faults and of its clients."""
+def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
+    """A seed's style, from the dice of its faults and of its clients; `aim`: it has this, too."""
     name = faults.choices(tuple(STYLES), STYLES.values())[0]
     kinds: tuple[str, ...] = NODE_FAULTS
+    aims: tuple[str, ...] = ()
     gap_s, lasts_s, move_gap_s, state_chance = FAULT_GAP_S, FAULT_S[1], MOVE_GAP_S, STATE_CHANCE
     match name:
         case "few":
@@ -82,12 +96,23 @@ def draw(faults: Random, clients: Random) -> Style:
         case "some":
             kinds = _some(faults, faults.randint(3, len(NODE_FAULTS) // 2))
             gap_s = faults.choice((0.15, 0.25, 0.5))
+        case "aimed":
+            kinds = _some(faults, faults.choice((1, 2, 4)))
+            gap_s = faults.choice((0.4, 0.8, 1.5))
+            aims = tuple(faults.sample(tuple(AIMS), faults.choice((1, 1, 2, 3))))
     if name != "uniform":
         lasts_s = faults.choice((0.5, FAULT_S[1], FAULT_S[1]))
         move_gap_s = faults.choice((0.4, MOVE_GAP_S, MOVE_GAP_S, 2.0))
         state_chance = faults.choice((0.0, STATE_CHANCE, STATE_CHANCE, 0.5))
+        if not aims and faults.random() < SOME_AIM_CHANCE:
+            aims = (faults.choice(tuple(AIMS)),)
+    if aim is not None and aim not in aims:
+        aims = (aim, *aims)
     mix = _mix(clients, name)
-    return Style(name, kinds, gap_s, lasts_s, OPEN_MAX, move_gap_s, state_chance, mix)
+    if HotRetries.name in aims and not mix.resenders:
+        mix = replace(mix, resenders=1)
+    chance = faults.choice((0.2, AIM_CHANCE, 0.9))
+    return Style(name, kinds, gap_s, lasts_s, OPEN_MAX, move_gap_s, state_chance, mix, aims, chance)
 
 
 def _some(rng: Random, count: int) -> tuple[str, ...]:
@@ -105,6 +130,8 @@ def _mix(rng: Random, style: str) -> Mix:
     shares = MIXES[rng.choice(tuple(MIXES))]
     return Mix(
         *shares,
+        own=rng.choice((0.0, 0.0, 0.5)),
+        stale=rng.choice((0.0, 0.1, 0.4)),
         think_s=rng.choice((0.01, THINK_S, THINK_S, 0.06)),
         in_flight=rng.choice((2, 8, 8, 16)),
         timeout_s=rng.choice((0.6, 1.5, TIMEOUT_S, TIMEOUT_S)),
@@ -113,12 +140,12 @@ def _mix(rng: Random, style: str) -> Mix:
     )
 
 
-STYLES = {"uniform": 2, "few": 3, "some": 2, "all": 1}
+STYLES = {"uniform": 2, "few": 3, "some": 2, "all": 1, "aimed": 4}
 """Style -> weight."""
 MIXES: dict[str, Sequence[float]] = {
     "as ever": Mix().weights,
-    "single appends": (0.80, 0.0, 0.0, 0.10, 0.10, 0.0),
-    "many at once": (0.10, 0.65, 0.05, 0.10, 0.08, 0.02),
-    "conditional": (0.15, 0.05, 0.60, 0.10, 0.10, 0.0),
-    "readers": (0.30, 0.15, 0.05, 0.20, 0.28, 0.02),
+    "single appends": (0.80, 0.0, 0.0, 0.08, 0.08, 0.0, 0.04),
+    "many at once": (0.10, 0.65, 0.05, 0.08, 0.06, 0.02, 0.04),
+    "conditional": (0.15, 0.05, 0.60, 0.10, 0.10, 0.0, 0.0),
+    "readers": (0.30, 0.15, 0.05, 0.10, 0.18, 0.02, 0.20),
 }

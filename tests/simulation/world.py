@@ -18,6 +18,9 @@ SLOW_SHARE, SLOW_S, STALL_S = 0.3, 0.3, 2.0
 """A slow disk holds this share of its calls, each for up to so long; one of three calls in a thread
 stalls for up to STALL_S, which is longer than any grace."""
 
+Triple = tuple[str, str, str]
+"""A fault, the state of the move or reshape that its shard is in, and the role that it hit."""
+
 
 class SimClock:
     """A process's clocks: the monotonic one drifts, the wall clock drifts and jumps."""
@@ -59,6 +62,7 @@ class World:
         self.history = History()
         self.violations: list[Violation] = []
         self.coverage: Counter[tuple[str, str]] = Counter()
+        self.triples: Counter[Triple] = Counter()
         self.story: deque[str] = deque(maxlen=STORY_LINES_MAX)
         self.faults = 0
         self._digest = hashlib.blake2b(digest_size=16)
