@@ -30,6 +30,8 @@ ROWS = (2, 8)
 LOG = "log"
 LOOKS, LOOK_S = 20, 0.08
 """So often, and every so many seconds, an isolated primary is asked for the latest."""
+COPY_ROWS = 20
+"""Read of a copy, before what is new."""
 MIX = Mix()
 CALLS = ("append", "append_many", "conditional", "read", "latest", "whole", "copy")
 """In the order of `Mix.weights`."""
@@ -110,6 +112,8 @@ class SimClient(Caller):
         self._number = 0
         self._rng = Random(world.callers.getrandbits(64))
         self._looks = 0
+        self._seen: dict[str, int] = {}
+        """Shard -> the high watermark that a copy showed last."""
         self._calls: dict[asyncio.Task[None], None] = {}
         self._versions: dict[bytes, int] = {}
 
@@ -276,10 +280,12 @@ class SimClient(Caller):
         try:
             shard = self._rng.choice((await log.shard_map()).shards).id
             stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
-            request = log_pb2.ReadRequest(shard=shard)
+            start = self._seen.get(shard, 0)
+            request = log_pb2.ReadRequest(shard=shard, start_offset=max(0, start - COPY_ROWS))
             call = ReadCall(self.who, None, self.world.now_s, 0.0, [], tail=True)
             async for answer in stub.Read(request, timeout=2.0):
                 call.rows += [_row(record) for record in page_of(answer).records()]
+                self._seen[shard] = answer.high_watermark
         except (LogstoreError, grpc.aio.AioRpcError):
             return
         call.returned_s = self.world.now_s

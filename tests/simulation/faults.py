@@ -50,6 +50,8 @@ POSSIBLE_TRIPLES = frozenset(
 )
 
 FAULTS_MIN = 5
+TIRED_S, TIRED_GAPS = 10.0, 2
+"""After so long faults become rarer, and no aim strikes any more."""
 SWITCH_CHANCE = 0.2
 COPYING = ("shadow", "shadow", "log-shipping", "copy-on-write")
 RESHAPE_GAP_S = 1.0
@@ -77,9 +79,11 @@ class Faults:
     """Where shards may be split; none: this run has no splits and merges."""
     _undo: dict[int, tuple[str, Callable[[], None]]] = field(default_factory=dict)
     _numbers: int = 0
+    _began_s: float = 0.0
 
     def begin(self) -> None:
         self.on, rng = True, self.world.chaos
+        self._began_s = self.world.now_s
         self.observer.on_migration = self._migration_moved
         self.observer.aims = [AIMS[name](self) for name in self.style.aims]
         self._again(self._inject, self.style.gap_s)
@@ -118,13 +122,19 @@ class Faults:
 
     # ---- when ------------------------------------------------------------------------------------
 
+    @property
+    def tired(self) -> bool:
+        """The clients had a hard time for long enough: they shall come to an end."""
+        return self.world.now_s - self._began_s > TIRED_S
+
     def _again(self, work: Callable[[], None], gap_s: float) -> None:
         def run() -> None:
             if self.on:
                 work()
                 self._again(work, gap_s)
 
-        self.world.after(self.world.chaos.expovariate(1 / gap_s), run)
+        mean_s = gap_s * TIRED_GAPS if self.tired else gap_s
+        self.world.after(self.world.chaos.expovariate(1 / mean_s), run)
 
     def _inject(self) -> None:
         rng = self.world.chaos
@@ -296,7 +306,7 @@ class Faults:
 
     def may_add(self) -> bool:
         """Whether one more fault leaves room for work to get done."""
-        return self.on and len(self._undo) <= self.style.open_max
+        return self.on and not self.tired and len(self._undo) <= self.style.open_max
 
     def hit(self, fault: str, node: SimNode, shard: str) -> None:
         """This fault at this instance, counted with its role for `shard`."""

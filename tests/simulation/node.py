@@ -6,7 +6,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-import logstore.node.instance
 from logstore.base.env import Env
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.config import NodeConfig
@@ -21,7 +20,6 @@ from tests.simulation.loop import PROCESS, Process, die
 from tests.simulation.metadata import Cluster, SimStore
 from tests.simulation.world import SLOW_S, SLOW_SHARE, SimClock, World
 
-logstore.node.instance.LAG_PROBE_S = 0.25  # no load here, so nobody needs to know of lag sooner
 TIMING = {
     "follower_timeout_s": 0.7,
     "hand_over_timeout_s": 1.5,

@@ -22,8 +22,8 @@ from tests.simulation.world import World
 
 ATTEMPT_S = (0.15, 0.6, 1.5)
 GIVE_UP_S = (0.8, 3.0, 8.0)
-AGAIN_MAX = 8
-"""Acked requests that it goes on sending; fewer than a producer's window."""
+AGAIN_MAX = 5
+"""Acked requests that it goes on sending, also when a small window has forgotten them."""
 AGAIN_CHANCE = 0.4
 RESUME_CHANCE = 0.6
 """That a new process sends what the last one left undecided."""

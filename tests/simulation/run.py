@@ -39,6 +39,7 @@ from tests.checkers.history import Outcome, Violation
 from tests.simulation.client import LOG, Caller, FinalReader, Pool, SimClient
 from tests.simulation.coordinator import SimCoordinator, create_log
 from tests.simulation.faults import FAULTS_MIN, Faults
+from tests.simulation.limits import lowered
 from tests.simulation.loop import DeadlockError
 from tests.simulation.metadata import Cluster
 from tests.simulation.mistakes import Mistakes
@@ -380,7 +381,8 @@ def simulate(
 
 def _simulate(simulation: Simulation) -> Result:
     world = simulation.world
-    with _ports(world, simulation.cluster.network):
+    window = simulation.faults.style.mix.window
+    with lowered(window), _ports(world, simulation.cluster.network):
         try:
             simulation.run()
         except DeadlockError as e:

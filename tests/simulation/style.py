@@ -30,6 +30,7 @@ AIM_CHANCE = 0.5
 SOME_AIM_CHANCE = 0.3
 TIMEOUT_S = 5.0
 THINK_S = 0.03
+WINDOWS = (4, 16, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Mix:
     `copy`: reads of any one copy, as it is. `own`: chance that an appended key is read at once;
     `stale`: chance that a conditional append expects an old version.
     `timeout_s`: when a client gives a call up. `restart_s`: mean seconds between two sudden ends of
-    a client's process (0: never). `resenders`: clients that send one request many times.
+    a client's process (0: never). `resenders`: clients that send one request many times. `window`:
+    appends of a producer that may be under way, and that a copy remembers.
     """
 
     append: float = 0.45
@@ -56,6 +58,7 @@ class Mix:
     timeout_s: float = TIMEOUT_S
     restart_s: float = 0.0
     resenders: int = 0
+    window: int = WINDOWS[-1]
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -102,7 +105,7 @@ def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
             aims = tuple(faults.sample(tuple(AIMS), faults.choice((1, 1, 2, 3))))
     if name != "uniform":
         lasts_s = faults.choice((0.5, FAULT_S[1], FAULT_S[1]))
-        move_gap_s = faults.choice((0.4, MOVE_GAP_S, MOVE_GAP_S, 2.0))
+        move_gap_s = faults.choice((0.5, MOVE_GAP_S, 2.0))
         state_chance = faults.choice((0.0, STATE_CHANCE, STATE_CHANCE, 0.5))
         if not aims and faults.random() < SOME_AIM_CHANCE:
             aims = (faults.choice(tuple(AIMS)),)
@@ -132,11 +135,12 @@ def _mix(rng: Random, style: str) -> Mix:
         *shares,
         own=rng.choice((0.0, 0.0, 0.5)),
         stale=rng.choice((0.0, 0.1, 0.4)),
-        think_s=rng.choice((0.01, THINK_S, THINK_S, 0.06)),
-        in_flight=rng.choice((2, 8, 8, 16)),
+        think_s=rng.choice((0.01, 0.02, THINK_S)),
+        in_flight=rng.choice((3, 8, 8, 16)),
         timeout_s=rng.choice((0.6, 1.5, TIMEOUT_S, TIMEOUT_S)),
         restart_s=rng.choice((0.0, 0.0, 1.0, 3.0)),
         resenders=rng.choice((0, 0, 1, 2)),
+        window=rng.choice(WINDOWS),
     )
 
 

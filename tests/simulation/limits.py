@@ -1,0 +1,44 @@
+"""Bounds that a short run would never reach, lower while a seed runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import logstore.base.limits
+import logstore.client.sender
+import logstore.engine.producers
+import logstore.node.instance
+import logstore.node.sealed
+import logstore.node.writer
+
+CACHED_KEYS = 2
+"""Keys whose version a copy keeps in mind."""
+LAG_PROBE_S = 0.25
+"""No load here, so nobody needs to know of lag sooner."""
+
+
+def _lower(window: int) -> list[tuple[ModuleType, str, float]]:
+    return [
+        (logstore.base.limits, "PRODUCER_WINDOW", window),
+        (logstore.client.sender, "PRODUCER_WINDOW", window),
+        (logstore.node.sealed, "PRODUCER_WINDOW", window),
+        (logstore.engine.producers, "PRODUCER_WINDOW", window),
+        (logstore.engine.producers, "KEPT", 2 * window),
+        (logstore.node.writer, "VERSION_CACHE_KEYS", CACHED_KEYS),
+        (logstore.node.sealed, "VERSIONS_KEPT_MAX", CACHED_KEYS),
+        (logstore.node.instance, "LAG_PROBE_S", LAG_PROBE_S),
+    ]
+
+
+@contextmanager
+def lowered(window: int) -> Iterator[None]:
+    """`window`: appends of a producer that may be under way, and that a copy remembers."""
+    lower = _lower(window)
+    real = [getattr(module, name) for module, name, _ in lower]
+    for module, name, bound in lower:
+        setattr(module, name, bound)
+    try:
+        yield
+    finally:
+        for (module, name, _), bound in zip(lower, real, strict=True):
+            setattr(module, name, bound)
