@@ -51,7 +51,7 @@ proto: $(READY)
 SEEDS ?= 1000
 
 sim: $(READY)             ## the real machines under simulated faults; make sim SEEDS=20000
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+	$(BIN)/python -m tests.simulation --corpus --seeds $(SEEDS) $(ARGS)
 
 properties: $(READY)      ## the property tests on new examples; prints what reproduces a failure
 	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -n $(WORKERS) tests/sharder tests/profiler \

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seed N [--seeds K] [--ops 500] [--coverage] [--verbose]`."""
+"""`python -m tests.simulation --seed N [--mutation M] [--seeds K] [--corpus] [--coverage]`."""
 
 import argparse
 import os
@@ -11,12 +11,16 @@ from pathlib import Path
 
 import msgspec
 
+from tests.simulation import corpus
+from tests.simulation.aims import AIMS, FIRED
+from tests.simulation.corpus import Run
 from tests.simulation.doc import write_between
 from tests.simulation.faults import (
     COORDINATOR_FAULTS,
     MOVE_FAULTS,
     NODE_FAULTS,
     POSSIBLE,
+    POSSIBLE_TRIPLES,
     RESHAPE_FAULTS,
     RESHAPE_STATES,
     ROLES,
@@ -24,6 +28,7 @@ from tests.simulation.faults import (
 )
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.run import Result, simulate
+from tests.simulation.world import Triple
 
 ALL_PAIRS_FROM_SEEDS = 1_000
 """A run of so many seeds fails when a pair that can occur was never met."""
@@ -32,14 +37,29 @@ PROGRESS_SEEDS = 100
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _one(seed: int, given: argparse.Namespace) -> Result:
-    return simulate(seed, given.ops, always_splits=given.splits, mistakes=given.mistakes)
+def _one(run: Run, given: argparse.Namespace) -> Result:
+    return simulate(
+        run.seed,
+        given.ops,
+        mutation=run.mutation,
+        always_splits=given.splits,
+        mistakes=given.mistakes,
+        aim=given.aim,
+    )
 
 
 def _flags(given: argparse.Namespace) -> list[str]:
     """What makes another process run the same seeds."""
-    splits = ["--splits"] if given.splits else []
-    return splits if given.mistakes is None else [*splits, f"--mistakes={given.mistakes}"]
+    flags = ["--splits"] if given.splits else []
+    flags += [] if given.mistakes is None else [f"--mistakes={given.mistakes}"]
+    return flags if given.aim is None else [*flags, f"--aim={given.aim}"]
+
+
+def _runs(given: argparse.Namespace) -> list[Run]:
+    """The corpus and its neighbours first, if asked for, then the seeds."""
+    seeds = range(given.seed, given.seed + given.seeds)
+    wanted = [Run(seed, given.mutation) for seed in seeds]
+    return [*corpus.with_neighbours(given.neighbours), *wanted] if given.corpus else wanted
 
 
 def main() -> int:
@@ -49,10 +69,15 @@ def main() -> int:
     if given.worker:
         return _work(given)
     coverage: Counter[tuple[str, str]] = Counter()
+    triples: Counter[Triple] = Counter()
     totals: Counter[str] = Counter()
-    failed: list[int] = []
+    failed: list[str] = []
+    found: list[corpus.Found] = []
     try:
-        _run(given, coverage, totals, failed)
+        for result in _run(given, totals, failed):
+            coverage.update({(fault, where): n for fault, where, n in result.coverage})
+            triples.update({(fault, state, role): n for fault, state, role, n in result.triples})
+            found.append(corpus.found(result))
     except KeyboardInterrupt:
         print("interrupted, so far:")
     if failed and not given.all:
@@ -63,6 +88,9 @@ def main() -> int:
     if given.coverage:
         for fault, where in sorted(POSSIBLE):
             print(f"{fault:<34} {where:<14} {coverage[fault, where]:>7}")
+        print(_triples(triples))
+    if given.write_corpus:
+        corpus.write(found, _commit())
     if failed:
         print(f"{len(failed)} seeds failed: {failed}")
     missing = sorted(POSSIBLE - coverage.keys())
@@ -73,7 +101,7 @@ def main() -> int:
 
 
 def _coverage_table(
-    totals: Counter[str], failed: list[int], coverage: Counter[tuple[str, str]]
+    totals: Counter[str], failed: list[str], coverage: Counter[tuple[str, str]]
 ) -> str:
     """One row a fault: how often it hit each role, or each state of a move."""
     lines = [f"Commit {_commit()}: {_line(totals)}; failed seeds: {failed or 'none'}.", ""]
@@ -82,6 +110,7 @@ def _coverage_table(
         (COORDINATOR_FAULTS + MOVE_FAULTS, [state.value for state in STATES]),
         (RESHAPE_FAULTS, [f"reshape {state.value}" for state in RESHAPE_STATES]),
         (tuple(KINDS), [PLACE]),
+        ([f"aim: {aim}" for aim in AIMS], [FIRED]),
     )
     for faults, places in tables:
         lines.append("| fault | " + " | ".join(places) + " |")
@@ -93,42 +122,59 @@ def _coverage_table(
     return "\n".join(lines[:-1])
 
 
+def _triples(triples: Counter[Triple]) -> str:
+    """How many of the triples were met, and those that never were, a line a state and role."""
+    missing = POSSIBLE_TRIPLES - triples.keys()
+    met = len(POSSIBLE_TRIPLES) - len(missing)
+    lines = [f"triples of fault, state and role: {met} of {len(POSSIBLE_TRIPLES)} met; never met:"]
+    for state, role in sorted({(state, role) for _, state, role in missing}):
+        faults = sorted(fault for fault, *where in missing if where == [state, role])
+        lines.append(f"  {state}, {role}: {', '.join(faults)}")
+    return "\n".join(lines)
+
+
 def _line(totals: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in totals.items())
 
 
-def _run(
-    given: argparse.Namespace,
-    coverage: Counter[tuple[str, str]],
-    totals: Counter[str],
-    failed: list[int],
-) -> None:
+def _run(given: argparse.Namespace, totals: Counter[str], failed: list[str]) -> Iterator[Result]:
     """Run the seeds, add them up, tell what failed."""
+    count, traces = len(_runs(given)), []
     for result in _results(given):
-        coverage.update({(fault, where): n for fault, where, n in result.coverage})
+        yield result
+        run = Run(result.seed, result.mutation)
+        traces.append(f"{run} {result.trace}\n")
         totals.update(_figures(result))
         if not result.ok:
-            failed.append(result.seed)
+            failed.append(str(run))
         if given.verbose or (not result.ok and not given.all):
             _tell(result, given, whole=given.verbose)
         elif not result.ok:
-            found = result.violations[0]
+            first = result.violations[0]
             print(
-                f"seed {result.seed}: {found.invariant} at {found.at_s:.3f} s: {found.text[:300]}",
+                f"seed {run}: {first.invariant} at {first.at_s:.3f} s: {first.text[:300]}",
                 flush=True,
             )
         if failed and not given.all:
-            return
-        if totals["seeds"] % PROGRESS_SEEDS == 0 and totals["seeds"] < given.seeds:
+            break
+        if totals["seeds"] % PROGRESS_SEEDS == 0 and totals["seeds"] < count:
             print(f"... {_line(totals)}", flush=True)
-        if given.seeds == 1:
-            print(f"seed {result.seed}: trace {result.trace}")
+        if count == 1:
+            print(f"seed {run}: trace {result.trace}")
+    if given.traces is not None:
+        given.traces.write_text("".join(traces), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
+    parser.add_argument("--mutation", type=int, default=0, help="run this neighbour of each seed")
+    parser.add_argument("--corpus", action="store_true", help="first the seeds of corpus.txt")
+    parser.add_argument("--neighbours", type=int, default=2, help="of each seed of the corpus")
+    parser.add_argument("--write-corpus", action="store_true", help="what was rare in this run")
+    parser.add_argument("--traces", type=Path, metavar="FILE", help="write a line `seed hash` each")
+    parser.add_argument("--aim", metavar="NAME", choices=sorted(AIMS), help="in every seed")
     parser.add_argument("--ops", type=int, default=500, help="client operations a seed")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--splits", action="store_true", help="splits and merges in every seed")
@@ -144,6 +190,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
     parser.add_argument("--verbose", action="store_true", help="print the whole story")
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -168,28 +215,30 @@ def _figures(result: Result) -> dict[str, int]:
 
 
 def _results(given: argparse.Namespace) -> Iterator[Result]:
-    """In the order of the seeds; worker i of n runs every n-th one, from the i-th on."""
-    seeds = range(given.seed, given.seed + given.seeds)
-    if given.seeds == 1 or given.processes == 1:
-        yield from (_one(seed, given) for seed in seeds)
+    """In the order of the runs; worker i of n runs every n-th one, from the i-th on."""
+    runs = _runs(given)
+    if len(runs) == 1 or given.processes == 1:
+        yield from (_one(run, given) for run in runs)
         return
     workers = []
     for i in range(given.processes):
         command = [sys.executable, "-m", "tests.simulation", "--worker", str(given.processes),
-                   "--seed", str(given.seed + i), "--seeds", str(given.seeds - i),
-                   "--ops", str(given.ops), *_flags(given)]  # fmt: skip
+                   "--first", str(i), "--seed", str(given.seed), "--seeds", str(given.seeds),
+                   "--mutation", str(given.mutation), "--ops", str(given.ops), *_flags(given),
+                   *(["--corpus", "--neighbours", str(given.neighbours)] if given.corpus else [])
+                  ]  # fmt: skip
         workers.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
     try:
-        for i in range(given.seeds):
+        for i, run in enumerate(runs):
             out = workers[i % given.processes].stdout
             assert out is not None
             line = out.readline()
             if not line:
-                raise RuntimeError(f"the worker of seed {seeds[i]} died")
+                raise RuntimeError(f"the worker of seed {run} died")
             try:
                 yield msgspec.json.decode(line, type=Result)
             except msgspec.DecodeError as e:
-                raise RuntimeError(f"the worker of seed {seeds[i]} wrote {line[:200]!r}") from e
+                raise RuntimeError(f"the worker of seed {run} wrote {line[:200]!r}") from e
     finally:
         for worker in workers:
             worker.kill()
@@ -200,8 +249,8 @@ def _results(given: argparse.Namespace) -> Iterator[Result]:
 
 def _work(given: argparse.Namespace) -> int:
     """Write each seed's result as a line of JSON."""
-    for seed in range(given.seed, given.seed + given.seeds, given.worker):
-        result = _one(seed, given)
+    for run in _runs(given)[given.first :: given.worker]:
+        result = _one(run, given)
         if result.ok:
             result.story = []
         sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
@@ -215,9 +264,11 @@ def _tell(result: Result, given: argparse.Namespace, *, whole: bool) -> None:
     for violation in result.violations[:10]:
         print(f"{violation.invariant} at {violation.at_s:.3f} s: {violation.text}")
     if not result.ok:
-        print(f"seed {result.seed} failed, commit {_commit()}, trace {result.trace}")
+        run = Run(result.seed, result.mutation)
+        print(f"seed {run} failed, commit {_commit()}, trace {result.trace}")
         flags = "".join(f" {shlex.quote(flag)}" for flag in _flags(given))
-        print(f"again: python -m tests.simulation --seed {result.seed} --ops {given.ops}{flags}")
+        again = f"--seed {run.seed}" + (f" --mutation {run.mutation}" if run.mutation else "")
+        print(f"again: python -m tests.simulation {again} --ops {given.ops}{flags}")
 
 
 def _commit() -> str:

@@ -6,6 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.simulation import corpus
+from tests.simulation.aims import AIMS, FIRED
+from tests.simulation.corpus import Found, Run
+from tests.simulation.faults import POSSIBLE
+from tests.simulation.world import World
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,6 +48,52 @@ def test_a_seed_replays_to_the_byte() -> None:
     traces = [re.findall("trace ([0-9a-f]{32})", run.stdout) for run in (first, other)]
     assert all(traces)
     assert traces[0] != traces[1]
+
+
+def test_new_seeds_replay_alone_and_in_company(tmp_path: Path) -> None:
+    """What ran before in the same process must not show in a trace; other seeds in every run."""
+    seed = int.from_bytes(os.urandom(4), "big")
+    again = f"--seed {seed} --seeds 2 --mutation {seed % 4} --ops 100"
+    print(f"python -m tests.simulation {again}")
+    traces = []
+    for processes in (1, 2):  # one after the other in one process; each in one of its own
+        file = tmp_path / f"{processes}.txt"
+        done = _run(*again.split(), "--processes", f"{processes}", "--traces", str(file), "--all")
+        assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
+        traces.append(file.read_text())
+    assert traces[0] == traces[1]
+    assert len(set(re.findall("[0-9a-f]{32}", traces[0]))) == 2
+
+
+def test_a_mutation_draws_one_part_anew() -> None:
+    first, second = (World(7, mutation) for mutation in (1, 4))
+    assert first.rng.random() == second.rng.random()
+    assert first.delays.random() == second.delays.random()
+    assert first.chaos.random() != second.chaos.random()
+    for world in (first, second):
+        world.loop.close()
+
+
+def test_the_corpus_is_read_and_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "FILE", tmp_path / "corpus.txt")
+    corpus.FILE.write_text("7 2 # failed at abc\n9 # rare\n")
+    assert corpus.with_neighbours(2) == [Run(7, 2), Run(9), Run(9, 1), Run(9, 2)]
+    common = [Found(Run(n), frozenset({"often"}), ok=True) for n in range(3)]
+    rare = Found(Run(5), frozenset({"often", "kill/cutover/learner"}), ok=True)
+    corpus.write([*common, rare, Found(Run(6), frozenset({"often"}), ok=False)], "def")
+    assert corpus.read() == {
+        Run(5): "kill/cutover/learner",
+        Run(6): "failed at def",
+        Run(7, 2): "failed at abc",
+    }
+
+
+def test_every_aim_says_what_it_hunts_and_has_its_name() -> None:
+    assert len(AIMS) >= 10
+    for name, aim in AIMS.items():
+        assert aim.name == name
+        assert len((aim.__doc__ or "").split()) > 5
+        assert (f"aim: {name}", FIRED) in POSSIBLE
 
 
 def test_a_violation_is_told_with_its_story() -> None:
