@@ -429,7 +429,7 @@ class Replica:
         if self.error is None:
             _log.error("replica out of service", shard=self.shard, error=error)
             self.error = error
-            self.writer.stop(StorageError(error))
+            self.writer.stop(UnavailableError(f"{error}, outcome unknown"))
             self.door.refuse_held(StorageError(error))
             self._notify()
 
@@ -461,8 +461,11 @@ class Replica:
         await self.marks.settled()
 
     async def close(self, error: LogstoreError) -> None:
-        """Stop everything of this copy; waiting appends get `error`."""
-        self.writer.stop(error)
+        """Stop everything of this copy; what has no offset yet gets `error`.
+
+        What was sent to peers may be committed by the next primary: that is no refusal.
+        """
+        self.writer.stop(UnavailableError(f"{error.message}, outcome unknown"))
         self.door.refuse_held(error)
         self.door.stop_forwarding()
         tasks = list(self._tasks)

@@ -82,3 +82,32 @@ async def test_latest_reads_need_the_lease(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await read_all(n.log_stub("i1"), latest)
         assert "lease" in from_rpc(refused.value).message
+
+
+@pytest.mark.parametrize("end", ["leaves", "fails"])
+async def test_an_append_under_way_when_the_copy_ends_is_not_refused(
+    tmp_path: Path, end: str
+) -> None:
+    """A peer may hold it and lead next: "not stored" would be a lie, and its number used again."""
+    patient = {"follower_timeout_s": 20.0, "lease_s": 20.0, "grace_s": 26.0}
+    async with nodes(tmp_path, 3, **patient) as n:
+        await three(n)
+        record = await n.record(SHARD)
+        for follower in ("i2", "i3"):
+            await n.stop(follower)
+        answer = asyncio.create_task(append(n.log_stub("i1"), [batch_of(SHARD, [b"a"], 1, 7)]))
+        replica = n.servers["i1"].instance.replicas[SHARD]
+        async with asyncio.timeout(10):
+            while replica.machine.end.end < 1:
+                await replica.wait_change(0.05)
+        if end == "leaves":
+            heir, epoch = record.in_sync[1], record.epoch + 1
+            await n.change(
+                SHARD, epoch=epoch, primary_since=epoch, primary=heir, in_sync=(heir,), learners=()
+            )
+        else:
+            replica.fail("its disk is gone")
+        async with asyncio.timeout(10):
+            (result,) = await answer
+        assert result.error.code == "unavailable"
+        assert result.error.message.endswith("outcome unknown")
