@@ -13,8 +13,8 @@ from logstore.meta.records import ShardRecord
 from logstore.replication.events import Role
 
 if TYPE_CHECKING:
-    from tests.simulation.faults import Faults
     from tests.simulation.node import SimNode
+    from tests.simulation.strikes import Strikes
 
 REST_S = 0.8
 """Between two strikes of one aim."""
@@ -29,7 +29,7 @@ class Aim:
     name = ""
     rest_s = REST_S
 
-    def __init__(self, faults: "Faults") -> None:
+    def __init__(self, faults: "Strikes") -> None:
         self.faults = faults
         self.world = faults.world
         self.rng = faults.world.chaos

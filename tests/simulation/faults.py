@@ -5,7 +5,6 @@ under way. `POSSIBLE` lists every such pair; a long run must have met each. A fa
 is also counted with both, the role and the state that its shard's move or reshape is in.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -85,7 +84,6 @@ class Faults:
         self.on, rng = True, self.world.chaos
         self._began_s = self.world.now_s
         self.observer.on_migration = self._migration_moved
-        self.observer.aims = [AIMS[name](self) for name in self.style.aims]
         self._again(self._inject, self.style.gap_s)
         self._again(self._move, self.style.move_gap_s)
         if self.style.mix.restart_s:
@@ -97,7 +95,6 @@ class Faults:
     def heal(self) -> None:
         """Undo everything; what is down starts again."""
         self.on = False
-        self.observer.aims = []
         self.world.tell("---- heal")
         for number in list(self._undo):
             self._end(number)
@@ -302,79 +299,6 @@ class Faults:
                 f"{client.name} is gone", client.start, self.world.chaos.uniform(*CLIENT_DOWN_S)
             )
 
-    # ---- for aims --------------------------------------------------------------------------------
-
-    def may_add(self) -> bool:
-        """Whether one more fault leaves room for work to get done."""
-        return self.on and not self.tired and len(self._undo) <= self.style.open_max
-
-    def hit(self, fault: str, node: SimNode, shard: str) -> None:
-        """This fault at this instance, counted with its role for `shard`."""
-        role = node.role(shard)
-        if self.on and role in ROLES:
-            self._on_node(fault, node, role, shard)
-
-    def pause(self, node: SimNode, shard: str, seconds: float) -> None:
-        role = node.role(shard)
-        if self.on and role in ROLES:
-            self._note("pause", role.value, node.name, shard)
-            node.freeze(seconds)
-
-    def stall(self, node: SimNode, shard: str, seconds: float) -> None:
-        """The next write hangs: a synced one in its thread, any other one with the process."""
-        if node.synced:
-            node.process.stall_s = seconds
-        else:
-            self.pause(node, shard, seconds)
-
-    def break_calls(self, path: str, server: str | None) -> None:
-        """Calls of clients under this path, to one instance or (None) to all, break now."""
-        for call in list(self.cluster.network.calls.values()):
-            if call.path.startswith(path) and server in (None, call.up.receiver):
-                call.lose("connection reset")
-
-    def end_coordinator(self, name: str) -> None:
-        for coordinator in self.coordinators:
-            if self.on and coordinator.name == name and coordinator.process.alive:
-                self.world.tell(f"{name} ends")
-                coordinator.kill()
-                down_s = self.world.chaos.choice((0.05, 0.3, 1.5))
-                self._for(f"{name} is gone", coordinator.start, down_s)
-
-    def leave_only(self, node: SimNode, other: SimNode) -> None:
-        """The instance reaches nobody but this one, and clients."""
-        rest = [STORE, *(n.name for n in self.nodes if n not in (node, other))]
-        pairs = [(node.name, o) for o in rest] + [(o, node.name) for o in rest]
-        seconds = self.world.chaos.uniform(*CUT_OFF_S)
-        self._block(f"{node.name} reaches {other.name} only", pairs, seconds)
-
-    def lose_replies(self, name: str) -> None:
-        """What the store answers to this process now is lost."""
-        self.cluster.lost_replies[name] = 1.0
-        seconds = self.world.chaos.choice((0.01, 0.4))
-        self._for(
-            f"replies to {name} are lost", lambda: _drop(self.cluster.lost_replies, name), seconds
-        )
-
-    def delay_writes(self, name: str) -> None:
-        """What this process asks of the store comes late."""
-        self.cluster.late_requests[name] = 1.0
-        seconds = self.world.chaos.choice((0.05, 0.4))
-        self._for(f"{name} asks late", lambda: _drop(self.cluster.late_requests, name), seconds)
-
-    def slow_down(self, names: Sequence[str]) -> None:
-        slow = self.cluster.network.slow
-        for name in names:
-            slow[name] = 0.6
-            self._for(f"{name} is slow", functools.partial(_drop, slow, name), 1.2)
-
-    def reboot(self, node: SimNode, shard: str) -> None:
-        """A power loss, also where it may take what was acked: then the loss is told."""
-        role = node.role(shard)
-        if self.on and role in ROLES:
-            self._note("power loss", role.value, node.name, shard)
-            self._down(node, lambda: node.lose_power(torn=False))
-
     def _may_lose_power(self, node: SimNode) -> bool:
         """With `os` durability only while another in-sync copy surely has everything."""
         if node.synced:
@@ -426,7 +350,7 @@ class Faults:
                 for call in list(network.calls.values()):
                     if name in (call.up.sender, call.up.receiver) and rng.random() < 0.7:
                         call.lose("reset, to be repeated")
-                self._for(f"repeat at {name}", lambda: _drop(network.repeating, name))
+                self._for(f"repeat at {name}", lambda: drop(network.repeating, name))
             case "store reply lost":
                 self._chance(fault, self.cluster.lost_replies, name, 0.6)
             case "store request late":
@@ -486,7 +410,7 @@ class Faults:
 
     def _chance(self, what: str, where: dict[str, float], name: str, value: float) -> None:
         where[name] = value
-        self._for(f"{what} at {name}", lambda: _drop(where, name))
+        self._for(f"{what} at {name}", lambda: drop(where, name))
 
     def _on_coordinator(self, fault: str) -> None:
         rng, coordinator = self.world.chaos, self.coordinator
@@ -506,5 +430,5 @@ class Faults:
                 self._chance(fault, self.cluster.late_requests, name, 0.6)
 
 
-def _drop(where: dict[str, float], name: str) -> None:
+def drop(where: dict[str, float], name: str) -> None:
     where.pop(name, None)

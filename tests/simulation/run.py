@@ -38,7 +38,7 @@ from tests.checkers import (
 from tests.checkers.history import Outcome, Violation
 from tests.simulation.client import LOG, Caller, FinalReader, Pool, SimClient
 from tests.simulation.coordinator import SimCoordinator, create_log
-from tests.simulation.faults import FAULTS_MIN, Faults
+from tests.simulation.faults import FAULTS_MIN
 from tests.simulation.limits import lowered
 from tests.simulation.loop import DeadlockError
 from tests.simulation.metadata import Cluster
@@ -47,6 +47,7 @@ from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
 from tests.simulation.resender import Resender
+from tests.simulation.strikes import Strikes
 from tests.simulation.style import Style, draw
 from tests.simulation.world import World
 
@@ -141,7 +142,7 @@ class Simulation:
         addresses = [node.address for node in self.nodes]
         self.pool = Pool(operations)
         self.clients = self._clients(style, addresses)
-        self.faults = Faults(
+        self.faults = Strikes(
             world, self.cluster, self.nodes, self.coordinators, self.observer, self.clients, style
         )
         if splits:

@@ -1,0 +1,94 @@
+"""What only aims do to a run, beside the faults that are drawn."""
+
+import functools
+from collections.abc import Sequence
+
+from tests.simulation.aims import AIMS
+from tests.simulation.faults import CUT_OFF_S, ROLES, Faults, drop
+from tests.simulation.metadata import STORE
+from tests.simulation.node import SimNode
+
+SLOW_S = 0.6
+
+
+class Strikes(Faults):
+    """Faults at an exact place; each gives way like the others, and ends at the heal."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.observer.aims = [AIMS[name](self) for name in self.style.aims]
+
+    def heal(self) -> None:
+        self.observer.aims = []
+        super().heal()
+
+    def may_add(self) -> bool:
+        """Whether one more fault leaves room for work to get done."""
+        return self.on and not self.tired and len(self._undo) <= self.style.open_max
+
+    def hit(self, fault: str, node: SimNode, shard: str) -> None:
+        """This fault at this instance, counted with its role for `shard`."""
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._on_node(fault, node, role, shard)
+
+    def pause(self, node: SimNode, shard: str, seconds: float) -> None:
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._note("pause", role.value, node.name, shard)
+            node.freeze(seconds)
+
+    def stall(self, node: SimNode, shard: str, seconds: float) -> None:
+        """The next write hangs: a synced one in its thread, any other one with the process."""
+        if node.synced:
+            node.process.stall_s = seconds
+        else:
+            self.pause(node, shard, seconds)
+
+    def break_calls(self, path: str, server: str | None) -> None:
+        """Calls of clients under this path, to one instance or (None) to all, break now."""
+        for call in list(self.cluster.network.calls.values()):
+            if call.path.startswith(path) and server in (None, call.up.receiver):
+                call.lose("connection reset")
+
+    def end_coordinator(self, name: str) -> None:
+        for coordinator in self.coordinators:
+            if self.on and coordinator.name == name and coordinator.process.alive:
+                self.world.tell(f"{name} ends")
+                coordinator.kill()
+                down_s = self.world.chaos.choice((0.05, 0.3, 1.5))
+                self._for(f"{name} is gone", coordinator.start, down_s)
+
+    def leave_only(self, node: SimNode, other: SimNode) -> None:
+        """The instance reaches nobody but this one, and clients."""
+        rest = [STORE, *(n.name for n in self.nodes if n not in (node, other))]
+        pairs = [(node.name, o) for o in rest] + [(o, node.name) for o in rest]
+        seconds = self.world.chaos.uniform(*CUT_OFF_S)
+        self._block(f"{node.name} reaches {other.name} only", pairs, seconds)
+
+    def lose_replies(self, name: str) -> None:
+        """What the store answers to this process now is lost."""
+        self.cluster.lost_replies[name] = 1.0
+        seconds = self.world.chaos.choice((0.01, 0.4))
+        self._for(
+            f"replies to {name} are lost", lambda: drop(self.cluster.lost_replies, name), seconds
+        )
+
+    def delay_writes(self, name: str) -> None:
+        """What this process asks of the store comes late."""
+        self.cluster.late_requests[name] = 1.0
+        seconds = self.world.chaos.choice((0.05, 0.4))
+        self._for(f"{name} asks late", lambda: drop(self.cluster.late_requests, name), seconds)
+
+    def slow_down(self, names: Sequence[str]) -> None:
+        slow = self.cluster.network.slow
+        for name in names:
+            slow[name] = SLOW_S
+            self._for(f"{name} is slow", functools.partial(drop, slow, name), 1.2)
+
+    def reboot(self, node: SimNode, shard: str) -> None:
+        """A power loss, also where it may take what was acked: then the loss is told."""
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._note("power loss", role.value, node.name, shard)
+            self._down(node, lambda: node.lose_power(torn=False))
