@@ -28,6 +28,8 @@ class Aim:
 
     name = ""
     rest_s = REST_S
+    splits = False
+    """Its moments come only in runs whose shards are split and merged."""
 
     def __init__(self, faults: "Strikes") -> None:
         self.faults = faults
@@ -122,6 +124,7 @@ class SealWithPausedFollower(Aim):
     """Seals below what a silent copy holds, above it, or before all hold the end (S1, S2)."""
 
     name = "seal with a paused follower"
+    splits = True
 
     def sealing(self, record: ShardRecord) -> None:
         follower = self.follower(record)
@@ -284,6 +287,7 @@ class SuccessorsUnderFire(Aim):
     """The first moments of successors: who opens them, with which producers (S1-S3)."""
 
     name = "death as successors open"
+    splits = True
 
     def reshaped(self, record: ReshapeRecord) -> None:
         if record.state is ReshapeState.COMPLETED and self.strikes():

@@ -90,7 +90,7 @@ class Faults:
             self._again(lambda: self.end_client(rng.choice(self.clients)), self.style.mix.restart_s)
         if self.split_keys:
             self.observer.on_reshape = self._reshape_moved
-            self._again(self._reshape, RESHAPE_GAP_S)
+            self._again(self._reshape, RESHAPE_GAP_S / (2 if self.style.splits else 1))
 
     def heal(self) -> None:
         """Undo everything; what is down starts again."""

@@ -116,7 +116,7 @@ class Simulation:
         world = self.world = World(seed, mutation)
         rng = world.rng
         style = draw(world.dice("style"), world.callers, aim)
-        splits = rng.random() < SPLITS_CHANCE or always_splits
+        splits = rng.random() < SPLITS_CHANCE or always_splits or style.splits
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
         shards = rng.choice((1, 1, 2))

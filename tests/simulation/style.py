@@ -24,7 +24,7 @@ FAULT_GAP_S = 0.25
 FAULT_S = (0.1, 2.5)
 OPEN_MAX = 3
 """Faults that last at one time; with more of them nothing gets done."""
-MOVE_GAP_S = 0.8
+MOVE_GAP_S, SPLIT_MOVE_GAP_S = 0.8, 1.5
 STATE_CHANCE = 0.14
 AIM_CHANCE = 0.5
 SOME_AIM_CHANCE = 0.3
@@ -85,6 +85,11 @@ class Style:
     aims: tuple[str, ...] = ()
     aim_chance: float = AIM_CHANCE
 
+    @property
+    def splits(self) -> bool:
+        """Whether its aims need splits and merges."""
+        return any(AIMS[aim].splits for aim in self.aims)
+
 
 def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
     """A seed's style, from the dice of its faults and of its clients; `aim`: it has this, too."""
@@ -101,7 +106,7 @@ def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
             gap_s = faults.choice((0.15, 0.25, 0.5))
         case "aimed":
             kinds = _some(faults, faults.choice((1, 2, 4)))
-            gap_s = faults.choice((0.4, 0.8, 1.5))
+            gap_s = faults.choice((0.3, 0.6, 1.2))
             aims = tuple(faults.sample(tuple(AIMS), faults.choice((1, 1, 2, 3))))
     if name != "uniform":
         lasts_s = faults.choice((0.5, FAULT_S[1], FAULT_S[1]))
@@ -112,6 +117,8 @@ def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
     if aim is not None and aim not in aims:
         aims = (aim, *aims)
     mix = _mix(clients, name)
+    if any(AIMS[a].splits for a in aims):
+        move_gap_s = max(move_gap_s, SPLIT_MOVE_GAP_S)  # a shard in a move is not split
     if HotRetries.name in aims and not mix.resenders:
         mix = replace(mix, resenders=1)
     chance = faults.choice((0.2, AIM_CHANCE, 0.9))
@@ -135,7 +142,7 @@ def _mix(rng: Random, style: str) -> Mix:
         *shares,
         own=rng.choice((0.0, 0.0, 0.5)),
         stale=rng.choice((0.0, 0.1, 0.4)),
-        think_s=rng.choice((0.01, 0.02, THINK_S)),
+        think_s=rng.choice((0.015, THINK_S, THINK_S)),
         in_flight=rng.choice((3, 8, 8, 16)),
         timeout_s=rng.choice((0.6, 1.5, TIMEOUT_S, TIMEOUT_S)),
         restart_s=rng.choice((0.0, 0.0, 1.0, 3.0)),
