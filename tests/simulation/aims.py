@@ -241,18 +241,20 @@ class IsolatedPrimary(Aim):
     name = "isolated primary serves on"
 
     def acked(self, node: "SimNode", record: ShardRecord) -> None:
-        if node.role(record.shard) is not Role.PRIMARY or not self.strikes():
+        alone = len(record.in_sync) == 1
+        if alone or node.role(record.shard) is not Role.PRIMARY or not self.strikes():
             return
         for machine in self.faults.nodes:
             machine.clock.drift(0.95 if machine is node else 1.05)
-        delay_s = 0.0
-        if self.rng.random() < 0.4:  # answers come late, a lease counts from the question
-            self.faults.slow_down([m.instance for m in record.in_sync if m != record.primary])
-            delay_s = self.rng.uniform(0.2, 0.8)
-        fault = self.rng.choice(("cut off", "cut off", "one way in"))
-        self.world.after(delay_s, self.faults.hit, fault, node, record.shard)
+        if self.rng.random() < 0.5:
+            self.faults.hit("cut off", node, record.shard)
+        else:  # answers come late, and still come when no question gets out: a lease counts from it
+            late_s = self.rng.uniform(0.4, 1.0)
+            followers = [m.instance for m in record.in_sync if m != record.primary]
+            self.faults.slow_down(followers, late_s)
+            self.world.after(late_s, self.faults.mute, node, record.shard)
         for client in self.faults.clients:
-            client.look_at(node.address)
+            client.look_at(node.address, record.shard)
 
 
 class WatchBroken(Aim):

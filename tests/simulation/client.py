@@ -28,7 +28,7 @@ TAIL_CHANCE = 0.25
 ROWS = (2, 8)
 """Records of one `append_many`."""
 LOG = "log"
-LOOKS, LOOK_S = 20, 0.08
+LOOKS, LOOK_S = 40, 0.05
 """So often, and every so many seconds, an isolated primary is asked for the latest."""
 COPY_ROWS = 20
 """Read of a copy, before what is new."""
@@ -71,8 +71,8 @@ class Caller:
     def send_again(self) -> None:
         """Send old requests once more, if it is one who does."""
 
-    def look_at(self, address: str) -> None:
-        """Ask this instance for the latest for a while, if it is one who asks."""
+    def look_at(self, address: str, shard: str) -> None:
+        """Ask this instance for the shard's latest for a while, if it is one who asks."""
 
     def _connect(self, addresses: list[str]) -> Client:
         return connect(addresses, timeout_s=self._timeout_s, env=self.world.env())
@@ -111,7 +111,7 @@ class SimClient(Caller):
         """Who showed a latest record last; asked again, also after it was cut off."""
         self._number = 0
         self._rng = Random(world.callers.getrandbits(64))
-        self._looks = 0
+        self._looks, self._looked_at = 0, ""
         self._seen: dict[str, int] = {}
         """Shard -> the high watermark that a copy showed last."""
         self._calls: dict[asyncio.Task[None], None] = {}
@@ -128,7 +128,7 @@ class SimClient(Caller):
             log = await self._open(db)
             tails = self.name.endswith("0") or self._rng.random() < TAIL_CHANCE
             tail = asyncio.create_task(self._tail(log)) if tails else None
-            looks = asyncio.create_task(self._look(log))
+            looks = asyncio.create_task(self._look())
             while self._pool.left > 0:
                 await asyncio.sleep(self._rng.expovariate(1 / self._mix.think_s))
                 while len(self._calls) >= self._mix.in_flight:
@@ -243,26 +243,27 @@ class SimClient(Caller):
         self.world.trace(f"read {key!r}: {len(call.rows)}")
         return call.rows
 
-    def look_at(self, address: str) -> None:
-        self._latest_at = address
-        self._looks = LOOKS
+    def look_at(self, address: str, shard: str) -> None:
+        self._latest_at, self._looked_at, self._looks = address, shard, LOOKS
 
-    async def _look(self, log: Log) -> None:
+    async def _look(self) -> None:
         """Ask it again and again, while the other calls go on."""
         while True:
             await asyncio.sleep(LOOK_S)
             if self._looks and self._pool.left > 0:
                 self._looks -= 1
-                await self._read_latest(log, self._latest_at)
+                await self._ask_latest(self._looked_at, self._latest_at)
 
-    async def _read_latest(self, log: Log, address: str | None = None) -> None:
+    async def _read_latest(self, log: Log) -> None:
         """Ask any instance for a shard's latest; only one under a lease may answer (P7)."""
-        if address is None:
-            address = self._rng.choice((self._latest_at, self._rng.choice(self._addresses)))
+        address = self._rng.choice((self._latest_at, self._rng.choice(self._addresses)))
+        with contextlib.suppress(LogstoreError):
+            shard = self._rng.choice((await log.shard_map()).open_shards).id
+            await self._ask_latest(shard, address)
+
+    async def _ask_latest(self, shard: str, address: str) -> None:
         called_s = self.world.now_s
         try:
-            shard = self._rng.choice((await log.shard_map()).open_shards).id
-            called_s = self.world.now_s
             stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
             request = log_pb2.ReadRequest(shard=shard, limit=1, primary_only=True)
             answers = [answer async for answer in stub.Read(request, timeout=2.0)]

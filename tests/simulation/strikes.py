@@ -80,11 +80,20 @@ class Strikes(Faults):
         seconds = self.world.chaos.choice((0.05, 0.4))
         self._for(f"{name} asks late", lambda: drop(self.cluster.late_requests, name), seconds)
 
-    def slow_down(self, names: Sequence[str]) -> None:
+    def mute(self, node: SimNode, shard: str) -> None:
+        """What the instance sends reaches clients only, and the store neither way; it hears all."""
+        role = node.role(shard)
+        if self.on and role in ROLES:
+            self._note("one way out", role.value, node.name, shard)
+            pairs = [(node.name, n.name) for n in self.nodes if n is not node]
+            pairs += [(node.name, STORE), (STORE, node.name)]
+            self._block(f"{node.name} is mute", pairs, self.world.chaos.uniform(*CUT_OFF_S))
+
+    def slow_down(self, names: Sequence[str], seconds: float) -> None:
         slow = self.cluster.network.slow
         for name in names:
             slow[name] = SLOW_S
-            self._for(f"{name} is slow", functools.partial(drop, slow, name), 1.2)
+            self._for(f"{name} is slow", functools.partial(drop, slow, name), seconds)
 
     def reboot(self, node: SimNode, shard: str) -> None:
         """A power loss, also where it may take what was acked: then the loss is told."""

@@ -27,7 +27,7 @@ OPEN_MAX = 3
 MOVE_GAP_S, SPLIT_MOVE_GAP_S = 0.8, 1.5
 STATE_CHANCE = 0.14
 AIM_CHANCE = 0.5
-SOME_AIM_CHANCE = 0.3
+SOME_AIM_CHANCE = 0.5
 TIMEOUT_S = 5.0
 THINK_S = 0.03
 WINDOWS = (4, 16, 64)
@@ -107,7 +107,7 @@ def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
         case "aimed":
             kinds = _some(faults, faults.choice((1, 2, 4)))
             gap_s = faults.choice((0.3, 0.6, 1.2))
-            aims = tuple(faults.sample(tuple(AIMS), faults.choice((1, 1, 2, 3))))
+            aims = tuple(faults.sample(tuple(AIMS), faults.choice((1, 2, 3))))
     if name != "uniform":
         lasts_s = faults.choice((0.5, FAULT_S[1], FAULT_S[1]))
         move_gap_s = faults.choice((0.5, MOVE_GAP_S, 2.0))
@@ -151,7 +151,7 @@ def _mix(rng: Random, style: str) -> Mix:
     )
 
 
-STYLES = {"uniform": 2, "few": 3, "some": 2, "all": 1, "aimed": 4}
+STYLES = {"uniform": 2, "few": 3, "some": 2, "all": 1, "aimed": 6}
 """Style -> weight."""
 MIXES: dict[str, Sequence[float]] = {
     "as ever": Mix().weights,
