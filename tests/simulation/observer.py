@@ -189,14 +189,26 @@ class Observer:
             copy = self._copy(node, member.replica_id, record.shard, known.acked.end)
             if copy is not None:
                 copies[member.replica_id] = copy
-        if not copies and not known.excused:
-            self.world.tell(f"{record.shard}: all in-sync copies lost power, loss is possible")
-            known.excused = True
+        if not copies:
+            self._excuse(known)
         if known.excused:
             return
         end, chain = known.acked.end, known.acked.chain
         for violation in i3_acked.check_in_sync(record, copies, end, chain):
             self.world.violate(violation.invariant, violation.text)
+
+    def _excuse(self, known: _Shard) -> None:
+        if not known.excused:
+            shard = known.record.shard
+            self.world.tell(f"{shard}: all in-sync copies lost power, loss is possible")
+            known.excused = True
+
+    def power_lost(self) -> None:
+        """Look which shards may have lost what was acked: a learner may lead them next (P6)."""
+        for known in self.shards.values():
+            members = known.record.in_sync
+            if all(m.replica_id in self.nodes[m.instance].tainted for m in members):
+                self._excuse(known)
 
     # ---- disks -----------------------------------------------------------------------------------
 

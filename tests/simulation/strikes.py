@@ -101,3 +101,4 @@ class Strikes(Faults):
         if self.on and role in ROLES:
             self._note("power loss", role.value, node.name, shard)
             self._down(node, lambda: node.lose_power(torn=False))
+            self.observer.power_lost()
