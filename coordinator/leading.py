@@ -17,7 +17,7 @@ from coordinator.cell_work import CellWork
 from coordinator.cells import cell_names, duty
 from logstore.base.env import Env
 from logstore.base.errors import ConfigError, ConflictError, LogstoreError
-from logstore.meta.election import Election, FencedStore
+from logstore.meta.election import TTL_S, Election, FencedStore
 from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import (
     CELL_COUNT,
@@ -57,10 +57,12 @@ class Leading:
         count: int,
         make: Callable[[str, MetadataStore], CellWork],
         led: dict[str, CellWork],
+        *,
+        ttl_s: float = TTL_S,
     ) -> None:
         """`address`: where other coordinators reach us. `make(cell, store)`: its work, which is in
-        `led` as long as it is led."""
-        self.led = led
+        `led` as long as it is led. `ttl_s`: how long a dead leader is waited for."""
+        self.led, self._ttl_s = led, ttl_s
         self._store, self._env, self._address = store, env, address
         self._cells, self._make = cell_names(count), make
         self._name = f"{address}/{env.new_id():x}"
@@ -140,7 +142,9 @@ class Leading:
         lead: "Callable[[FencedStore, asyncio.Event], Coroutine[Any, Any, None]]",
     ) -> None:
         """Campaign, lead until it is lost, and again, until cancelled."""
-        election = Election(self._store, key, self._name, self._env, address=self._address)
+        election = Election(
+            self._store, key, self._name, self._env, address=self._address, ttl_s=self._ttl_s
+        )
         try:
             while True:
                 leadership = await election.campaign()

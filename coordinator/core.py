@@ -1,0 +1,178 @@
+"""One coordinator without its sockets: what it learns, which cells it leads, and its services.
+
+`coordinator.server` puts it behind gRPC; the simulator puts it behind a simulated network.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from coordinator.announcements import Announced
+from coordinator.catalog_service import RouteService
+from coordinator.cell_pulse import Pulse
+from coordinator.cell_work import CellWork, Parts, ReadOnlyStore
+from coordinator.cells import LOG_WIDE
+from coordinator.config import CoordinatorConfig
+from coordinator.forwarding import CellRouter
+from coordinator.leading import Leading, agree_on_cells
+from coordinator.learning import Learner
+from coordinator.loop import PlanningLoop
+from coordinator.metadata_service import MetadataService
+from coordinator.migration.nodes import GrpcNodes
+from coordinator.statistics import StatisticsIntake
+from coordinator.statistics_service import StatisticsService
+from coordinator.statistics_state import ceilings
+from logstore.base.env import Env
+from logstore.base.steady_clock import SteadyClock
+from logstore.base.tls import TlsOptions
+from logstore.meta.election import TTL_S
+from logstore.meta.generations import check_expected, ensure_generation, open_generation
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import LOGS, decode_log
+from logstore.proto.handshake import Doorkeeper
+
+PACKAGE = "coordinator.v1."
+ROUTES = "logstore.v1.RouteService"
+
+
+def steady(env: Env) -> Env:
+    """A glitch of the wall clock must not end cool-downs, nor stamp moves for years to come."""
+    return replace(env, clock=SteadyClock(env.clock.wall_us, env.clock.monotonic_s))
+
+
+class Coordinator:
+    """Use as: `begin`, serve `services` behind `interceptors`, `start`; then `stop`, `close`.
+
+    With the embedded store it leads the one cell itself. With etcd it leads its share of the cells
+    (`leading`), and passes calls about the others on to their leaders (`forwarding`).
+    """
+
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        env: Env,
+        store: MetadataStore,
+        tls: TlsOptions | None = None,
+        *,
+        learned: Path | None = None,
+        leader_ttl_s: float = TTL_S,
+    ) -> None:
+        """`env`: with a `steady` clock. `learned`: where what was learned is saved; None: nowhere.
+        `leader_ttl_s`: how long a dead leader of a cell is waited for."""
+        self.config, self.env, self.store = config, env, store
+        self._leader_ttl_s = leader_ttl_s
+        self.intake = StatisticsIntake(
+            config.event_slot_s,
+            settle_s=3 * config.report_interval_s,
+            silence_s=config.silence_s,
+            seasons_slots=config.seasons_slots,
+            history_slots=config.history_slots,
+            heatmap_buckets=config.heatmap_buckets,
+        )
+        self.learner = Learner(self.intake, env, learned)
+        self.announced = Announced(store, self.learner)
+        self.nodes = GrpcNodes(store, tls)
+        self.work: CellWork
+        """Of the cell that an embedded store has, else one that only reads; made by `begin`."""
+        self._leading: Leading | None = None
+        self._router: CellRouter | None = None
+        self._led: dict[str, CellWork] = {}
+        if config.metadata is not None:
+            self._router = CellRouter(store, self._led, config.cells, tls)
+
+    @property
+    def led(self) -> dict[str, CellWork]:
+        """Cell -> its work, of those that are led here."""
+        return {LOG_WIDE: self.work} if self._router is None else self._led
+
+    @property
+    def log_wide(self) -> CellWork:
+        """The work that plans over all shards, if it is led here; else one that only reads."""
+        return self.led.get(LOG_WIDE, self.work)
+
+    @property
+    def planning(self) -> PlanningLoop:
+        """The loop that plans over all shards, if it runs here."""
+        return self.log_wide.loop
+
+    @property
+    def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        """What every call of `services` passes, in this order."""
+        doorkeeper = Doorkeeper(lambda: (self.nodes.cluster, ""))
+        return [doorkeeper] if self._router is None else [doorkeeper, self._router]
+
+    def services(self) -> dict[str, Any]:
+        """Full gRPC name -> servicer; after `begin`."""
+        statistics = StatisticsService(self.config, self.env, self.store, self.learner)
+        return {
+            f"{PACKAGE}Metadata": MetadataService(self.store),
+            **{f"{PACKAGE}{name}": service for name, service in self.work.services.items()},
+            ROUTES: RouteService(self.store),
+            f"{PACKAGE}Statistics": statistics,
+        }
+
+    # ---- life --------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Begin a generation of the embedded store; with etcd the leader does, but for the first
+        one. Then make what works on it. `WrongClusterError`, `ConfigError`."""
+        config, store = self.config, self.store
+        by = config.advertise or f"{config.host}:{config.port}"
+        await check_expected(store, config.cluster)
+        if config.metadata is None:
+            lineage = await open_generation(store, self.env, by)
+        else:
+            lineage = await ensure_generation(store, self.env, by)
+            store = ReadOnlyStore(store)
+        pulse = Pulse(self.intake, self.env)
+        self._parts = Parts(
+            config, self.env, self.learner, self.nodes, pulse, cluster=lineage.cluster
+        )
+        self.nodes.cluster = lineage.cluster
+        self.work = CellWork(LOG_WIDE, store, self._parts)
+        if config.metadata is not None:
+            await agree_on_cells(self.store, config.cells)
+
+    async def restore(self) -> None:
+        """What was learned before the last stop, of logs that are still there."""
+        logs = [decode_log(item.value) for item in (await self.store.range(LOGS)).items]
+        newest = ceilings(logs, self.env.clock.wall_us(), self.intake.slot_s)
+        await self.learner.restore([log.name for log in logs], newest)
+
+    async def start(self, address: str) -> None:
+        """Learn, and lead: the one cell, or our share. `address`: where others reach us."""
+        self.learner.start()
+        await self.announced.start()
+        if self._router is None:
+            await self.work.start()
+            return
+        self._leading = Leading(
+            self.store,
+            self.env,
+            address,
+            self.config.cells,
+            self._make,
+            self._led,
+            ttl_s=self._leader_ttl_s,
+        )
+        self._leading.start()
+
+    def _make(self, cell: str, store: MetadataStore) -> CellWork:
+        return CellWork(cell, store, self._parts)
+
+    async def stop(self) -> None:
+        """Lead and learn no more; what is unfinished goes on at the next leader."""
+        if self._leading is not None:
+            await self._leading.close()
+        await self.work.close()
+        await self.announced.close()
+        await self.learner.close()
+
+    async def close(self) -> None:
+        """After the last call was answered: close the channels and the store."""
+        if self._router is not None:
+            await self._router.close()
+        await self.nodes.close()
+        await self.store.close()
