@@ -6,6 +6,7 @@ coordinator. While no coordinator answers, closed slots wait here (bounded by th
 
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -43,6 +44,32 @@ Send = Callable[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has used since its start, and what it has now."""
+
+    cpu_s: float
+    io_bytes: float
+    memory_bytes: int
+    cpus: int
+
+
+class ProcessUsage:
+    """Of this process, as the system tells it."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def __call__(self) -> Usage:
+        cpu, io = self._process.cpu_times(), self._process.io_counters()
+        return Usage(
+            cpu.user + cpu.system,
+            float(io.read_bytes + io.write_bytes),
+            self._process.memory_info().rss,
+            psutil.cpu_count() or 1,
+        )
+
+
 class Agent:
     """Records operations and reports them. Owned by the loop.
 
@@ -63,7 +90,7 @@ class Agent:
         """Number of the first that waits."""
         self._told: dict[str, int] = {}
         """Coordinator -> the number that it is told next."""
-        self._process = psutil.Process()
+        self.usage: Callable[[], Usage] = ProcessUsage()
         self._totals = (0, 0, 0.0, 0.0)
         self._operations = 0
         self._bytes = 0
@@ -206,10 +233,8 @@ class Agent:
 
     def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
         """What the instance carries, as rates since the last call."""
-        cpu = self._process.cpu_times()
-        io = self._process.io_counters()
-        totals = (self._operations, self._bytes, cpu.user + cpu.system,
-                  float(io.read_bytes + io.write_bytes))  # fmt: skip
+        used = self.usage()
+        totals = (self._operations, self._bytes, used.cpu_s, used.io_bytes)
         before, self._totals = self._totals, totals
         ops, size, cpu_s, io_bytes = (
             (now - then) / elapsed_s for now, then in zip(totals, before, strict=True)
@@ -218,7 +243,7 @@ class Agent:
         capacity = Capacity(
             ops_per_s=self._config.ops_per_s_max or inf,
             bytes_per_s=self._config.bytes_per_s_max or inf,
-            cpu_share=float(psutil.cpu_count() or 1),
+            cpu_share=float(used.cpus),
             stored_bytes=float(self._config.stored_bytes_max or inf),
         )
         return DataStoreStatus(
@@ -229,7 +254,7 @@ class Agent:
             bytes_per_s=size,
             cpu_share=cpu_s,
             stored_bytes=stored_bytes,
-            memory_bytes=self._process.memory_info().rss,
+            memory_bytes=used.memory_bytes,
             io_bytes_per_s=io_bytes,
             round_trip_ms=dict(self.round_trip_ms),
             throttled=throttled,

@@ -1,18 +1,16 @@
 """An instance as a server: services, registration, reports; start and graceful stop."""
 
 import asyncio
-import contextlib
-import functools
 from dataclasses import dataclass
 
 import structlog
-from grpc.aio import Channel, Server
+from grpc.aio import Server
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from logstore.base.address import Address
 from logstore.base.env import Env
-from logstore.base.errors import LogstoreError, StorageError, UnknownShardError
+from logstore.base.errors import LogstoreError
 from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine
@@ -29,10 +27,9 @@ from logstore.node.leaving import hand_over_all
 from logstore.node.log_service import LogService, RouteService
 from logstore.node.metrics import NodeCollector
 from logstore.node.peer_service import PeerService
-from logstore.proto.channel import listen, make_server, open_channel
-from logstore.proto.coordinator_v1 import coordinator_pb2
-from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
-from logstore.proto.handshake import Doorkeeper, MemberChannel
+from logstore.node.reporting import Reporter
+from logstore.proto.channel import listen, make_server
+from logstore.proto.handshake import Doorkeeper
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.log_pb2_grpc import (
@@ -47,7 +44,6 @@ from logstore.proto.v1.node_pb2_grpc import (
 
 _log = structlog.get_logger(__name__)
 
-REPORT_TIMEOUT_S = 5.0
 STOP_GRACE_S = 1.0
 RESTART_LOOK_S = 1.0
 CLAIM_WAIT_S = 20.0
@@ -118,7 +114,7 @@ class NodeServer:
         )
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
-        self._coordinators: list[Channel] = []
+        self._reporter = Reporter(instance, self._tls)
         self._endpoint = Endpoint(
             [NodeCollector(self.instance, config.metrics_shards_max)], self._not_ready
         )
@@ -173,7 +169,7 @@ class NodeServer:
             await self.stop()
             raise instance.registration.refused
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        for work in (self._report(), self._ping()):
+        for work in (self._reporter.run(), self._ping()):
             self._tasks.append(asyncio.create_task(work))
         return self.address
 
@@ -190,54 +186,12 @@ class NodeServer:
         await self.instance.close()
         await asyncio.gather(stopping, closing)
         await self.instance.claim.release()
-        for channel in self._coordinators:
-            await channel.close()
+        await self._reporter.close()
         if self._owned_store is not None:
             await self._owned_store.close()
         if self.instance.node.broker is not None:
             await self.instance.node.broker.close()
         self._engine.close()
-
-    # ---- reports -----------------------------------------------------------------------------
-
-    async def _report(self) -> None:
-        """A report to each coordinator each period; one that is away or slow holds up no other."""
-        await self.instance.registration.decided(None)
-        cluster = self.instance.claim.cluster
-        self._coordinators = [
-            MemberChannel(open_channel(a, self._tls), cluster) for a in self._config.coordinators
-        ]
-        reports: dict[str, asyncio.Task[None]] = {}
-        last_s = self._env.clock.monotonic_s()
-        self.instance.node.agent.status(0, 1.0)  # what the start cost is no load
-        try:
-            while True:
-                now_s = self._env.clock.monotonic_s()
-                stored = self._stored_bytes()
-                node = self.instance.node
-                elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
-                status = node.agent.status(stored, elapsed_s, node.admission.throttled)
-                last_s = now_s
-                for to, channel in zip(self._config.coordinators, self._coordinators, strict=True):
-                    if to not in reports or reports[to].done():
-                        send = functools.partial(_send, channel)
-                        reports[to] = asyncio.create_task(
-                            node.agent.report(send, node.incarnation, status, to)
-                        )
-                await asyncio.sleep(self._config.report_interval_s)
-        finally:
-            for task in reports.values():
-                task.cancel()
-            await asyncio.gather(*reports.values(), return_exceptions=True)
-
-    def _stored_bytes(self) -> int:
-        """Of all copies on the disk: orphans and retired ones take space too."""
-        engine = self._engine
-        stored = sum(copy.bytes_stored for copy in engine.retired())
-        for meta in engine.replicas():
-            with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
-                stored += engine.bytes_stored(meta.replica_id)
-        return stored
 
     async def ended(self) -> Ending:
         """Wait until this process must end, and say why."""
@@ -287,10 +241,3 @@ class NodeServer:
                     node.agent.round_trip_ms[peer] = (node.now_s() - started_s) * 1e3
                 except LogstoreError:
                     node.agent.round_trip_ms.pop(peer, None)
-
-
-async def _send(
-    channel: Channel, request: coordinator_pb2.ReportRequest
-) -> coordinator_pb2.ReportResponse:
-    async with called():
-        return await StatisticsStub(channel).Report(request, timeout=REPORT_TIMEOUT_S)

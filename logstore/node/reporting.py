@@ -1,0 +1,77 @@
+"""An instance's reports: what it counted and how it is, to each coordinator each period."""
+
+import asyncio
+import contextlib
+import functools
+
+from grpc.aio import Channel
+
+from logstore.base.errors import StorageError, UnknownShardError
+from logstore.base.tls import TlsOptions
+from logstore.node.instance import Instance
+from logstore.proto.channel import open_channel
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
+from logstore.proto.handshake import MemberChannel
+from logstore.proto.status import called
+
+REPORT_TIMEOUT_S = 5.0
+
+
+class Reporter:
+    """Reports until `run` is cancelled; then `close`."""
+
+    def __init__(self, instance: Instance, tls: TlsOptions | None = None) -> None:
+        self._instance, self._tls = instance, tls
+        self._channels: list[Channel] = []
+
+    async def run(self) -> None:
+        """A report to each coordinator each period; one that is away or slow holds up no other."""
+        await self._instance.registration.decided(None)
+        node, cluster = self._instance.node, self._instance.claim.cluster
+        config, clock = node.config, node.env.clock
+        self._channels = [
+            MemberChannel(open_channel(a, self._tls), cluster) for a in config.coordinators
+        ]
+        reports: dict[str, asyncio.Task[None]] = {}
+        last_s = clock.monotonic_s()
+        node.agent.status(0, 1.0)  # what the start cost is no load
+        try:
+            while True:
+                now_s = clock.monotonic_s()
+                elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
+                throttled = node.admission.throttled
+                status = node.agent.status(self.stored_bytes(), elapsed_s, throttled)
+                last_s = now_s
+                for to, channel in zip(config.coordinators, self._channels, strict=True):
+                    if to not in reports or reports[to].done():
+                        send = functools.partial(_send, channel)
+                        reports[to] = asyncio.create_task(
+                            node.agent.report(send, node.incarnation, status, to)
+                        )
+                await asyncio.sleep(config.report_interval_s)
+        finally:
+            for task in reports.values():
+                task.cancel()
+            await asyncio.gather(*reports.values(), return_exceptions=True)
+
+    def stored_bytes(self) -> int:
+        """Of all copies on the disk: orphans and retired ones take space too."""
+        engine = self._instance.node.engine
+        stored = sum(copy.bytes_stored for copy in engine.retired())
+        for meta in engine.replicas():
+            with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
+                stored += engine.bytes_stored(meta.replica_id)
+        return stored
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+
+async def _send(
+    channel: Channel, request: coordinator_pb2.ReportRequest
+) -> coordinator_pb2.ReportResponse:
+    async with called():
+        return await StatisticsStub(channel).Report(request, timeout=REPORT_TIMEOUT_S)
+    raise AssertionError("called() ends the call")
