@@ -112,7 +112,7 @@ class Learner:
                 self.phase = f"failed: {e.message}"
                 return
             except OutOfRangeError:
-                self._start_over()
+                await self._start_over()
             except StorageFullError as e:  # a move is rolled back on it; a repair waits for space
                 self.phase = f"failed: {e.message}"
             except BrokerAwayError as e:
@@ -137,9 +137,13 @@ class Learner:
             (m for m in self._replica.node.engine.replicas() if m.replica_id == replica_id), None
         )
 
-    def _start_over(self) -> None:
+    async def _start_over(self) -> None:
         """The source trimmed past our end: copy anew from its base."""
-        self._replica.node.engine.drop_replica(self._replica.member.replica_id)
+        replica = self._replica
+        async with replica.apply_lock:
+            await replica.settled()
+            replica.node.engine.drop_replica(replica.member.replica_id)
+            replica.dropped()
 
     async def _pull(self) -> None:
         replica = self._replica

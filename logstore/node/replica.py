@@ -245,6 +245,14 @@ class Replica:
         if self.machine.record is not None:
             self._acted()
 
+    def dropped(self) -> None:
+        """The copy of this learner is gone from the disk, until it is created anew: nobody pushes
+        to it, and nothing asks the disk for it."""
+        self.exists = False
+        self.machine.emptied()
+        self.receiver.matched = Position()
+        self._notify()
+
     def _acted(self) -> None:
         if self.exists:
             self.node.acted(self.shard, self.member.replica_id, self.record, self.machine.revision)

@@ -119,6 +119,11 @@ class ReplicationMachine(Doubt, Handing):
         self.end = end
         self.assigned = end
 
+    def emptied(self) -> None:
+        """The copy of a learner left its disk; another one begins where its source does."""
+        self.truncated(Position())
+        self.high_watermark = 0
+
     def adopt(self, high_watermark: int) -> None:
         """A member that does not lead learned a high watermark; it never falls."""
         self.high_watermark = max(self.high_watermark, high_watermark)
