@@ -28,7 +28,7 @@ from logstore.base.env import Env
 from logstore.base.steady_clock import SteadyClock
 from logstore.base.tls import TlsOptions
 from logstore.meta.election import TTL_S
-from logstore.meta.generations import check_expected, ensure_generation, open_generation
+from logstore.meta.generations import check_expected, open_generation
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import LOGS, decode_log
 from logstore.proto.handshake import Doorkeeper
@@ -116,15 +116,15 @@ class Coordinator:
     # ---- life --------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Begin a generation of the embedded store; with etcd the leader does, but for the first
-        one. Then make what works on it. `WrongClusterError`, `ConfigError`."""
+        """Begin a generation of the store, before anything else is written to it: one that was put
+        back from a copy is known for it by that (design note 0008). Then make what works on it.
+
+        `WrongClusterError`, `ConfigError`."""
         config, store = self.config, self.store
         by = config.advertise or f"{config.host}:{config.port}"
         await check_expected(store, config.cluster)
-        if config.metadata is None:
-            lineage = await open_generation(store, self.env, by)
-        else:
-            lineage = await ensure_generation(store, self.env, by)
+        lineage = await open_generation(store, self.env, by)
+        if config.metadata is not None:
             store = ReadOnlyStore(store)
         pulse = Pulse(self.intake, self.env)
         self._parts = Parts(
