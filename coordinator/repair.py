@@ -89,7 +89,10 @@ def decide(
             return Step(shard, f"a copy on {home.instance}", add=home)
     if len(stay) < len(shard.members()):
         return _empty(shard, holding, wanted, cluster)
-    if len(shard.in_sync) > wanted and not shard.learners:
+    if len(holding) >= wanted and shard.learners:
+        extra = shard.learners[-1]  # it fell out after another took its place, or nobody needs it
+        return Step(_without_learner(shard, extra), f"{extra.instance} is one too many")
+    if len(shard.in_sync) > wanted:
         extra = next(m for m in reversed(shard.in_sync) if m != shard.primary)
         return Step(replace(shard, remove=(extra.replica_id,)), f"{extra.instance} is one too many")
     return None

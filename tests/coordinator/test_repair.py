@@ -103,6 +103,20 @@ def test_a_learner_on_a_drained_instance_goes() -> None:
     assert step.record.learners == ()
 
 
+def test_a_learner_that_nobody_needs_any_more_goes() -> None:
+    """Its place was taken before a drain was cancelled; then it fell out."""
+    late = replace(shard(0, 1, 2), learners=(Member("i3", 1, 9),))
+    step = decide(late, OPTIONS, cluster())
+    assert step is not None
+    assert (step.record.learners, step.why) == ((), "i3 is one too many")
+    assert emptied(late, cluster()) == ["i3 is one too many"]
+
+
+def test_a_learner_that_is_needed_may_join() -> None:
+    late = replace(shard(0, 1), learners=(Member("i3", 1, 9),))
+    assert emptied(late, cluster()) == ["i3 may join"]
+
+
 def test_the_new_copy_takes_the_zone_that_is_given_up() -> None:
     step = decide(shard(0, 1, 2), OPTIONS, cluster("i0", zones="abcba"))
     assert step is not None
