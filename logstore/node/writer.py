@@ -16,6 +16,7 @@ from logstore.base import limits
 from logstore.base.errors import (
     InvalidArgumentError,
     LogstoreError,
+    OutOfRangeError,
     OutOfSequenceError,
     OverloadedError,
     UnavailableError,
@@ -225,8 +226,9 @@ class ShardWriter:
         for append in group:
             if append.offset == offset:  # sent twice, and both came at once
                 return append.timestamp
-        found = self.engine.read(self.replica_id, offset, offset + 1, 1)
-        if not found:
+        try:
+            found = self.engine.read(self.replica_id, offset, offset + 1, 1)
+        except OutOfRangeError:
             return self._last_time_us
         batch = found[0]
         return time_at(batch, offset)
