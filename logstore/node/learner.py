@@ -81,6 +81,8 @@ class Learner:
         self.source_high_watermark = 0
         self.feed = "direct"
         self.feed_error = ""
+        self._from_end = False
+        """The source was trimmed past our mark: its log is compared with ours at our end."""
         self._away_since_s: float | None = None
         self._rate = Rate()
 
@@ -103,7 +105,12 @@ class Learner:
         while True:
             try:
                 await self._pull()
+            except OutOfRangeError:
+                await self._after_trim()
             except (DivergedError, CorruptBatchError) as e:
+                if self._from_end and isinstance(e, DivergedError):
+                    await self._after_trim()  # our end was never committed, the source's base is
+                    continue
                 _log.error("learner failed", shard=self._replica.shard, error=e.message)
                 self.phase = f"failed: {e.message}"
                 return
@@ -111,8 +118,6 @@ class Learner:
                 self._replica.health.found(e.message)
                 self.phase = f"failed: {e.message}"
                 return
-            except OutOfRangeError:
-                await self._start_over()
             except StorageFullError as e:  # a move is rolled back on it; a repair waits for space
                 self.phase = f"failed: {e.message}"
             except BrokerAwayError as e:
@@ -137,9 +142,14 @@ class Learner:
             (m for m in self._replica.node.engine.replicas() if m.replica_id == replica_id), None
         )
 
-    async def _start_over(self) -> None:
-        """The source trimmed past our end: copy anew from its base."""
+    async def _after_trim(self) -> None:
+        """The source trimmed past our mark: go on at our end; if it trimmed past that too, or our
+        end is not its log, copy anew from its base."""
         replica = self._replica
+        if not self._from_end:
+            self._from_end = True
+            return
+        self._from_end = False
         async with replica.apply_lock:
             await replica.settled()
             replica.node.engine.drop_replica(replica.member.replica_id)
@@ -229,11 +239,14 @@ class Learner:
         if meta is None:
             return
         # Our own log is the truth (F3), but above its mark it may hold what was never committed.
-        start = meta.high_watermark
+        start = max(meta.high_watermark, meta.base.end)
+        if self._from_end:  # with our last batch, so that it is compared
+            start = max(start, replica.node.engine.end(meta.replica_id).end - 1)
         async with aclosing(source.follow(start, meta.feed_cursor)) as parts:
             async for part in parts:
                 self.source_high_watermark = part.high_watermark
                 await self._apply(list(part.batches), part.high_watermark, part.cursor)
+                self._from_end = self._from_end and not part.batches
                 replica.node.agent.copied(sum(len(b.data) for b in part.batches))
                 self._rate.add(sum(b.count for b in part.batches), replica.node.now_s())
                 if replica.record.feed_topic != topic:

@@ -36,8 +36,14 @@ _log = structlog.get_logger(__name__)
 
 RETRY_FIRST_S = 0.01
 """A new shard's peer may not have opened its copy yet; the wait doubles to the configured one."""
+PULL_TIMEOUTS = 2.0
+"""Follower timeouts for which a learner is left alone, so that it pulls by itself."""
 MESSAGE_BYTES = 1024 * 1024
 """Batches sent in one message, about."""
+
+
+class _TrimmedError(UnavailableError):
+    """Where the peer's log is surely committed ours was trimmed: nothing shows that they differ."""
 
 
 class Pusher:
@@ -62,6 +68,13 @@ class Pusher:
                 return
             except FencedError:
                 await self._reread()
+            except _TrimmedError as e:
+                _log.info("push broke", shard=self._replica.shard, peer=self._member.instance,
+                          error=e.message)  # fmt: skip
+                if self._is_learner():  # it pulls, once it hears nothing
+                    self._replica.push_lost(self._member.replica_id)
+                    await asyncio.sleep(PULL_TIMEOUTS * node.config.follower_timeout_s)
+                    continue
             except CorruptStorageError as e:  # a peer never says this of itself
                 self._replica.health.found(e.message)
             except LimitExceededError as e:  # stored before there was a bound
@@ -75,6 +88,10 @@ class Pusher:
                 wait_s = RETRY_FIRST_S
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, node.config.retry_interval_s)
+
+    def _is_learner(self) -> bool:
+        learners = self._replica.record.learners
+        return any(m.replica_id == self._member.replica_id for m in learners)
 
     def _diverged(self, error: str) -> None:
         """The peer's copy can never match: the machine sets it aside."""
@@ -154,6 +171,10 @@ class Pusher:
         if mark.end > max(own.end, replica.machine.assigned.end):
             self._ahead(answer.epoch, mark.end)
             raise UnavailableError(f"{self._member.instance} is ahead, at {mark.end}")
+        if mark.end < engine.base(me).end:
+            raise _TrimmedError(
+                f"{self._member.instance} is committed to {mark.end}, which was trimmed here"
+            )
         raise DivergedError(
             f"{self._member.instance} differs from us below its high watermark {mark.end}"
         )

@@ -22,6 +22,7 @@ from logstore.base.errors import (
 )
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
+from logstore.engine.port import ReplicaMeta
 from logstore.meta.records import (
     LogOptions,
     Member,
@@ -63,6 +64,11 @@ from sharder.keys import Partitioner
 _log = structlog.get_logger(__name__)
 
 
+def _mark_of(known: ReplicaMeta, end: Position) -> int:
+    """The mark on the disk may be behind; what was trimmed was committed."""
+    return min(max(known.high_watermark, known.base.end), end.end)
+
+
 class Replica:
     """One copy of a shard on this instance."""
 
@@ -100,7 +106,7 @@ class Replica:
         self.machine = ReplicationMachine(
             me=member,
             end=end,
-            high_watermark=min(known.high_watermark, end.end) if known else 0,
+            high_watermark=_mark_of(known, end) if known else 0,
             timing=node.config.timing(),
             loses_on_power=options.durability is Durability.OS,
             damaged=known is not None and bool(known.damage),
