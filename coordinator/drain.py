@@ -99,25 +99,30 @@ def check_drain(
     held = [s for s in shards if s.member_on(instance) is not None]
     for shard in sorted(held, key=lambda s: -sizes.get(s.shard, 0)):
         size = sizes.get(shard.shard, 0)
-        stay = [m.instance for m in shard.members() if m.instance != instance]
-        full = [name for name in alive if spare_bytes[name] < size and name not in stay]
-        home = choose_home([*stay, *full], cluster, zones_of=stay)
-        if home is None:
-            have = f"{len(alive)} other instances are alive and not draining"
-            why = f"{len(full)} of them lack {size} bytes of room" if full else "each has a copy"
-            raise RefusedError(
-                f"{instance} cannot be drained: shard {shard.shard} has no place: {have}, {why}"
-                if alive
-                else f"{instance} cannot be drained: no other instance is alive"
-            )
-        zones = {cluster.instances[i].zone for i in (*stay, instance) if i in cluster.instances}
-        after = {cluster.instances[i].zone for i in stay if i in cluster.instances} | {home.zone}
+        stay = [m.instance for m in shard.members() if m.instance not in cluster.draining]
+        zones = {cluster.instances[m.instance].zone for m in shard.members()
+                 if m.instance in cluster.instances}  # fmt: skip
+        for _ in range(max(1, len(shard.in_sync) - len(stay))):
+            full = [name for name in alive if spare_bytes[name] < size and name not in stay]
+            home = choose_home([*stay, *full], cluster, zones_of=stay)
+            if home is None:
+                have = f"{len(alive)} other instances are alive and not draining"
+                why = (
+                    f"{len(full)} of them lack {size} bytes of room" if full else "each has a copy"
+                )
+                raise RefusedError(
+                    f"{instance} cannot be drained: shard {shard.shard} has no place: {have}, {why}"
+                    if alive
+                    else f"{instance} cannot be drained: no other instance is alive"
+                )
+            spare_bytes[home.instance] -= size
+            stay.append(home.instance)
+        after = {cluster.instances[i].zone for i in stay if i in cluster.instances}
         if len(after) < len(zones):
             raise RefusedError(
                 f"{instance} cannot be drained: the copies of shard {shard.shard} would be in "
                 f"{len(after)} zones instead of {len(zones)}"
             )
-        spare_bytes[home.instance] -= size
     carried = statuses[instance].ops_per_s if instance in statuses else 0.0
     if carried > spare_ops:
         raise RefusedError(

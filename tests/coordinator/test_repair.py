@@ -142,6 +142,13 @@ def test_a_drain_is_refused_with_the_reason() -> None:
         check_drain("i2", [shard(0, 1, 2)], dead, {}, {})
 
 
+def test_a_drain_is_refused_when_another_one_needs_the_place() -> None:
+    """Of four instances two are left for three copies."""
+    with pytest.raises(RefusedError, match="has no place: 2 other instances"):
+        check_drain("i0", [shard(0, 1, 2)], cluster("i0", "i1"), {}, {})
+    check_drain("i0", [shard(0, 2)], cluster("i0", "i1"), {}, {})
+
+
 def test_a_drain_is_refused_when_bytes_or_operations_have_no_room() -> None:
     of = cluster("i0", zones="aaa")
     of = replace(
