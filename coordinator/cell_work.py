@@ -120,10 +120,11 @@ class CellWork:
         await self._start_feeds()
         await self.driver.start()
         self.repair.start()
-        work = [take_up_migrations(self._store, self.driver, self._owns)]
         if self.cell == LOG_WIDE:
             await self.reshapes.start()
             await self.loop.start()
+        work = [take_up_migrations(self._store, self.driver, self._owns)]
+        if self.cell == LOG_WIDE:
             work.append(take_up_reshapes(self._store, self.reshapes))
         self._tasks += [asyncio.create_task(w, name=f"cell {self.cell}") for w in work]
 
