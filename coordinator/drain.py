@@ -8,6 +8,7 @@ copy goes by a `shadow` migration. Every cell's leader empties it of the shards 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 import structlog
@@ -26,10 +27,12 @@ from logstore.meta.port import Compare, Delete, MetadataStore, Put
 from logstore.meta.records import (
     DRAINS,
     INSTANCES,
+    LOGS,
     SHARDS,
     LogOptions,
     ShardRecord,
     decode_instance,
+    decode_log,
     decode_shard,
     drain_key,
     encode,
@@ -39,6 +42,7 @@ from profiler.types import DataStoreStatus
 TRIGGER = "drain"
 BACK_OFF_S = 60.0
 """After a drain's move was rolled back, its shard is left alone so long."""
+NO_LOGS: Mapping[str, int] = MappingProxyType({})
 _TRIES = 20
 _log = structlog.get_logger(__name__)
 
@@ -83,10 +87,12 @@ def check_drain(
     cluster: Cluster,
     sizes: Mapping[str, int],
     statuses: Mapping[str, DataStoreStatus],
+    replicas: Mapping[str, int] = NO_LOGS,
 ) -> None:
     """`RefusedError` when the others have no room, or zones would be given up.
 
     `cluster`: with `instance` among its draining ones. `sizes`: shard -> bytes of a copy.
+    `replicas`: log -> copies of each shard; by default as many as are in sync.
     """
     alive = [n for n in cluster.instances if cluster.is_alive(n) and n not in cluster.draining]
     spare_bytes, spare_ops = {}, 0.0
@@ -102,7 +108,8 @@ def check_drain(
         stay = [m.instance for m in shard.members() if m.instance not in cluster.draining]
         zones = {cluster.instances[m.instance].zone for m in shard.members()
                  if m.instance in cluster.instances}  # fmt: skip
-        for _ in range(max(1, len(shard.in_sync) - len(stay))):
+        wanted = replicas.get(shard.log, len(shard.in_sync))
+        for _ in range(max(1, wanted - len(stay))):
             full = [name for name in alive if spare_bytes[name] < size and name not in stay]
             home = choose_home([*stay, *full], cluster, zones_of=stay)
             if home is None:
@@ -168,6 +175,8 @@ class Drains:
         if instance not in instances:
             raise UnknownInstanceError(f"instance {instance!r} is not registered")
         key, shards = drain_key(instance), await self.shards()
+        logs = [decode_log(item.value) for item in (await self._store.range(LOGS)).items]
+        replicas = {log.name: log.options.replicas for log in logs}
         for _ in range(_TRIES):
             found = await self._store.get(key)
             if found is not None:
@@ -175,7 +184,7 @@ class Drains:
                 return self._told(record, left_on(instance, shards))
             draining = await Listing(self._store).draining() | {instance}
             cluster = Cluster(instances, silent_s, {}, 0.0, draining)
-            check_drain(instance, shards, cluster, sizes, statuses)
+            check_drain(instance, shards, cluster, sizes, statuses, replicas)
             left = left_on(instance, shards)
             record = DrainRecord(instance, self._env.clock.wall_us(), left.copies)
             if dry_run:

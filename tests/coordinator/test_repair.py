@@ -147,6 +147,8 @@ def test_a_drain_is_refused_when_another_one_needs_the_place() -> None:
     with pytest.raises(RefusedError, match="has no place: 2 other instances"):
         check_drain("i0", [shard(0, 1, 2)], cluster("i0", "i1"), {}, {})
     check_drain("i0", [shard(0, 2)], cluster("i0", "i1"), {}, {})
+    with pytest.raises(RefusedError, match="has no place"):  # one is away just now
+        check_drain("i0", [shard(0, 2)], cluster("i0", "i1"), {}, {}, {"x": 3})
 
 
 def test_a_drain_is_refused_when_bytes_or_operations_have_no_room() -> None:
