@@ -6,6 +6,7 @@ new leader goes on, and nothing new is placed there. Copies of replicated logs g
 copy goes by a `shadow` migration. Every cell's leader empties it of the shards of its cell.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -143,6 +144,9 @@ class Drains:
 
     def __init__(self, store: MetadataStore, env: Env) -> None:
         self._store, self._env = store, env
+        self._beginning = asyncio.Lock()
+        """One drain is checked and written before the next is checked: they may want one place. All
+        are begun by the leader of the log-wide cell."""
 
     async def all(self) -> list[DrainProgress]:
         """Each drain with its progress."""
@@ -170,6 +174,17 @@ class Drains:
         dry_run: bool = False,
     ) -> DrainProgress:
         """Check and write it; one that stands already goes on. RefusedError."""
+        async with self._beginning:
+            return await self._begin(instance, silent_s, sizes, statuses, dry_run)
+
+    async def _begin(
+        self,
+        instance: str,
+        silent_s: Mapping[str, float],
+        sizes: Mapping[str, int],
+        statuses: Mapping[str, DataStoreStatus],
+        dry_run: bool,
+    ) -> dict[str, Any]:
         items = (await self._store.range(INSTANCES)).items
         instances = {r.instance: r for r in (decode_instance(item.value) for item in items)}
         if instance not in instances:
