@@ -184,7 +184,7 @@ class Drains:
         sizes: Mapping[str, int],
         statuses: Mapping[str, DataStoreStatus],
         dry_run: bool,
-    ) -> dict[str, Any]:
+    ) -> DrainProgress:
         items = (await self._store.range(INSTANCES)).items
         instances = {r.instance: r for r in (decode_instance(item.value) for item in items)}
         if instance not in instances:

@@ -1,6 +1,6 @@
 """What a run records, as plain data. Times are seconds of one clock that all entries share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -121,12 +121,26 @@ class CopyState:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A copy left what its disk serves (`retired`), the disk (`dropped`), or is `restored`."""
+    """A copy left what its disk serves (`retired`), the disk (`dropped`), or is `restored`.
+
+    `end`: of its log then, where that is known.
+    """
 
     at_s: float
     instance: str
     replica_id: int
     what: str
+    shard: str = ""
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """From `at_s` on no copy of the shard has records below `base`."""
+
+    at_s: float
+    shard: str
+    base: int
 
 
 @dataclass(slots=True)
@@ -141,3 +155,24 @@ class History:
     acks: list[ServerAck] = field(default_factory=list)
     metadata: list[MetadataTxn] = field(default_factory=list)
     departures: list[Departure] = field(default_factory=list)
+    trimmed: dict[tuple[str, int], Row] = field(default_factory=dict)
+    """(shard, offset) -> what was there when a copy of it was trimmed first."""
+    trimmed_s: dict[bytes, float] = field(default_factory=dict)
+    """Value of such a record -> when that was; values are unique."""
+    trims: list[Floor] = field(default_factory=list)
+    """Where the copy that was trimmed begins; others may begin below."""
+    floors: list[Floor] = field(default_factory=list)
+
+    def whole(self, rows: Sequence[Row]) -> list[Row]:
+        """`rows`, as read at the end, and what was trimmed: each key's records in their order.
+
+        A successor's shard has a higher number than its parents'.
+        """
+        if not self.trimmed:
+            return list(rows)
+        known = self.trimmed | {(row.shard, row.offset): row for row in rows}
+        return sorted(known.values(), key=_place)
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return int(row.shard.rpartition("/")[2]), row.offset

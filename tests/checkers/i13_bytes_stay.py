@@ -15,14 +15,19 @@ from logstore.meta.records import (
     decode_tombstone,
     tombstone_key,
 )
-from tests.checkers.history import Departure, MetadataTxn, Violation
+from tests.checkers.history import Departure, Floor, MetadataTxn, Violation
 
 DRIFT = 0.9
 """A clock that runs fast shortens a copy's time by less than this."""
 
 
-def check(departures: Sequence[Departure], txns: Sequence[MetadataTxn]) -> list[Violation]:
-    """Every departure was ordered, and every copy that left a record was buried."""
+def check(
+    departures: Sequence[Departure], txns: Sequence[MetadataTxn], trims: Sequence[Floor] = ()
+) -> list[Violation]:
+    """Every departure was ordered, and every copy that left a record was buried.
+
+    A copy whose source was trimmed past its end may be dropped: all of it was trimmed.
+    """
     ordered: dict[tuple[str, int], float] = {}
     keep_s: dict[tuple[str, int], float] = {}
     for txn in txns:
@@ -43,11 +48,18 @@ def check(departures: Sequence[Departure], txns: Sequence[MetadataTxn]) -> list[
             retired[copy] = left.at_s
         elif left.what == "restored":
             retired.pop(copy, None)
-        elif copy not in retired:
+        elif copy not in retired and not _is_trimmed(left, trims):
             found.append(_left(left, "without having been retired"))
-        elif left.at_s < retired[copy] + DRIFT * keep_s.get(copy, 0.0):
+        elif copy in retired and left.at_s < retired[copy] + DRIFT * keep_s.get(copy, 0.0):
             found.append(_left(left, f"after {left.at_s - retired[copy]:.1f} s"))
     return found
+
+
+def _is_trimmed(left: Departure, trims: Sequence[Floor]) -> bool:
+    return any(
+        trim.at_s <= left.at_s and trim.shard == left.shard and trim.base >= left.end
+        for trim in trims
+    )
 
 
 def _left(left: Departure, how: str) -> Violation:

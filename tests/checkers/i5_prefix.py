@@ -1,9 +1,22 @@
 """I5: per key, every reader sees a gap-free, duplicate-free prefix of one order."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+from types import MappingProxyType
 
-from tests.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row, Violation
+from tests.checkers.history import (
+    AppendCall,
+    Floor,
+    LatestRead,
+    Outcome,
+    ReadCall,
+    Row,
+    Violation,
+)
+
+NOTHING: Mapping[bytes, float] = MappingProxyType({})
+"""Nothing was trimmed."""
 
 
 def by_key(rows: Iterable[Row]) -> dict[bytes, list[Row]]:
@@ -14,8 +27,10 @@ def by_key(rows: Iterable[Row]) -> dict[bytes, list[Row]]:
     return dict(found)
 
 
-def check_read(call: ReadCall, order: dict[bytes, list[Row]]) -> list[Violation]:
-    """What one call saw of each key is the first part of the key's order.
+def check_read(
+    call: ReadCall, order: dict[bytes, list[Row]], trimmed_s: Mapping[bytes, float] = NOTHING
+) -> list[Violation]:
+    """What one call saw of each key is the first part of the key's order, less what was trimmed.
 
     A tail may begin anywhere, so there it is a part without a gap.
     """
@@ -25,16 +40,52 @@ def check_read(call: ReadCall, order: dict[bytes, list[Row]]) -> list[Violation]
         first = 0
         if call.tail and rows[0] in whole:
             first = whole.index(rows[0])
-        if whole[first : first + len(rows)] != rows:
+        if not _follows(rows, whole[first:], call, trimmed_s):
             found.append(Violation("I5", f"{call.client} saw of key {key!r} {_places(rows)}, "
                                    f"the order is {_places(whole)}", call.returned_s))  # fmt: skip
     return found
 
 
+def _follows(
+    rows: Sequence[Row], order: Sequence[Row], call: ReadCall, trimmed_s: Mapping[bytes, float]
+) -> bool:
+    """Whether the rows are the order's first ones, but for those trimmed before the call ended."""
+    left = iter(order)
+    for row in rows:
+        for there in left:
+            if there == row:
+                break
+            if trimmed_s.get(there.value, inf) > call.returned_s:
+                return False
+        else:
+            return False
+    return True
+
+
+def check_floors(reads: Sequence[ReadCall], floors: Sequence[Floor]) -> list[Violation]:
+    """What every copy of a shard was trimmed of is shown by no read that begins later."""
+    found = []
+    for call in reads:
+        if call.tail or not floors:
+            continue
+        low: dict[str, int] = {}
+        for floor in floors:
+            if floor.at_s <= call.called_s:
+                low[floor.shard] = max(floor.base, low.get(floor.shard, 0))
+        shown = [row for row in call.rows if row.offset < low.get(row.shard, 0)]
+        if shown:
+            found.append(Violation("I5", f"{call.client} was shown {_places(shown)}, which every "
+                                   "copy was trimmed of before", call.called_s))  # fmt: skip
+    return found
+
+
 def check_sessions(
-    reads: Sequence[ReadCall], appends: Sequence[AppendCall], order: dict[bytes, list[Row]]
+    reads: Sequence[ReadCall],
+    appends: Sequence[AppendCall],
+    trimmed_s: Mapping[bytes, float] = NOTHING,
 ) -> list[Violation]:
-    """P8: a read shows at least what was acked to the same client before the read began."""
+    """P8: a read shows at least what was acked to the same client before the read began, unless it
+    was trimmed since."""
     acked: dict[tuple[str, bytes], list[AppendCall]] = defaultdict(list)
     for append in appends:
         if append.outcome is Outcome.ACKED:
@@ -45,7 +96,9 @@ def check_sessions(
             continue
         seen = {row.value for row in call.rows}
         for append in acked.get((call.client, call.key), ()):
-            if (append.returned_s or 0.0) <= call.called_s and append.value not in seen:
+            if append.value in seen or trimmed_s.get(append.value, inf) <= call.returned_s:
+                continue
+            if (append.returned_s or 0.0) <= call.called_s:
                 text = f"{call.client} read key {call.key!r} without {append.value!r}, acked before"
                 found.append(Violation("I5", f"{text}: {_places(call.rows)}", call.called_s))
     return found
@@ -93,13 +146,15 @@ def check(
     appends: Sequence[AppendCall],
     final: Iterable[Row],
     excused: frozenset[str] = frozenset(),
+    trimmed_s: Mapping[bytes, float] = NOTHING,
 ) -> list[Violation]:
-    """`final`: every record at the end, in reading order; `excused` as in I3."""
+    """`final`: every record at the end, in reading order, with those that were trimmed; `excused`
+    as in I3."""
     order = by_key(final)
     kept = [r for r in reads if not any(row.shard in excused for row in r.rows)]
-    found = [violation for call in kept for violation in check_read(call, order)]
+    found = [violation for call in kept for violation in check_read(call, order, trimmed_s)]
     if not excused:
-        found += check_sessions(kept, appends, order) + check_real_time(appends, order)
+        found += check_sessions(kept, appends, trimmed_s) + check_real_time(appends, order)
     return found
 
 

@@ -28,6 +28,13 @@ from tests.simulation.faults import (
 )
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.run import Result, simulate
+from tests.simulation.upkeep import (
+    CELL_PLACES,
+    DRAIN_FAULTS,
+    DRAIN_STEPS,
+    TRIM,
+    TRIM_PLACES,
+)
 from tests.simulation.world import Triple
 
 ALL_PAIRS_FROM_SEEDS = 1_000
@@ -109,6 +116,9 @@ def _coverage_table(
         (NODE_FAULTS, [role.value for role in ROLES]),
         (COORDINATOR_FAULTS + MOVE_FAULTS, [state.value for state in STATES]),
         (RESHAPE_FAULTS, [f"reshape {state.value}" for state in RESHAPE_STATES]),
+        (COORDINATOR_FAULTS, CELL_PLACES),
+        (DRAIN_FAULTS, DRAIN_STEPS),
+        ((TRIM,), TRIM_PLACES),
         (tuple(KINDS), [PLACE]),
         ([f"aim: {aim}" for aim in AIMS], [FIRED]),
     )

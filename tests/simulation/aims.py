@@ -225,7 +225,7 @@ class LateRollback(Aim):
         self.world.after(delay_s, self._back, record)
 
     def _back(self, record: MigrationRecord) -> None:
-        self.faults.coordinator.order(record.id, "rollback")
+        self.faults.operator.control(record.id, "rollback")
         if record.target is not None and self.rng.random() < 0.4:
             fault = self.rng.choice(("kill", "pause", "isolate"))
             node = self.faults.node(record.target.instance)
@@ -331,7 +331,7 @@ class LateWrite(Aim):
     def _late(self, shard: str) -> None:
         if self.strikes():
             primary = self.faults.observer.shards[shard].record.primary.instance
-            self.faults.delay_writes(self.rng.choice((primary, self.faults.coordinator.name)))
+            self.faults.delay_writes(self.rng.choice((primary, self.faults.leader_of(shard).name)))
 
 
 class FullPrimary(Aim):

@@ -224,10 +224,15 @@ class SimClient(Caller):
             rows = await self._read(log, key)
             if rows is None:
                 return
-            version = len(rows)
+            version = len(rows) + self._trimmed(key, rows)
         if version and self._rng.random() < self._mix.stale:
             version -= 1
         await self._append(log, key, version)
+
+    def _trimmed(self, key: bytes, rows: list[Row]) -> int:
+        """How many records of the key a read did not show, since they were trimmed."""
+        shown, trimmed = {row.value for row in rows}, self.world.history.trimmed.values()
+        return sum(row.key == key and row.value not in shown for row in trimmed)
 
     async def _read(self, log: Log, key: bytes | None) -> list[Row] | None:
         call = ReadCall(self.who, key, self.world.now_s, 0.0, [])

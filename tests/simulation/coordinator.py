@@ -1,21 +1,21 @@
-"""Coordinators as processes: the real election, migration driver and repair loop."""
+"""Coordinators as processes: the composition that ships, behind the simulated network."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from coordinator.catalog import Catalog
-from coordinator.migration.driver import MigrationDriver
-from coordinator.migration.ledger import Proposal
-from coordinator.migration.nodes import GrpcNodes
+import msgspec
+
+import coordinator.drain
+from coordinator.cell_work import CellWork
+from coordinator.cells import cell_names
+from coordinator.config import CoordinatorConfig
+from coordinator.core import Coordinator, steady
 from coordinator.migration.records import MoveOptions
-from coordinator.migration.reshape_driver import ReshapeDriver
-from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
-from coordinator.repair import RepairLoop
 from logstore.base.errors import LogstoreError
 from logstore.base.types import START, ShardStatus
 from logstore.engine.port import ReplicaMeta
-from logstore.meta.election import Election, FencedStore
-from logstore.meta.generations import open_generation
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import (
     REPLICA_COUNTER,
@@ -24,6 +24,7 @@ from logstore.meta.records import (
     Member,
     ShardRecord,
     cell_leader_key,
+    decode_leader,
     encode,
     log_key,
 )
@@ -31,15 +32,17 @@ from logstore.meta.shard_writes import ShardWrite, compares_of, new_shard, opera
 from sharder.keys import KeyRange
 from tests.simulation.loop import Process, die
 from tests.simulation.metadata import Cluster, SimStore
-from tests.simulation.node import SimNode
+from tests.simulation.node import REPORT_S, SimNode
 from tests.simulation.world import World
 
-CLUSTER = "simulated"
+coordinator.drain.BACK_OFF_S = 6.0  # a run waits for it within the bound of its liveness
 ALIVE_S = 1.0
-"""Who was heard so recently counts as alive."""
+"""Who reported so recently counts as alive."""
 LEADER_TTL_S = 1.0
 LOST_AFTER_S = 8.0
 """A learner whose instance is unheard for so long is replaced."""
+RESTART_S = 0.3
+"""After so long a coordinator that could not start is started again."""
 MOVE = MoveOptions(
     shadow_s=0.1,
     soak_s=0.5,
@@ -57,119 +60,121 @@ MOVE = MoveOptions(
 )
 
 
+def coordinator_address(number: int) -> str:
+    return f"10.1.0.{number + 1}:7400"
+
+
+PLANS: dict[str, Any] = {
+    "planning_period_s": 1.0,
+    "horizon_slots": 3,
+    "outlook_slots": 3,
+    "threshold": 0.05,
+    "hysteresis": 0.0,
+    "cooldown_s": 1.0,
+    "flip_back_s": 2.0,
+    "margin_periods": 0.0,
+}
+"""A planner that finds something to do in the seconds of a run."""
+PLANNED_OPS_PER_S = 400.0
+"""What an instance takes where plans are made; it carries more than the threshold's share."""
+
+
+def settings(cells: int, *, plans: bool) -> CoordinatorConfig:
+    """Of every coordinator of a run; what is not named has its default, of 300 s for a period.
+
+    `plans`: the planner moves and splits shards by itself.
+    """
+    return CoordinatorConfig(
+        **(PLANS if plans else {}),
+        data=Path(),
+        metadata="etcd://store:1",
+        cells=cells,
+        report_interval_s=REPORT_S,
+        alive_s=ALIVE_S,
+        lost_after_s=LOST_AFTER_S,
+        move=msgspec.to_builtins(MOVE),
+    )
+
+
+class Standing(StrEnum):
+    """How a coordinator stands to its cells, seen from outside."""
+
+    STARTING = "starting"
+    BY = "standing by"
+    TAKING = "taking over"
+    """Elected, and not at work yet."""
+    LEADING = "leading"
+    FOLLOWED = "followed unawares"
+    """At work for a cell, while the store names another leader of it, or none."""
+
+
 class SimCoordinator:
-    """One candidate: stands by, leads through a fenced store, starts over when it lost the lead."""
+    """One process, which its supervisor starts again when it cannot start."""
 
     def __init__(
-        self, world: World, cluster: Cluster, nodes: Sequence[SimNode], number: int
+        self, world: World, cluster: Cluster, number: int, config: CoordinatorConfig
     ) -> None:
         self.world = world
         self.name = f"coordinator-{number}"
-        self._cluster = cluster
-        self._nodes = nodes
+        self.address = coordinator_address(number)
+        self._cluster, self._config = cluster, config
         self.process = Process(self.name, alive=False)
-        self.driver: MigrationDriver | None = None
-        """While it leads, as far as it knows."""
-        self.reshapes: ReshapeDriver | None = None
-        self._heard_s: dict[str, float] = {}
+        self.core: Coordinator | None = None
+        """What runs, from when it has begun."""
+        self.on_start: Callable[[SimCoordinator], None] = lambda coordinator: None
 
     def start(self) -> None:
         if not self.process.alive:
             self.process = Process(self.name)
             self.world.tell(f"{self.name} starts")
-            self.world.loop.spawn_in(self.process, self._run(), self.name)
+            self.world.loop.spawn_in(self.process, self._run(self.process), self.name)
+            self.on_start(self)
 
     def kill(self) -> None:
         if self.process.alive:
             die(self.process)
-            self.driver = self.reshapes = None
+            self.core = None
             self._cluster.network.died(self.process)
 
-    async def _run(self) -> None:
-        store, env = SimStore(self._cluster), self.world.env()
-        election = Election(store, cell_leader_key("0"), self.name, env, ttl_s=LEADER_TTL_S)
-        while True:
-            leadership = await election.campaign()
-            fenced = FencedStore(store, leadership.fence)
-            driver = MigrationDriver(fenced, GrpcNodes(fenced), env, cluster=CLUSTER)
-            reshapes = ReshapeDriver(fenced, GrpcNodes(fenced), env, cluster=CLUSTER)
-            repair = RepairLoop(fenced, Catalog(fenced, env, CLUSTER), self._silent_s, LOST_AFTER_S)
-            tasks: list[asyncio.Task[None]] = []
-            try:
-                await open_generation(fenced, env, self.name)
-                await driver.start()
-                await reshapes.start()
-                repair.start()
-                work = (
-                    take_up_migrations(fenced, driver, lambda shard: True),
-                    take_up_reshapes(fenced, reshapes),
-                )
-                tasks += [asyncio.create_task(w, name="take up") for w in work]
-                self.driver, self.reshapes = driver, reshapes
-                await leadership.lost.wait()
-            except LogstoreError as e:
-                self.world.tell(f"{self.name} cannot lead: {e.message}")
-            self.driver = self.reshapes = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await driver.close()
-            await reshapes.close()
-            await repair.close()
-
-    def _silent_s(self, instances: Sequence[str]) -> Mapping[str, float]:
-        """What statistics reports would tell: who was heard when, over the simulated network."""
-        network, now_s = self._cluster.network, self.world.now_s
-        for node in self._nodes:
-            if node.process.alive and network.reaches(node.name, self.name):
-                self._heard_s[node.name] = now_s
-        silent = {i: now_s - self._heard_s.get(i, 0.0) for i in instances}
-        return {i: s if s > ALIVE_S else 0.0 for i, s in silent.items()}
-
-    def propose(self, shard: str, target: str, strategy: str) -> None:
-        """Ask the present leader for a move."""
-        if self.driver is not None and self.process.alive:
-            proposal = Proposal(shard, target, strategy=strategy, options=MOVE)
-            work = self._propose(self.driver, proposal)
-            self.world.loop.spawn_in(self.process, work, "propose")
-
-    async def _propose(self, driver: MigrationDriver, proposal: Proposal) -> None:
+    async def _run(self, process: Process) -> None:
+        env, store = steady(self.world.env()), SimStore(self._cluster)
+        core = Coordinator(self._config, env, store, leader_ttl_s=LEADER_TTL_S)
         try:
-            record = await driver.propose(proposal)
-            self.world.tell(
-                f"{record.id} ({record.strategy}) is proposed: {proposal.shard} to"
-                f" {proposal.target}"
-            )
+            await core.begin()
+            services, network = core.services(), self._cluster.network
+            network.serve(self.address, process, services, core.interceptors)
+            await core.restore()
+            await core.start(self.address)
         except LogstoreError as e:
-            self.world.tell(f"a move to {proposal.target} is refused: {e.message}")
+            self.world.tell(f"{self.name} cannot start: {e.message}")
+            self.kill()
+            self.world.after(RESTART_S, self._restart, process)
+            return
+        self.core = core
 
-    def reshape(self, parents: Sequence[str], at: bytes | None) -> None:
-        """Ask the present leader for a split at a routing key, or for a merge."""
-        if self.reshapes is not None and self.process.alive:
-            work = self._reshape(self.reshapes, parents, at)
-            self.world.loop.spawn_in(self.process, work, "propose reshape")
+    def _restart(self, process: Process) -> None:
+        if self.process is process:
+            self.start()
 
-    async def _reshape(
-        self, driver: ReshapeDriver, parents: Sequence[str], at: bytes | None
-    ) -> None:
-        what = f"a {'merge' if at is None else 'split'} of {' '.join(parents)}"
-        try:
-            record = await driver.propose(await driver.draft(parents, at))
-            self.world.tell(f"{record.id} is proposed: {what} at {at!r}")
-        except LogstoreError as e:
-            self.world.tell(f"{what} is refused: {e.message}")
+    @property
+    def led(self) -> dict[str, CellWork]:
+        """The cells that it leads, as far as it knows."""
+        return self.core.led if self.core is not None and self.process.alive else {}
 
-    def order(self, migration: str, action: str) -> None:
-        if self.driver is not None and self.process.alive:
-            self.world.loop.spawn_in(self.process, self._order(migration, action), "order")
+    def standing(self) -> Standing:
+        cells = cell_names(self._config.cells)
+        if self.core is None:
+            return Standing.STARTING
+        if any(not self.is_elected(cell) for cell in self.led):
+            return Standing.FOLLOWED
+        if any(self.is_elected(cell) for cell in cells if cell not in self.led):
+            return Standing.TAKING
+        return Standing.LEADING if self.led else Standing.BY
 
-    async def _order(self, migration: str, action: str) -> None:
-        assert self.driver is not None
-        try:
-            await self.driver.order(migration, action, "asked for")
-            self.world.tell(f"{action} of {migration}")
-        except LogstoreError as e:
-            self.world.tell(f"{action} of {migration} is refused: {e.message}")
+    def is_elected(self, cell: str) -> bool:
+        """Whether the store says that it leads the cell."""
+        found = self._cluster.tables.items.get(cell_leader_key(cell))
+        return found is not None and decode_leader(found.value).address == self.address
 
 
 def create_log(

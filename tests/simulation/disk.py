@@ -43,6 +43,8 @@ class SimEngine:
         self.full = False
         self.on_departure: Callable[[int, str], None] = lambda replica_id, what: None
         """Told of each copy that is retired, restored or dropped."""
+        self.on_trim: Callable[[int, int], None] = lambda replica_id, offset: None
+        """Told before a copy is trimmed below an offset."""
         self.on_write: Callable[[], None] = lambda: None
         """Called before a write on the loop: a slow disk holds its process there. A synced write is
         made in a thread, which alone is held."""
@@ -114,6 +116,7 @@ class SimEngine:
         self._change("truncate", replica_id, offset, durability, durable=durable)
 
     def trim(self, replica_id: int, offset: int) -> Position:
+        self.on_trim(replica_id, offset)
         base: Position = self._change("trim", replica_id, offset, durable=True)
         return base
 
@@ -165,10 +168,11 @@ class SimEngine:
 
     def count_key(self, replica_id: int, key: bytes, stop: int) -> int:
         whole = [b for b in self.batches(replica_id) if b.end <= stop]
-        end = whole[-1].end if whole else 0
+        end = whole[-1].end if whole else self.base(replica_id).end
         if end != stop:
             return self._live.count_key(replica_id, key, stop)
-        return sum(self._keys(b).get(key, 0) for b in whole)
+        trimmed = self._live._copies[replica_id].anchor.key_counts.get(key, 0)
+        return trimmed + sum(self._keys(b).get(key, 0) for b in whole)
 
     def _keys(self, batch: StoredBatch) -> Counter[bytes]:
         """The batch's keys, parsed once: no disk has a key index here."""

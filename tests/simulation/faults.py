@@ -8,6 +8,7 @@ is also counted with both, the role and the state that its shard's move or resha
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.reshape import ReshapeRecord, ReshapeState
 from logstore.base.types import ShardStatus
@@ -19,7 +20,16 @@ from tests.simulation.metadata import STORE, Cluster
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
+from tests.simulation.operator import NAME, Operator
 from tests.simulation.style import FAULT_S, NODE_FAULTS, Style
+from tests.simulation.upkeep import (
+    CELL_PLACES,
+    DRAIN_FAULTS,
+    DRAIN_STEPS,
+    TRIM,
+    TRIM_PLACES,
+    Upkeep,
+)
 from tests.simulation.world import World
 
 ROLES = (Role.PRIMARY, Role.FOLLOWER, Role.LEARNER)
@@ -37,6 +47,9 @@ POSSIBLE = frozenset(
     | {(fault, f"reshape {state.value}") for fault in RESHAPE_FAULTS for state in RESHAPE_STATES}
     | {(kind, PLACE) for kind in KINDS}
     | {(f"aim: {aim}", FIRED) for aim in AIMS}
+    | {(fault, place) for fault in COORDINATOR_FAULTS for place in CELL_PLACES}
+    | {(fault, step) for fault in DRAIN_FAULTS for step in DRAIN_STEPS}
+    | {(TRIM, place) for place in TRIM_PLACES}
 )
 
 IDLE = "none"
@@ -73,16 +86,24 @@ class Faults:
     observer: Observer
     clients: Sequence[Caller]
     style: Style
+    operator: Operator
+    cells: int = 1
     on: bool = False
-    split_keys: tuple[bytes, ...] = ()
-    """Where shards may be split; none: this run has no splits and merges."""
+    split_keys: dict[bytes, bytes] = field(default_factory=dict)
+    """Where shards may be split, routing key -> record's key; none: this run has no splits and
+    merges."""
+    upkeep: Upkeep = field(init=False)
     _undo: dict[int, tuple[str, Callable[[], None]]] = field(default_factory=dict)
     _numbers: int = 0
     _began_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.upkeep = Upkeep(self, COORDINATOR_FAULTS)
+
     def begin(self) -> None:
         self.on, rng = True, self.world.chaos
         self._began_s = self.world.now_s
+        self.upkeep.begin()
         self.observer.on_migration = self._migration_moved
         self._again(self._inject, self.style.gap_s)
         self._again(self._move, self.style.move_gap_s)
@@ -103,18 +124,27 @@ class Faults:
         for coordinator in self.coordinators:
             coordinator.start()
         self._resume_paused()
+        self.upkeep.end()
 
     def _resume_paused(self) -> None:
         """The person who paused a move goes on until it is resumed."""
         for move in self.observer.migrations.values():
             if move.active and move.paused:
-                self.coordinator.order(move.id, "resume")
+                self.operator.control(move.id, "resume")
         self.world.after(2.0, self._resume_paused)
 
+    def leader_of(self, shard: str) -> SimCoordinator:
+        """The coordinator that leads the shard's cell, else the first."""
+        return self.leader(cell_of(shard, self.cells))
+
     @property
-    def coordinator(self) -> SimCoordinator:
-        """The one that leads, else the first."""
-        leading = [c for c in self.coordinators if c.driver is not None]
+    def is_full(self) -> bool:
+        """Whether as many faults last as may."""
+        return len(self._undo) >= self.style.open_max
+
+    def leader(self, cell: str = LOG_WIDE) -> SimCoordinator:
+        """The coordinator that leads the cell, else the first."""
+        leading = [c for c in self.coordinators if cell in c.led]
         return leading[-1] if leading else self.coordinators[0]
 
     # ---- when ------------------------------------------------------------------------------------
@@ -135,7 +165,7 @@ class Faults:
 
     def _inject(self) -> None:
         rng = self.world.chaos
-        if len(self._undo) >= self.style.open_max:
+        if self.is_full:
             return
         role = rng.choices(ROLES, (5, 4, 4))[0]
         shard = rng.choice(list(self.observer.shards))
@@ -161,21 +191,22 @@ class Faults:
         if running and rng.random() < 0.3:
             move = rng.choice(running)
             action = "resume" if move.paused else rng.choice(("rollback", "abort", "pause"))
-            self.coordinator.order(move.id, action)
+            self.operator.control(move.id, action)
             if action == "pause":
-                self._for("pause of a move", lambda: self.coordinator.order(move.id, "resume"))
+                self._for("pause of a move", lambda: self.operator.control(move.id, "resume"))
             return
         shard = rng.choice(list(self.observer.shards))
         record = self.observer.shards[shard].record
         if record.migration is not None:
             return
         homes = {m.instance for m in record.members()}
-        free = [n.name for n in self.nodes if n.name not in homes]
+        shun = self.upkeep.drained() if rng.random() < 0.8 else []
+        free = [n.name for n in self.nodes if n.name not in (*homes, *shun)]
         followers = [m.instance for m in record.in_sync if m != record.primary]
         if followers and rng.random() < SWITCH_CHANCE:
-            self.coordinator.propose(shard, rng.choice(followers), "switch")
+            self.operator.move(shard, rng.choice(followers), "switch")
         elif free:
-            self.coordinator.propose(shard, rng.choice(free), rng.choice(COPYING))
+            self.operator.move(shard, rng.choice(free), rng.choice(COPYING))
 
     def _migration_moved(self, record: MigrationRecord) -> None:
         """A migration entered a state: now and then somebody dies just then, or soon after."""
@@ -197,9 +228,9 @@ class Faults:
                 return
             self._note(fault, record.state.value, name)
             self._down(node, node.kill)
-        elif self.coordinator.process.alive:
-            self._note(fault, record.state.value, self.coordinator.name)
-            self._on_coordinator(fault)
+        elif (leader := self.leader_of(record.shard)).process.alive:
+            self._note(fault, record.state.value, leader.name)
+            self._on_coordinator(fault, leader)
 
     def _reshape(self) -> None:
         """Split a shard, or merge two neighbours, one reshape at a time."""
@@ -212,12 +243,12 @@ class Faults:
         )
         if len(found) >= OPEN_SHARDS_MAX or (len(found) > 1 and rng.random() < 0.4):
             first = rng.randrange(len(found) - 1)
-            self.coordinator.reshape([r.shard for r in found[first : first + 2]], None)
+            self.operator.reshape([r.shard for r in found[first : first + 2]], None)
         elif found:
-            parent, at = rng.choice(found), rng.choice(self.split_keys)
+            parent, at = rng.choice(found), rng.choice(list(self.split_keys))
             low, high = parent.range.start, parent.range.end
             if low < at and (high is None or at < high):
-                self.coordinator.reshape([parent.shard], at)
+                self.operator.reshape([parent.shard], self.split_keys[at])
 
     def _reshape_moved(self, record: ReshapeRecord) -> None:
         """A reshape entered a state: now and then somebody dies just then, or soon after."""
@@ -232,10 +263,10 @@ class Faults:
             return
         where = f"reshape {record.state.value}"
         if self.world.chaos.random() < 0.5:
-            coordinator = self.coordinator
-            if coordinator.process.alive:
-                self._note("coordinator killed", where, coordinator.name)
-                self._on_coordinator("coordinator killed")
+            leader = self.leader()
+            if leader.process.alive:
+                self._note("coordinator killed", where, leader.name)
+                self._on_coordinator("coordinator killed", leader)
             return
         parent = self.observer.shards[self.world.chaos.choice(record.parents)].record
         node = self.node(parent.primary.instance)
@@ -371,6 +402,7 @@ class Faults:
             STORE,
             *(c.name for c in self.coordinators),
             *(client.name for client in self.clients),
+            NAME,
         ]
         match fault:
             case "isolate":
@@ -412,9 +444,8 @@ class Faults:
         where[name] = value
         self._for(f"{what} at {name}", lambda: drop(where, name))
 
-    def _on_coordinator(self, fault: str) -> None:
-        rng, coordinator = self.world.chaos, self.coordinator
-        name = coordinator.name
+    def _on_coordinator(self, fault: str, coordinator: SimCoordinator) -> None:
+        rng, name = self.world.chaos, coordinator.name
         match fault:
             case "coordinator killed":
                 coordinator.kill()
@@ -422,7 +453,8 @@ class Faults:
             case "coordinator paused":
                 self.world.loop.freeze(coordinator.process, rng.choice((0.3, 1.0, 3.0)))
             case "coordinator isolated":
-                names = [*(n.name for n in self.nodes), STORE]
+                others = [c.name for c in self.coordinators if c is not coordinator]
+                names = [*(n.name for n in self.nodes), *others, STORE, NAME]
                 self._block(fault, [(name, o) for o in names] + [(o, name) for o in names])
             case "coordinator's store reply lost":
                 self._chance(fault, self.cluster.lost_replies, name, 0.6)

@@ -345,7 +345,8 @@ class Mistakes:
     def _second(self, node: SimNode, *, twin: bool) -> SimNode:
         """Another machine for the name of `node`, with an empty disk or a copy of its disk."""
         number = int(node.name.removeprefix("n"))
-        other = SimNode(self.world, self.cluster, number, address=f"10.0.1.{number}:7400")
+        address = f"10.0.1.{number}:7400"
+        other = SimNode(self.world, self.cluster, number, node.coordinators, address=address)
         if twin:
             other.engine, other.identity = node.engine.twin(), node.identity.twin("copy")
         else:

@@ -8,8 +8,8 @@ is harsher than TCP: the protocol must not care.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Generator, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,6 +17,7 @@ import grpc.aio
 from logstore.base.errors import UnavailableError
 from logstore.proto.v1 import log_pb2
 from tests.simulation.loop import PROCESS, Process
+from tests.simulation.serving import CallDetails, Ended, Server, ServerContext
 from tests.simulation.world import World
 
 DELAY_S = (0.0001, 0.001)
@@ -28,7 +29,8 @@ TICK_S = 1e-7
 """Messages of one call are at least so far apart: timers of one moment have no order."""
 GHOSTS_OF = ("Replicate", "AppendStream")
 
-Ended = tuple[grpc.StatusCode, str, tuple[Any, ...]]
+CONNECT_S = 0.05
+"""A connection that does not come about is tried again after so long."""
 
 
 class Network:
@@ -36,7 +38,7 @@ class Network:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.servers: dict[str, tuple[Process, dict[str, Any]]] = {}
+        self.servers: dict[str, Server] = {}
         self.blocked: set[tuple[str, str]] = set()
         """(from, to) by process name; one direction each."""
         self.slow: dict[str, float] = {}
@@ -48,9 +50,15 @@ class Network:
         self.calls: dict[int, Call] = {}
         self._numbers = 0
 
-    def serve(self, address: str, process: Process, services: dict[str, Any]) -> None:
+    def serve(
+        self,
+        address: str,
+        process: Process,
+        services: dict[str, Any],
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         """`services`: full gRPC service name -> servicer."""
-        self.servers[address] = (process, services)
+        self.servers[address] = Server(process, services, interceptors)
 
     def open_channel(self, address: str, tls: object = None) -> Any:
         return Channel(self, address)
@@ -176,9 +184,17 @@ class Call:
     """The client's end of one call, and what the network knows of it."""
 
     def __init__(
-        self, network: Network, address: str, path: str, kind: str, timeout_s: float | None
+        self,
+        network: Network,
+        address: str,
+        path: str,
+        kind: str,
+        timeout_s: float | None,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.network = network
+        self.details = CallDetails(path, metadata)
+        self.until_s = None if timeout_s is None else network.world.now_s + timeout_s
         self.path = path
         self.kind = kind
         client = PROCESS.get()
@@ -193,12 +209,12 @@ class Call:
         client may rely on that (rule 2 of the lane)."""
         self.task: asyncio.Task[Any] | None = None
         found = network.servers.get(address)
-        self.server: Process | None = found[0] if found is not None else None
+        self.server: Process | None = found.process if found is not None else None
         name = self.server.name if self.server is not None else address
         self.up = Pipe(self, client.name, name)
         self.down = Pipe(self, name, client.name)
         world = network.world
-        if found is None or not found[0].alive:
+        if found is None or not found.process.alive:
             world.after(world.delays.uniform(*DELAY_S), self.lose, "connection refused")
         elif not network.reaches(client.name, name) and world.delays.random() < 0.5:
             world.after(world.delays.uniform(0.1, 1.0), self.lose, "no connection")
@@ -323,27 +339,25 @@ class Call:
         if self.task is not None and not self.task.done():
             self.task.cancel()
 
-    def _connect(self, found: tuple[Process, dict[str, Any]]) -> None:
-        process, services = found
+    def _connect(self, found: Server) -> None:
+        process = found.process
         if self.ended is not None and not self.up.inbox and not self.up.under_way:
             return
         if not process.alive:
             self.lose("connection refused")
             return
-        service, method = self.path.strip("/").split("/")
-        servicer = services.get(service)
-        if servicer is None:
-            self._end((grpc.StatusCode.UNIMPLEMENTED, f"no service {service}", ()))
+        if self.path.strip("/").partition("/")[0] not in found.services:
+            self._end((grpc.StatusCode.UNIMPLEMENTED, f"no service of {self.path}", ()))
             return
         loop = self.network.world.loop
-        handler = getattr(servicer, method)
-        self.task = loop.spawn_in(process, self._serve(handler), f"{method} {self.id}")
+        self.task = loop.spawn_in(process, self._serve(found), f"{self.path} {self.id}")
         self.task.add_done_callback(_consume)
 
-    async def _serve(self, handler: Any) -> None:
-        context = ServerContext()
+    async def _serve(self, server: Server) -> None:
+        context = ServerContext(self)
         ended: Ended = (grpc.StatusCode.OK, "", ())
         try:
+            handler = await server.handler(self.details, self.kind)
             requests = self._requests()
             first = await anext(requests, None) if self.kind[0] == "u" else None
             argument = first if self.kind[0] == "u" else requests
@@ -389,7 +403,9 @@ class Call:
     def _ghost(self, messages: list[Any]) -> None:
         if self.server is None or not self.server.alive or not self.client.alive:
             return
-        address = next((a for a, s in self.network.servers.items() if s[0] is self.server), None)
+        address = next(
+            (a for a, s in self.network.servers.items() if s.process is self.server), None
+        )
         if address is None:
             return
         world = self.network.world
@@ -411,19 +427,6 @@ def _consume(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-class ServerContext:
-    """The part of grpc's servicer context that our services use."""
-
-    def __init__(self) -> None:
-        self.aborted: Ended | None = None
-
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
-    ) -> NoReturn:
-        self.aborted = (code, details, tuple(trailing_metadata))
-        raise grpc.aio.AbortError
-
-
 class Channel:
     """Makes calls to one address, as a stub wants them."""
 
@@ -433,10 +436,16 @@ class Channel:
         self._closed = False
 
     def _multi(self, path: str, kind: str) -> Any:
-        def start(request: Any = None, *, timeout: float | None = None, **_: Any) -> Call:
+        def start(
+            request: Any = None,
+            *,
+            timeout: float | None = None,
+            metadata: tuple[tuple[str, str], ...] = (),
+            **_: Any,
+        ) -> Call:
             if self._closed:
                 raise UnavailableError("the channel is closed")
-            call = Call(self._network, self._address, path, kind, timeout)
+            call = Call(self._network, self._address, path, kind, timeout, metadata)
             if kind[0] == "u":
                 call.send(request)
                 call.up.send(_HalfClose())
@@ -456,5 +465,19 @@ class Channel:
     def stream_unary(self, path: str, **_: Any) -> Any:
         return self._multi(path, "su")
 
-    async def close(self) -> None:
+    async def channel_ready(self) -> None:
+        """Return once the server was reached and its answer came."""
+        network, client = self._network, PROCESS.get()
+        assert client is not None
+        while True:
+            found = self._network.servers.get(self._address)
+            name = found.process.name if found is not None else self._address
+            await asyncio.sleep(network.delay_s(client.name, name))
+            up = found is not None and found.process.alive
+            if up and network.reaches(client.name, name) and network.reaches(name, client.name):
+                await asyncio.sleep(network.delay_s(name, client.name))
+                return
+            await asyncio.sleep(CONNECT_S)
+
+    async def close(self, grace: float | None = None) -> None:
         self._closed = True

@@ -1,20 +1,24 @@
 """A machine with one instance on it: the real `Instance` and services over simulated ports."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from logstore.base.env import Env
+from logstore.engine.batch import time_at
 from logstore.node.admin_service import NodeAdmin
+from logstore.node.agent import Usage
 from logstore.node.config import NodeConfig
 from logstore.node.identity import Identity
 from logstore.node.instance import Instance
 from logstore.node.log_service import LogService, RouteService
 from logstore.node.peer_service import PeerService
+from logstore.node.reporting import Reporter
 from logstore.replication.events import Role
-from tests.checkers.history import Departure
+from tests.checkers.history import Departure, Floor, Row
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die
 from tests.simulation.metadata import Cluster, SimStore
@@ -30,6 +34,7 @@ TIMING = {
     "session_wait_s": 0.3,
 }
 """Shorter than in a real cluster by about three, so that a run holds more."""
+REPORT_S = 0.4
 
 
 class SimIdentity:
@@ -69,7 +74,17 @@ class SimIdentity:
 class SimNode:
     """Survives its processes: the disk, the clock and the incarnation are the machine's."""
 
-    def __init__(self, world: World, cluster: Cluster, number: int, *, address: str = "") -> None:
+    def __init__(
+        self,
+        world: World,
+        cluster: Cluster,
+        number: int,
+        coordinators: Sequence[str],
+        *,
+        address: str = "",
+        ops_per_s_max: float | None = None,
+    ) -> None:
+        """`coordinators`: the addresses that it reports to. `ops_per_s_max`: its capacity."""
         self.world = world
         self.name = f"n{number}"
         self.address = address or f"10.0.0.{number}:7400"
@@ -82,6 +97,7 @@ class SimNode:
         self.accepts: str | None = None
         """A generation that is accepted by hand at the next start."""
         self._cluster = cluster
+        self.coordinators = coordinators
         self._env: Env = world.env()
         self.engine = SimEngine(world.rng)
         self.adopt_disk()
@@ -94,6 +110,9 @@ class SimNode:
                 "instance": self.name,
                 "data": Path(),
                 "metadata": ["store:1"],
+                "coordinators": list(coordinators),
+                "report_interval_s": REPORT_S,
+                "ops_per_s_max": ops_per_s_max,
                 "sample_keys_per_batch": 1,
                 **TIMING,
             }
@@ -103,12 +122,29 @@ class SimNode:
         """The disk is in this machine now."""
         self.engine.on_write = self._on_write
         self.engine.on_departure = self._departed
+        self.engine.on_trim = self._trimmed
 
     def _departed(self, replica_id: int, what: str) -> None:
         self.world.tell(f"copy {replica_id} at {self.name} is {what}")
+        meta = self.engine.meta(replica_id)
+        shard, end = (meta.shard, self.engine.end(replica_id).end) if meta is not None else ("", 0)
         self.world.history.departures.append(
-            Departure(self.world.now_s, self.name, replica_id, what)
+            Departure(self.world.now_s, self.name, replica_id, what, shard, end)
         )
+
+    def _trimmed(self, replica_id: int, offset: int) -> None:
+        meta, history, base = self.engine.meta(replica_id), self.world.history, 0
+        assert meta is not None
+        for batch in self.engine.batches(replica_id):
+            if batch.end > offset:
+                break
+            table, base = batch.records(), batch.end
+            columns = (table.column(name).to_pylist() for name in ("key", "value"))
+            for at, (key, value) in enumerate(zip(*columns, strict=True), batch.base_offset):
+                row = Row(meta.shard, at, key, value, time_at(batch, at))
+                history.trimmed.setdefault((meta.shard, at), row)
+                history.trimmed_s.setdefault(value, self.world.now_s)
+        history.trims.append(Floor(self.world.now_s, meta.shard, base))
 
     @property
     def clock(self) -> SimClock:
@@ -129,6 +165,7 @@ class SimNode:
         config = self._config.model_copy(update={"accept_generation": self.accepts})
         instance = Instance(config, self._env, self.engine, store, self.identity)
         instance.copies.free_share = lambda: 1.0
+        instance.node.agent.usage = lambda: Usage(0.0, 0.0, 0, 1)
         services: dict[str, Any] = {
             "logstore.v1.LogService": LogService(instance),
             "logstore.v1.RouteService": RouteService(instance),
@@ -138,7 +175,8 @@ class SimNode:
         self.instance = instance
         self._cluster.network.serve(self.address, self.process, services)
         instance.start()
-        self._registering = asyncio.create_task(instance.registration.run(self.address))
+        works = (instance.registration.run(self.address), Reporter(instance).run())
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     def kill(self) -> None:
         """kill -9: what was written stays."""

@@ -9,7 +9,7 @@ from logstore.base.types import START, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
 from logstore.meta.port import WatchEvent
-from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard
+from logstore.meta.records import CELLS, MIGRATIONS, SHARDS, ShardRecord, decode_shard
 from logstore.proto.v1 import log_pb2
 from tests.checkers import i3_acked, i8_equal_chains
 from tests.checkers.history import CopyState, Link, ServerAck
@@ -41,6 +41,9 @@ class Observer:
         self.on_reshape: Callable[[ReshapeRecord], None] = lambda record: None
         self.on_migration: Callable[[MigrationRecord], None] = lambda record: None
         self.aims: Sequence[Aim] = ()
+        self.on_cell: Callable[[], None] = lambda: None
+        """Told when the leader of a cell changes."""
+        self.on_shard: Callable[[ShardRecord], None] = lambda record: None
         cluster.on_change = self._changed
         network_module.on_answer = self._answered
 
@@ -48,13 +51,17 @@ class Observer:
 
     def _changed(self, events: tuple[WatchEvent, ...]) -> None:
         for event in events:
+            if event.key.startswith(CELLS):
+                self.on_cell()
             if event.value is None:
                 continue
             if event.key.startswith(SHARDS):
-                self._reconfigured(decode_shard(event.value))
+                record = decode_shard(event.value)
+                self._reconfigured(record)
                 author = self.world.history.metadata[-1].author
                 for aim in self.aims:
-                    aim.written(author, event.key.removeprefix(SHARDS))
+                    aim.written(author, record.shard)
+                self.on_shard(record)
             elif event.key.startswith(RESHAPES):
                 self._reshaped(decode_reshape(event.value))
             elif event.key.startswith(MIGRATIONS):

@@ -16,13 +16,15 @@ from typing import Any
 
 import structlog
 
+import coordinator.forwarding
 import coordinator.migration.nodes
 import logstore.client.directory
 import logstore.node.instance
+import logstore.node.reporting
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
-from logstore.meta.records import LogOptions, cell_leader_key, process_key
-from sharder.keys import Partitioner
+from logstore.meta.records import TOMBSTONES, LogOptions, process_key
+from sharder.keys import Partitioner, routing_key
 from tests.checkers import (
     i1_cover,
     i2_one_writer,
@@ -37,7 +39,13 @@ from tests.checkers import (
 )
 from tests.checkers.history import Outcome, Violation
 from tests.simulation.client import LOG, Caller, FinalReader, Pool, SimClient
-from tests.simulation.coordinator import SimCoordinator, create_log
+from tests.simulation.coordinator import (
+    PLANNED_OPS_PER_S,
+    SimCoordinator,
+    coordinator_address,
+    create_log,
+    settings,
+)
 from tests.simulation.faults import FAULTS_MIN
 from tests.simulation.limits import lowered
 from tests.simulation.loop import DeadlockError
@@ -46,6 +54,7 @@ from tests.simulation.mistakes import Mistakes
 from tests.simulation.network import Network
 from tests.simulation.node import SimNode
 from tests.simulation.observer import Observer
+from tests.simulation.operator import Operator
 from tests.simulation.resender import Resender
 from tests.simulation.strikes import Strikes
 from tests.simulation.style import Style, draw
@@ -61,6 +70,12 @@ MISTAKE_CHANCE = 0.3
 """Runs in which an operator makes a mistake (`mistakes`)."""
 PHOTO_S = (0.0, 6.0)
 """When, after the faults began, an operator copies store and disks."""
+PLANS_CHANCE = 0.1
+"""Runs in which the planner moves and splits shards by itself."""
+DRAIN_CHANCE = 0.25
+"""Runs in which an operator drains an instance."""
+TRIM_CHANCE = 0.25
+"""Runs in which shards are trimmed."""
 SPLITS_CHANCE = 0.4
 """Runs whose shards are split and merged."""
 COLLECT_EVERY = 8
@@ -93,11 +108,11 @@ class Result:
         return not self.violations
 
 
-def split_keys(partitioner: Partitioner) -> tuple[bytes, ...]:
-    """Routing keys at which shards are split: between the clients' keys, and at one of them."""
-    if partitioner is Partitioner.RANGE:
-        return (b"a-1", b"a-1-2", b"m", b"shared-1", b"z-0-1", b"z-2")
-    return tuple(bytes((first,)) + bytes(7) for first in (0x20, 0x50, 0x80, 0xB0, 0xE0))
+def split_keys(partitioner: Partitioner) -> dict[bytes, bytes]:
+    """Routing key -> the record's key at which shards are split: between the clients' keys, and at
+    some of them."""
+    keys: tuple[bytes, ...] = (b"a-1", b"a-1-2", b"m", b"shared-1", b"z-0-1", b"z-2")
+    return {routing_key(partitioner, key): key for key in keys}
 
 
 class Simulation:
@@ -119,7 +134,8 @@ class Simulation:
         splits = rng.random() < SPLITS_CHANCE or always_splits or style.splits
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
-        shards = rng.choice((1, 1, 2))
+        cells = rng.choice((1, 1, 2))
+        shards = max(cells, rng.choice((1, 1, 2)))  # the first two are in two cells
         self.options = LogOptions(
             partitioner=rng.choice((Partitioner.RANGE, Partitioner.HASH)),
             replicas=replicas,
@@ -127,13 +143,21 @@ class Simulation:
             durability=rng.choice((Durability.OS, Durability.OS, Durability.FSYNC)),
             key_index=False,
         )
-        self.nodes = [SimNode(world, self.cluster, i + 1) for i in range(replicas + 1)]
+        doors = [coordinator_address(i) for i in range(COORDINATORS)]
+        plans = rng.random() < PLANS_CHANCE
+        self.nodes = [
+            SimNode(world, self.cluster, i + 1, doors,
+                    ops_per_s_max=PLANNED_OPS_PER_S if plans else None)
+            for i in range(replicas + 1)
+        ]  # fmt: skip
         for node in self.nodes:
             node.synced = self.options.durability is Durability.FSYNC
         self.observer = Observer(world, self.cluster, self.nodes)
+        config = settings(cells, plans=plans)
         self.coordinators = [
-            SimCoordinator(world, self.cluster, self.nodes, i) for i in range(COORDINATORS)
+            SimCoordinator(world, self.cluster, i, config) for i in range(COORDINATORS)
         ]
+        operator = Operator(world, self.cluster.network, doors)
         homes = [rng.sample(self.nodes, replicas) for _ in range(shards)]
         cuts = [b"m" if self.options.partitioner is Partitioner.RANGE else b"\x80" + bytes(7)]
         self.errs = rng.random() < MISTAKE_CHANCE or mistakes is not None
@@ -143,8 +167,12 @@ class Simulation:
         self.pool = Pool(operations)
         self.clients = self._clients(style, addresses)
         self.faults = Strikes(
-            world, self.cluster, self.nodes, self.coordinators, self.observer, self.clients, style
-        )
+            world, self.cluster, self.nodes, self.coordinators, self.observer, self.clients, style,
+            operator, cells,
+        )  # fmt: skip
+        self.faults.upkeep.plans = plans
+        self.faults.upkeep.drains = rng.random() < DRAIN_CHANCE
+        self.faults.upkeep.trims = rng.random() < TRIM_CHANCE
         if splits:
             self.faults.split_keys = split_keys(self.options.partitioner)
         self.final = FinalReader(world, addresses)
@@ -165,7 +193,7 @@ class Simulation:
 
     def run(self) -> None:
         world, clients = self.world, self.clients
-        world.tell(f"seed {world.seed}: {self.options}")
+        world.tell(f"seed {world.seed}: {self.options}, {self.faults.cells} cells")
         world.tell(f"{self.faults.style}")
         for node in self.nodes:
             node.start()
@@ -211,20 +239,21 @@ class Simulation:
 
     def _check(self) -> None:
         world, history = self.world, self.world.history
-        rows = self.final.rows or []
+        rows = history.whole(self.final.rows or [])
         copies, excused = self.observer.copies(), self.observer.excused()
         names = frozenset(node.name for node in self.nodes)
         found = [
             *i1_cover.check(history.metadata),
             *i2_one_writer.check(history.acks, history.metadata, copies),
             *i3_acked.check(history.appends, rows, excused),
-            *i5_prefix.check(history.reads, history.appends, rows, excused),
+            *i5_prefix.check(history.reads, history.appends, rows, excused, history.trimmed_s),
+            *i5_prefix.check_floors(history.reads, history.floors),
             *i5_prefix.check_latest(history.latest, history.appends, excused),
             *i6_once.check(history.appends, rows, excused),
             *i7_migrations_end.check(history.metadata),
             *i8_equal_chains.check(history.metadata),
-            *i9_compare_and_swap.check(history.metadata, names, cell_leader_key("0")),
-            *i13_bytes_stay.check(history.departures, history.metadata),
+            *i9_compare_and_swap.check(history.metadata, names, self.faults.cells),
+            *i13_bytes_stay.check(history.departures, history.metadata, history.trims),
         ]
         if not excused:
             found += i4_same_bytes.check(copies, history.reads, rows)
@@ -260,6 +289,7 @@ class Simulation:
     def _unfinished(self) -> list[str]:
         """What has not ended yet, in words."""
         found = [f"{c.name} waits for its calls" for c in self.clients if not c.done]
+        found += [f"the operator waits for {o}" for o in +self.faults.operator.waits_for]
         found += [f"{m.id} is {m.state}" for m in self.observer.migrations.values() if m.active]
         found += [f"{r.id} is {r.state}" for r in self.observer.reshapes.values() if r.active]
         for known in self.observer.shards.values():
@@ -274,6 +304,12 @@ class Simulation:
             f"{node.name} has not its name"
             for node in self.nodes
             if process_key(node.name) not in self.cluster.tables.items
+        ]
+        for drained in self.faults.upkeep.drained():
+            left = [s for s, k in self.observer.shards.items() if k.record.member_on(drained)]
+            found += [f"{drained} is not drained of {shard}" for shard in left]
+        found += [
+            f"{item.key} is not obeyed yet" for item in self.cluster.tables.range(TOMBSTONES).items
         ]
         found += [
             f"{node.name} has not heard that {shard} left"  # it serves reads for a while (P8)
@@ -417,8 +453,10 @@ def _simulate(simulation: Simulation) -> Result:
 
 _CHANNEL_MAKERS: tuple[Any, ...] = (
     logstore.node.instance,
+    logstore.node.reporting,
     logstore.client.directory,
     coordinator.migration.nodes,
+    coordinator.forwarding,
 )
 
 

@@ -41,15 +41,6 @@ MUTANTS = (
                 before="if append.offset == offset:",
                 after="if append.offset == offset and offset < 0:",
             ),
-            Edit(
-                file="logstore/node/writer.py",
-                function="ShardWriter._time_at",
-                before="""
-                    if not found:
-                        return self._last_time_us
-                """,
-                after="",
-            ),
         ),
     ),
     Mutant(
