@@ -27,7 +27,7 @@ SHARDS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class AppendRun:
     """One measurement. Sizes in bytes, times in ms; `records_per_s` counts acked records."""
 
     mode: str
@@ -72,7 +72,7 @@ async def closed_loop(
 
 async def measure(
     db: logstore.Client, records: RecordSet, *, mode: str, batch: int, in_flight: int, index: bool
-) -> Run:
+) -> AppendRun:
     """Create a log, append everything, check the count, delete the log."""
     name = f"bench-{mode}-{'index' if index else 'plain'}-{time.time_ns()}"
     log = await db.create_log(name, shards=SHARDS, key_index=index)
@@ -94,7 +94,7 @@ async def measure(
         raise RuntimeError(f"{acked} records were acked, {records.count} were sent")
     await db.delete_log(name)
     p50, p99, p999, top = (histogram.get_value_at_percentile(p) for p in (50, 99, 99.9, 100))
-    return Run(
+    return AppendRun(
         mode=mode,
         key_index=index,
         records=acked,
@@ -134,10 +134,10 @@ async def run(
     in_flight: int | None,
     indexes: list[bool],
     seed: int,
-) -> list[Run]:
+) -> list[AppendRun]:
     """All the runs that were asked for, one after the other on one cluster."""
     data = make_records(records, record_bytes=size, seed=seed)
-    runs: list[Run] = []
+    runs: list[AppendRun] = []
     async with _target(address) as where, logstore.connect(where, client_group="bench") as db:
         for mode in modes:
             some = data if mode == "many" else data.part(0, min(records, 200_000))
@@ -188,7 +188,7 @@ def append(
         typer.echo(json.dumps(asdict(found)) if as_json else _line(found))
 
 
-def _line(found: Run) -> str:
+def _line(found: AppendRun) -> str:
     return (
         f"{found.mode:4} index {'on ' if found.key_index else 'off'} "
         f"{found.records:>9,} x {found.record_bytes} B, {found.rows_per_call:>5,} a call, "

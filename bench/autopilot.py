@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.autopilot_run import MODES, Figures, Setup, crowd_setup, flights_setup, play
+from bench.autopilot_run import MODES, RunFigures, Setup, crowd_setup, flights_setup, play
 from bench.history import append_line, machine
 
 
@@ -61,7 +61,7 @@ def command(
         typer.echo(f"{mode:>9} " + "  ".join(f"{k} {v}" for k, v in figures.told().items()))
 
 
-async def _one(setup: Setup, mode: str, slo_ms: float) -> Figures:
+async def _one(setup: Setup, mode: str, slo_ms: float) -> RunFigures:
     folder = Path(tempfile.mkdtemp(prefix="logstore-autopilot-"))
     try:
         return await play(setup, mode, slo_ms, folder)

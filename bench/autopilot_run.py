@@ -18,8 +18,8 @@ from bench.workload.accesses import READ
 from coordinator.answers.base import decode
 from coordinator.answers.moves import Migration, MigrationRows
 from coordinator.answers.plans import PlanAnswer
-from coordinator.local.beside import beside
-from coordinator.local.cluster import Cluster, ClusterOptions, running
+from coordinator.local.background import background
+from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from coordinator.local.demo.drive import Driver
 from coordinator.local.demo.run import START_US, cluster_options
 from coordinator.local.demo.scene import INSTANCES, Replay, choose_scene, make_replay
@@ -34,7 +34,7 @@ from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
-from sharder.config import Mode
+from sharder.config import PlanMode
 from sharder.operators import Operator
 from sharder.plan import plan
 from sharder.view import View, load_view
@@ -142,7 +142,7 @@ def crowd_setup(seed: int) -> Setup:
 
 
 @dataclass(slots=True)
-class Figures:
+class RunFigures:
     """What one run gave. Seconds over the SLO by cause; `p99_ms`: of all operations."""
 
     slo_seconds: int = 0
@@ -175,7 +175,7 @@ class Figures:
 
 
 @dataclass(slots=True)
-class Seen:
+class RefusalCounts:
     """Refusals by all instances so far, by second of the replay."""
 
     at_s: list[float] = field(default_factory=list)
@@ -188,7 +188,7 @@ class Seen:
         return len(inside) > 1 and inside[-1] > inside[0]
 
 
-async def play(setup: Setup, mode: str, slo_ms: float, folder: Path) -> Figures:
+async def play(setup: Setup, mode: str, slo_ms: float, folder: Path) -> RunFigures:
     """Run the load once. `folder`: of this run."""
     env = Env()
     options = replace(setup.options, data=folder)
@@ -203,12 +203,12 @@ async def play(setup: Setup, mode: str, slo_ms: float, folder: Path) -> Figures:
         else:
             await cluster.set_autopilot("on")
         driver = Driver(log, setup.replay, setup.events, env, None)
-        seen = Seen()
+        seen = RefusalCounts()
         begin_s, begin_us = env.clock.monotonic_s() + 0.2, env.clock.wall_us() + 200_000
         helpers = [_look(cluster, driver, seen)]
         if mode == "reactive":
             helpers.append(_react(cluster))
-        async with beside(*helpers):
+        async with background(*helpers):
             await driver.play(begin_s, begin_us)
         found = _figures(driver, seen, await _migrations(cluster), begin_us, slo_ms)
         if not found.moves:
@@ -225,7 +225,7 @@ async def _log(db: Client, setup: Setup) -> Log:
     )
 
 
-async def _teach(cluster: Cluster, log: Log, history: pa.Table) -> None:
+async def _teach(cluster: LocalCluster, log: Log, history: pa.Table) -> None:
     """Append the history while no capacity is stated; wait until the forecasts know it."""
     for at in range(0, len(history), BULK_ROWS):
         part = history.slice(at, BULK_ROWS).combine_chunks()
@@ -244,7 +244,7 @@ async def _teach(cluster: Cluster, log: Log, history: pa.Table) -> None:
         ) from None
 
 
-async def _look(cluster: Cluster, driver: Driver, seen: Seen) -> None:
+async def _look(cluster: LocalCluster, driver: Driver, seen: RefusalCounts) -> None:
     watch = Watch(cluster.address, LOG)
     async with open_channel(cluster.address) as channel:
         while True:
@@ -255,7 +255,7 @@ async def _look(cluster: Cluster, driver: Driver, seen: Seen) -> None:
             await asyncio.sleep(LOOK_S)
 
 
-async def _react(cluster: Cluster) -> None:
+async def _react(cluster: LocalCluster) -> None:
     """The reactive rule: each second what the planner would do if the present were the future."""
     async with open_channel(cluster.address) as channel:
         while True:
@@ -273,7 +273,7 @@ async def _view(channel: Any) -> View:
 
 def _due(view: View) -> Iterator[Operator]:
     """What is due without any forecast: moves off instances that are over their threshold now."""
-    config = replace(view.config, mode=Mode.ACTIVE, horizon_periods=1, trough_gain=None)
+    config = replace(view.config, mode=PlanMode.ACTIVE, horizon_periods=1, trough_gain=None)
     shards = tuple(replace(s, forecast=None) for s in view.shards)
     hot = {
         i.id for i in view.instances
@@ -297,7 +297,7 @@ async def _start(channel: Any, operator: Operator) -> None:
             await rpc.MigrationsStub(channel).Move(move, timeout=10.0)
 
 
-async def _migrations(cluster: Cluster) -> tuple[Migration, ...]:
+async def _migrations(cluster: LocalCluster) -> tuple[Migration, ...]:
     async with open_channel(cluster.address) as channel, called():
         answer = await rpc.MigrationsStub(channel).List(pb.ListMigrationsRequest(), timeout=10.0)
     return decode(answer.json, MigrationRows).known
@@ -311,9 +311,9 @@ def _against_model(driver: Driver, setup: Setup, slo_ms: float) -> dict[str, Any
 
 
 def _figures(
-    driver: Driver, seen: Seen, moves: Sequence[Migration], begin_us: int, slo_ms: float
-) -> Figures:
-    found = Figures(errors=driver.counts.errors, throttled=seen.refused[-1] - seen.refused[0])
+    driver: Driver, seen: RefusalCounts, moves: Sequence[Migration], begin_us: int, slo_ms: float
+) -> RunFigures:
+    found = RunFigures(errors=driver.counts.errors, throttled=seen.refused[-1] - seen.refused[0])
     latency: npt.NDArray[np.float64] = driver.latency_ms
     answered = latency[~np.isnan(latency)]
     found.median_ms, found.p99_ms = (float(p) for p in np.percentile(answered, (50.0, 99.0)))

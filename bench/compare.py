@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from bench import history
-from bench.figures import RULES, Figures, Row, budget_rows, rows_json
+from bench.figures import RULES, FigureRow, Figures, budget_rows, rows_json
 from bench.peers import Peer, PeerError, check_same, limits
 from bench.peers.echo import EchoServer, stream_mb_per_s, unary_per_s
 from bench.peers.kafka_java import KafkaJava
@@ -35,7 +35,7 @@ WARM_UPS_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class CompareScale:
     """How long and how often. Times in seconds."""
 
     name: str
@@ -46,8 +46,8 @@ class Mode:
     key_reads: int
 
 
-QUICK = Mode("quick", 5, 0.8, 1_500_000, 300_000, 200)
-FULL = Mode("full", 7, 4.0, 4_000_000, 10_000_000, 2_000)
+QUICK = CompareScale("quick", 5, 0.8, 1_500_000, 300_000, 200)
+FULL = CompareScale("full", 7, 4.0, 4_000_000, 10_000_000, 2_000)
 
 
 # What a system under load may do: it is told in the table, and the other systems go on.
@@ -55,10 +55,10 @@ FAILURES = (PeerError, ServiceError, LogstoreError, OSError, TimeoutError)
 
 
 @dataclass(slots=True)
-class Bench:
+class Comparison:
     """What one run holds: the figures and the peers that are up."""
 
-    mode: Mode
+    mode: CompareScale
     seed: int
     figures: Figures
     records: RecordSet
@@ -68,7 +68,7 @@ class Bench:
         return self.records.part(0, min(count, self.records.count))
 
 
-async def _count_for(peer: Peer, bench: Bench) -> int:
+async def _count_for(peer: Peer, bench: Comparison) -> int:
     """Warm the peer up and find how many records fill a measure."""
     if isinstance(peer, KafkaJava):
         await peer.append(bench.records)  # for the broker's sake
@@ -84,11 +84,11 @@ async def _count_for(peer: Peer, bench: Bench) -> int:
     return count
 
 
-async def _count_into(counts: dict[str, int], peer: Peer, bench: Bench) -> None:
+async def _count_into(counts: dict[str, int], peer: Peer, bench: Comparison) -> None:
     counts[peer.name] = await _count_for(peer, bench)
 
 
-async def _measure_peer(peer: Peer, count: int, bench: Bench) -> None:
+async def _measure_peer(peer: Peer, count: int, bench: Comparison) -> None:
     part = bench.part(count)
     appended = await peer.append(part)
     bench.figures.add(f"append/{peer.name}", appended.records_per_s, "records/s")
@@ -101,7 +101,7 @@ async def _measure_peer(peer: Peer, count: int, bench: Bench) -> None:
         bench.figures.add(f"scan/{peer.name}", scanned.mb_per_s, "MB/s")
 
 
-async def _measure_limits(bench: Bench, echo: str) -> None:
+async def _measure_limits(bench: Comparison, echo: str) -> None:
     add, seconds = bench.figures.add, bench.mode.measure_s / 2
     add("limit/memcpy", await asyncio.to_thread(limits.memcpy_mb_per_s), "MB/s")
     add("limit/loopback", await asyncio.to_thread(limits.loopback_mb_per_s), "MB/s")
@@ -122,7 +122,9 @@ async def _measure_limits(bench: Bench, echo: str) -> None:
     add("limit/grpc-stream", await stream_mb_per_s(echo, message_bytes=65_536, count=count), "MB/s")
 
 
-async def _rounds(bench: Bench, steps: list[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
+async def _rounds(
+    bench: Comparison, steps: list[tuple[str, Callable[[], Awaitable[None]]]]
+) -> None:
     """All steps each round, the order rotated. A step that fails is told and not tried again."""
     failed: set[str] = set()
     for number in range(bench.mode.rounds):
@@ -139,7 +141,7 @@ async def _rounds(bench: Bench, steps: list[tuple[str, Callable[[], Awaitable[No
                 bench.figures.cannot(f"append/{name}", f"failed: {error}")
 
 
-async def _attempt(bench: Bench, figure: str, work: Awaitable[None]) -> None:
+async def _attempt(bench: Comparison, figure: str, work: Awaitable[None]) -> None:
     """Do one part of the run; if it fails, its figure is missing for that reason."""
     try:
         await work
@@ -148,7 +150,7 @@ async def _attempt(bench: Bench, figure: str, work: Awaitable[None]) -> None:
         bench.figures.cannot(figure, f"failed: {error}")
 
 
-async def _latency(bench: Bench, kafka: KafkaJava, ours: Ours | None) -> None:
+async def _latency(bench: Comparison, kafka: KafkaJava, ours: Ours | None) -> None:
     """p99 at half of the rate that Kafka's own tool reached at its best."""
     best = bench.figures.median(f"append/{kafka.name}")
     if best is None:
@@ -165,7 +167,7 @@ async def _latency(bench: Bench, kafka: KafkaJava, ours: Ours | None) -> None:
             bench.figures.add("p99/ours", mine.percentile_ms(99), "ms")
 
 
-async def _measure_single(bench: Bench, ours: Ours) -> None:
+async def _measure_single(bench: Comparison, ours: Ours) -> None:
     seconds = bench.mode.measure_s / 2
     for concurrency in (1, 64):
         rate = await ours.unary_per_s(concurrency=concurrency, seconds=seconds)
@@ -174,7 +176,7 @@ async def _measure_single(bench: Bench, ours: Ours) -> None:
         bench.figures.add(f"rpc/ours-{concurrency}", rate, "calls/s")
 
 
-async def _ours_keys(bench: Bench, indexed: Ours) -> None:
+async def _ours_keys(bench: Comparison, indexed: Ours) -> None:
     wanted = bench.mode.indexed_records
     records = make_records(wanted, record_bytes=RECORD_BYTES, seed=bench.seed + 1)
     await indexed.append(records)
@@ -186,7 +188,7 @@ async def _ours_keys(bench: Bench, indexed: Ours) -> None:
     bench.figures.cannot("read-key-p99/ours", f"with {wanted:,} records in the shard")
 
 
-async def _three(bench: Bench, with_ours: bool) -> None:
+async def _three(bench: Comparison, with_ours: bool) -> None:
     """Three brokers against three instances, by themselves: they fill the machine."""
     async with contextlib.AsyncExitStack() as stack:
         peers: list[Peer] = [await stack.enter_async_context(KafkaJava(3))]
@@ -211,7 +213,7 @@ def _bind(step: Callable[[Peer], Awaitable[None]], peer: Peer) -> Callable[[], A
     return lambda: step(peer)
 
 
-async def _single(bench: Bench, why_not_ours: str | None) -> list[Peer]:
+async def _single(bench: Comparison, why_not_ours: str | None) -> list[Peer]:
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         kafka = await enter(KafkaJava(1))
@@ -254,11 +256,11 @@ async def _single(bench: Bench, why_not_ours: str | None) -> list[Peer]:
         return peers
 
 
-async def run_compare(mode: Mode, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+async def run_compare(mode: CompareScale, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The whole comparison; what `--json` prints."""
     machine = history.machine()
     records = make_records(mode.records_max, record_bytes=RECORD_BYTES, seed=seed)
-    bench = Bench(mode, seed, Figures(), records, say)
+    bench = Comparison(mode, seed, Figures(), records, say)
     reason = await asyncio.to_thread(available)
     if reason is not None:
         say(f"ours cannot be started: {reason}")
@@ -287,7 +289,7 @@ async def run_compare(mode: Mode, seed: int, say: Callable[[str], None]) -> dict
     }
 
 
-def print_table(rows: list[Row], result: dict[str, Any]) -> None:
+def print_table(rows: list[FigureRow], result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -319,4 +321,4 @@ def command(
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        print_table([Row(**row) for row in result["budgets"]], result)
+        print_table([FigureRow(**row) for row in result["budgets"]], result)

@@ -62,7 +62,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FigureRow:
     budget: str
     what: str
     required: str
@@ -104,7 +104,7 @@ RULES = (
 )  # fmt: skip
 
 
-def budget_rows(figures: Figures, rules: tuple[Rule, ...] = RULES) -> list[Row]:
+def budget_rows(figures: Figures, rules: tuple[Rule, ...] = RULES) -> list[FigureRow]:
     """One row per rule. A figure that is not there is `not measured`, with the reason."""
     rows = []
     for rule in rules:
@@ -114,16 +114,20 @@ def budget_rows(figures: Figures, rules: tuple[Rule, ...] = RULES) -> list[Row]:
         if judged is None:
             lacks = rule.name if value is None else str(rule.base)
             reason = figures.missing.get(lacks, f"{lacks} was not part of this run")
-            rows.append(Row(rule.budget, rule.what, rule.text, "-", None, "not measured", reason))
+            rows.append(
+                FigureRow(rule.budget, rule.what, rule.text, "-", None, "not measured", reason)
+            )
             continue
         good = judged >= rule.limit if rule.at_least else judged <= rule.limit
         shown = f"{value:,.4g} {figures.units[rule.name]}" if value is not None else "-"
         note = "; ".join(part for part in (rule.note, figures.missing.get(rule.name)) if part)
         rows.append(
-            Row(rule.budget, rule.what, rule.text, shown, ratio, "pass" if good else "short", note)
+            FigureRow(
+                rule.budget, rule.what, rule.text, shown, ratio, "pass" if good else "short", note
+            )
         )
     return rows
 
 
-def rows_json(rows: list[Row]) -> list[Mapping[str, Any]]:
+def rows_json(rows: list[FigureRow]) -> list[Mapping[str, Any]]:
     return [asdict(row) for row in rows]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from bench.forecast_score import Told, hours_of, quantile_metrics
+from bench.forecast_score import ForecastPair, hours_of, quantile_metrics
 from bench.series import FloatArray, IntArray, SeriesSet, load_series
 from profiler.forecast import ForecastBook, seasons_of
 from profiler.forecast.bank import default_models
@@ -49,7 +49,7 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ForecastRun:
     """What was said when: `means` (slots, series, horizons, models), `quantiles` likewise with
     LEVELS; the last model is what was spoken. NaN where nothing was said."""
 
@@ -59,7 +59,9 @@ class Run:
     us_per_update: dict[str, float]
 
 
-def walk(found: SeriesSet, horizons: Sequence[int] = HORIZONS, *, slow: bool = False) -> Run:
+def walk(
+    found: SeriesSet, horizons: Sequence[int] = HORIZONS, *, slow: bool = False
+) -> ForecastRun:
     """Feed the book slot by slot and keep what it says before the next slot is shown to it.
 
     With `slow` the slow learners are in the ensemble too, with a seat for every series.
@@ -98,7 +100,7 @@ def walk(found: SeriesSet, horizons: Sequence[int] = HORIZONS, *, slow: bool = F
     cost = {model.name: 1e6 * model.spent_s / max(model.rows, 1) for model in timed}
     cost["ensemble"] = 1e6 * spent_s / max(updates, 1)
     names = (*(model.name for model in timed), "ensemble")
-    return Run(names, means.astype(np.float64), quantiles.astype(np.float64), cost)
+    return ForecastRun(names, means.astype(np.float64), quantiles.astype(np.float64), cost)
 
 
 def evaluate(
@@ -122,13 +124,13 @@ def evaluate(
                     levels = ahead(run.quantiles[:, s, k], horizon)
                 else:
                     levels = conformal(mean, actual, horizon)
-                told = Told(actual, mean, levels, hours, warm)
+                told = ForecastPair(actual, mean, levels, hours, warm)
                 models.setdefault(model, {})[str(horizon)] = {
                     **quantile_metrics(told),
                     "us_per_update": round(run.us_per_update[model], 1),
                 }
             for model, levels, cost_us in seasonal_quantiles(actual, found.slot_s, horizon):
-                told = Told(actual, levels[:, LEVELS.index(0.5)], levels, hours, warm)
+                told = ForecastPair(actual, levels[:, LEVELS.index(0.5)], levels, hours, warm)
                 models.setdefault(model, {})[str(horizon)] = {
                     **quantile_metrics(told),
                     "us_per_update": round(cost_us, 1),

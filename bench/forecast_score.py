@@ -12,7 +12,7 @@ ATOM_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ForecastPair:
     """One model at one horizon by target slot: what came, the mean and quantiles said for it.
 
     `hours` is the hour of day of each slot (-1 where slots are as long as that), `warm` the first
@@ -32,7 +32,7 @@ def hours_of(first_slot: int, slots: int, slot_s: float) -> IntArray:
     return hours if slot_s <= 3600 else np.full(slots, -1)
 
 
-def quantile_metrics(told: Told) -> dict[str, float]:
+def quantile_metrics(told: ForecastPair) -> dict[str, float]:
     """WAPE (Kolassa and Schütz, 2007), mean pinball loss over LEVELS, Winkler's interval score
     (Winkler, 1972; Gneiting and Raftery, 2007), coverage, mean width; n slots.
 

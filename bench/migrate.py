@@ -20,7 +20,7 @@ import typer
 
 from bench import history
 from bench.compare import FAILURES, print_table
-from bench.figures import Figures, Row, rows_json
+from bench.figures import FigureRow, Figures, rows_json
 from bench.moves import table
 from bench.moves.kafka import reassignments
 from bench.moves.ours import Moving, moves_under_load
@@ -28,14 +28,14 @@ from bench.peers import limits
 from bench.services.base import ServiceError
 from bench.services.kafka import KafkaCluster
 from bench.services.runs import shared_run
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 
 INSTANCES = 3
 KAFKA_HEAP_MB = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class MigrateScale:
     """How much and how often. `still_s`: before and after each move."""
 
     name: str
@@ -50,13 +50,13 @@ class Mode:
     """No further move of a part is begun after it, but for the least number."""
 
 
-QUICK = Mode("quick", 60, 20.0, 3, 2, 1.5, 200, 1, 60.0)
-FULL = Mode("full", 300, 20.0, 5, 2, 2.0, 2_000, 1, 240.0)
+QUICK = MigrateScale("quick", 60, 20.0, 3, 2, 1.5, 200, 1, 60.0)
+FULL = MigrateScale("full", 300, 20.0, 5, 2, 2.0, 2_000, 1, 240.0)
 
 
 @dataclass(slots=True)
-class Bench:
-    mode: Mode
+class MoveMeasurement:
+    mode: MigrateScale
     figures: Figures
     folder: Path
     say: Callable[[str], None]
@@ -87,13 +87,13 @@ def file_copy_mb_per_s(folder: Path, megabytes: int) -> float:
     return megabytes / seconds
 
 
-def _limits(bench: Bench) -> None:
+def _limits(bench: MoveMeasurement) -> None:
     copied = file_copy_mb_per_s(bench.folder, bench.mode.megabytes)
     bench.figures.add("limit/file-copy", copied, "MB/s")
     bench.figures.add("limit/loopback", limits.loopback_mb_per_s(), "MB/s")
 
 
-async def _idle(bench: Bench, cluster: Cluster, db: Any) -> None:
+async def _idle(bench: MoveMeasurement, cluster: LocalCluster, db: Any) -> None:
     """Copies with nobody about, each beside the machine's limits."""
     for feed in table.FEEDS:
         moving = Moving(cluster, db, f"idle-{feed}")
@@ -107,7 +107,13 @@ async def _idle(bench: Bench, cluster: Cluster, db: Any) -> None:
 
 
 async def _strategy(
-    bench: Bench, cluster: Cluster, db: Any, name: str, of: str, megabytes: int, count: int
+    bench: MoveMeasurement,
+    cluster: LocalCluster,
+    db: Any,
+    name: str,
+    of: str,
+    megabytes: int,
+    count: int,
 ) -> None:
     """Moves of the strategy and feed `of`, told under `name`. With replicas appends wait for a
     follower before the move, too; one alone has it best before, and feels the shadow most."""
@@ -133,7 +139,7 @@ async def _strategy(
     await db.delete_log(moving.name)
 
 
-async def _ours(bench: Bench, parts: list[str]) -> None:
+async def _ours(bench: MoveMeasurement, parts: list[str]) -> None:
     import logstore
 
     async with (
@@ -159,7 +165,7 @@ async def _ours(bench: Bench, parts: list[str]) -> None:
             bench.keep()
 
 
-async def _kafka(bench: Bench) -> None:
+async def _kafka(bench: MoveMeasurement) -> None:
     mode, name = bench.mode, table.PEER
     moves, seen, edges, reached = await reassignments(
         bench.folder, megabytes=mode.megabytes, count=mode.moves, mb_per_s=mode.mb_per_s,
@@ -177,7 +183,7 @@ async def _kafka(bench: Bench) -> None:
 
 
 async def run_migrate(
-    mode: Mode,
+    mode: MigrateScale,
     say: Callable[[str], None],
     parts: list[str],
     merge: list[Path],
@@ -188,7 +194,7 @@ async def run_migrate(
     machine = history.machine()
     folder = shared_run().folder / "migrate"
     folder.mkdir()
-    bench = Bench(mode, Figures(), folder, say, out, replicas)
+    bench = MoveMeasurement(mode, Figures(), folder, say, out, replicas)
     for path in merge:
         table.merge(bench.figures, path)
     begin = time.monotonic()
@@ -260,4 +266,4 @@ def command(
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        print_table([Row(**row) for row in result["budgets"]], result)
+        print_table([FigureRow(**row) for row in result["budgets"]], result)

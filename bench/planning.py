@@ -19,7 +19,7 @@ import typer
 from bench.history import append_line, machine
 from sharder.config import PlannerConfig
 from sharder.plan import plan
-from sharder.view import Cut, ForecastView, InstanceView, ShardView, View
+from sharder.view import ForecastView, InstanceView, ShardView, SplitPoint, View
 
 PERIODS = 24
 CROSSING = 0.17
@@ -49,7 +49,7 @@ def make_view(shards: int, instances: int, crossing: float, seed: int) -> View:
         forecast = ForecastView(
             tuple(mean), tuple(m * 0.9 for m in mean), tuple(m * 1.1 for m in mean), "bench"
         )
-        cuts = tuple(Cut(b"%04d.%d" % (n % per, k), k / 10) for k in range(1, 10))
+        cuts = tuple(SplitPoint(b"%04d.%d" % (n % per, k), k / 10) for k in range(1, 10))
         made.append(
             ShardView(
                 id=f"log{home[n]:04}/{n % per:03}", log=f"log{home[n]:04}", instance=names[home[n]],

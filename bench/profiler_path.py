@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.series import FloatArray
-from coordinator.local.cluster import COORDINATOR, Cluster, ClusterOptions, running
+from coordinator.local.cluster import COORDINATOR, ClusterOptions, LocalCluster, running
 from logstore import connect
 
 BATCH = 4_096
@@ -34,10 +34,10 @@ T95 = 2.07
 
 
 @dataclass(slots=True)
-class Side:
+class PathSide:
     """One cluster and what was measured of it."""
 
-    cluster: Cluster
+    cluster: LocalCluster
     log: Any
     read_ns: tuple[int, int] = (0, 0)
     cpu_ns: list[float] = field(default_factory=list)
@@ -62,7 +62,7 @@ async def append_path(pairs: int, records: int) -> dict[str, float]:
             connect(off.address) as db_off,
         ):
             sides = [
-                Side(cluster, await db.create_log("bench", shards=INSTANCES))
+                PathSide(cluster, await db.create_log("bench", shards=INSTANCES))
                 for cluster, db in ((on, db_on), (off, db_off))
             ]
             for side in sides:  # caches, memtables and code paths warm up
@@ -92,7 +92,7 @@ def cpu_ns(pids: Iterable[int]) -> tuple[int, int]:
     return total, loops
 
 
-def _told(on: Side, off: Side) -> dict[str, float]:
+def _told(on: PathSide, off: PathSide) -> dict[str, float]:
     base = float(np.median(off.cpu_ns))
     rate = np.array(on.records_per_s) / np.array(off.records_per_s)
     return {
@@ -146,7 +146,9 @@ def _batches() -> list[tuple[list[bytes], list[bytes]]]:
     return found
 
 
-async def _send(side: Side, batches: list[tuple[list[bytes], list[bytes]]], rounds: int) -> float:
+async def _send(
+    side: PathSide, batches: list[tuple[list[bytes], list[bytes]]], rounds: int
+) -> float:
     """Records/s of so many batches, IN_FLIGHT at once."""
     waiting = iter(range(rounds))
 

@@ -14,9 +14,9 @@ import numpy as np
 import structlog
 
 from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
-from coordinator.edge import Context, answered, unary
-from coordinator.learning import Learner
+from coordinator.model_trainer import ModelTrainer
 from coordinator.odd import Odd, decoded
+from coordinator.rpc_errors import Context, answered, unary
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.base.names import checked_name
 from logstore.meta.port import Compare, Delete, MetadataStore, Put
@@ -204,7 +204,7 @@ class AnnouncementsService(AnnouncementsServicer):
 class Announced:
     """Takes what is announced into the forecasts: at the start, and at each change."""
 
-    def __init__(self, store: MetadataStore, learner: Learner) -> None:
+    def __init__(self, store: MetadataStore, learner: ModelTrainer) -> None:
         self._store, self._learner = store, learner
         self._tasks: list[asyncio.Task[None]] = []
 

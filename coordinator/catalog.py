@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from coordinator.homes import Cluster, choose_home
 from coordinator.listing import Described, Listing
+from coordinator.replica_placement import PlacementState, choose_instance
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,
@@ -314,8 +314,8 @@ def _copies(
     for shard, primary in primaries.items():
         homes[shard] = [known[primary]]
         while len(homes[shard]) < replicas:
-            cluster = Cluster(known, silent_s, counts, lost_after_s=math.inf)
-            home = choose_home([r.instance for r in homes[shard]], cluster)
+            cluster = PlacementState(known, silent_s, counts, lost_after_s=math.inf)
+            home = choose_instance([r.instance for r in homes[shard]], cluster)
             if home is None:
                 break
             counts[home.instance] += 1

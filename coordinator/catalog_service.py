@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from coordinator.answers.base import encode, fields_of
 from coordinator.answers.catalog import DeletedLog, InstanceRow
 from coordinator.catalog import Catalog, parse_log_options
-from coordinator.copies import Copies
+from coordinator.copies import CopiesAdmin
 from coordinator.copies_service import CopiesService
-from coordinator.edge import Context, unary
 from coordinator.listing import Described
 from coordinator.presence import Presence
 from coordinator.retiring import Retiring
+from coordinator.rpc_errors import Context, unary
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, RefusedError, UnknownLogError
@@ -48,7 +48,7 @@ class CatalogService(CopiesService):
         replicas: int = 1,
         presence: Presence | None = None,
         *,
-        copies: Copies,
+        copies: CopiesAdmin,
         retiring: Retiring,
     ) -> None:
         """`replicas`: of logs that do not say how many. `presence`: of who primaries are named."""
@@ -183,7 +183,7 @@ def _check_mapping_name(log: str) -> None:
         )
 
 
-class RouteService(RouteServiceServicer):
+class CoordinatorRouteService(RouteServiceServicer):
     """Routes straight from the store, for clients that know only the coordinator."""
 
     def __init__(self, store: MetadataStore) -> None:

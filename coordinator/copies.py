@@ -120,7 +120,7 @@ def found_copy(instance: str, info: node_pb2.CopyInfo) -> FoundCopy:
     )
 
 
-class Copies:
+class CopiesAdmin:
     """Asks all instances, and changes the map of one store."""
 
     def __init__(self, store: MetadataStore, catalog: Catalog, nodes: CopiesOf) -> None:

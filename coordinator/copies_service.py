@@ -1,9 +1,9 @@
 """The part of coordinator.v1.Catalog that is about copies on disks, deleted logs and instances that
 will not come back."""
 
-from coordinator.copies import Copies
-from coordinator.edge import Context, answered, unary
+from coordinator.copies import CopiesAdmin
 from coordinator.retiring import Retiring
+from coordinator.rpc_errors import Context, answered, unary
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer
 
@@ -11,7 +11,7 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer
 class CopiesService(CatalogServicer):
     """The doors of `Copies` and `Retiring`."""
 
-    def __init__(self, copies: Copies, retiring: Retiring) -> None:
+    def __init__(self, copies: CopiesAdmin, retiring: Retiring) -> None:
         self.copies, self._retiring = copies, retiring
 
     @unary

@@ -10,17 +10,17 @@ from typing import Any
 import grpc.aio
 
 from coordinator.announcements import Announced
-from coordinator.catalog_service import RouteService
-from coordinator.cell_pulse import Pulse
-from coordinator.cell_work import CellWork, Parts, ReadOnlyStore
+from coordinator.catalog_service import CoordinatorRouteService
+from coordinator.cell import Cell, Parts, ReadOnlyStore
+from coordinator.cell_leadership import CellLeadership, agree_on_cells
 from coordinator.cells import LOG_WIDE
 from coordinator.config import CoordinatorConfig
 from coordinator.forwarding import CellRouter
-from coordinator.leading import Leading, agree_on_cells
-from coordinator.learning import Learner
-from coordinator.loop import PlanningLoop
+from coordinator.liveness import Liveness
 from coordinator.metadata_service import MetadataService
 from coordinator.migration.nodes import GrpcNodes
+from coordinator.model_trainer import ModelTrainer
+from coordinator.planning_loop import PlanningLoop
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_service import StatisticsService
 from coordinator.statistics_state import ceilings
@@ -71,24 +71,24 @@ class Coordinator:
             history_slots=config.history_slots,
             heatmap_buckets=config.heatmap_buckets,
         )
-        self.learner = Learner(self.intake, env, learned)
+        self.learner = ModelTrainer(self.intake, env, learned)
         self.announced = Announced(store, self.learner)
         self.nodes = GrpcNodes(store, tls)
-        self.work: CellWork
+        self.work: Cell
         """Of the cell that an embedded store has, else one that only reads; made by `begin`."""
-        self._leading: Leading | None = None
+        self._leading: CellLeadership | None = None
         self._router: CellRouter | None = None
-        self._led: dict[str, CellWork] = {}
+        self._led: dict[str, Cell] = {}
         if config.metadata is not None:
             self._router = CellRouter(store, self._led, config.cells, tls)
 
     @property
-    def led(self) -> dict[str, CellWork]:
+    def led(self) -> dict[str, Cell]:
         """Cell -> its work, of those that are led here."""
         return {LOG_WIDE: self.work} if self._router is None else self._led
 
     @property
-    def log_wide(self) -> CellWork:
+    def log_wide(self) -> Cell:
         """The work that plans over all shards, if it is led here; else one that only reads."""
         return self.led.get(LOG_WIDE, self.work)
 
@@ -109,7 +109,7 @@ class Coordinator:
         return {
             f"{PACKAGE}Metadata": MetadataService(self.store),
             **{f"{PACKAGE}{name}": service for name, service in self.work.services.items()},
-            ROUTES: RouteService(self.store),
+            ROUTES: CoordinatorRouteService(self.store),
             f"{PACKAGE}Statistics": statistics,
         }
 
@@ -126,12 +126,12 @@ class Coordinator:
         lineage = await open_generation(store, self.env, by)
         if config.metadata is not None:
             store = ReadOnlyStore(store)
-        pulse = Pulse(self.intake, self.env)
+        pulse = Liveness(self.intake, self.env)
         self._parts = Parts(
             config, self.env, self.learner, self.nodes, pulse, cluster=lineage.cluster
         )
         self.nodes.cluster = lineage.cluster
-        self.work = CellWork(LOG_WIDE, store, self._parts)
+        self.work = Cell(LOG_WIDE, store, self._parts)
         if config.metadata is not None:
             await agree_on_cells(self.store, config.cells)
 
@@ -148,7 +148,7 @@ class Coordinator:
         if self._router is None:
             await self.work.start()
             return
-        self._leading = Leading(
+        self._leading = CellLeadership(
             self.store,
             self.env,
             address,
@@ -159,8 +159,8 @@ class Coordinator:
         )
         self._leading.start()
 
-    def _make(self, cell: str, store: MetadataStore) -> CellWork:
-        return CellWork(cell, store, self._parts)
+    def _make(self, cell: str, store: MetadataStore) -> Cell:
+        return Cell(cell, store, self._parts)
 
     async def stop(self) -> None:
         """Lead and learn no more; what is unfinished goes on at the next leader."""

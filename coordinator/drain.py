@@ -16,11 +16,11 @@ import structlog
 from msgspec.structs import replace
 
 from coordinator.answers.catalog import DrainProgress
-from coordinator.homes import Cluster, choose_home
 from coordinator.listing import Listing
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MoveOptions, State
+from coordinator.replica_placement import PlacementState, choose_instance
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError, RefusedError, UnknownInstanceError
 from logstore.base.types import ShardStatus
@@ -85,7 +85,7 @@ def only_copies(instance: str, shards: Sequence[ShardRecord]) -> list[str]:
 def check_drain(
     instance: str,
     shards: Sequence[ShardRecord],
-    cluster: Cluster,
+    cluster: PlacementState,
     sizes: Mapping[str, int],
     statuses: Mapping[str, DataStoreStatus],
     replicas: Mapping[str, int] = NO_LOGS,
@@ -112,7 +112,7 @@ def check_drain(
         wanted = replicas.get(shard.log, len(shard.in_sync))
         for _ in range(max(1, wanted - len(stay))):
             full = [name for name in alive if spare_bytes[name] < size and name not in stay]
-            home = choose_home([*stay, *full], cluster, zones_of=stay)
+            home = choose_instance([*stay, *full], cluster, zones_of=stay)
             if home is None:
                 have = f"{len(alive)} other instances are alive and not draining"
                 why = (
@@ -198,7 +198,7 @@ class Drains:
                 record = msgspec.json.decode(found.value, type=DrainRecord)
                 return self._told(record, left_on(instance, shards))
             draining = await Listing(self._store).draining() | {instance}
-            cluster = Cluster(instances, silent_s, {}, 0.0, draining)
+            cluster = PlacementState(instances, silent_s, {}, 0.0, draining)
             check_drain(instance, shards, cluster, sizes, statuses, replicas)
             left = left_on(instance, shards)
             record = DrainRecord(instance, self._env.clock.wall_us(), left.copies)
@@ -250,7 +250,7 @@ class DrainMoves:
         self._moves_max = max(1, moves_max)
 
     async def round(
-        self, shards: Sequence[tuple[ShardRecord, LogOptions]], cluster: Cluster
+        self, shards: Sequence[tuple[ShardRecord, LogOptions]], cluster: PlacementState
     ) -> int:
         """Of the given shards those with one copy, on a draining instance; returns how many."""
         due = [
@@ -277,7 +277,7 @@ class DrainMoves:
         for shard in due:
             if started >= room:
                 break
-            home = choose_home([m.instance for m in shard.members()], cluster)
+            home = choose_instance([m.instance for m in shard.members()], cluster)
             if shard.shard in busy or home is None:
                 continue
             source = shard.primary.instance

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from coordinator.cell_pulse import Pulse
 from coordinator.drain import Drains, only_copies
-from coordinator.edge import Context, answered, unary
+from coordinator.liveness import Liveness
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.presence import Presence
+from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics import StatisticsIntake
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import DrainsServicer
@@ -18,7 +18,7 @@ class DrainsService(DrainsServicer):
     def __init__(
         self,
         drains: Drains,
-        pulse: Pulse,
+        pulse: Liveness,
         nodes: GrpcNodes,
         intake: StatisticsIntake,
         presence: Presence,

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from coordinator.calls import CALLS, Call, Of
-from coordinator.cell_work import CellWork
+from coordinator.cell import Cell
 from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.migration.records import decode_migration
 from logstore.base.errors import UnavailableError
@@ -31,7 +31,7 @@ LEADER_POLL_S = 0.1
 TIMEOUT_S = 300.0
 FORWARDED = "logstore-forwarded"
 
-Led = Mapping[str, CellWork]
+Led = Mapping[str, Cell]
 
 
 class CellRouter(grpc.aio.ServerInterceptor):
@@ -83,7 +83,7 @@ class CellRouter(grpc.aio.ServerInterceptor):
             shard = decode_migration(found.value).shard if found is not None else ""
         return cell_of(shard, self._cells) if shard else LOG_WIDE
 
-    async def _leader(self, cell: str, forwarded: bool) -> tuple[CellWork | None, str]:
+    async def _leader(self, cell: str, forwarded: bool) -> tuple[Cell | None, str]:
         """The work here, or where its leader is; waits for a new leader, within a bound."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEADER_WAIT_S

@@ -1,6 +1,6 @@
 """The last statistic with operations of each shard from each instance: the ramp's guard rails."""
 
-from coordinator.migration.ramp import Figures
+from coordinator.migration.ramp import RampStatistics
 from profiler.types import OpType, ShardStatistics
 
 
@@ -18,7 +18,7 @@ class LastReports:
         for key in [k for k in self._last if k[0].rpartition("/")[0] == log]:
             del self._last[key]
 
-    def figures(self, shard: str, source: str, target: str, since_us: int) -> Figures:
+    def figures(self, shard: str, source: str, target: str, since_us: int) -> RampStatistics:
         """Both sides' last statistics for the ramp's guard rails; the target's only since then."""
         ours = self._last.get((shard, source))
         theirs = self._last.get((shard, target))
@@ -26,7 +26,7 @@ class LastReports:
             theirs = None
         both = [told[0] for told in (ours, theirs) if told is not None]
         samples = min(_reads(told) for told in both) if len(both) == 2 else 0
-        return Figures(
+        return RampStatistics(
             error_rate=theirs[0].error_rate if theirs is not None else None,
             source_p99_ms=ours[0].p99_ms if ours is not None else None,
             target_p99_ms=theirs[0].p99_ms if theirs is not None else None,

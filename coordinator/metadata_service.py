@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from coordinator.edge import Context, unary
+from coordinator.rpc_errors import Context, unary
 from logstore.base.errors import UnavailableError
 from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put, Versioned, WatchEvent
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb

@@ -24,8 +24,8 @@ from profiler.anomaly import AnomalyKind
 from profiler.scoreboard import Score
 
 if TYPE_CHECKING:
-    from coordinator.loop import PlanNote
     from coordinator.migration.ledger import Ledger
+    from coordinator.planning_loop import PlanNote
     from coordinator.statistics import StatisticsIntake
 
 REFRESH_S = 2.0

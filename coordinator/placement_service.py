@@ -8,9 +8,9 @@ import numpy as np
 
 from coordinator.answers.statistics import Shares
 from coordinator.catalog import Catalog
-from coordinator.edge import Context, answered, unary
-from coordinator.loop import PlanningLoop
 from coordinator.placement import Ask, Book
+from coordinator.planning_loop import PlanningLoop
+from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import (
@@ -59,7 +59,7 @@ OBSERVED_KEYS_MIN = 1_000
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenLog:
     """A balanced log in use: its book, and what its slots were made from."""
 
     book: Book
@@ -87,7 +87,7 @@ class PlacementService(PlacementServicer):
         self._loop, self._intake, self._tls = loop, intake, tls
         self._renew_s = renew_s
         self._client: Client | None = None
-        self._logs: dict[str, _Open] = {}
+        self._logs: dict[str, _OpenLog] = {}
         self._renewing = asyncio.Lock()
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ class PlacementService(PlacementServicer):
             ))  # fmt: skip
         return found
 
-    async def _open(self, log: str) -> _Open:
+    async def _open(self, log: str) -> _OpenLog:
         """The book of a log, with weights and slots that are up to date."""
         stored = await self._store.get(log_key(log))
         if stored is None:
@@ -172,7 +172,7 @@ class PlacementService(PlacementServicer):
         async with self._renewing:
             return await self._up_to_date(log, record)
 
-    async def _up_to_date(self, log: str, record: LogRecord) -> _Open:
+    async def _up_to_date(self, log: str, record: LogRecord) -> _OpenLog:
         shards = await self._open_shards(log)
         now_s = self._env.clock.monotonic_s()
         instances = sorted({s.primary.instance for s in shards})
@@ -190,7 +190,7 @@ class PlacementService(PlacementServicer):
         slots, room, view = await self._room(shards)
         if held is None:
             book = await self._book(log, record.options, slots, room)
-            held = self._logs[log] = _Open(book, shards, seen, now_s)
+            held = self._logs[log] = _OpenLog(book, shards, seen, now_s)
         _observe(held, view)
         held.shards, held.seen, held.renewed_s = shards, seen, now_s
         held.book.placement.renew(slots, room)
@@ -273,7 +273,7 @@ def _shard_of(shards: Sequence[ShardRecord], at: int, key: bytes) -> ShardRecord
     return shards[at]
 
 
-def _keys_by_instance(held: _Open) -> dict[str, int]:
+def _keys_by_instance(held: _OpenLog) -> dict[str, int]:
     found: dict[str, int] = {}
     counts = held.book.table.counts(_starts(held.shards)).tolist()
     for shard, count in zip(held.shards, counts, strict=True):
@@ -282,7 +282,7 @@ def _keys_by_instance(held: _Open) -> dict[str, int]:
     return found
 
 
-def _observe(held: _Open, view: View) -> None:
+def _observe(held: _OpenLog, view: View) -> None:
     """Correct the weights and the log's estimate by what the keys placed so far bring."""
     keys = _keys_by_instance(held)
     total = sum(keys.values())

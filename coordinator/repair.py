@@ -15,9 +15,9 @@ import structlog
 
 from coordinator.catalog import Catalog
 from coordinator.drain import DrainMoves
-from coordinator.homes import Cluster, choose_home
 from coordinator.migration.records import MigrationRecord, decode_migration
 from coordinator.migration.table import COPY_ON_WRITE
+from coordinator.replica_placement import PlacementState, choose_instance
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore, Versioned
 from logstore.meta.records import (
@@ -53,7 +53,10 @@ class Step:
 
 
 def decide(
-    shard: ShardRecord, options: LogOptions, cluster: Cluster, move: MigrationRecord | None = None
+    shard: ShardRecord,
+    options: LogOptions,
+    cluster: PlacementState,
+    move: MigrationRecord | None = None,
 ) -> Step | None:
     """The next step towards `options.replicas` healthy copies, or None.
 
@@ -84,7 +87,7 @@ def decide(
         return Step(admitted, f"{waiting.instance} may join")
     if len(stay) < wanted:
         taken = [m.instance for m in shard.members()]
-        home = choose_home(taken, cluster, zones_of=[m.instance for m in stay])
+        home = choose_instance(taken, cluster, zones_of=[m.instance for m in stay])
         if home is not None:
             return Step(shard, f"a copy on {home.instance}", add=home)
     if len(stay) < len(shard.members()):
@@ -99,7 +102,7 @@ def decide(
 
 
 def _beside(
-    shard: ShardRecord, options: LogOptions, cluster: Cluster, move: MigrationRecord
+    shard: ShardRecord, options: LogOptions, cluster: PlacementState, move: MigrationRecord
 ) -> Step | None:
     """In a move: the copies that are not the machine's come back, or are replaced.
 
@@ -130,7 +133,7 @@ def _beside(
     if len(learners) >= missing:
         return None
     taken = {*apart, *(m.instance for m in shard.members())}
-    home = choose_home(sorted(taken), cluster)
+    home = choose_instance(sorted(taken), cluster)
     return Step(shard, f"a copy on {home.instance}, in {move.id}", add=home) if home else None
 
 
@@ -143,7 +146,7 @@ def _without_learner(shard: ShardRecord, learner: Member) -> ShardRecord:
 
 
 def _empty(
-    shard: ShardRecord, holding: Sequence[Member], wanted: int, cluster: Cluster
+    shard: ShardRecord, holding: Sequence[Member], wanted: int, cluster: PlacementState
 ) -> Step | None:
     """Copies on draining instances: learners go, the primary is switched, then the rest goes.
 
@@ -219,7 +222,7 @@ class RepairLoop:
         instances = {r.instance: r for r in await self._catalog.instances()}
         copies = Counter(m.instance for d in logs for s in d.shards for m in s.members())
         silent_s = self._silent_s(list(instances))
-        cluster = Cluster(instances, silent_s, copies, self._lost_after_s, draining)
+        cluster = PlacementState(instances, silent_s, copies, self._lost_after_s, draining)
         steps = 0
         learning = sum(len(s.learners) for d in logs for s in d.shards if self._owns(s.shard))
         for described in logs:

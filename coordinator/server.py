@@ -12,11 +12,11 @@ from coordinator.announcements import Announced
 from coordinator.catalog import Catalog
 from coordinator.config import CoordinatorConfig
 from coordinator.core import PACKAGE, ROUTES, Coordinator, steady
-from coordinator.learning import LEARNED_FILE, Learner
-from coordinator.loop import PlanningLoop
 from coordinator.metrics import CoordinatorCollector, Fetched
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Ledger
+from coordinator.model_trainer import LEARNED_FILE, ModelTrainer
+from coordinator.planning_loop import PlanningLoop
 from coordinator.statistics import StatisticsIntake
 from logstore.base.address import Address
 from logstore.base.env import Env
@@ -76,7 +76,7 @@ class CoordinatorServer:
         return self.core.intake
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> ModelTrainer:
         return self.core.learner
 
     @property

@@ -7,7 +7,7 @@ until they have; when a log's time turns out to have been wrong, what was taken 
 All of it is a cache: nothing here decides what is true.
 
 Two threads meet here. The event loop owns the records (reports, loads, pending slots); learning is
-slow and runs in a thread (`coordinator.learning`), which owns models and heatmaps: `absorb`,
+slow and runs in a thread (`coordinator.model_trainer`), which owns models and heatmaps: `absorb`,
 `forecasts`, `score`, `heatmap`, `saved` and `restore` are called there. `learn` does all at once.
 """
 
@@ -21,7 +21,7 @@ import structlog
 
 from coordinator.last_reports import LastReports
 from coordinator.log_clock import LogClock
-from coordinator.migration.ramp import Figures
+from coordinator.migration.ramp import RampStatistics
 from coordinator.statistics_state import (
     Due,
     InstanceState,
@@ -473,6 +473,6 @@ class StatisticsIntake:
         else:
             self._loads[shard] = load
 
-    def figures(self, shard: str, source: str, target: str, since_us: int) -> Figures:
+    def figures(self, shard: str, source: str, target: str, since_us: int) -> RampStatistics:
         """See `LastReports.figures`."""
         return self._received.figures(shard, source, target, since_us)

@@ -28,11 +28,11 @@ from coordinator.answers.statistics import (
     UnusualSlot,
 )
 from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.edge import Context, answered, unary
-from coordinator.learning import Learner
 from coordinator.log_clock import WallClocks
-from coordinator.loop import PlanningLoop, PlanNote
+from coordinator.model_trainer import ModelTrainer
+from coordinator.planning_loop import PlanningLoop, PlanNote
 from coordinator.reports import INSTANCE_CHARS_MAX, decode_statistics, decode_status, sound
+from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics_state import ceilings, log_of
 from logstore.base.env import Env
 from logstore.base.errors import (
@@ -63,7 +63,7 @@ class StatisticsService(StatisticsServicer):
     """The intake's door."""
 
     def __init__(
-        self, config: CoordinatorConfig, env: Env, store: MetadataStore, learner: Learner
+        self, config: CoordinatorConfig, env: Env, store: MetadataStore, learner: ModelTrainer
     ) -> None:
         self._config, self._env = config, env
         self._store, self._learner, self._intake = store, learner, learner.intake

@@ -20,12 +20,12 @@ from logstore.meta.records import InstanceRecord, ShardRecord
 from profiler.types import DataStoreStatus, Forecast
 from sharder.config import PlannerConfig
 from sharder.view import (
-    Cut,
     ForecastView,
     InFlight,
     InstanceView,
     MoveHistory,
     ShardView,
+    SplitPoint,
     View,
 )
 
@@ -127,7 +127,7 @@ def make_view(
 
 
 @dataclass(frozen=True, slots=True)
-class Foretold:
+class PastForecast:
     """What a view forecast, ops/s of each shard in the slots after `slot`: all that is kept of it,
     since a view of 100,000 shards takes hundreds of MB."""
 
@@ -135,14 +135,14 @@ class Foretold:
     means: Mapping[str, tuple[float, ...]]
 
     @classmethod
-    def of(cls, view: View) -> "Foretold":
+    def of(cls, view: View) -> "PastForecast":
         seen = {
             s.id: s.forecast.mean[:FORETOLD_SLOTS] for s in view.shards if s.forecast is not None
         }
         return cls(view.slot, seen)
 
 
-def with_expected(view: View, before: Foretold | None) -> View:
+def with_expected(view: View, before: PastForecast | None) -> View:
     """`view`, with what was forecast at an earlier slot for the slot that it shows."""
     later = view.slot - before.slot if before is not None else 0
     if before is None or not 1 <= later <= FORETOLD_SLOTS:
@@ -160,7 +160,7 @@ def _shard_view(
     size: int,
     moved: Mapping[str, tuple[float, str]],
     migrating: Set[str],
-    cuts: tuple[Cut, ...],
+    cuts: tuple[SplitPoint, ...],
     weight: float,
 ) -> ShardView:
     load = intake.load(shard.shard)
@@ -185,7 +185,9 @@ def _shard_view(
     )
 
 
-def _cuts(shards: Sequence[ShardRecord], intake: StatisticsIntake) -> dict[str, tuple[Cut, ...]]:
+def _cuts(
+    shards: Sequence[ShardRecord], intake: StatisticsIntake
+) -> dict[str, tuple[SplitPoint, ...]]:
     """Where the busiest shards could be split, learned from the keys that their log's heatmap
     remembers (routing keys, as the instances sample them)."""
 
@@ -193,12 +195,12 @@ def _cuts(shards: Sequence[ShardRecord], intake: StatisticsIntake) -> dict[str, 
         load = intake.load(shard.shard)
         return load.ops if load is not None else 0.0
 
-    found: dict[str, tuple[Cut, ...]] = {}
+    found: dict[str, tuple[SplitPoint, ...]] = {}
     for shard in sorted(shards, key=lambda s: (-ops(s), s.shard))[:CUT_SHARDS_MAX]:
         heatmap = intake.heatmap(shard.log)
         if heatmap is not None and ops(shard) > 0:
             told = heatmap.cuts(shard.range.start, shard.range.end, CUTS_MAX)
-            found[shard.shard] = tuple(Cut(key, below) for key, below in told)
+            found[shard.shard] = tuple(SplitPoint(key, below) for key, below in told)
     return found
 
 

@@ -22,7 +22,7 @@ ZERO_RUN_SLOTS_MAX = 1_024
 """A longer silence of a shard is not told slot by slot: it is a gap in its statistics."""
 
 
-class _Open:
+class _OpenSlot:
     """One shard in one slot, still counting."""
 
     __slots__ = ("bytes_in", "bytes_out", "counts", "failed", "groups", "keys", "late", "latency")
@@ -37,7 +37,7 @@ class _Open:
         self.latency = LatencyHistogram()
         self.keys = KeySample(keys_max)
 
-    def take(self, other: "_Open") -> None:
+    def take(self, other: "_OpenSlot") -> None:
         """Add the operations of `other`; its response times and keys are left."""
         for op, count in other.counts.items():
             self.counts[op] = self.counts.get(op, 0) + count
@@ -78,7 +78,7 @@ class Agent:
         self._generator = generator
         self._keys_per_batch, self._keys_per_slot = keys_per_batch, keys_per_slot
         self._shards_max, self._open_slots_max = shards_max, open_slots_max
-        self._open: dict[str, dict[int, _Open]] = {}
+        self._open: dict[str, dict[int, _OpenSlot]] = {}
         self._next: dict[str, int] = {}  # first slot of the shard that was not drained
         self._weights: dict[str, float] = {}
         self._floor: int | None = None  # first slot of any shard that was not drained
@@ -199,7 +199,7 @@ class Agent:
 
     def _add(
         self,
-        slots: dict[int, _Open],
+        slots: dict[int, _OpenSlot],
         slot: int,
         op: OpType,
         count: int,
@@ -224,7 +224,7 @@ class Agent:
             opened.late += count
             self.late_count += count
 
-    def _at(self, slots: dict[int, _Open], slot: int) -> _Open:
+    def _at(self, slots: dict[int, _OpenSlot], slot: int) -> _OpenSlot:
         if self._floor is not None and slot < self._floor:
             slot = self._floor
         opened = slots.get(slot)
@@ -232,13 +232,13 @@ class Agent:
             if self._open_count >= self._open_slots_max and slots:
                 self.folded_count += 1
                 return slots[min(slots, key=lambda held: (held > slot, abs(held - slot)))]
-            opened = slots[slot] = _Open(self._keys_per_slot)
+            opened = slots[slot] = _OpenSlot(self._keys_per_slot)
             self._open_count += 1
         return opened
 
     def _sample(
         self,
-        slots: dict[int, _Open],
+        slots: dict[int, _OpenSlot],
         each: npt.NDArray[np.int64] | int,
         count: int,
         keys: Sequence[Any] | None,
@@ -268,8 +268,8 @@ class Agent:
             opened = self._at(slots, int(each[i]))
             opened.keys.add([as_key(keys[i])], weight, self._generator)
 
-    def _statistics(self, shard: str, slot: int, opened: _Open | None) -> ShardStatistics:
-        at = opened or _Open(2)
+    def _statistics(self, shard: str, slot: int, opened: _OpenSlot | None) -> ShardStatistics:
+        at = opened or _OpenSlot(2)
         return ShardStatistics(
             shard=shard,
             instance=self.instance,

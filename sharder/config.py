@@ -16,7 +16,7 @@ OUTLOOK_MAX = 96
 """Periods that are forecast behind a shorter horizon: a day of them, but at most so many."""
 
 
-class Mode(StrEnum):
+class PlanMode(StrEnum):
     """What a plan may lead to: moves; moves that are only shown; forecasts without moves."""
 
     ACTIVE = "active"
@@ -60,7 +60,7 @@ class RiskConfig:
 class PlannerConfig:
     """All that steers `plan`. Bounds are checked at construction."""
 
-    mode: Mode = Mode.ACTIVE
+    mode: PlanMode = PlanMode.ACTIVE
     """What a plan may lead to."""
     risk: RiskConfig = field(default_factory=RiskConfig)
     """How forecasts become risks and costs."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
-from sharder.config import Mode
+from sharder.config import PlanMode
 from sharder.keys import RoutingKey
 from sharder.reasons import TEMPLATES, Reason
 
@@ -116,7 +116,7 @@ class Plan:
 
     made_at_s: float
     slot: int
-    mode: Mode
+    mode: PlanMode
     horizon_s: float
     crossings: tuple[Crossing, ...]
     operators: tuple[Operator, ...]
@@ -127,7 +127,7 @@ class Plan:
 
         Never one of a kind that `planner.executable` does not name.
         """
-        if self.mode is not Mode.ACTIVE:
+        if self.mode is not PlanMode.ACTIVE:
             return ()
         return tuple(op for op in self.operators if op.due and op.executable)
 

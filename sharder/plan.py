@@ -6,7 +6,7 @@ in-flight operators count) before it orders the operators.
 
 from collections.abc import Callable, Sequence
 
-from sharder.config import Mode
+from sharder.config import PlanMode
 from sharder.draft import TOLERANCE, Draft
 from sharder.load import LoadTable
 from sharder.operators import Crossing, Operator, Plan, Refusal, dump_plan, load_plan
@@ -55,7 +55,7 @@ def plan(view: View, forecasts: tuple[Floats, Floats] | None = None) -> Plan:
             raise ValueError(f"planner.policies names {name!r}, known are {sorted(POLICIES)}")
     draft = Draft(view, LoadTable(view, forecasts))
     hot = _hot(draft)
-    if view.config.mode is not Mode.FORECAST_ONLY:
+    if view.config.mode is not PlanMode.FORECAST_ONLY:
         for name in view.config.policies:
             POLICIES[name](draft, hot)
     else:

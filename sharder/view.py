@@ -65,7 +65,7 @@ def forecast_view(forecast: Forecast, slot: int, periods: int, period_s: float) 
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class SplitPoint:
     """A routing key at which a shard could be split, and the share of its load below that key.
 
     Learned from key accesses. A hot key k shows as two cuts, k and k + 0x00, with a jump between.
@@ -101,7 +101,7 @@ class ShardView:
     last_moved_s: float | None = None
     last_moved_from: str | None = None
     bytes_per_op: float | None = None
-    cuts: tuple[Cut, ...] = ()
+    cuts: tuple[SplitPoint, ...] = ()
     start: RoutingKey | None = None
     end: RoutingKey | None = None
     in_sync: tuple[str, ...] = ()

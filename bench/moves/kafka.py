@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.moves.ours import LOAD_RECORDS, RECORD_BYTES, RETENTION_BYTES, Reached
-from bench.moves.probe import Probe, Seen
+from bench.moves.probe import Probe, ProbeSamples
 from bench.peers.kafka_java import admin
 from bench.services.base import ServiceError
 from bench.services.kafka import KafkaCluster, java_tool
@@ -158,7 +158,7 @@ async def reassignments(
     mb_per_s: float,
     still_s: float,
     say: Callable[[str], None],
-) -> tuple[list[tuple[float, float]], Seen, list[tuple[float, float]], Reached]:
+) -> tuple[list[tuple[float, float]], ProbeSamples, list[tuple[float, float]], Reached]:
     """Start and end of each move, what the probe saw, the still times around each, the load."""
     moves: list[tuple[float, float]] = []
     edges: list[tuple[float, float]] = []

@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 
 import logstore
-from bench.moves.probe import Probe, Seen
+from bench.moves.probe import Probe, ProbeSamples
 from bench.services.base import ServiceError
 from coordinator.answers.base import decode
 from coordinator.answers.moves import Migration
-from coordinator.local.cluster import Cluster
+from coordinator.local.cluster import LocalCluster
 from coordinator.migration.records import State
 from coordinator.migration.table import COPY_ON_WRITE
 from logstore.proto.channel import open_channel
@@ -38,7 +38,7 @@ OPTIONS = {"shadow_s": 0.5, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class MoveSample:
     """One move as its record tells it, and when it ran (CLOCK_MONOTONIC)."""
 
     record: Migration
@@ -119,7 +119,7 @@ async def load(db: logstore.Client, name: str, mb_per_s: float) -> AsyncIterator
 class Moving:
     """One log of one shard, moved to and fro between the instances."""
 
-    def __init__(self, cluster: Cluster, db: logstore.Client, name: str) -> None:
+    def __init__(self, cluster: LocalCluster, db: logstore.Client, name: str) -> None:
         self._cluster, self._db, self.name = cluster, db, name
         self._megabytes = 0
 
@@ -135,7 +135,7 @@ class Moving:
         """So much more into the open shard."""
         await fill(await self._db.log(self.name), self._megabytes)
 
-    async def move(self, strategy: str, feed: str) -> Move:
+    async def move(self, strategy: str, feed: str) -> MoveSample:
         """To the next instance; ServiceError unless it completed with equal chains."""
         log = await self._db.log(self.name)
         (shard,) = (await log.shard_map()).open_shards
@@ -163,7 +163,7 @@ class Moving:
                     found = decode((await stub.Get(get)).json, Migration)
         if found.state is not State.COMPLETED:
             raise ServiceError(f"a move ended as {found.state}: {found.cause}")
-        return Move(found, start_s, time.monotonic())
+        return MoveSample(found, start_s, time.monotonic())
 
 
 async def moves_under_load(
@@ -179,10 +179,10 @@ async def moves_under_load(
     still_s: float,
     part_s_max: float,
     say: Callable[[str], None],
-) -> tuple[list[Move], Seen, list[tuple[float, float]], Reached]:
+) -> tuple[list[MoveSample], ProbeSamples, list[tuple[float, float]], Reached]:
     """`count` moves, or fewer in `part_s_max`, with a still time before and after each. Also the
     edges: when the still times before and after each begin and end."""
-    found: list[Move] = []
+    found: list[MoveSample] = []
     edges: list[tuple[float, float]] = []
     out = folder / f"{moving.name}.npz"
     async with (

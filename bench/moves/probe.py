@@ -140,7 +140,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProbeSamples:
     """A probe's samples: intended and answered times, in s of CLOCK_MONOTONIC."""
 
     appends: Floats
@@ -184,10 +184,12 @@ class Probe:
             self._process.kill()
         await asyncio.to_thread(self._process.communicate)
 
-    async def stop(self) -> Seen:
+    async def stop(self) -> ProbeSamples:
         await asyncio.to_thread(self._process.communicate, None, 2 * STOP_S)
         with np.load(self._out) as found:
-            return Seen(found["appends"], found["reads"], [str(f) for f in found["failures"]])
+            return ProbeSamples(
+                found["appends"], found["reads"], [str(f) for f in found["failures"]]
+            )
 
 
 if __name__ == "__main__":

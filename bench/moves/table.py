@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.figures import Figures, Row, Rule, budget_rows
-from bench.moves.probe import Seen
+from bench.figures import FigureRow, Figures, Rule, budget_rows
+from bench.moves.probe import ProbeSamples
 from bench.services.base import ServiceError
 from coordinator.answers.moves import Migration
 from coordinator.migration.table import STRATEGIES
@@ -26,7 +26,7 @@ def strategy_parts() -> list[str]:
             for s in STRATEGIES for feed in FEEDS[: 1 if s in NO_FEED else 2]]  # fmt: skip
 
 
-def add_windows(figures: Figures, name: str, seen: Seen, times: list[float]) -> None:
+def add_windows(figures: Figures, name: str, seen: ProbeSamples, times: list[float]) -> None:
     """Of one move: `times` are the edge before it, its start, its end, the edge after it."""
     add = figures.add
     for when, start_s, stop_s in zip(WINDOWS, times, times[1:], strict=False):
@@ -42,7 +42,7 @@ def add_windows(figures: Figures, name: str, seen: Seen, times: list[float]) -> 
     add(f"move/{name}", times[2] - times[1], "s")
 
 
-def add_calls(figures: Figures, name: str, seen: Seen) -> None:
+def add_calls(figures: Figures, name: str, seen: ProbeSamples) -> None:
     """How many calls the probe made and how many failed, over the whole of its time."""
     made = len(seen.appends[0]) + len(seen.reads[0])
     failed = np.isnan(seen.appends[1]).sum() + np.isnan(seen.reads[1]).sum()
@@ -91,7 +91,7 @@ def _rules(name: str) -> list[Rule]:
     return found
 
 
-def budget(figures: Figures) -> list[Row]:
+def budget(figures: Figures) -> list[FigureRow]:
     """Budget B8 for every strategy and feed; Kafka's own reassignment held against the same."""
     add_worst(figures)
     told = [name.removeprefix("move/") for name in figures.values if name.startswith("move/")]

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import uvloop
 
-from bench.services.base import Member, ProcessService
+from bench.services.base import ProcessService, ServiceProcess
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 
 UNARY = "/bench.Echo/Unary"
 STREAM = "/bench.Echo/Stream"
@@ -51,12 +51,12 @@ class EchoServer(ProcessService):
     def address(self) -> str:
         return f"127.0.0.1:{self.members[0].ports[0]}"
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         name, folder = self._member_folder(run, 0)
         (port,) = free_ports(1)
         self.source = "this package"
         code = f"import sys; sys.path[:0] = {sys.path!r}; from bench.peers.echo import main; main()"
-        return [Member(name, folder, [sys.executable, "-c", code, str(port)], [port])]
+        return [ServiceProcess(name, folder, [sys.executable, "-c", code, str(port)], [port])]
 
     def _ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.members[0].ports[0]), timeout=1.0):

@@ -12,9 +12,9 @@ import numpy as np
 
 from bench.peers.base import PeerError, Result, Setting
 from bench.peers.echo import closed_loop
-from bench.services.base import Member, ProcessService, ServiceError
+from bench.services.base import ProcessService, ServiceError, ServiceProcess
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 from bench.workload.open_loop import OpenLoopResult, even_schedule, open_loop
 from bench.workload.records import RecordSet, digest_bytes
 
@@ -32,7 +32,7 @@ class OursCluster(ProcessService):
 
     name = "logstore"
 
-    def __init__(self, instances: int = 1, *, run: Run | None = None) -> None:
+    def __init__(self, instances: int = 1, *, run: ServiceRun | None = None) -> None:
         super().__init__(run=run)
         self.instances = instances
         self._address = ""
@@ -41,7 +41,7 @@ class OursCluster(ProcessService):
     def address(self) -> str:
         return self._address
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         self.source = "this checkout"
         name, folder = self._member_folder(run, 0)
         (port,) = free_ports(1)
@@ -53,7 +53,7 @@ class OursCluster(ProcessService):
             sys.executable, "-u", "-c", code, "up", "--instances", str(self.instances),
             "--data", str(folder / "data"), "--port", str(port),
         ]  # fmt: skip
-        return [Member(name, folder, command, [port])]
+        return [ServiceProcess(name, folder, command, [port])]
 
     def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         super().wait_ready(deadline_s)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from bench.services import launch
-from bench.services.runs import RUN_VARIABLE, Run, keep_logs, shared_run
+from bench.services.runs import RUN_VARIABLE, ServiceRun, keep_logs, shared_run
 
 READY_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 20.0
@@ -54,7 +54,7 @@ class Service(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
 
-def under_guard(command: Sequence[str], pidfile: Path, run: Run) -> list[str]:
+def under_guard(command: Sequence[str], pidfile: Path, run: ServiceRun) -> list[str]:
     """The command, started so that it ends with us (give it a pipe as standard input and keep
     that open), or, in a detached run, so that it stays and can be found."""
     mode = ["hold"] if run.detached else ["guard", str(run.folder)]
@@ -63,7 +63,7 @@ def under_guard(command: Sequence[str], pidfile: Path, run: Run) -> list[str]:
 
 
 @dataclass(slots=True)
-class Member:
+class ServiceProcess:
     """One process of a service, with its folder (data, `pid`, `<name>.log`)."""
 
     name: str
@@ -98,7 +98,7 @@ class Member:
                 continue
         return "\n".join(tails)
 
-    def spawn(self, run: Run) -> None:
+    def spawn(self, run: ServiceRun) -> None:
         (self.folder / "pid").unlink(missing_ok=True)
         environment = {**os.environ, **self.environment, RUN_VARIABLE: run.run_id}
         with self.log_path.open("ab") as log:
@@ -150,14 +150,14 @@ class ProcessService(ABC):
 
     name: str
 
-    def __init__(self, *, run: Run | None = None) -> None:
+    def __init__(self, *, run: ServiceRun | None = None) -> None:
         self.source = "not started"
-        self.members: list[Member] = []
+        self.members: list[ServiceProcess] = []
         self._run = run
         self._serial = 0
 
     @abstractmethod
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         """Find the program, choose ports, write configuration; ServiceError if it cannot be had."""
 
     @abstractmethod
@@ -246,7 +246,7 @@ class ProcessService(ABC):
         for member in self.members:
             keep_logs(member.logs(), f"{label}-{member.name}")
 
-    def _member_folder(self, run: Run, index: int) -> tuple[str, Path]:
+    def _member_folder(self, run: ServiceRun, index: int) -> tuple[str, Path]:
         """A name and folder that no other service of this run has."""
         self._serial += 1
         name = f"{self.name}-{index}"

@@ -4,10 +4,10 @@ import json
 import os
 import urllib.request
 
-from bench.services.base import GivenService, Member, ProcessService, Service, ServiceError
+from bench.services.base import GivenService, ProcessService, Service, ServiceError, ServiceProcess
 from bench.services.install import docker_works, in_docker, program
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 
 ADDRESS_VARIABLE = "LOGSTORE_TEST_ETCD"
 IMAGE_VARIABLE = "LOGSTORE_ETCD_IMAGE"
@@ -30,7 +30,7 @@ def etcd_ready(address: str) -> bool:
 class EtcdCluster(ProcessService):
     name = "etcd"
 
-    def __init__(self, members: int = 1, *, run: Run | None = None) -> None:
+    def __init__(self, members: int = 1, *, run: ServiceRun | None = None) -> None:
         super().__init__(run=run)
         if members not in MEMBERS_ALLOWED:
             raise ServiceError(f"members is {members}, allowed are {MEMBERS_ALLOWED}")
@@ -40,7 +40,7 @@ class EtcdCluster(ProcessService):
     def address(self) -> str:
         return ",".join(f"127.0.0.1:{member.ports[0]}" for member in self.members)
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         image = None
         binary = program("etcd", packages=["etcd-server"])
         if binary is not None:
@@ -70,7 +70,7 @@ class EtcdCluster(ProcessService):
                 "--initial-cluster-token", run.run_id,
             ]  # fmt: skip
             own = ports[2 * index : 2 * index + 2]
-            member = Member(name, folder, command, own, {"ETCD_UNSUPPORTED_ARCH": "arm64"})
+            member = ServiceProcess(name, folder, command, own, {"ETCD_UNSUPPORTED_ARCH": "arm64"})
             if image is not None:
                 in_docker(member, image, run.folder)
             members.append(member)
@@ -80,7 +80,7 @@ class EtcdCluster(ProcessService):
         return etcd_ready(self.address)
 
 
-def etcd(members: int = 1, *, run: Run | None = None) -> Service:
+def etcd(members: int = 1, *, run: ServiceRun | None = None) -> Service:
     """An etcd to use: the one `LOGSTORE_TEST_ETCD` names, else a cluster of our own."""
     given = os.environ.get(ADDRESS_VARIABLE)
     if given:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from bench.services.base import Member, ServiceError, run_to_end
+from bench.services.base import ServiceError, ServiceProcess, run_to_end
 from bench.services.paths import cache_root
 
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/go/bin")
@@ -78,7 +78,7 @@ def docker_works() -> bool:
         return False
 
 
-def in_docker(member: Member, image: str, run_folder: Path) -> None:
+def in_docker(member: ServiceProcess, image: str, run_folder: Path) -> None:
     """Make the member run in a container of `image`, on the host's network and in our folder.
 
     The command and the configuration stay the same, so there is one way of starting things.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from bench.services.base import GivenService, Member, ProcessService, Service, ServiceError
+from bench.services.base import GivenService, ProcessService, Service, ServiceError, ServiceProcess
 from bench.services.install import (
     cache_lock,
     docker_works,
@@ -22,7 +22,7 @@ from bench.services.install import (
     program,
 )
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 
 ADDRESS_VARIABLE = "LOGSTORE_TEST_KAFKA"
 IMAGE_VARIABLE = "LOGSTORE_KAFKA_IMAGE"
@@ -143,7 +143,7 @@ class KafkaCluster(ProcessService):
         *,
         config: Mapping[str, str] | None = None,
         heap_mb: int = HEAP_MB_DEFAULT,
-        run: Run | None = None,
+        run: ServiceRun | None = None,
     ) -> None:
         super().__init__(run=run)
         if brokers not in BROKERS_ALLOWED:
@@ -156,7 +156,7 @@ class KafkaCluster(ProcessService):
     def address(self) -> str:
         return ",".join(f"127.0.0.1:{member.ports[0]}" for member in self.members)
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         image = None
         try:
             command = java_tool("kafka.Kafka", heap_mb=self._heap_mb)
@@ -183,7 +183,7 @@ class KafkaCluster(ProcessService):
             logging = f"-Dlog4j.configurationFile={folder / 'log4j2.properties'}"
             at = command.index("-cp")
             full = [*command[:at], logging, *command[at:], str(folder / "server.properties")]
-            members.append(Member(name, folder, full, own))
+            members.append(ServiceProcess(name, folder, full, own))
         self._format(members)
         if image is not None:
             for member in members:
@@ -220,7 +220,7 @@ class KafkaCluster(ProcessService):
             **self._config,
         }
 
-    def _format(self, members: list[Member]) -> None:
+    def _format(self, members: list[ServiceProcess]) -> None:
         """Give each node its storage; all share one cluster id. Run side by side: each is a JVM."""
         # 22 characters of base64; the first one is no "-", which would be taken for an option.
         cluster_id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
@@ -250,7 +250,7 @@ def kafka(
     *,
     config: Mapping[str, str] | None = None,
     heap_mb: int = HEAP_MB_DEFAULT,
-    run: Run | None = None,
+    run: ServiceRun | None = None,
 ) -> Service:
     """A Kafka to use: the one `LOGSTORE_TEST_KAFKA` names, else a cluster of our own."""
     given = os.environ.get(ADDRESS_VARIABLE)

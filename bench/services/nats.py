@@ -6,10 +6,10 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from bench.services.base import GivenService, Member, ProcessService, Service, ServiceError
+from bench.services.base import GivenService, ProcessService, Service, ServiceError, ServiceProcess
 from bench.services.install import cache_lock, may_install, on_path, program
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 
 ADDRESS_VARIABLE = "LOGSTORE_TEST_NATS"
 VERSION = "v2.14.9"
@@ -55,7 +55,7 @@ class NatsServer(ProcessService):
 
     name = "nats"
 
-    def __init__(self, *, sync_always: bool = False, run: Run | None = None) -> None:
+    def __init__(self, *, sync_always: bool = False, run: ServiceRun | None = None) -> None:
         super().__init__(run=run)
         self._sync_always = sync_always
 
@@ -63,7 +63,7 @@ class NatsServer(ProcessService):
     def address(self) -> str:
         return f"127.0.0.1:{self.members[0].ports[0]}"
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         binary = nats_binary()
         self.source = binary if Path(binary).parent.name != VERSION else f"Go module {VERSION}"
         name, folder = self._member_folder(run, 0)
@@ -73,7 +73,9 @@ class NatsServer(ProcessService):
             f"listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\nmax_payload: 8MB\n"
             f'jetstream {{\n  store_dir: "{folder / "data"}"\n  {sync}\n}}\n'
         )
-        return [Member(name, folder, [binary, "-c", str(folder / "nats.conf")], [port, monitor])]
+        return [
+            ServiceProcess(name, folder, [binary, "-c", str(folder / "nats.conf")], [port, monitor])
+        ]
 
     def _ready(self) -> bool:
         url = f"http://127.0.0.1:{self.members[0].ports[1]}/healthz"
@@ -89,7 +91,7 @@ def _given_ready(address: str) -> bool:
         return connection.recv(5) == b"INFO "
 
 
-def nats(*, sync_always: bool = False, run: Run | None = None) -> Service:
+def nats(*, sync_always: bool = False, run: ServiceRun | None = None) -> Service:
     """A NATS server to use: the one `LOGSTORE_TEST_NATS` names, else one of our own."""
     given = os.environ.get(ADDRESS_VARIABLE)
     if given:

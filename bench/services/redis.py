@@ -4,10 +4,10 @@ import os
 import socket
 from typing import Literal
 
-from bench.services.base import GivenService, Member, ProcessService, Service, ServiceError
+from bench.services.base import GivenService, ProcessService, Service, ServiceError, ServiceProcess
 from bench.services.install import program
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 
 ADDRESS_VARIABLE = "LOGSTORE_TEST_REDIS"
 
@@ -25,7 +25,9 @@ def redis_ready(address: str) -> bool:
 class RedisServer(ProcessService):
     name = "redis"
 
-    def __init__(self, *, appendfsync: FsyncPolicy = "everysec", run: Run | None = None) -> None:
+    def __init__(
+        self, *, appendfsync: FsyncPolicy = "everysec", run: ServiceRun | None = None
+    ) -> None:
         super().__init__(run=run)
         self._appendfsync = appendfsync
 
@@ -33,7 +35,7 @@ class RedisServer(ProcessService):
     def address(self) -> str:
         return f"127.0.0.1:{self.members[0].ports[0]}"
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         binary = program("redis-server", packages=["redis-server"])
         if binary is None:
             raise ServiceError(
@@ -48,13 +50,13 @@ class RedisServer(ProcessService):
             "--appendonly", "yes", "--appendfsync", self._appendfsync, "--save", "",
             "--daemonize", "no",
         ]  # fmt: skip
-        return [Member(name, folder, command, [port])]
+        return [ServiceProcess(name, folder, command, [port])]
 
     def _ready(self) -> bool:
         return redis_ready(self.address)
 
 
-def redis(*, appendfsync: FsyncPolicy = "everysec", run: Run | None = None) -> Service:
+def redis(*, appendfsync: FsyncPolicy = "everysec", run: ServiceRun | None = None) -> Service:
     """A Redis to use: the one `LOGSTORE_TEST_REDIS` names, else one of our own."""
     given = os.environ.get(ADDRESS_VARIABLE)
     if given:

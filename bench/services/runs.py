@@ -42,7 +42,7 @@ def failed_root() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ServiceRun:
     """One owner's folder. `detached` runs outlive the command that started them."""
 
     run_id: str
@@ -55,7 +55,7 @@ class Run:
         return folder
 
 
-def open_run(*, detached: bool = False) -> Run:
+def open_run(*, detached: bool = False) -> ServiceRun:
     """Clean up what dead owners left, then make a folder of our own."""
     sweep()
     run_id = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -68,14 +68,14 @@ def open_run(*, detached: bool = False) -> Run:
     owner = {"pid": me.pid, "started": me.create_time(), "detached": detached, "run": run_id}
     (preparing / "owner.json").write_text(json.dumps(owner))
     preparing.rename(folder)
-    return Run(run_id, folder, detached)
+    return ServiceRun(run_id, folder, detached)
 
 
-_shared: dict[int, Run] = {}
+_shared: dict[int, ServiceRun] = {}
 _shared_lock = threading.Lock()
 
 
-def shared_run() -> Run:
+def shared_run() -> ServiceRun:
     """This process's own run, made at first use and ended with the process."""
     with _shared_lock:
         run = _shared.get(os.getpid())
@@ -86,7 +86,7 @@ def shared_run() -> Run:
         return run
 
 
-def _end_if_ours(pid: int, run: Run) -> None:
+def _end_if_ours(pid: int, run: ServiceRun) -> None:
     if os.getpid() == pid:  # a forked child inherits the exit handlers, but owns nothing
         end_run(run.folder)
 

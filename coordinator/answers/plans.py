@@ -4,7 +4,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from coordinator.answers.base import Answer
-from sharder.config import Mode
+from sharder.config import PlanMode
 from sharder.operators import Plan, Trigger
 from sharder.reasons import Reason
 
@@ -74,7 +74,7 @@ class PlanFields(Answer, frozen=True, kw_only=True):
 
     made_at_s: float
     slot: int
-    mode: Mode
+    mode: PlanMode
     horizon_s: float
     crossings: tuple[PlannedCrossing, ...]
     operators: tuple[PlannedOperator, ...]
@@ -111,7 +111,7 @@ class PlanAnswer(Answer, frozen=True, kw_only=True):
     autopilot: str
     made_at_s: float
     slot: int
-    mode: Mode
+    mode: PlanMode
     horizon_s: float
     crossings: tuple[PlannedCrossing, ...]
     operators: tuple[PlannedOperator, ...]

@@ -44,7 +44,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class InputRecord:
     """A record of the input, checked against the limits."""
 
     line: int
@@ -53,7 +53,7 @@ class Row:
     timestamp: int | None
 
 
-class Mark(msgspec.Struct, kw_only=True):
+class ResumeMark(msgspec.Struct, kw_only=True):
     """How far the input is stored: all of lines 1 to `done`, and of those above it `stored`.
 
     `unknown` may be stored: they were being sent when the command ended, or nobody answered.
@@ -84,7 +84,7 @@ class Input:
     """The lines of a file from where the last run ended."""
 
     given: Given
-    mark: Mark
+    mark: ResumeMark
     skipped: list[Span]
     seen: int = 0
     """The last line that a call yielded so far covers."""
@@ -97,9 +97,9 @@ class Input:
         """Of lines 1 to `seen`."""
         return self._digest.hexdigest()
 
-    def calls(self) -> Iterator[list[Row]]:
+    def calls(self) -> Iterator[list[InputRecord]]:
         """Rows for one call each: all with a timestamp or none. A bad line (`bad`) ends them."""
-        held: list[Row] = []
+        held: list[InputRecord] = []
         size = 0
         try:
             for row in self._rows():
@@ -115,7 +115,7 @@ class Input:
         if held:
             yield held
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[InputRecord]:
         decoder = msgspec.json.Decoder(Line)
         begin = self.mark.done
         for number, line in read_lines(self.given.file):
@@ -162,7 +162,9 @@ def told(found: Iterable[Span]) -> str:
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in found) or "none"
 
 
-def _row(file: Path, number: int, line: bytes, decoder: "msgspec.json.Decoder[Line]") -> Row:
+def _row(
+    file: Path, number: int, line: bytes, decoder: "msgspec.json.Decoder[Line]"
+) -> InputRecord:
     where = f"{named(file)}, line {number}"
     try:
         found = decoder.decode(line)
@@ -176,7 +178,7 @@ def _row(file: Path, number: int, line: bytes, decoder: "msgspec.json.Decoder[Li
         checks.record(key, value, None, found.timestamp)
     except InvalidArgumentError as e:
         raise InvalidArgumentError(f"{where}: {e.message}") from None
-    return Row(number, key, value, found.timestamp)
+    return InputRecord(number, key, value, found.timestamp)
 
 
 def _bytes(where: str, name: str, text: str | UnsetType, data: bytes | UnsetType) -> bytes:
@@ -201,7 +203,7 @@ def begin(given: Given) -> Input:
     path = mark_path(given)
     kept = _kept(path)
     if given.resume_from is not None:
-        return Input(given, Mark(log=given.name, done=given.resume_from - 1), [])
+        return Input(given, ResumeMark(log=given.name, done=given.resume_from - 1), [])
     if not given.resume:
         if kept is not None:
             raise InvalidArgumentError(
@@ -209,7 +211,7 @@ def begin(given: Given) -> Input:
                 f"stored in {given.name}; --resume goes on behind them, --resume-from 1 stores all "
                 "of them again"
             )
-        return Input(given, Mark(log=given.name), [])
+        return Input(given, ResumeMark(log=given.name), [])
     if path is None:
         raise InvalidArgumentError("--resume needs a file; for standard input: --resume-from LINE")
     if kept is None:
@@ -260,7 +262,7 @@ class _Sending:
         self.failure: LogstoreError | None = None
         self.not_stored: list[Span] = []
 
-    async def send(self, rows: list[Row]) -> None:
+    async def send(self, rows: list[InputRecord]) -> None:
         """Send one call's rows; `failure` where not all of them are stored."""
         mark, lines = self.mark, [row.line for row in rows]
         done, digest = self._source.seen, self._source.digest
@@ -338,11 +340,11 @@ def _failed(
     )
 
 
-def _kept(path: Path | None) -> Mark | None:
+def _kept(path: Path | None) -> ResumeMark | None:
     if path is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Mark)
+        return msgspec.json.decode(path.read_bytes(), type=ResumeMark)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as e:

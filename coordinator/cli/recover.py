@@ -10,9 +10,9 @@ import typer
 from coordinator.cli.common import AsJson, print_json, print_table, run, text
 from coordinator.config import CoordinatorConfig
 from coordinator.recovery.disks import Disks, instance_directories
-from coordinator.recovery.facts import Scan, decode_scan, encode_scan
+from coordinator.recovery.facts import DiskScan, decode_scan, encode_scan
 from coordinator.recovery.plan import RecoveryPlan, make_plan
-from coordinator.recovery.write import Written, write_embedded, write_etcd
+from coordinator.recovery.write import RecoveredGeneration, write_embedded, write_etcd
 from logstore.base.env import Env
 from logstore.base.errors import ConfigError, InvalidArgumentError, RefusedError
 from logstore.meta.records import ShardRecord
@@ -110,7 +110,7 @@ def recover(
         _say_written(plan, written, elsewhere)
 
 
-def _say_written(plan: RecoveryPlan, written: Written, elsewhere: list[str]) -> None:
+def _say_written(plan: RecoveryPlan, written: RecoveredGeneration, elsewhere: list[str]) -> None:
     if written.aside:
         typer.echo(f"what was there before is in {written.aside}")
     typer.echo(f"recovered: generation {written.generation} of cluster {plan.cluster}")
@@ -120,7 +120,7 @@ def _say_written(plan: RecoveryPlan, written: Written, elsewhere: list[str]) -> 
 
 async def _write(
     plan: RecoveryPlan, home: Path | None, metadata: str | None, replace: Path | None
-) -> Written:
+) -> RecoveredGeneration:
     env = Env()
     if home is not None:
         return await write_embedded(home, plan, env)
@@ -133,7 +133,7 @@ async def _write(
         await store.close()
 
 
-def _read_facts(path: Path) -> Scan:
+def _read_facts(path: Path) -> DiskScan:
     try:
         return decode_scan(path.read_bytes())
     except (OSError, msgspec.DecodeError) as e:
@@ -150,7 +150,7 @@ def _is_confirmed(plan: RecoveryPlan, *, as_json: bool) -> bool:
     return bool(typed.strip())
 
 
-def _show(plan: RecoveryPlan, scan: Scan) -> None:
+def _show(plan: RecoveryPlan, scan: DiskScan) -> None:
     typer.echo(f"cluster {plan.cluster}")
     print_table(
         "Directories",
@@ -192,7 +192,7 @@ def _row(shard: ShardRecord) -> tuple[object, ...]:
     )
 
 
-def _told(plan: RecoveryPlan, written: Written | None) -> dict[str, Any]:
+def _told(plan: RecoveryPlan, written: RecoveredGeneration | None) -> dict[str, Any]:
     return {
         "cluster": plan.cluster,
         "logs": [{"log": log.name, "records": plan.records[log.name]} for log in plan.logs],

@@ -114,7 +114,7 @@ def up(
         kafka=kafka,
     )
 
-    run_now = survey.Run(replicas, metadata)
+    run_now = survey.ClusterStart(replicas, metadata)
 
     async def work() -> None:
         stopped = asyncio.Event()

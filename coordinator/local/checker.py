@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from coordinator.local.journal import Entry, read_journal, value_hash
+from coordinator.local.journal import JournalEntry, read_journal, value_hash
 from logstore.base.errors import ConfigError, LogstoreError
 from logstore.client.client import connect
 
@@ -63,7 +63,7 @@ class Check:
     """Pure: give it all entries, then every row of the log in reading order, then ask."""
 
     log: str
-    _at: dict[tuple[str, int], Entry] = field(default_factory=dict)
+    _at: dict[tuple[str, int], JournalEntry] = field(default_factory=dict)
     _acked: Counter[Content] = field(default_factory=Counter)
     _unknown: Counter[Content] = field(default_factory=Counter)
     _unplaced: dict[Content, list[int]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Check:
     _retimed: int = 0
     _examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def expect(self, entries: Iterable[Entry]) -> None:
+    def expect(self, entries: Iterable[JournalEntry]) -> None:
         """Take a journal's entries. ConfigError when two acks name the same place."""
         for entry in entries:
             content = (entry.k, entry.h)

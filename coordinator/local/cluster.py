@@ -100,7 +100,7 @@ class ClusterOptions:
             _check_capacity(capacity)
 
 
-class Cluster:
+class LocalCluster:
     """The running processes. Make it with `local_cluster`."""
 
     def __init__(self, options: ClusterOptions) -> None:
@@ -286,13 +286,13 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def running(options: ClusterOptions) -> AsyncIterator[Cluster]:
+async def running(options: ClusterOptions) -> AsyncIterator[LocalCluster]:
     """A cluster that serves; stopped at the end, its data stays.
 
     Errors: DirectoryInUseError, AddressInUseError, ConfigError, UnavailableError (too slow).
     """
     with _hold(options.data):
-        cluster = Cluster(options)
+        cluster = LocalCluster(options)
         try:
             await cluster.start()
             yield cluster
@@ -310,7 +310,7 @@ def local_cluster(
     node_settings: Mapping[str, object] | None = None,
     autopilot: str | None = None,
     kafka: str | None = None,
-) -> contextlib.AbstractAsyncContextManager[Cluster]:
+) -> contextlib.AbstractAsyncContextManager[LocalCluster]:
     """`async with local_cluster(3, data=folder) as cluster`; see ClusterOptions and `running`."""
     options = ClusterOptions(
         data=data,

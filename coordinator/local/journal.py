@@ -27,7 +27,7 @@ class Header(msgspec.Struct, frozen=True):
     log: str
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record. `n` counts the key's appends in the order in which they were sent, from 0.
 
     `h`: xxh3-64 of the value. `t`: the timestamp in microseconds, if the writer set it. `s`, `o`:
@@ -84,16 +84,16 @@ class Journal(Sent):
     ) -> None:
         """One append was acked."""
         self.acked_count += 1
-        self._write([Entry(key, value_hash(value), n, timestamp_us, ack.shard, ack.offset)])
+        self._write([JournalEntry(key, value_hash(value), n, timestamp_us, ack.shard, ack.offset)])
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[JournalEntry]) -> None:
         """Many at once, in one write."""
         self.acked_count += sum(entry.o is not None for entry in entries)
         self._write(entries)
 
     def unknown(self, key: bytes, value: bytes, n: int, timestamp_us: int | None = None) -> None:
         """One append ended without an outcome: it may be stored or not."""
-        self._write([Entry(key, value_hash(value), n, timestamp_us)])
+        self._write([JournalEntry(key, value_hash(value), n, timestamp_us)])
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -111,13 +111,13 @@ class Journal(Sent):
     ) -> None:
         self.close()
 
-    def _write(self, rows: Sequence[Header | Entry]) -> None:
+    def _write(self, rows: Sequence[Header | JournalEntry]) -> None:
         data = memoryview(self._encoder.encode_lines(rows))
         while data:
             data = data[os.write(self._fd, data) :]
 
 
-def read_journal(path: Path) -> tuple[Header, Iterator[Entry]]:
+def read_journal(path: Path) -> tuple[Header, Iterator[JournalEntry]]:
     """Header and entries. A torn last line is dropped; ConfigError names any other bad line."""
     try:
         data = path.read_bytes()
@@ -133,8 +133,8 @@ def read_journal(path: Path) -> tuple[Header, Iterator[Entry]]:
     return header, _entries(path, lines[1:])
 
 
-def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[Entry]:
-    decoder = msgspec.json.Decoder(Entry)
+def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[JournalEntry]:
+    decoder = msgspec.json.Decoder(JournalEntry)
     for number, line in enumerate(lines, 2):
         try:
             yield decoder.decode(line)

@@ -24,7 +24,7 @@ CALL_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ClusterStart:
     """How a cluster was started. `metadata=None`: the embedded store."""
 
     replicas: int
@@ -35,7 +35,7 @@ class Run:
 class Before:
     """What a data directory held before the start."""
 
-    run: Run | None
+    run: ClusterStart | None
     instances: frozenset[str]
 
 
@@ -44,7 +44,7 @@ def before(data: Path) -> Before:
     path = data / RUN_FILE
     run = None
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=Run)
+        run = msgspec.json.decode(path.read_bytes(), type=ClusterStart)
     except (FileNotFoundError, NotADirectoryError):
         pass  # the cluster says what is wrong with its directory
     except (OSError, msgspec.DecodeError) as e:
@@ -72,7 +72,7 @@ def check_metadata(data: Path, past: Before, metadata: str | None) -> None:
         )
 
 
-def keep(data: Path, run: Run) -> None:
+def keep(data: Path, run: ClusterStart) -> None:
     """Remember how it was started, for the next time."""
     part = data / f"{RUN_FILE}.part"
     part.write_bytes(msgspec.json.encode(run))
@@ -81,7 +81,7 @@ def keep(data: Path, run: Run) -> None:
 
 def notes(
     past: Before,
-    run: Run,
+    run: ClusterStart,
     started: Collection[str],
     registered: Sequence[str],
     shards: Sequence[ShardRecord],
@@ -134,7 +134,9 @@ def last_number(past: Before) -> int:
     return max((int(n) for n in numbers if n.isdigit()), default=0)
 
 
-async def told(address: str, past: Before, run: Run, started: Collection[str]) -> list[str]:
+async def told(
+    address: str, past: Before, run: ClusterStart, started: Collection[str]
+) -> list[str]:
     """The notes of a cluster that serves at `address`."""
     try:
         registered, shards = await _asked(address)

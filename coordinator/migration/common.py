@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from coordinator.migration import ramp
-from coordinator.migration.facts import Commit, Copy, Effect, Facts, Verified
+from coordinator.migration.facts import CopyReport, Effect, Facts, RecordWrite, Verified
 from coordinator.migration.records import HashResult, MigrationRecord, State
 from coordinator.migration.table import advance, noted
 from logstore.base.types import ShardStatus
@@ -30,15 +30,15 @@ def switches(record: MigrationRecord) -> bool:
 def soak(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     after = replace(advance(record, State.SOAKING, facts.now_us), soaked_s=0.0)
     changed = replace(shard, route={}, hand_over=None, admit=())
-    return Commit(after, changed, "the target is the primary", ramp=ramp.RampState())
+    return RecordWrite(after, changed, "the target is the primary", ramp=ramp.RampState())
 
 
 def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:
     after = advance(record, State.ROLLING_BACK, facts.now_us, cause=why)
     if shard.migration != record.id:
-        return Commit(after, None, why)
+        return RecordWrite(after, None, why)
     changed = replace(shard, admit=(), hand_over=None, remove=(), route={}, feed_topic="")
-    return Commit(after, unsealed(changed), why)
+    return RecordWrite(after, unsealed(changed), why)
 
 
 def unsealed(shard: ShardRecord) -> ShardRecord:
@@ -58,7 +58,7 @@ def set_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str
         return roll_back(record, facts, shard, f"{why}; {record.setbacks} setbacks before")
     after = advance(counted(noted(record, why)), State.CATCHING_UP, facts.now_us)
     changed = replace(shard, admit=(), route={}, hand_over=None)
-    return Commit(after, changed, why, ramp=ramp.RampState())
+    return RecordWrite(after, changed, why, ramp=ramp.RampState())
 
 
 def target_of(record: MigrationRecord) -> Member:
@@ -70,11 +70,11 @@ def counted(record: MigrationRecord) -> MigrationRecord:
     return replace(record, setbacks=record.setbacks + 1)
 
 
-def past_snapshot(copy: Copy) -> bool:
+def past_snapshot(copy: CopyReport) -> bool:
     return copy.learner_phase in ("feed", "pushed") or copy.role in ("follower", "primary")
 
 
-def failed(copy: Copy) -> str:
+def failed(copy: CopyReport) -> str:
     if copy.learner_phase.startswith("failed"):
         return copy.learner_phase.removeprefix("failed").lstrip(": ") or "no reason given"
     return copy.error
@@ -109,7 +109,7 @@ def feed_given_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> 
     if record.options.feed_fallback == "rollback":
         return roll_back(record, facts, shard, why)
     after = noted(record, f"{why}; it goes on directly")
-    return Commit(after, replace(shard, feed_topic=""), why)
+    return RecordWrite(after, replace(shard, feed_topic=""), why)
 
 
 def without_learner(shard: ShardRecord, member: Member) -> ShardRecord:
@@ -147,7 +147,7 @@ def with_equal_ends(record: MigrationRecord, facts: Facts) -> MigrationRecord:
     return replace(record, hash=found)
 
 
-def with_copy_figures(record: MigrationRecord, copy: Copy) -> MigrationRecord:
+def with_copy_figures(record: MigrationRecord, copy: CopyReport) -> MigrationRecord:
     if not copy.bytes_copied:
         return record
     rate = copy.bytes_copied / 1e6 / copy.copy_seconds if copy.copy_seconds > 0 else None

@@ -21,7 +21,7 @@ from coordinator.migration.common import (
     with_blackout,
     without_learner,
 )
-from coordinator.migration.facts import Commit, Effect, Facts, Wait
+from coordinator.migration.facts import Effect, Facts, RecordWrite, Wait
 from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.reshape import sealed, successor
 from coordinator.migration.table import advance, noted
@@ -36,7 +36,7 @@ def preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
     if not facts.target_heard or record.target_instance not in facts.incarnations:
         return Wait(POLL_S, f"{record.target_instance} is silent")
     after = advance(record, State.CUTOVER, facts.now_us)
-    return Commit(after, replace(shard, seal=record.id), "the source shall seal")
+    return RecordWrite(after, replace(shard, seal=record.id), "the source shall seal")
 
 
 def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -45,7 +45,7 @@ def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
         if record.setbacks >= record.options.setbacks_max:
             return roll_back(record, facts, shard, f"{record.setbacks} setbacks")
         again = counted(noted(record, "the source gave its seal up"))
-        return Commit(advance(again, State.PREPARING, facts.now_us), None, "once more")
+        return RecordWrite(advance(again, State.PREPARING, facts.now_us), None, "once more")
     if shard.status is not ShardStatus.SEALING:
         return Wait(SEAL_POLL_S, "the source drains and seals")
     incarnation = facts.incarnations.get(record.target_instance)
@@ -66,7 +66,7 @@ def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
         learners=(*shard.learners, learner),
         copy_bytes_per_s=record.options.throttle_bytes_per_s,
     )
-    return Commit(
+    return RecordWrite(
         after,
         closed,
         "the successor is open at the target",
@@ -80,7 +80,9 @@ def verified(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
     """The chains are equal: the copy may join, and the source's history soaks (I8)."""
     after = advance(with_blackout(record, facts), State.SOAKING, facts.now_us)
     admit = (target_of(record).replica_id,)
-    return Commit(replace(after, soaked_s=0.0), replace(shard, admit=admit), "chains are equal")
+    return RecordWrite(
+        replace(after, soaked_s=0.0), replace(shard, admit=admit), "chains are equal"
+    )
 
 
 def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -88,7 +90,9 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
     target, source = target_of(record), record.source
     if not holds(shard.in_sync, target):
         if holds(shard.learners, target) and target.replica_id not in shard.admit:
-            return Commit(record, replace(shard, admit=(target.replica_id,)), "it may join again")
+            return RecordWrite(
+                record, replace(shard, admit=(target.replica_id,)), "it may join again"
+            )
         return Wait(POLL_S, "the copy has yet to join")
     soaked_s = (facts.now_us - record.since_us) / 1e6
     done = record.request == "complete" or soaked_s >= record.options.soak_s or record.removing
@@ -97,20 +101,24 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
     if not leads(shard, target):
         if shard.hand_over == target.replica_id:
             return Wait(POLL_S, "the source hands its history over")
-        return Commit(record, replace(shard, hand_over=target.replica_id), "hand over (H1)")
+        return RecordWrite(record, replace(shard, hand_over=target.replica_id), "hand over (H1)")
     member = shard.member_on(source.instance)
     if not record.removing:
         removing = with_after(replace(record, removing=True, soaked_s=soaked_s), facts)
         remove = () if member is None else (member.replica_id,)
-        return Commit(removing, replace(shard, remove=remove), "the source's copy may go")
+        return RecordWrite(removing, replace(shard, remove=remove), "the source's copy may go")
     if member is not None and holds(shard.in_sync, member):
         if member.replica_id in shard.remove:
             return Wait(POLL_S, "the target removes the source")
-        return Commit(record, replace(shard, remove=(member.replica_id,)), "remove the source")
+        return RecordWrite(record, replace(shard, remove=(member.replica_id,)), "remove the source")
     if member is not None:
-        return Commit(record, without_learner(shard, member), "the source's copy is no learner")
+        return RecordWrite(
+            record, without_learner(shard, member), "the source's copy is no learner"
+        )
     after = advance(record, State.COMPLETED, facts.now_us)
-    return Commit(after, released(shard), "the history is moved", successor=_free(record, facts))
+    return RecordWrite(
+        after, released(shard), "the history is moved", successor=_free(record, facts)
+    )
 
 
 def seal_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect | None:
@@ -120,7 +128,7 @@ def seal_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
         return None
     if open_.status is ShardStatus.OPEN and open_.seal != record.id:
         asked = replace(open_, seal=record.id, migration=record.id)
-        return Commit(record, None, "the successor shall seal", successor=asked)
+        return RecordWrite(record, None, "the successor shall seal", successor=asked)
     if open_.status is not ShardStatus.SEALING:
         return Wait(SEAL_POLL_S, "the successor drains and seals")
     incarnation = facts.incarnations.get(record.source.instance)
@@ -129,7 +137,7 @@ def seal_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
     home = Member(record.source.instance, incarnation, facts.next_replica_id)
     name = f"{shard.log}/{facts.log.next_shard}"
     created = successor(name, open_.range, [open_], (home,), home.instance, home.replica_id)
-    return Commit(
+    return RecordWrite(
         noted_once(record, f"{open_.shard} stays sealed on {open_.primary.instance}"),
         None,
         "another successor is open at the source",

@@ -26,7 +26,7 @@ from coordinator.migration.common import (
     with_blackout,
     without_learner,
 )
-from coordinator.migration.facts import Commit, Effect, Facts, Verify, Wait
+from coordinator.migration.facts import Effect, Facts, RecordWrite, Verify, Wait
 from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.table import COPY_ON_WRITE, advance, noted
 from logstore.meta.records import Member, ShardRecord
@@ -52,11 +52,11 @@ def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
         return roll_back(record, facts, shard, f"{record.setbacks} setbacks")
     after = counted(noted(record, "the source gave up or restarted before it handed over"))
     if switches(record):
-        return Commit(advance(after, State.PREPARING, facts.now_us), None, "once more")
+        return RecordWrite(advance(after, State.PREPARING, facts.now_us), None, "once more")
     if record.strategy == "log-shipping":
         again = counted(advance(after, State.CATCHING_UP, facts.now_us))
-        return Commit(again, replace(shard, admit=()), "once more")
-    return Commit(
+        return RecordWrite(again, replace(shard, admit=()), "once more")
+    return RecordWrite(
         advance(after, State.RAMPING, facts.now_us),
         replace(shard, route={}),
         "ramp again",
@@ -78,7 +78,7 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
         done = record.request == "complete"
         if done or facts.source_silent_s > record.options.source_dead_after_s:
             why = "complete asked for" if done else f"{source.instance} is declared dead"
-            return Commit(replace(noted(record, why), removing=True), None, why)
+            return RecordWrite(replace(noted(record, why), removing=True), None, why)
         return _learn_source(record, facts, shard)
     broken = ramp.soak_breach(
         facts.ramp, facts.figures, record.options, record.p99_ms.get("before")
@@ -87,14 +87,14 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
         return roll_back(record, facts, shard, f"soaking: {broken}")
     if broken is not None:
         seen = replace(facts.ramp, breaches=1, judged_us=facts.figures.at_us)
-        return Commit(noted(record, f"soaking: {broken}"), None, broken, ramp=seen)
+        return RecordWrite(noted(record, f"soaking: {broken}"), None, broken, ramp=seen)
     soaked = min(wanted, record.soaked_s + _unwritten_s(record, facts))
     if soaked >= wanted or record.request == "complete":
         after = with_after(replace(record, soaked_s=soaked, removing=True), facts)
         remove = () if switches(record) else (source.replica_id,)
-        return Commit(after, replace(shard, remove=remove), "soaked")
+        return RecordWrite(after, replace(shard, remove=remove), "soaked")
     if soaked - record.soaked_s >= SOAK_WRITE_S:
-        return Commit(
+        return RecordWrite(
             replace(record, soaked_s=soaked, since_us=facts.now_us), None, f"soaked {soaked:.1f} s"
         )
     return Wait(min(IDLE_POLL_S, max(0.01, wanted - soaked)), f"soaking, {wanted - soaked:.1f} s")
@@ -103,16 +103,16 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
 def _remove_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     if switches(record):
         after = advance(record, State.COMPLETED, facts.now_us)
-        return Commit(after, released(shard), "the source stays a follower")
+        return RecordWrite(after, released(shard), "the source stays a follower")
     member = shard.member_on(record.source.instance)
     if member is None:
         after = advance(record, State.COMPLETED, facts.now_us)
-        return Commit(after, released(shard), "the source is relieved")
+        return RecordWrite(after, released(shard), "the source is relieved")
     if holds(shard.in_sync, member):
         if member.replica_id in shard.remove:
             return Wait(POLL_S, "the target removes the source")
-        return Commit(record, replace(shard, remove=(member.replica_id,)), "remove the source")
-    return Commit(record, without_learner(shard, member), "the source's copy is no learner")
+        return RecordWrite(record, replace(shard, remove=(member.replica_id,)), "remove the source")
+    return RecordWrite(record, without_learner(shard, member), "the source's copy is no learner")
 
 
 def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -120,27 +120,27 @@ def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> 
     member = shard.member_on(record.source.instance)
     text = f"{record.source.instance} fell out of sync; it is repaired and verified first (H4)"
     if text not in record.notes:
-        return Commit(noted(record, text), None, text)
+        return RecordWrite(noted(record, text), None, text)
     if member is None:
         incarnation = facts.incarnations.get(record.source.instance)
         if incarnation is None:
             return Wait(IDLE_POLL_S, f"{record.source.instance} is not registered")
         member = Member(record.source.instance, incarnation, facts.next_replica_id)
-        return Commit(
+        return RecordWrite(
             replace(noted(record, f"{member.instance} learns again"), source=member),
             replace(shard, learners=(*shard.learners, member)),
             "the source learns again (H4)",
             draws=member.replica_id,
         )
     if member.replica_id != record.source.replica_id:
-        return Commit(replace(record, source=member), None, "the source's copy is another")
+        return RecordWrite(replace(record, source=member), None, "the source's copy is another")
     if member.replica_id in shard.admit:
         return Wait(POLL_S, "the target has yet to add the source")
     copy, leader = facts.source, facts.target
     if copy is None or leader is None:
         return Wait(POLL_S, "a side is silent")
     if failed(copy):
-        return Commit(record, without_learner(shard, member), f"copy failed: {failed(copy)}")
+        return RecordWrite(record, without_learner(shard, member), f"copy failed: {failed(copy)}")
     if not past_snapshot(copy):
         return Wait(POLL_S, "the source copies a snapshot")
     if leader.high_watermark - copy.end > record.options.lag_records_max:
@@ -150,8 +150,8 @@ def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> 
         # Above the leader's high watermark the copy may hold what was never committed.
         return Verify(member, shard.primary, min(copy.end, leader.high_watermark))
     if found.error is not None or found.chain != found.expected:
-        return Commit(noted(record, differs(found)), without_learner(shard, member), "unequal")
-    return Commit(record, replace(shard, admit=(member.replica_id,)), "the source may join")
+        return RecordWrite(noted(record, differs(found)), without_learner(shard, member), "unequal")
+    return RecordWrite(record, replace(shard, admit=(member.replica_id,)), "the source may join")
 
 
 def rolling_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -163,18 +163,18 @@ def rolling_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
     ours = shard.migration == record.id
     if target is None or not ours:
         after = advance(record, State.ROLLED_BACK, facts.now_us)
-        return Commit(after, released(shard) if ours else None, "the target is no member")
+        return RecordWrite(after, released(shard) if ours else None, "the target is no member")
     if leads(shard, target):
         return _hand_back(record, facts, shard)
     if switches(record):
         after = advance(record, State.ROLLED_BACK, facts.now_us)
-        return Commit(after, released(shard), "the target stays a follower")
+        return RecordWrite(after, released(shard), "the target stays a follower")
     if holds(shard.in_sync, target):
         if target.replica_id in shard.remove:
             return Wait(POLL_S, "the source removes the target")
         changed = replace(shard, remove=(target.replica_id,), admit=(), route={}, hand_over=None)
-        return Commit(record, changed, "remove the target")
-    return Commit(record, without_learner(shard, target), "the target learns no more")
+        return RecordWrite(record, changed, "remove the target")
+    return RecordWrite(record, without_learner(shard, target), "the target learns no more")
 
 
 def _hand_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -184,13 +184,17 @@ def _hand_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
         if shard.hand_over == source.replica_id:
             return Wait(POLL_S / 5, "the target hands back")
         changed = replace(shard, hand_over=source.replica_id, route={}, remove=())
-        return Commit(record, changed, "hand back (H1)")
+        return RecordWrite(record, changed, "hand back (H1)")
     if facts.source_silent_s > record.options.source_dead_after_s:
         member = shard.member_on(source.instance)
         if member is not None:
-            return Commit(record, without_learner(shard, member), "the source is declared dead")
+            return RecordWrite(
+                record, without_learner(shard, member), "the source is declared dead"
+            )
         after = noted(record, f"{source.instance} is declared dead, the target stays the primary")
-        return Commit(advance(after, State.COMPLETED, facts.now_us), released(shard), "no source")
+        return RecordWrite(
+            advance(after, State.COMPLETED, facts.now_us), released(shard), "no source"
+        )
     return _learn_source(record, facts, shard)
 
 

@@ -17,11 +17,19 @@ import structlog
 
 from coordinator.migration.common import switches
 from coordinator.migration.difference import first_difference
-from coordinator.migration.facts import Commit, Copy, Facts, Finished, Verified, Verify, Wait
+from coordinator.migration.facts import (
+    CopyReport,
+    Facts,
+    Finished,
+    RecordWrite,
+    Verified,
+    Verify,
+    Wait,
+)
 from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.migration.machine import decide
 from coordinator.migration.nodes import Nodes
-from coordinator.migration.ramp import Figures, RampState
+from coordinator.migration.ramp import RampState, RampStatistics
 from coordinator.migration.records import (
     MigrationRecord,
     MoveOptions,
@@ -65,18 +73,18 @@ RETRY_S = 0.2
 FAULT_RETRY_S = 2.0
 CHAIN_TIMEOUT_S = 5.0
 
-FiguresOf = Callable[[str, str, str, int], Figures]
+FiguresOf = Callable[[str, str, str, int], RampStatistics]
 """(shard, source, target, since_us) -> what statistics say of both sides since then."""
 
 _log = structlog.get_logger(__name__)
 
 
-def _no_figures(shard: str, source: str, target: str, since_us: int) -> Figures:
-    return Figures()
+def _no_figures(shard: str, source: str, target: str, since_us: int) -> RampStatistics:
+    return RampStatistics()
 
 
 @dataclass(slots=True)
-class Memory:
+class MoveMemory:
     """What one leader remembers of a migration; losing it costs time, never safety."""
 
     ramp: RampState = field(default_factory=RampState)
@@ -123,7 +131,7 @@ class MigrationDriver:
         self._figures = figures
         self._owns = owns
         self._cluster = cluster
-        self._memories: dict[str, Memory] = {}
+        self._memories: dict[str, MoveMemory] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.feed_prefix = ""
         """Of the topics of Kafka feeds; empty: no broker is configured."""
@@ -182,7 +190,7 @@ class MigrationDriver:
 
     def _spawn(self, migration: str) -> None:
         if migration not in self._tasks:
-            self._memories[migration] = Memory()
+            self._memories[migration] = MoveMemory()
             task = asyncio.create_task(self._run(migration), name=f"migration {migration}")
             self._tasks[migration] = task
             task.add_done_callback(lambda _: self._forget(migration))
@@ -209,7 +217,7 @@ class MigrationDriver:
                 seconds = FAULT_RETRY_S
             await _sleep(memory.wake, seconds)
 
-    async def step(self, migration: str, memory: Memory) -> float | None:
+    async def step(self, migration: str, memory: MoveMemory) -> float | None:
         """One decision and its effect. Returns how long to wait; None: the migration has ended."""
         read = await self._read(migration)
         if read is None:
@@ -223,7 +231,7 @@ class MigrationDriver:
                 return seconds
             case Verify():
                 memory.verified = await self._verify(read.record, effect, memory.wake)
-            case Commit():
+            case RecordWrite():
                 done = await self._commit(read, effect)
                 if done and effect.ramp is not None:
                     memory.ramp = effect.ramp
@@ -263,7 +271,7 @@ class MigrationDriver:
             return (log,)
         return log, await self._store.get(shard_key(record.successor))
 
-    async def _observe(self, read: _Read, memory: Memory) -> Facts:
+    async def _observe(self, read: _Read, memory: MoveMemory) -> Facts:
         record = read.record
         items = (await self._store.range(INSTANCES)).items
         known = [decode_instance(item.value) for item in items]
@@ -314,7 +322,7 @@ class MigrationDriver:
             feed_prefix=self.feed_prefix,
         )
 
-    async def _copies(self, instance: str, shard: str) -> list[Copy] | None:
+    async def _copies(self, instance: str, shard: str) -> list[CopyReport] | None:
         """None: no answer. An instance that answers with an error holds no copy yet."""
         try:
             return await self._nodes.copies(instance, shard)
@@ -323,7 +331,7 @@ class MigrationDriver:
         except LogstoreError:
             return []
 
-    async def _commit(self, read: _Read, effect: Commit) -> bool:
+    async def _commit(self, read: _Read, effect: RecordWrite) -> bool:
         record, shard = effect.record, effect.shard
         compares = [Compare(migration_key(record.id), read.revision)]
         operations: list[Operation] = []
@@ -349,7 +357,7 @@ class MigrationDriver:
             self.feed_ended.set()
         return done
 
-    def _shard_writes(self, read: _Read, effect: Commit) -> list[ShardWrite]:
+    def _shard_writes(self, read: _Read, effect: RecordWrite) -> list[ShardWrite]:
         """The shard, and with copy-on-write its successor; copies that leave get tombstones."""
         why = f"{effect.record.id}: {effect.why}"
         order = Order(self._cluster, why, self._env.clock.wall_us())
@@ -412,7 +420,7 @@ class MigrationDriver:
         return str(found) if found is not None else "an offset in what was trimmed since"
 
 
-def _of(copies: list[Copy] | None, replica_id: int | None) -> Copy | None:
+def _of(copies: list[CopyReport] | None, replica_id: int | None) -> CopyReport | None:
     return next((c for c in copies or () if c.replica_id == replica_id), None)
 
 

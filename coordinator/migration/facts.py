@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.migration.ramp import Figures, RampState
+from coordinator.migration.ramp import RampState, RampStatistics
 from coordinator.migration.records import MigrationRecord
 from logstore.meta.records import LogRecord, Member, ShardRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CopyReport:
     """One copy as its instance last told it (ReplicaStatus)."""
 
     replica_id: int
@@ -56,14 +56,14 @@ class Facts:
 
     now_us: int
     shard: ShardRecord | None
-    source: Copy | None = None
-    target: Copy | None = None
+    source: CopyReport | None = None
+    target: CopyReport | None = None
     target_heard: bool = True
     incarnations: Mapping[str, int] = field(default_factory=dict)
     next_replica_id: int = 1
     verified: Verified | None = None
     ramp: RampState = field(default_factory=RampState)
-    figures: Figures = field(default_factory=Figures)
+    figures: RampStatistics = field(default_factory=RampStatistics)
     source_silent_s: float = 0.0
     target_silent_s: float = 0.0
     soaking_since_us: int | None = None
@@ -74,7 +74,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class RecordWrite:
     """One transaction that compares the revisions of both records as they were read (G1).
 
     `shard=None`: the shard record stays as it is. `draws`: the replica id it takes from the
@@ -115,4 +115,4 @@ class Finished:
     """An end state: nothing is left to do."""
 
 
-Effect = Commit | Verify | Wait | Finished
+Effect = RecordWrite | Verify | Wait | Finished

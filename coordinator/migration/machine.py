@@ -32,10 +32,10 @@ from coordinator.migration.common import (
     with_equal_ends,
 )
 from coordinator.migration.facts import (
-    Commit,
     Effect,
     Facts,
     Finished,
+    RecordWrite,
     Verify,
     Wait,
 )
@@ -104,7 +104,7 @@ def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
         why = f"instance {record.target_instance} is not registered"
     if why is not None:
         after = replace(advance(record, State.ABORTED, facts.now_us), cause=why)
-        return Commit(after, None, why)
+        return RecordWrite(after, None, why)
     if record.paused:
         return Wait(IDLE_POLL_S, "paused")
     after = replace(advance(record, State.PREPARING, facts.now_us), source=shard.primary)
@@ -112,7 +112,7 @@ def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
         after = replace(after, bytes=facts.source.bytes_stored)
     if facts.figures.source_p99_ms is not None:
         after = replace(after, p99_ms={"before": facts.figures.source_p99_ms})
-    return Commit(after, replace(shard, migration=record.id), "the shard is ours")
+    return RecordWrite(after, replace(shard, migration=record.id), "the shard is ours")
 
 
 def _preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -133,7 +133,7 @@ def _hand_over_at_once(record: MigrationRecord, facts: Facts, shard: ShardRecord
         return Wait(POLL_S, f"{target.instance} is silent")
     after = replace(advance(record, State.CUTOVER, facts.now_us), target=target)
     after = with_equal_ends(with_during(after, facts), facts)
-    return Commit(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
+    return RecordWrite(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
 
 
 def _add_target(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -149,7 +149,7 @@ def _add_target(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Ef
         copy_bytes_per_s=record.options.throttle_bytes_per_s,
         feed_topic=feed_topic(record, facts, member.replica_id),
     )
-    return Commit(after, changed, "the target learns", draws=member.replica_id)
+    return RecordWrite(after, changed, "the target learns", draws=member.replica_id)
 
 
 def _snapshot(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -167,7 +167,7 @@ def _snapshot(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
     if not past_snapshot(copy):
         return Wait(POLL_S, "the snapshot is being copied")
     after = with_copy_figures(advance(record, State.CATCHING_UP, facts.now_us), copy)
-    return Commit(after, None, "past the snapshot")
+    return RecordWrite(after, None, "past the snapshot")
 
 
 def _catching_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -183,7 +183,7 @@ def _catching_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
     if failed(copy):
         return roll_back(record, facts, shard, f"the copy failed: {failed(copy)}")
     if copy.learner_phase == "snapshot":
-        return Commit(advance(record, State.SNAPSHOT, facts.now_us), None, "a new snapshot")
+        return RecordWrite(advance(record, State.SNAPSHOT, facts.now_us), None, "a new snapshot")
     given_up = feed_given_up(record, facts, shard)
     if given_up is not None:
         return given_up
@@ -191,17 +191,17 @@ def _catching_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
     if lag > record.options.lag_records_max:
         return Wait(POLL_S, f"{lag} records behind")
     record = with_copy_figures(record, copy)
-    return Commit(advance(record, State.VERIFYING, facts.now_us), None, "caught up")
+    return RecordWrite(advance(record, State.VERIFYING, facts.now_us), None, "caught up")
 
 
 def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     target = target_of(record)
     if not holds(shard.learners, target):
-        return Commit(
+        return RecordWrite(
             advance(counted(record), State.CATCHING_UP, facts.now_us), None, "no learner any more"
         )
     if facts.target is not None and facts.target.learner_phase == "snapshot":
-        return Commit(
+        return RecordWrite(
             advance(counted(record), State.CATCHING_UP, facts.now_us), None, "a new snapshot"
         )
     found = facts.verified
@@ -219,7 +219,7 @@ def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
     after = advance(record, State.SHADOWING, facts.now_us)
     # From here on the source pushes: the topic is not needed any more, and is swept.
     changed = replace(shard, admit=(target.replica_id,), feed_topic="")
-    return Commit(after, changed, "chains are equal (I8)")
+    return RecordWrite(after, changed, "chains are equal (I8)")
 
 
 def _shadowing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -231,9 +231,9 @@ def _shadowing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
             return Wait(POLL_S, "in sync; shadowing")
         if record.strategy == "log-shipping":
             after = advance(with_during(record, facts), State.CUTOVER, facts.now_us)
-            return Commit(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
+            return RecordWrite(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
         after = advance(record, State.RAMPING, facts.now_us)
-        return Commit(after, None, "reads may go to the target", ramp=ramp.RampState())
+        return RecordWrite(after, None, "reads may go to the target", ramp=ramp.RampState())
     if holds(shard.learners, target) and target.replica_id in shard.admit:
         return Wait(POLL_S, "the primary has yet to add the target")
     return set_back(record, facts, shard, f"{target.instance} was not added, or fell out")
@@ -248,25 +248,25 @@ def _ramping(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
     if not facts.target_heard:
         if shard.route:
             why = f"{target.instance} is silent, reads go to the source"
-            return Commit(record, replace(shard, route={}), why, ramp=ramp.RampState())
+            return RecordWrite(record, replace(shard, route={}), why, ramp=ramp.RampState())
         return Wait(POLL_S, f"{target.instance} is silent")
     step = ramp.step(facts.ramp, facts.figures, record.options, facts.now_us)
     share = {target.instance: step.state.p} if step.state.p > 0 else {}
     match step.move:
-        case ramp.Move.WAIT:
+        case ramp.RampAction.WAIT:
             seconds = (facts.ramp.due_us - facts.now_us) / 1e6
             return Wait(max(0.001, seconds), f"p is {facts.ramp.p:g}")
-        case ramp.Move.SET:
+        case ramp.RampAction.SET:
             p = f"p = {step.state.p:g}"
-            return Commit(record, replace(shard, route=share), p, ramp=step.state)
-        case ramp.Move.BACK:
+            return RecordWrite(record, replace(shard, route=share), p, ramp=step.state)
+        case ramp.RampAction.BACK:
             after = noted(record, f"ramp stepped back to {step.state.p:g}: {step.why}")
-            return Commit(after, replace(shard, route=share), step.why, ramp=step.state)
-        case ramp.Move.ROLL_BACK:
+            return RecordWrite(after, replace(shard, route=share), step.why, ramp=step.state)
+        case ramp.RampAction.ROLL_BACK:
             return roll_back(record, facts, shard, step.why)
-        case ramp.Move.DONE:
+        case ramp.RampAction.DONE:
             after = advance(with_during(record, facts), State.CUTOVER, facts.now_us)
-            return Commit(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
+            return RecordWrite(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
 
 
 def _late(record: MigrationRecord, facts: Facts) -> str | None:
@@ -317,10 +317,10 @@ def _went_through(record: MigrationRecord, shard: ShardRecord) -> bool:
 def _shard_gone(record: MigrationRecord, facts: Facts) -> Effect:
     why = f"shard {record.shard} does not exist any more"
     if record.state is State.PLANNED:
-        return Commit(advance(record, State.ABORTED, facts.now_us, cause=why), None, why)
+        return RecordWrite(advance(record, State.ABORTED, facts.now_us, cause=why), None, why)
     if record.state is State.ROLLING_BACK:
-        return Commit(advance(record, State.ROLLED_BACK, facts.now_us, cause=why), None, why)
-    return Commit(advance(record, State.ROLLING_BACK, facts.now_us, cause=why), None, why)
+        return RecordWrite(advance(record, State.ROLLED_BACK, facts.now_us, cause=why), None, why)
+    return RecordWrite(advance(record, State.ROLLING_BACK, facts.now_us, cause=why), None, why)
 
 
 _HANDLERS: dict[State, Callable[[MigrationRecord, Facts, ShardRecord], Effect]] = {

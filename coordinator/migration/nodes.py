@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc.aio
 
 from coordinator.migration.difference import RangeDigest
-from coordinator.migration.facts import Copy
+from coordinator.migration.facts import CopyReport
 from logstore.base.errors import UnavailableError
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
@@ -27,7 +27,7 @@ COPIES_TIMEOUT_S = 10.0
 class Nodes(Protocol):
     """Errors: `UnavailableError` when the instance cannot be reached; else what it answers."""
 
-    async def copies(self, instance: str, shard: str) -> list[Copy]:
+    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
         """The copies of `shard` that the instance holds."""
         ...
 
@@ -58,7 +58,7 @@ class GrpcNodes:
         """This cluster's id, which every call says."""
         self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
-    async def copies(self, instance: str, shard: str) -> list[Copy]:
+    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
         stub = await self._stub(instance)
         async with called():
             answer = await stub.Status(
@@ -141,8 +141,8 @@ async def ask_digests(
     ]
 
 
-def _copy(status: node_pb2.ReplicaStatus) -> Copy:
-    return Copy(
+def _copy(status: node_pb2.ReplicaStatus) -> CopyReport:
+    return CopyReport(
         replica_id=status.replica_id,
         role=status.role,
         end=status.end,

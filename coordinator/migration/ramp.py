@@ -24,7 +24,7 @@ class RampState:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class RampStatistics:
     """What statistics say of both sides since the ramp began. None: not known.
 
     `lag_records`: the source's high watermark less the target's end. `at_us`: when the statistics
@@ -40,7 +40,7 @@ class Figures:
     at_us: int = 0
 
 
-class Move(StrEnum):
+class RampAction(StrEnum):
     WAIT = "wait"
     SET = "set"
     BACK = "back"
@@ -52,12 +52,12 @@ class Move(StrEnum):
 class RampStep:
     """What to do; `state` holds once it is done."""
 
-    move: Move
+    move: RampAction
     state: RampState
     why: str = ""
 
 
-def breach(state: RampState, figures: Figures, options: MoveOptions) -> str | None:
+def breach(state: RampState, figures: RampStatistics, options: MoveOptions) -> str | None:
     """Which guard rail is broken, in words, or None."""
     if figures.lag_records is not None and figures.lag_records > options.lag_records_max:
         return (
@@ -76,7 +76,7 @@ def breach(state: RampState, figures: Figures, options: MoveOptions) -> str | No
 
 
 def soak_breach(
-    state: RampState, figures: Figures, options: MoveOptions, before_ms: float | None
+    state: RampState, figures: RampStatistics, options: MoveOptions, before_ms: float | None
 ) -> str | None:
     """Which guard rail the target breaks while it leads; its p99 against the source's before."""
     if figures.target_samples < options.samples_min or figures.at_us <= state.judged_us:
@@ -90,10 +90,10 @@ def soak_breach(
     return f"p99 is {target:.2f} ms, the limit is {limit:.2f} ms" if target > limit else None
 
 
-def step(state: RampState, figures: Figures, options: MoveOptions, now_us: int) -> RampStep:
+def step(state: RampState, figures: RampStatistics, options: MoveOptions, now_us: int) -> RampStep:
     """The next step. A first breach takes `ramp_back` off p, the second rolls back."""
     if now_us < state.due_us:
-        return RampStep(Move.WAIT, state)
+        return RampStep(RampAction.WAIT, state)
     interval_us = round(options.ramp_interval_s * 1e6)
     broken = breach(state, figures, options)
     judged = replace(state, judged_us=max(state.judged_us, figures.at_us))
@@ -104,8 +104,10 @@ def step(state: RampState, figures: Figures, options: MoveOptions, now_us: int) 
             breaches=state.breaches + 1,
             due_us=now_us + _BACK_INTERVALS * interval_us,
         )
-        return RampStep(Move.ROLL_BACK if after.breaches > 1 else Move.BACK, after, broken)
+        return RampStep(
+            RampAction.ROLL_BACK if after.breaches > 1 else RampAction.BACK, after, broken
+        )
     if state.p >= 1.0:
-        return RampStep(Move.DONE, judged)
+        return RampStep(RampAction.DONE, judged)
     p = min(1.0, round(state.p + options.ramp_step, 6))
-    return RampStep(Move.SET, replace(judged, p=p, due_us=now_us + interval_us))
+    return RampStep(RampAction.SET, replace(judged, p=p, due_us=now_us + interval_us))

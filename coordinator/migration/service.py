@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 
 from coordinator.answers.base import fields_of
 from coordinator.answers.moves import DryMove, Migration, MigrationRows, OddMigration
-from coordinator.edge import Context, answered, unary
 from coordinator.migration import reshape_driver
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.dry_run import dry_run
@@ -20,6 +19,7 @@ from coordinator.migration.records import (
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.table import PATHS, TABLE, check_strategy, story
 from coordinator.presence import Presence
+from coordinator.rpc_errors import Context, answered, unary
 from coordinator.views import move_history
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore

@@ -20,7 +20,7 @@ STRATEGIES = ("switch", "shadow", "log-shipping", COPY_ON_WRITE)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StateRow:
     """One state: what is in the metadata and on disk in it, who acts after everything died."""
 
     state: State
@@ -37,42 +37,42 @@ class Row:
 
 
 S = State
-TABLE: dict[State, Row] = {
+TABLE: dict[State, StateRow] = {
     row.state: row
     for row in (
-        Row(S.PLANNED, "-", "-", "coordinator", "shard.migration", "nothing",
+        StateRow(S.PLANNED, "-", "-", "coordinator", "shard.migration", "nothing",
             frozenset({S.PREPARING, S.ABORTED})),
-        Row(S.PREPARING, "-", "-", "coordinator", "a replica id, learners += target",
+        StateRow(S.PREPARING, "-", "-", "coordinator", "a replica id, learners += target",
             "the target to be registered", frozenset({S.SNAPSHOT, S.ROLLING_BACK}),
             "preparing_timeout_s"),
-        Row(S.SNAPSHOT, "the learner", "target: chunks", "target", "-",
+        StateRow(S.SNAPSHOT, "the learner", "target: chunks", "target", "-",
             "the target to be past its snapshot",
             frozenset({S.CATCHING_UP, S.ROLLING_BACK}), "snapshot_timeout_s"),
-        Row(S.CATCHING_UP, "direct feed", "target: end, chain", "target", "-",
+        StateRow(S.CATCHING_UP, "direct feed", "target: end, chain", "target", "-",
             "the target within lag_records_max of the source's high watermark",
             frozenset({S.VERIFYING, S.SNAPSHOT, S.ROLLING_BACK}), "catching_up_timeout_s"),
-        Row(S.VERIFYING, "-", "both chains", "coordinator", "hash; admit = target",
+        StateRow(S.VERIFYING, "-", "both chains", "coordinator", "hash; admit = target",
             "equal hash chains at the same offset",
             frozenset({S.SHADOWING, S.CATCHING_UP, S.ROLLING_BACK}), "verifying_timeout_s"),
-        Row(S.SHADOWING, "admission allowed", "-", "source adds the target", "-",
+        StateRow(S.SHADOWING, "admission allowed", "-", "source adds the target", "-",
             "the target to be in sync for shadow_s",
             frozenset({S.RAMPING, S.CUTOVER, S.CATCHING_UP, S.SOAKING, S.ROLLING_BACK}),
             "shadowing_timeout_s"),
-        Row(S.RAMPING, "p; a new leader starts again from 0", "-", "coordinator",
+        StateRow(S.RAMPING, "p; a new leader starts again from 0", "-", "coordinator",
             "route = {target: p} step by step; then hand_over = target", "p = 1 under guard rails",
             frozenset({S.CUTOVER, S.CATCHING_UP, S.SOAKING, S.ROLLING_BACK}), "ramping_timeout_s"),
-        Row(S.CUTOVER, "intent", "target = source at the end", "source", "route cleared",
+        StateRow(S.CUTOVER, "intent", "target = source at the end", "source", "route cleared",
             "the source to hand over",
             frozenset({S.SOAKING, S.RAMPING, S.CATCHING_UP, S.ROLLING_BACK}), "cutover_timeout_s"),
-        Row(S.SOAKING, "end, chain, time left", "both whole", "target",
+        StateRow(S.SOAKING, "end, chain, time left", "both whole", "target",
             "remove = source; then learners -= source", "soak_s with the source in sync",
             frozenset({S.COMPLETED, S.ROLLING_BACK})),
-        Row(S.ROLLING_BACK, "cause", "-", "target hands back, source removes it",
+        StateRow(S.ROLLING_BACK, "cause", "-", "target hands back, source removes it",
             "intents withdrawn; hand_over = source; remove = target", "the target to be no member",
             frozenset({S.ROLLED_BACK, S.COMPLETED})),
-        Row(S.COMPLETED, "confirmation", "target", "-", "-", "-", frozenset()),
-        Row(S.ROLLED_BACK, "cause", "source", "-", "-", "-", frozenset()),
-        Row(S.ABORTED, "cause", "source", "-", "-", "-", frozenset()),
+        StateRow(S.COMPLETED, "confirmation", "target", "-", "-", "-", frozenset()),
+        StateRow(S.ROLLED_BACK, "cause", "source", "-", "-", "-", frozenset()),
+        StateRow(S.ABORTED, "cause", "source", "-", "-", "-", frozenset()),
     )
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.recovery.facts import FoundCopy, FoundInstance, Scan, records_of
+from coordinator.recovery.facts import DiskScan, FoundCopy, FoundInstance, records_of
 from logstore.base.errors import ConfigError, CorruptStorageError, StorageError
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.engine.rocks import RocksEngine
@@ -50,10 +50,10 @@ class Disks(AbstractContextManager["Disks"]):
             self.close()
             raise
 
-    def scan(self) -> Scan:
+    def scan(self) -> DiskScan:
         """Who they are, and every copy in them."""
         copies = [copy for found, engine in self._engines for copy in copies_of(found, engine)]
-        return Scan(tuple(found for found, _ in self._engines), tuple(copies))
+        return DiskScan(tuple(found for found, _ in self._engines), tuple(copies))
 
     @property
     def scanned(self) -> tuple[FoundInstance, ...]:

@@ -70,23 +70,23 @@ class FoundCopy:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class DiskScan:
     """What was read of one or more data directories; a JSON file carries it between machines."""
 
     instances: tuple[FoundInstance, ...] = ()
     copies: tuple[FoundCopy, ...] = ()
 
-    def joined(self, other: "Scan") -> "Scan":
-        return Scan(self.instances + other.instances, self.copies + other.copies)
+    def joined(self, other: "DiskScan") -> "DiskScan":
+        return DiskScan(self.instances + other.instances, self.copies + other.copies)
 
 
-def encode_scan(scan: Scan) -> bytes:
+def encode_scan(scan: DiskScan) -> bytes:
     return msgspec.json.format(msgspec.json.encode(scan))
 
 
-def decode_scan(data: bytes) -> Scan:
+def decode_scan(data: bytes) -> DiskScan:
     """`msgspec.DecodeError` for what is none."""
-    return msgspec.json.decode(data, type=Scan)
+    return msgspec.json.decode(data, type=DiskScan)
 
 
 def records_of(facts: CopyFacts | None) -> tuple[ShardRecord | None, LogRecord | None]:

@@ -42,7 +42,7 @@ NO_ADDRESS = "0.0.0.0:0"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Notice:
     """`kind`: `lost` (records are gone), `possible` (they may be), `left` (not recovered, still on
     the disks) or `note`."""
 
@@ -62,7 +62,7 @@ class RecoveryPlan:
     next_replica_id: int
     revision: int
     """The store begins above it."""
-    told: tuple[Told, ...]
+    told: tuple[Notice, ...]
     records: Mapping[str, int] = field(default_factory=dict)
     """Log -> records that its shards hold."""
 
@@ -80,10 +80,10 @@ class _Notes:
     """What is told, in order."""
 
     def __init__(self) -> None:
-        self.items: list[Told] = []
+        self.items: list[Notice] = []
 
     def tell(self, kind: str, subject: str, text: str) -> None:
-        self.items.append(Told(kind, subject, text))
+        self.items.append(Notice(kind, subject, text))
 
 
 def make_plan(

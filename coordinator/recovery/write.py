@@ -31,7 +31,7 @@ BEFORE = ".before-recover-"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class RecoveredGeneration:
     """The generation that the recovered store begins with, and the revision that wrote it."""
 
     generation: str
@@ -40,7 +40,7 @@ class Written:
     """Where what was there before is now; empty: nothing was."""
 
 
-async def write_plan(store: MetadataStore, plan: RecoveryPlan, env: Env) -> Written:
+async def write_plan(store: MetadataStore, plan: RecoveryPlan, env: Env) -> RecoveredGeneration:
     """Write the records into an empty store. Who it is comes last: until then no instance accepts
     it, and a recovery that broke off is begun again. `ConflictError` when somebody else wrote."""
     for chunk in in_chunks([new_shard(record) for record in plan.shards]):
@@ -60,7 +60,7 @@ async def write_plan(store: MetadataStore, plan: RecoveryPlan, env: Env) -> Writ
         Put(CLUSTER_ID, plan.cluster.encode()),
     ]
     revision = await _put(store, [Compare(put.key, 0) for put in last], last)
-    return Written(record.id, revision)
+    return RecoveredGeneration(record.id, revision)
 
 
 async def _put(
@@ -83,7 +83,7 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
-async def write_embedded(directory: Path, plan: RecoveryPlan, env: Env) -> Written:
+async def write_embedded(directory: Path, plan: RecoveryPlan, env: Env) -> RecoveredGeneration:
     """The store of a coordinator's folder. It is built beside it and takes its place in one step;
     what was there is moved aside, never deleted."""
     part = directory.with_name(directory.name + RECOVERING)
@@ -95,12 +95,12 @@ async def write_embedded(directory: Path, plan: RecoveryPlan, env: Env) -> Writt
         finally:
             await store.close()
         aside = _swap(part, directory)
-    return Written(written.generation, written.revision, aside)
+    return RecoveredGeneration(written.generation, written.revision, aside)
 
 
 async def write_etcd(
     store: MetadataStore, plan: RecoveryPlan, env: Env, replace_into: Path | None
-) -> Written:
+) -> RecoveredGeneration:
     """Into an empty namespace. What it holds is refused, or, with `replace_into`, first written to
     that JSON file and then taken out."""
     aside = ""
@@ -118,7 +118,7 @@ async def write_etcd(
             compares = [Compare(item.key, item.revision) for item in part]
             await _put(store, compares, [Delete(item.key) for item in part])
     written = await write_plan(store, plan, env)
-    return Written(written.generation, written.revision, aside)
+    return RecoveredGeneration(written.generation, written.revision, aside)
 
 
 def export(items: Sequence[Versioned], path: Path) -> None:

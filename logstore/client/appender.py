@@ -28,7 +28,7 @@ from logstore.base.types import Ack
 from logstore.client import checks, columns
 from logstore.client.batching import Gathering, ManyJob, chunks, make_entry
 from logstore.client.directory import Directory, another, replaced
-from logstore.client.lane import Entry
+from logstore.client.lane import LaneEntry
 from logstore.client.placing import Placer
 from logstore.client.router import Router, take
 from logstore.client.sender import Sender
@@ -235,7 +235,7 @@ class Appender:
         except LogstoreError:
             return  # the next call that needs the map says so
 
-    def reroute(self, sender: Sender, entries: list[Entry]) -> None:
+    def reroute(self, sender: Sender, entries: list[LaneEntry]) -> None:
         """Split batches of a shard that is no longer open over the shards that are.
 
         Only what is surely not stored comes here: the sealed shard decided each batch whole (S2,
@@ -243,7 +243,7 @@ class Appender:
         """
         self._senders = {key: s for key, s in self._senders.items() if s is not sender}
         router = self.directory.cached(sender.shard.log)
-        parts: dict[tuple[str, int], tuple[Shard, list[Entry]]] = {}
+        parts: dict[tuple[str, int], tuple[Shard, list[LaneEntry]]] = {}
         for entry in entries:
             if router is None:
                 self.release(entry.charge)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from logstore.base.errors import AppendManyError, LogstoreError, OutcomeUnknownError
 from logstore.base.types import Ack
-from logstore.client.lane import Entry
+from logstore.client.lane import LaneEntry
 from logstore.client.router import Rows, row_ranges
 from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, encode_payload, header_column, schema_of
 
@@ -34,11 +34,11 @@ def make_entry(
     charge: int,
     compression: str = "none",
     expected_version: int | None = None,
-) -> Entry:
+) -> LaneEntry:
     """Encode a batch for the wire."""
     small = rows.num_rows == 1 and charge < COMPRESSED_BYTES_MIN
     payload = encode_payload(rows, "none" if small else compression)
-    return Entry(
+    return LaneEntry(
         rows=rows,
         payload=payload,
         crc32c=google_crc32c.value(payload),
@@ -96,7 +96,7 @@ class Gathering:
             and self.bytes + size <= BATCH_BYTES_GOAL
         )
 
-    def build(self, compression: str) -> Entry:
+    def build(self, compression: str) -> LaneEntry:
         """The batch."""
         flags = (FLAG_TIMES if self.timed else 0) | (FLAG_HEADERS if self.headers else 0)
         schema = schema_of(flags)

@@ -43,7 +43,7 @@ STORAGE_FULL_TRIES_MAX = 5
 """A full disk rarely empties itself within a call: after so many tries the caller is told."""
 
 
-class Mode(Enum):
+class LaneMode(Enum):
     """RUNNING sends; DRAINING waits for what is in flight; PAUSED waits for `resume`."""
 
     RUNNING = "running"
@@ -52,7 +52,7 @@ class Mode(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class LaneEntry:
     """A batch on its way. `sink` belongs to the edge, which delivers the outcome there."""
 
     rows: pa.RecordBatch
@@ -85,7 +85,7 @@ class Trouble:
     backoff: bool = False
 
 
-Failures = list[tuple[Entry, LogstoreError]]
+Failures = list[tuple[LaneEntry, LogstoreError]]
 
 
 @dataclass(slots=True)
@@ -95,8 +95,8 @@ class Lane:
     producer_id: int
     window: int
     bytes_max: int
-    mode: Mode = Mode.RUNNING
-    unacked: deque[Entry] = field(default_factory=deque)
+    mode: LaneMode = LaneMode.RUNNING
+    unacked: deque[LaneEntry] = field(default_factory=deque)
     trouble: Trouble = field(default_factory=Trouble)
     outstanding: int = 0
     _next: int = 1
@@ -109,12 +109,12 @@ class Lane:
     def can_send(self, size: int) -> bool:
         """Room for one more batch of `size` payload bytes (one larger batch goes alone)."""
         return (
-            self.mode is Mode.RUNNING
+            self.mode is LaneMode.RUNNING
             and len(self.unacked) < self.window
             and (not self.unacked or self._bytes + size <= self.bytes_max)
         )
 
-    def send(self, entry: Entry) -> None:
+    def send(self, entry: LaneEntry) -> None:
         """A new batch goes out: it gets its sequence."""
         entry.sequence = self._next
         self._next += 1
@@ -122,7 +122,7 @@ class Lane:
         self.unacked.append(entry)
         self._out(entry)
 
-    def acked(self, entry: Entry) -> bool:
+    def acked(self, entry: LaneEntry) -> bool:
         """The batch is stored; False when its caller was told already that it is unknown."""
         self._answered(entry)
         self._remove(entry)
@@ -130,7 +130,7 @@ class Lane:
         self._head_refusals = 0
         return not entry.abandoned
 
-    def refused(self, entry: Entry, error: LogstoreError) -> Failures:
+    def refused(self, entry: LaneEntry, error: LogstoreError) -> Failures:
         """An error came for the batch: nothing was stored, or (`_UNKNOWN`) nobody knows."""
         was_first = bool(self.unacked) and self.unacked[0] is entry
         self._answered(entry)
@@ -170,14 +170,14 @@ class Lane:
 
     def drain(self) -> None:
         """Stop sending until everything in flight was answered; then the mode is PAUSED."""
-        self.mode = Mode.DRAINING if self.outstanding else Mode.PAUSED
+        self.mode = LaneMode.DRAINING if self.outstanding else LaneMode.PAUSED
 
-    def resume(self, fresh_id: int) -> tuple[list[Entry], Failures]:
+    def resume(self, fresh_id: int) -> tuple[list[LaneEntry], Failures]:
         """Leave PAUSED: what to send again, in order, and what failed (rules 2, 3 and 4).
 
         `fresh_id` becomes the producer id if the lane must start over.
         """
-        assert self.mode is Mode.PAUSED
+        assert self.mode is LaneMode.PAUSED
         assert not self.outstanding
         failures: Failures = []
         uncertain = any(entry.uncertain for entry in self.unacked)
@@ -189,7 +189,7 @@ class Lane:
             self._renumber(self._acked)
         self._gap = self._unsafe = False
         self.trouble = Trouble()
-        self.mode = Mode.RUNNING
+        self.mode = LaneMode.RUNNING
         for entry in self.unacked:
             self._out(entry)
         return list(self.unacked), failures
@@ -211,7 +211,7 @@ class Lane:
             failures.append((entry, given_up(entry)))
         return failures
 
-    def abort(self, error: LogstoreError) -> tuple[list[Entry], Failures]:
+    def abort(self, error: LogstoreError) -> tuple[list[LaneEntry], Failures]:
         """Empty the lane: (entries that are surely not stored, failures of the uncertain ones)."""
         clear = [e for e in self.unacked if not (e.outstanding or e.uncertain or e.abandoned)]
         failures: Failures = [
@@ -223,13 +223,13 @@ class Lane:
             entry.outstanding = False
         self.unacked.clear()
         self.outstanding = self._bytes = 0
-        self.mode = Mode.PAUSED
+        self.mode = LaneMode.PAUSED
         self._unsafe = True
         return clear, failures
 
     def _start_over(self, fresh_id: int) -> Failures:
         failures: Failures = []
-        kept: deque[Entry] = deque()
+        kept: deque[LaneEntry] = deque()
         for entry in self.unacked:
             if entry.abandoned:
                 continue
@@ -249,18 +249,18 @@ class Lane:
             entry.sequence = sequence
         self._next = last + len(self.unacked) + 1
 
-    def _out(self, entry: Entry) -> None:
+    def _out(self, entry: LaneEntry) -> None:
         entry.outstanding = True
         self.outstanding += 1
 
-    def _answered(self, entry: Entry) -> None:
+    def _answered(self, entry: LaneEntry) -> None:
         if entry.outstanding:
             entry.outstanding = False
             self.outstanding -= 1
-        if self.mode is Mode.DRAINING and not self.outstanding:
-            self.mode = Mode.PAUSED
+        if self.mode is LaneMode.DRAINING and not self.outstanding:
+            self.mode = LaneMode.PAUSED
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: LaneEntry) -> None:
         if self.unacked and self.unacked[0] is entry:
             self.unacked.popleft()
         else:
@@ -271,7 +271,7 @@ class Lane:
 _UNKNOWN = frozenset({"unavailable", "outcome_unknown", "internal"})
 
 
-def _final(entry: Entry, error: LogstoreError) -> bool:
+def _final(entry: LaneEntry, error: LogstoreError) -> bool:
     """True when no retry of the same batch can help."""
     if error.code == "storage_full":
         entry.storage_full_tries += 1
@@ -287,7 +287,7 @@ def outcome_unknown(last: LogstoreError | None) -> OutcomeUnknownError:
     )
 
 
-def given_up(entry: Entry) -> LogstoreError:
+def given_up(entry: LaneEntry) -> LogstoreError:
     """What the caller is told about a batch that was given up."""
     last = entry.last_error
     if entry.outstanding or entry.uncertain:

@@ -86,7 +86,7 @@ def spec_of(
     )
 
 
-class Place:
+class ReadPlace:
     """Where a shard's read is; makes the request that continues it."""
 
     def __init__(self, spec: ReadSpec, offset: int | None) -> None:

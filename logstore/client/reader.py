@@ -31,7 +31,7 @@ from logstore.client.directory import Directory, another, replaced
 from logstore.client.funnel import Funnel
 from logstore.client.pages import SCAN_SCHEMA, Page, page_of, records_of
 from logstore.client.placing import Placer
-from logstore.client.read_spec import Place, ReadSpec
+from logstore.client.read_spec import ReadPlace, ReadSpec
 from logstore.client.results import Results
 from logstore.client.router import Router, read_instance
 from logstore.client.sender import BACKOFF_FIRST_S, BACKOFF_MAX_S
@@ -315,7 +315,7 @@ class Reader:
         start = spec.offset
         if tail and start is None and not spec.from_base:
             start = await self._end(spec, shard)
-        place = Place(spec, start)
+        place = ReadPlace(spec, start)
         attempt = 0
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
@@ -350,7 +350,7 @@ class Reader:
             shard = await self._elsewhere(shard, error, attempt)
             attempt += 1
 
-    async def _at_seal(self, shard: Shard, place: Place) -> bool:
+    async def _at_seal(self, shard: Shard, place: ReadPlace) -> bool:
         """A tail ended: was it at the metadata's end of a sealed shard (S4)? The map may come
         after it."""
         router = self._directory.cached(shard.log)
@@ -395,7 +395,7 @@ class Reader:
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int | None:
         """The shard's high watermark, which any answer tells; None: it holds no record."""
-        place = Place(ReadSpec(spec.log, limit=1, created_us=spec.created_us), None)
+        place = ReadPlace(ReadSpec(spec.log, limit=1, created_us=spec.created_us), None)
         attempt = 0
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
@@ -427,7 +427,7 @@ class Reader:
         return newest
 
     async def _call(
-        self, place: Place, shard: Shard, tail: bool, attempt: int
+        self, place: ReadPlace, shard: Shard, tail: bool, attempt: int
     ) -> AsyncGenerator[Page, None]:
         """One call; a replica that could not serve sends the next attempt to the primary (P8)."""
         instance = read_instance(shard, self._env.rng, primary=attempt > 0)

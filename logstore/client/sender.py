@@ -20,7 +20,7 @@ from logstore.base.limits import PRODUCER_WINDOW
 from logstore.base.types import Ack
 from logstore.client.batching import Gathering, SingleSink
 from logstore.client.directory import Directory
-from logstore.client.lane import Entry, Failures, Lane, Mode, given_up
+from logstore.client.lane import Failures, Lane, LaneEntry, LaneMode, given_up
 from logstore.client.lifetime import as_ours
 from logstore.client.router import append_instance
 from logstore.client.stream import AppendStream
@@ -63,7 +63,7 @@ class Host(Protocol):
         """An answer said that the map is old; nothing failed."""
         ...
 
-    def reroute(self, sender: "Sender", entries: list[Entry]) -> None:
+    def reroute(self, sender: "Sender", entries: list[LaneEntry]) -> None:
         """The shard is no longer open: send these where their keys belong now."""
         ...
 
@@ -107,7 +107,7 @@ class Sender:
         )
         self._host = host
         self._draw = host.env.rng.random()
-        self._pending: deque[Entry | Gathering] = deque()
+        self._pending: deque[LaneEntry | Gathering] = deque()
         self._stream: AppendStream | None = None
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -149,12 +149,12 @@ class Sender:
         self._schedule()
         return future
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: LaneEntry) -> None:
         """Queue a batch."""
         self._pending.append(entry)
         self._schedule()
 
-    def put_first(self, entries: list[Entry]) -> None:
+    def put_first(self, entries: list[LaneEntry]) -> None:
         """Queue batches before all that wait: they were asked for earlier."""
         self._pending.extendleft(reversed(entries))
         self._schedule()
@@ -165,7 +165,7 @@ class Sender:
             self._schedule()
 
     @guarded
-    def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None:
+    def on_result(self, entry: LaneEntry, result: log_pb2.AppendResult) -> None:
         """An answer came over the stream."""
         if not entry.outstanding:
             return
@@ -210,9 +210,9 @@ class Sender:
             self.lane.drain()
         else:
             self.shard = shard
-            if self._wanted() != self._address and self.lane.mode is Mode.RUNNING:
+            if self._wanted() != self._address and self.lane.mode is LaneMode.RUNNING:
                 self.lane.drain()
-        if self.lane.mode is Mode.DRAINING and self._wanted() != self._address:
+        if self.lane.mode is LaneMode.DRAINING and self._wanted() != self._address:
             self._loop.call_later(DRAIN_S, self._leave, self._stream)
         self._after()
 
@@ -223,7 +223,7 @@ class Sender:
         moved = self._wanted() != self._address
         if self._closed or stream is not self._stream or not moved:
             return
-        if stream is not None and self.lane.mode is Mode.DRAINING:
+        if stream is not None and self.lane.mode is LaneMode.DRAINING:
             stream.forget(self)
             left = f"instance at {stream.address} did not answer, and leads {self.shard.id} no more"
             self.on_broken(stream, UnavailableError(left))
@@ -274,7 +274,7 @@ class Sender:
         if self.waiting:
             self._arm()
             return
-        while self._pending and lane.mode is Mode.RUNNING:
+        while self._pending and lane.mode is LaneMode.RUNNING:
             head = self._pending[0]
             size = head.bytes if isinstance(head, Gathering) else len(head.payload)
             if not lane.can_send(size):
@@ -293,7 +293,7 @@ class Sender:
         router = self._host.directory.cached(self.shard.log)
         return router.compression if router is not None else "none"
 
-    def _transmit(self, entry: Entry) -> None:
+    def _transmit(self, entry: LaneEntry) -> None:
         try:
             stream = self._connected()
         except UnavailableError as e:
@@ -333,10 +333,10 @@ class Sender:
         lane = self.lane
         if self._closed:
             return
-        if lane.mode is Mode.RUNNING:
+        if lane.mode is LaneMode.RUNNING:
             if self._pending:
                 self._schedule()
-        elif lane.mode is Mode.PAUSED and self._recovery is None:
+        elif lane.mode is LaneMode.PAUSED and self._recovery is None:
             if self._gone and not self._can_ask():
                 self._hand_over()
             elif lane.trouble.backoff:
@@ -388,7 +388,7 @@ class Sender:
                 self._host.directory.ended(self.shard.log, error)
         if self._gone and not self._can_ask():
             self._hand_over()
-        elif self.lane.mode is Mode.PAUSED:
+        elif self.lane.mode is LaneMode.PAUSED:
             self._resume()
 
     def _resume(self) -> None:
@@ -403,7 +403,7 @@ class Sender:
         if self._gone:
             self.lane.drain()  # nothing new goes to a sealed shard
             self._after()
-        elif self.lane.mode is Mode.RUNNING:
+        elif self.lane.mode is LaneMode.RUNNING:
             self._schedule()
 
     def _hand_over(self) -> None:
@@ -411,14 +411,14 @@ class Sender:
         self._fail(failures)
         self._host.reroute(self, [*clear, *self._take_pending()])
 
-    def _take_pending(self) -> list[Entry]:
+    def _take_pending(self) -> list[LaneEntry]:
         taken = [
             item.build("none") if isinstance(item, Gathering) else item for item in self._pending
         ]
         self._pending.clear()
         return taken
 
-    def _told(self, entry: Entry, ack: Ack) -> None:
+    def _told(self, entry: LaneEntry, ack: Ack) -> None:
         """The lane has let go of the batch, so a failure to tell its callers is told here."""
         try:
             entry.sink.stored(ack)

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from logstore.base.errors import InvalidArgumentError, LogstoreError, UnavailableError
-from logstore.client.lane import Entry
+from logstore.client.lane import LaneEntry
 from logstore.client.lifetime import Lifetime
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
@@ -18,7 +18,7 @@ from logstore.proto.v1 import log_pb2, log_pb2_grpc
 class Owner(Protocol):
     """Who sent a batch and hears what became of it."""
 
-    def on_result(self, entry: Entry, result: log_pb2.AppendResult) -> None: ...
+    def on_result(self, entry: LaneEntry, result: log_pb2.AppendResult) -> None: ...
 
     def on_broken(self, stream: "AppendStream", error: LogstoreError) -> None:
         """The stream is gone; nothing more will come for any batch sent on it. An error that is
@@ -41,12 +41,12 @@ class AppendStream:
         self._stub = cast("Any", log_pb2_grpc.LogServiceStub(channel))
         self._outbox: deque[log_pb2.AppendBatch] = deque()
         self._wake = asyncio.Event()
-        self._sent: dict[int, tuple[Owner, Entry]] = {}
+        self._sent: dict[int, tuple[Owner, LaneEntry]] = {}
         self._owners: dict[Owner, None] = {}
         self._next_id = 1
         self._task = lifetime.spawn(self._run(), self._ended)
 
-    def send(self, owner: Owner, entry: Entry, message: log_pb2.AppendBatch) -> None:
+    def send(self, owner: Owner, entry: LaneEntry, message: log_pb2.AppendBatch) -> None:
         """Queue a batch; its `id` is set here."""
         message.id = self._next_id
         self._next_id += 1

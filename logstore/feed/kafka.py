@@ -139,7 +139,7 @@ class KafkaBroker:
     @asynccontextmanager
     async def writer(self, topic: str) -> AsyncIterator[TopicWriter]:
         async with self.producer() as producer:
-            yield _Writer(producer, topic, self.servers)
+            yield _KafkaWriter(producer, topic, self.servers)
 
     async def ensure_changefeed(self, topic: str) -> None:
         await self.create(topic, partitions=CHANGEFEED_PARTITIONS, config=CHANGEFEED_CONFIG)
@@ -147,7 +147,7 @@ class KafkaBroker:
     @asynccontextmanager
     async def change_writer(self, topic: str) -> AsyncIterator[ChangeWriter]:
         async with self.producer() as producer:
-            yield _ChangeWriter(producer, topic, self.servers)
+            yield _KafkaChangeWriter(producer, topic, self.servers)
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class _CursorLostError(Exception):
     """The topic does not have the offset that we stand at (any more)."""
 
 
-class _Writer:
+class _KafkaWriter:
     def __init__(self, producer: AIOKafkaProducer, topic: str, servers: str) -> None:
         self._producer, self._topic, self._servers = producer, topic, servers
 
@@ -226,7 +226,7 @@ class _Writer:
             await asyncio.gather(*sent)
 
 
-class _ChangeWriter:
+class _KafkaChangeWriter:
     """The client's partitioner is Kafka's own (murmur2 of the key): a key stays in its place."""
 
     def __init__(self, producer: AIOKafkaProducer, topic: str, servers: str) -> None:

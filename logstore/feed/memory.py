@@ -40,7 +40,7 @@ class MemoryBroker:
     @asynccontextmanager
     async def writer(self, topic: str) -> AsyncIterator[TopicWriter]:
         self._topic(topic)
-        yield _Writer(self, topic)
+        yield _MemoryWriter(self, topic)
 
     async def last(self, topic: str) -> FeedMessage | None:
         held = self._topic(topic)
@@ -69,7 +69,7 @@ class MemoryBroker:
     @asynccontextmanager
     async def change_writer(self, topic: str) -> AsyncIterator[ChangeWriter]:
         self._check()
-        yield _ChangeWriter(self, topic)
+        yield _MemoryChangeWriter(self, topic)
 
     def add_changes(self, topic: str, shard: str, changes: Sequence[Change]) -> None:
         self._check()
@@ -106,7 +106,7 @@ class MemoryBroker:
         self._changed = asyncio.Event()
 
 
-class _Writer:
+class _MemoryWriter:
     def __init__(self, broker: MemoryBroker, topic: str) -> None:
         self._broker, self._topic = broker, topic
 
@@ -114,7 +114,7 @@ class _Writer:
         self._broker.add(self._topic, messages)
 
 
-class _ChangeWriter:
+class _MemoryChangeWriter:
     def __init__(self, broker: MemoryBroker, topic: str) -> None:
         self._broker, self._topic = broker, topic
 

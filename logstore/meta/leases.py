@@ -13,7 +13,7 @@ LEASES_MAX = 10_000
 
 
 @dataclass(slots=True)
-class _Held:
+class _Lease:
     ttl_s: float
     until_s: float
     keys: set[str] = field(default_factory=set)
@@ -31,13 +31,13 @@ class LeaseTable:
     """Leases with their ends on the store's monotonic clock."""
 
     def __init__(self) -> None:
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, _Lease] = {}
         self._lease_of: dict[str, int] = {}
 
     def restore(self, ttls_s: Mapping[int, float], keys: Mapping[str, int], now_s: float) -> None:
         """After a restart nobody knows when the last keep-alive came: wait a full lease (P7)."""
         for lease, ttl_s in ttls_s.items():
-            self._held[lease] = _Held(ttl_s, now_s + ttl_s * (1 + LEASE_DRIFT))
+            self._held[lease] = _Lease(ttl_s, now_s + ttl_s * (1 + LEASE_DRIFT))
         for key, lease in keys.items():
             self.attach(key, lease)
 
@@ -46,7 +46,7 @@ class LeaseTable:
             raise LimitExceededError.of("leases", len(self._held) + 1, LEASES_MAX, "leases")
 
     def grant(self, lease: Lease, now_s: float) -> None:
-        self._held[lease.id] = _Held(lease.ttl_s, now_s + lease.ttl_s)
+        self._held[lease.id] = _Lease(lease.ttl_s, now_s + lease.ttl_s)
 
     def keep_alive(self, lease: int, now_s: float) -> Lease:
         held = self._alive(lease, now_s)
@@ -90,7 +90,7 @@ class LeaseTable:
     def next_end_s(self) -> float | None:
         return min((held.until_s for held in self._held.values()), default=None)
 
-    def _alive(self, lease: int, now_s: float) -> _Held:
+    def _alive(self, lease: int, now_s: float) -> _Lease:
         held = self._held.get(lease)
         if held is None or held.until_s <= now_s:
             raise LeaseLostError(f"lease {lease} has ended")

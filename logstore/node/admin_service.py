@@ -61,15 +61,15 @@ class NodeAdmin(NodeAdminServicer):
             epoch=replica.epoch,
             serving=replica.serving(),
             high_watermark=replica.high_watermark,
-            blackout_ms=replica.door.blackout_ms,
-            error=replica.error or replica.health.damage,
-            damage=replica.health.damage,
-            scrub_result=replica.health.scrub_result,
+            blackout_ms=replica.append_gate.blackout_ms,
+            error=replica.error or replica.integrity.damage,
+            damage=replica.integrity.damage,
+            scrub_result=replica.integrity.scrub_result,
             scrub_age_s=-1.0,
         )
-        if replica.health.scrubbed_s is not None:
-            status.scrub_age_s = self._node.now_s() - replica.health.scrubbed_s
-        vote = replica.health.vote()
+        if replica.integrity.scrubbed_s is not None:
+            status.scrub_age_s = self._node.now_s() - replica.integrity.scrubbed_s
+        vote = replica.integrity.vote()
         status.vouches, status.readable = vote.vouches, vote.readable
         status.last_epoch = vote.last_epoch
         if replica.exists:
@@ -78,9 +78,9 @@ class NodeAdmin(NodeAdminServicer):
             status.base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
             status.bytes_stored = engine.bytes_stored(me)
             status.index_backlog = engine.index_backlog(me)
-        if replica.feeds.publisher is not None:
-            status.published_end = replica.feeds.publisher.end
-        learner = replica.learning.newest
+        if replica.publishing.publisher is not None:
+            status.published_end = replica.publishing.publisher.end
+        learner = replica.catch_up.newest
         if learner is not None and replica.role is Role.LEARNER:
             status.learner_phase = learner.phase
             status.snapshot_end = learner.snapshot_end
@@ -165,7 +165,7 @@ class NodeAdmin(NodeAdminServicer):
                 else:
                     at = engine.position_at(me, stop)
             except CorruptStorageError as e:
-                replica.health.found(e.message, e.offset)
+                replica.integrity.found(e.message, e.offset)
                 raise
             if at is None:
                 raise InvalidArgumentError(f"stop_offset is {stop}, no batch ends there")
@@ -193,7 +193,7 @@ class NodeAdmin(NodeAdminServicer):
                     max(1, min(request.ranges, RANGES_MAX)),
                 )
             except CorruptStorageError as e:
-                replica.health.found(e.message, e.offset)
+                replica.integrity.found(e.message, e.offset)
                 raise
             return node_pb2.RangeDigestsResponse(ranges=found)
         raise AssertionError("served() ends the call")

@@ -93,7 +93,7 @@ def answers_of(
     record that fits no message, CorruptBatchError for a batch that cannot be opened; each names the
     offset, and what is before it was answered.
     """
-    held = _Held(shard, mark)
+    held = _Gathered(shard, mark)
     for batch in batches:
         if left == 0:
             break
@@ -149,7 +149,7 @@ def pieces(rows: pa.RecordBatch, size_max: int) -> Iterator[tuple[pa.RecordBatch
         todo.extend(piece.slice(i, step) for i in reversed(range(0, piece.num_rows, step)))
 
 
-class _Held:
+class _Gathered:
     """Pieces that wait to be joined into one answer."""
 
     def __init__(self, shard: str, mark: int) -> None:

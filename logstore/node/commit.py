@@ -25,16 +25,16 @@ class Source(Protocol):
 
     durability: Durability
 
-    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+    def next_write(self, max_bytes: int) -> ReplicaWrite | None:
         """What shall be written now, about `max_bytes` at most; None when nothing waits."""
         ...
 
     def written(self) -> None:
-        """What was cut last is durable."""
+        """The last write taken is durable."""
         ...
 
     def failed(self, error: LogstoreError) -> None:
-        """What was cut last was not written, none of it."""
+        """The last write taken was not written, none of it."""
         ...
 
 
@@ -87,7 +87,7 @@ class GroupCommit:
         durability = Durability.OS
         for source in list(self._dirty):
             try:
-                write = source.cut(GROUP_BYTES_MAX - size)
+                write = source.next_write(GROUP_BYTES_MAX - size)
             except CorruptStorageError as e:  # met while looking up what an append cites
                 self.on_damage(source, e)
                 write = None

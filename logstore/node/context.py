@@ -14,10 +14,10 @@ from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import ShardRecord
 from logstore.node.admission import Admission
-from logstore.node.agent import Agent
 from logstore.node.commit import GroupCommit
 from logstore.node.config import NodeConfig
-from logstore.node.copying import CopyPace
+from logstore.node.copy_pace import CopyPace
+from logstore.node.statistics_reporter import StatisticsReporter
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
@@ -33,7 +33,7 @@ class NodeContext:
     store: MetadataStore
     committer: GroupCommit
     admission: Admission
-    agent: Agent
+    reporter: StatisticsReporter
     stamps: SteadyClock
     """What the primaries here stamp records with."""
     readers: ThreadPoolExecutor

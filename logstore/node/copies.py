@@ -38,7 +38,7 @@ copy's time, before it deletes it."""
 _log = structlog.get_logger(__name__)
 
 
-class Copies:
+class InstanceCopies:
     """Of one instance."""
 
     def __init__(self, node: "NodeContext", claim: "Claim", thread: ThreadPoolExecutor) -> None:

@@ -41,18 +41,18 @@ from logstore.meta.records import (
     tombstone_prefix,
 )
 from logstore.node.admission import Admission
-from logstore.node.agent import Agent
-from logstore.node.catalog import Catalog
 from logstore.node.claim import Claim, ClaimedStore
 from logstore.node.commit import GroupCommit, Source
 from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
-from logstore.node.copies import Copies
-from logstore.node.copying import CopyPace
+from logstore.node.copies import InstanceCopies
+from logstore.node.copy_pace import CopyPace
 from logstore.node.identity import IdentityStore
+from logstore.node.metadata_view import MetadataView
 from logstore.node.registration import Registration
 from logstore.node.replica import Replica
 from logstore.node.scrub import Scrubber
+from logstore.node.statistics_reporter import StatisticsReporter
 from logstore.proto.channel import open_channel
 from logstore.proto.handshake import MemberChannel
 from logstore.replication.events import Role
@@ -80,7 +80,7 @@ class Instance:
         broker: Broker | None = None,
     ) -> None:
         """`kept`: where the data directory's identity is. Raises what `identity.begin` does."""
-        self.catalog = Catalog()
+        self.metadata_view = MetadataView()
         self.replicas: dict[str, Replica] = {}
         self.claim = Claim(
             store,
@@ -102,7 +102,7 @@ class Instance:
         self._channels: dict[tuple[str, str], Channel] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
-        agent = Agent(config, env)
+        reporter = StatisticsReporter(config, env)
         self.node = NodeContext(
             config=config,
             env=env,
@@ -110,8 +110,8 @@ class Instance:
             store=ClaimedStore(self.claim),
             committer=self.committer,
             admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
-            agent=agent,
-            stamps=agent.clock,
+            reporter=reporter,
+            stamps=reporter.clock,
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),
             incarnation=self.claim.identity.incarnation,
             channel_to=self._channel_to,
@@ -122,7 +122,7 @@ class Instance:
             acted=self._keep_facts,
             cluster=lambda: self.claim.cluster,
         )
-        self.copies = Copies(self.node, self.claim, self._index_thread)
+        self.copies = InstanceCopies(self.node, self.claim, self._index_thread)
         self.registration = Registration(self.node, self.claim, self.copies)
 
     # ---- look-ups ----------------------------------------------------------------------------
@@ -140,29 +140,29 @@ class Instance:
             )
         if found is not None:
             return found
-        if not self.catalog.filled:
+        if not self.metadata_view.filled:
             raise NotServingError(f"instance {self.node.instance} is starting")
-        if shard in self.catalog.shards:
+        if shard in self.metadata_view.shards:
             raise FencedError(f"shard {shard} is not on {self.node.instance}")
         raise UnknownShardError(f"shard {shard!r} does not exist")
 
     def replica_of_key(self, log: str, key: bytes) -> Replica:
         """The copy here of the open shard that holds `key`."""
-        found = self.catalog.logs.get(log)
+        found = self.metadata_view.logs.get(log)
         if found is None:
             raise UnknownLogError(f"log {log!r} does not exist")
         routed = routing_key(found[0].options.partitioner, key)
-        for record, _ in self.catalog.shards.values():
+        for record, _ in self.metadata_view.shards.values():
             if record.log == log and record.status != "sealed" and routed in record.range:
                 return self.replica(record.shard)
         raise NotServingError(f"log {log} has no open shard for key {key!r} yet")
 
     def _shard_record(self, shard: str) -> ShardRecord | None:
-        found = self.catalog.shards.get(shard)
+        found = self.metadata_view.shards.get(shard)
         return found[0] if found is not None else None
 
     def _channel_to(self, instance: str) -> Channel:
-        address = self.catalog.address(instance)
+        address = self.metadata_view.address(instance)
         channel = self._channels.get((instance, address))
         if channel is None:
             channel = MemberChannel(open_channel(address, self._tls), self.claim.cluster, instance)
@@ -190,7 +190,7 @@ class Instance:
     def _acted_on(self) -> int:
         """The newest revision of the metadata that this process acted on."""
         marks = (r.machine.revision for r in self.replicas.values())
-        return max(self.catalog.revision if self.catalog.filled else 0, *marks, 0)
+        return max(self.metadata_view.revision if self.metadata_view.filled else 0, *marks, 0)
 
     async def _end_if_taken(self) -> None:
         """Another process has our name: stop serving at once, whatever we hold (I2)."""
@@ -214,18 +214,18 @@ class Instance:
         while True:
             try:
                 await self._check_metadata()
-                if not self.catalog.filled:
+                if not self.metadata_view.filled:
                     await self._fill()
-                async for events in store.watch("/", self.catalog.revision):
+                async for events in store.watch("/", self.metadata_view.revision):
                     if any(event.key == GENERATION for event in events):
                         await self._check_metadata()
                     # All of a revision at once: routes never show a half-done split (I1).
-                    taken = [(event, self.catalog.take(event)) for event in events]
+                    taken = [(event, self.metadata_view.take(event)) for event in events]
                     for event, record in taken:
                         await self._act_on(event, record)
-                    self.catalog.revision = events[-1].revision
+                    self.metadata_view.revision = events[-1].revision
             except ConflictError:
-                self.catalog.filled = False
+                self.metadata_view.filled = False
             except LogstoreError as e:
                 _log.info("metadata away", error=e.message)
                 await asyncio.sleep(self.node.config.retry_interval_s)
@@ -238,19 +238,19 @@ class Instance:
 
     async def _fill(self) -> None:
         found = await self.node.store.range("/")
-        self.catalog.logs.clear()
-        self.catalog.shards.clear()
+        self.metadata_view.logs.clear()
+        self.metadata_view.shards.clear()
         for item in found.items:
-            self.catalog.take(WatchEvent(item.key, item.value, item.revision))
-        self.catalog.revision = found.revision
-        self.catalog.filled = True
+            self.metadata_view.take(WatchEvent(item.key, item.value, item.revision))
+        self.metadata_view.revision = found.revision
+        self.metadata_view.filled = True
         try:
-            for record, revision in list(self.catalog.shards.values()):
+            for record, revision in list(self.metadata_view.shards.values()):
                 await self._follow_shard(record, revision)
             for item in found.items:
                 await self._obey(WatchEvent(item.key, item.value, item.revision))
         except LogstoreError:
-            self.catalog.filled = False  # what was not followed is told by no watch
+            self.metadata_view.filled = False  # what was not followed is told by no watch
             raise
 
     async def _act_on(self, event: WatchEvent, record: ShardRecord | None) -> None:
@@ -259,7 +259,7 @@ class Instance:
         elif event.key.startswith(LOGS) and event.value is not None:
             # A log's record comes after its shards: those that waited for it are opened now.
             name = event.key.removeprefix(LOGS)
-            for shard, revision in list(self.catalog.shards.values()):
+            for shard, revision in list(self.metadata_view.shards.values()):
                 if shard.log == name:
                     await self._follow_shard(shard, revision)
         elif event.key.startswith(SHARDS):
@@ -298,7 +298,7 @@ class Instance:
         while True:
             await asyncio.sleep(self.node.config.retry_interval_s)
             for shard in sorted(self._no_room):
-                found = self.catalog.shards.get(shard)
+                found = self.metadata_view.shards.get(shard)
                 if found is None:
                     self._no_room.discard(shard)
                     continue
@@ -309,7 +309,7 @@ class Instance:
 
     def _open(self, member: Member, record: ShardRecord) -> Replica | None:
         """Open the copy a record names; a primary that never led gets an empty one."""
-        log = self.catalog.log_of(record)
+        log = self.metadata_view.log_of(record)
         if log is None:
             return None  # the log's record comes last, and brings its shards again
         engine = self.node.engine
@@ -328,7 +328,7 @@ class Instance:
                 ReplicaMeta(replica_id=member.replica_id, shard=record.shard, tail_lost=late),
                 key_index=log.options.key_index,
             )
-            revision = self.catalog.shards[record.shard][1]
+            revision = self.metadata_view.shards[record.shard][1]
             facts = self.copies.facts_of(record, revision, encode(log))
             engine.set_facts(member.replica_id, facts)
             exists = True
@@ -342,7 +342,7 @@ class Instance:
                 f"{self.node.instance}, though it is in sync by the metadata"
             )
             replica.fail(missing)
-            replica.health.found(missing)
+            replica.integrity.found(missing)
         return replica
 
     def _on_damage(self, source: Source | None, error: CorruptStorageError) -> None:
@@ -351,11 +351,11 @@ class Instance:
             return
         for replica in self.replicas.values():
             if source in (replica.writer, replica.receiver):
-                replica.health.found(error.message)
+                replica.integrity.found(error.message)
 
     def leaving(self) -> bool:
         """A damaged copy is still to be deleted here."""
-        return any(r.health.damage and not r.health.alone() for r in self.replicas.values())
+        return any(r.integrity.damage and not r.integrity.alone() for r in self.replicas.values())
 
     def _begins_here(self, member: Member, record: ShardRecord) -> bool:
         """May this copy begin empty? A new log's primary does, and each first member of a successor
@@ -404,13 +404,13 @@ class Instance:
 
     def orphans(self) -> list[ReplicaMeta]:
         """Copies on the disk that no record names and no tombstone ordered away (yet)."""
-        if not self.catalog.filled:
+        if not self.metadata_view.filled:
             return []
-        return self.copies.orphans(record for record, _ in self.catalog.shards.values())
+        return self.copies.orphans(record for record, _ in self.metadata_view.shards.values())
 
     def _keep_facts(self, shard: str, replica_id: int, record: ShardRecord, revision: int) -> None:
         """What a copy acts on is kept with it: the metadata can be rebuilt from it (recover)."""
-        log = self.catalog.log_of(record)
+        log = self.metadata_view.log_of(record)
         if log is not None and self.claim.generation:
             facts = self.copies.facts_of(record, revision, encode(log))
             self.copies.acted_on(replica_id, facts)
@@ -419,7 +419,7 @@ class Instance:
 
     def _copies(self) -> int:
         """Shards of the cluster that have a learner now."""
-        return sum(1 for record, _ in self.catalog.shards.values() if record.learners)
+        return sum(1 for record, _ in self.metadata_view.shards.values() if record.learners)
 
     async def _probe_loop(self) -> None:
         """How late the loop is: what an append waits before it is even seen."""
@@ -436,7 +436,7 @@ class Instance:
             for replica in list(self.replicas.values()):
                 replica.tick()
                 if replica.role is Role.LEARNER:
-                    replica.learning.resume_if_silent()
+                    replica.catch_up.resume_if_silent()
 
     async def _index(self) -> None:
         """Build the key index in a thread of its own, off the append path."""

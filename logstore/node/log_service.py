@@ -46,7 +46,7 @@ class LogService(LogServiceServicer):
         )
         if not message.forwarded:
             self._node.admission.admit(append.count, append.size, append.received_s)
-        replica.door.submit(append)
+        replica.append_gate.submit(append)
         return replica, append
 
     async def AppendStream(
@@ -69,7 +69,7 @@ class LogService(LogServiceServicer):
             self._node.admission.admit(append.count, append.size, append.received_s)
             await replica.await_epoch(request.epoch)
             with self._failures(replica.shard):
-                replica.door.submit(append)
+                replica.append_gate.submit(append)
                 ack = await append.done
             return log_pb2.AppendResponse(
                 shard=ack.shard,
@@ -135,7 +135,7 @@ class LogService(LogServiceServicer):
     def count_failure(self, shard: str, error: BaseException) -> None:
         replica = self._instance.replicas.get(shard)
         if replica is not None and isinstance(error, Exception):
-            self._node.agent.failed(shard, replica.options.event_time, error)
+            self._node.reporter.failed(shard, replica.options.event_time, error)
 
     async def _read(
         self, request: log_pb2.ReadRequest, tail: bool
@@ -150,9 +150,9 @@ class LogService(LogServiceServicer):
         await reads.wait_for_mark(replica, request.min_high_watermark, wait_s)
         query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
-        count_read, group = self._node.agent.read, client_group(request.caller)
+        count_read, group = self._node.reporter.read, client_group(request.caller)
         size = 0
-        with replica.health.watching():
+        with replica.integrity.watching():
             async for answer in reads.read(replica, query, tail):
                 size += answer.bytes
                 if tail:
@@ -246,7 +246,7 @@ def _result_of(
     )
 
 
-class RouteService(RouteServiceServicer):
+class InstanceRouteService(RouteServiceServicer):
     """Routes from this instance's copy of the map, so that clients go on without a coordinator."""
 
     def __init__(self, instance: "Instance") -> None:
@@ -256,5 +256,5 @@ class RouteService(RouteServiceServicer):
         self, request: log_pb2.RoutesRequest, context: "Context"
     ) -> common_pb2.LogRoutes:
         async with served(context):
-            return await self._instance.catalog.routes(request.log, request.newer_than)
+            return await self._instance.metadata_view.routes(request.log, request.newer_than)
         raise AssertionError("served() ends the call")

@@ -64,7 +64,7 @@ class MarkKeeper:
 
     # ---- Source ------------------------------------------------------------------------------
 
-    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+    def next_write(self, max_bytes: int) -> ReplicaWrite | None:
         if not self._wanted():
             return None
         self._mark = self._replica.high_watermark

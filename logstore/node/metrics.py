@@ -55,7 +55,7 @@ class NodeCollector(Collector):
 
     def _work(self) -> Iterator[Metric]:
         node = self._instance.node
-        counts = node.agent.totals
+        counts = node.reporter.totals
         done = CounterMetricFamily("logstore_operations", "Records appended, reads.", labels=["op"])
         size = CounterMetricFamily("logstore_operation_bytes", "Bytes of them.", labels=["op"])
         took = HistogramMetricFamily(
@@ -74,7 +74,7 @@ class NodeCollector(Collector):
             "Operations that failed and that this instance is to blame for, by error code.",
             labels=["code"],
         )
-        for code, count in node.agent.failures.items():
+        for code, count in node.reporter.failures.items():
             failed.add_metric([code], count)
         yield failed
         yield CounterMetricFamily(

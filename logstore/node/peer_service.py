@@ -69,13 +69,13 @@ class PeerService(PeerServiceServicer):
     async def _replicate(self, request: node_pb2.ReplicateRequest) -> node_pb2.ReplicateAck:
         replica = self._instance.replica(request.shard)
         await self._fence(replica, request)
-        await replica.learning.stopped()
+        await replica.catch_up.stopped()
         async with replica.apply_lock:
             await replica.settled()  # what an earlier term wrote here lands before it is cut
             self._check(replica, request)  # what waited for the lock may be of a term that is over
             replica.heartbeat_s = self._node.now_s()
             replica.handle(PrimaryHeard())
-            with replica.health.watching(for_peer=True):
+            with replica.integrity.watching(for_peer=True):
                 return await self._apply(replica, request)
 
     async def _apply(
@@ -160,7 +160,7 @@ class PeerService(PeerServiceServicer):
             replica = await self._source(request.shard, request.epoch)
             snapshot = self._node.engine.snapshot(replica.member.replica_id, replica.high_watermark)
             try:
-                with self._node.pace.copying(), replica.health.watching(for_peer=True):
+                with self._node.pace.copying(), replica.integrity.watching(for_peer=True):
                     async for chunk in self._chunks(replica, snapshot, request):
                         yield chunk
             finally:
@@ -199,7 +199,7 @@ class PeerService(PeerServiceServicer):
                     crc32c=chunk_crc(messages),
                     bytes_total=total,
                 )
-                self._node.agent.copied(size)
+                self._node.reporter.copied(size)
                 await pace.spend(size)
                 if limit > 0:  # this move's own bound
                     due_s = max(due_s, self._node.now_s()) + size / limit
@@ -219,7 +219,7 @@ class PeerService(PeerServiceServicer):
             while True:
                 _check_feeding(replica)
                 mark = replica.high_watermark
-                with replica.health.watching(for_peer=True):
+                with replica.integrity.watching(for_peer=True):
                     batches = await self._committed(replica, at, mark) if at < mark else []
                 for batch in batches:
                     yield node_pb2.FeedBatch(
@@ -246,7 +246,7 @@ class PeerService(PeerServiceServicer):
         records = sum(b.count for b in batches)
         if records:
             size = sum(len(b.data) for b in batches)
-            self._node.agent.copied(size)
+            self._node.reporter.copied(size)
             older = max(0, records - committed) / records
             if older:
                 with self._node.pace.copying():

@@ -23,15 +23,15 @@ class Receiver:
     engine: Engine
     committer: GroupCommit
     durability: Durability
-    reign: int = 0
+    term: int = 0
     matched: Position = field(default_factory=Position)
     _queue: deque[tuple[ReplicaWrite, "asyncio.Future[None]"]] = field(default_factory=deque)
     _writing: list["asyncio.Future[None]"] = field(default_factory=list)
 
-    def enter_reign(self, primary_since: int) -> None:
+    def enter_term(self, primary_since: int) -> None:
         """A new term, another primary's or our own: nothing is matched yet."""
-        if self.reign != primary_since:
-            self.reign = primary_since
+        if self.term != primary_since:
+            self.term = primary_since
             self.matched = Position()
 
     def probe(self, primary_end: Position, high_watermark: int) -> Position:
@@ -60,9 +60,9 @@ class Receiver:
         Errors: OutOfRangeError for a gap, DivergedError, FencedError if another term began
         meanwhile: what was compared with one primary's log says nothing of the next one's.
         """
-        reign = self.reign
+        term = self.term
         await self.settled()
-        self._check_reign(reign)
+        self._check_term(term)
         own = self.engine.end(self.replica_id)
         plan = plan_apply(batches, own, own_mark, self._position_at)
         if plan.truncate_to is not None:
@@ -74,13 +74,13 @@ class Receiver:
             self._queue.append((write, done))
             self.committer.wake(self)
             await asyncio.shield(done)
-            self._check_reign(reign)
+            self._check_term(term)
         self.matched = max(self.matched, plan.end)
         return self.matched
 
-    def _check_reign(self, reign: int) -> None:
-        if reign != self.reign:
-            raise FencedError(f"the term of epoch {reign} ended while its batches were written")
+    def _check_term(self, term: int) -> None:
+        if term != self.term:
+            raise FencedError(f"the term of epoch {term} ended while its batches were written")
 
     @property
     def writing(self) -> bool:
@@ -97,7 +97,7 @@ class Receiver:
 
     # ---- Source ------------------------------------------------------------------------------
 
-    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+    def next_write(self, max_bytes: int) -> ReplicaWrite | None:
         if not self._queue:
             return None
         write, done = self._queue.popleft()

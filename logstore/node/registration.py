@@ -12,7 +12,7 @@ from logstore.base.errors import AlreadyRunningError, LogstoreError, WrongCluste
 from logstore.meta.records import CapacityRecord, InstanceRecord
 from logstore.node.claim import Claim
 from logstore.node.context import NodeContext
-from logstore.node.copies import Copies
+from logstore.node.copies import InstanceCopies
 from logstore.node.identity import Identity
 
 _log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 class Registration:
     """Of one process. `refused`: why it may not run this instance; nothing was served then."""
 
-    def __init__(self, node: NodeContext, claim: Claim, copies: Copies) -> None:
+    def __init__(self, node: NodeContext, claim: Claim, copies: InstanceCopies) -> None:
         self._node, self._claim, self._copies = node, claim, copies
         self.refused: LogstoreError | None = None
         self.made = asyncio.Event()

@@ -32,28 +32,28 @@ from logstore.meta.records import (
 )
 from logstore.meta.shard_writes import change_shard
 from logstore.meta.tombstones import Order
+from logstore.node.append_gate import AppendGate
+from logstore.node.catch_up import CatchUpControl
 from logstore.node.context import NodeContext
-from logstore.node.door import Door
-from logstore.node.feeds import Feeds
-from logstore.node.health import Health
-from logstore.node.learner import Learning
+from logstore.node.integrity import Integrity
 from logstore.node.marks import MarkKeeper
-from logstore.node.pushing import Pushing
+from logstore.node.peer_senders import PeerSenders
+from logstore.node.publishing import Publishing
 from logstore.node.receiver import Receiver
 from logstore.node.sealed import sealed_at
 from logstore.node.writer import ShardWriter
 from logstore.replication.events import (
-    Admission,
     Assigned,
     Become,
     Cas,
-    Commit,
     ConfigRead,
     Effect,
     Event,
+    HighWatermarkRose,
     PeerLost,
     Push,
     Role,
+    SetAppendGate,
     StopPush,
     Tick,
     Written,
@@ -114,7 +114,7 @@ class Replica:
             known_end=known.known_end if known else None,
             missing_from=known.missing_from if known else None,
         )
-        self.health = Health(self, known.damage if known is not None else "")
+        self.integrity = Integrity(self, known.damage if known is not None else "")
         self.writer = ShardWriter(
             shard=record.shard,
             replica_id=member.replica_id,
@@ -130,10 +130,10 @@ class Replica:
         self.receiver = Receiver(member.replica_id, node.engine, node.committer, options.durability)
         self.apply_lock = asyncio.Lock()
         self._seal_held = False
-        self.door = Door(self)
-        self.pushing = Pushing(self)
-        self.learning = Learning(self)
-        self.feeds = Feeds(self)
+        self.append_gate = AppendGate(self)
+        self.peer_senders = PeerSenders(self)
+        self.catch_up = CatchUpControl(self)
+        self.publishing = Publishing(self)
         self.marks = MarkKeeper(self)
         self.closed = False
 
@@ -177,7 +177,7 @@ class Replica:
         if self.error is not None:
             return False
         if self.machine.unsure:
-            return self.machine.damaged and self.health.alone()
+            return self.machine.damaged and self.integrity.alone()
         if self.is_sealed():
             return self.holds_seal()
         if self.role is Role.PRIMARY and self.machine.settled():
@@ -201,7 +201,7 @@ class Replica:
         if primary_only and not self.machine.lease_valid(self.node.now_s()):
             raise NotServingError(f"the lease of {self.node.instance} on {self.shard} ran out")
         if not self.serving():
-            why = self.error or self.health.damage or self._why_not()
+            why = self.error or self.integrity.damage or self._why_not()
             raise NotServingError(
                 f"shard {self.shard} is not served by {self.node.instance}: {why}"
             )
@@ -271,25 +271,25 @@ class Replica:
             for effect in self.machine.handle(event, self.node.now_s()):
                 self._carry_out(effect)
         except CorruptStorageError as e:  # what begins a term is read from the disk
-            self.health.found(e.message, e.offset)
+            self.integrity.found(e.message, e.offset)
         if self.machine.settled():
             self.fresh_s = self.node.now_s()
         self._notify()
 
     def tick(self) -> None:
         self.handle(Tick())
-        self.health.survey_if_due()
+        self.integrity.survey_if_due()
         self.marks.keep_if_due()
 
     def on_config(self, record: ShardRecord, revision: int) -> None:
         """A newer configuration was read (older ones are ignored)."""
         if revision > self.machine.revision and self._leads_at_once(record, revision):
-            self.receiver.enter_reign(record.primary_since)
+            self.receiver.enter_term(record.primary_since)
             if self.role is not Role.PRIMARY and self.exists:
                 self.machine.truncated(self.node.engine.end(self.member.replica_id))
             self.handle(ConfigRead(record, revision))
             self._acted()
-            self.feeds.follow()
+            self.publishing.follow()
             self.writer.epoch = self.epoch
             if self.is_sealed():
                 self._end_at_seal()
@@ -317,7 +317,7 @@ class Replica:
         """The shard has ended: what was held is answered, readers may go to the end (S1, S4)."""
         if self.holds_seal():
             self._notify()
-        self.door.settle_at_seal()
+        self.append_gate.settle_at_seal()
 
     async def read_config(self) -> None:
         """Read the configuration linearizably (G1, P6); raises UnavailableError."""
@@ -330,20 +330,20 @@ class Replica:
         match effect:
             case Become(role, primary):
                 self._become(role, primary)
-            case Admission(is_open):
+            case SetAppendGate(is_open):
                 self._admit(is_open)
-            case Commit(high_watermark):
+            case HighWatermarkRose(high_watermark):
                 acked = self.writer.commit(high_watermark)
                 if acked:
                     received_s = [append.received_s for append in acked]
                     self.node.pace.latency.acked(self.node.now_s(), received_s)
-                self.node.agent.appended(self.shard, self.options.event_time, acked)
+                self.node.reporter.appended(self.shard, self.options.event_time, acked)
             case Cas():
                 self.spawn(self._cas(effect), f"cas {self.shard}")
             case Push(member):
-                self.pushing.push(member)
+                self.peer_senders.push(member)
             case StopPush(replica_id):
-                self.pushing.stop(replica_id)
+                self.peer_senders.stop(replica_id)
 
     def _become(self, role: Role, primary: Member) -> None:
         _log.info(
@@ -355,19 +355,19 @@ class Replica:
             migration=self.machine.record.migration if self.machine.record else None,
         )
         if role is not Role.LEARNER:
-            self.learning.stop()
+            self.catch_up.stop()
         if role is Role.PRIMARY:
-            self.door.stop_forwarding()
-            self.node.agent.track(self.shard, self.options.event_time)
+            self.append_gate.stop_forwarding()
+            self.node.reporter.track(self.shard, self.options.event_time)
             return
         if self._leading:
             self._leading = False
-            self.node.agent.forget(self.shard, self.options.event_time)
+            self.node.reporter.forget(self.shard, self.options.event_time)
             self.writer.stop(UnavailableError(f"shard {self.shard} moved, outcome unknown"))
-            self.pushing.forget()
+            self.peer_senders.forget()
         if role is Role.LEARNER:
-            self.learning.begin()
-        self.door.pass_on(role, primary)
+            self.catch_up.begin()
+        self.append_gate.pass_on(role, primary)
 
     def _admit(self, is_open: bool) -> None:
         if is_open:
@@ -376,9 +376,9 @@ class Replica:
             self._leading = True
             self.writer.lead(self.epoch)
         if not is_open and self.writer.open:
-            self.door.hold()
+            self.append_gate.hold()
         if is_open:
-            self.door.unhold()
+            self.append_gate.unhold()
         self.writer.open = is_open
         self.writer.committed = max(self.writer.committed, self.high_watermark)
         if is_open:
@@ -420,14 +420,14 @@ class Replica:
     # ---- the primary's data ------------------------------------------------------------------
 
     def _on_assigned(self, batches: list[StoredBatch]) -> None:
-        self.writer.sent = bool(self.pushing)
-        self.pushing.remember(batches)
+        self.writer.sent = bool(self.peer_senders)
+        self.peer_senders.remember(batches)
         last = batches[-1]
         self.handle(Assigned(Position(last.end, last.chain_after)))
 
     def _on_write_failed(self, error: LogstoreError) -> None:
         _log.error("write failed", shard=self.shard, error=error.message)
-        self.pushing.forget()
+        self.peer_senders.forget()
         end = self.node.engine.end(self.member.replica_id)
         for effect in self.machine.write_failed(end, self.node.now_s()):
             self._carry_out(effect)
@@ -444,7 +444,7 @@ class Replica:
             _log.error("replica out of service", shard=self.shard, error=error)
             self.error = error
             self.writer.stop(UnavailableError(f"{error}, outcome unknown"))
-            self.door.refuse_held(StorageError(error))
+            self.append_gate.refuse_held(StorageError(error))
             self._notify()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -480,15 +480,15 @@ class Replica:
         What was sent to peers may be committed by the next primary: that is no refusal.
         """
         self.writer.stop(UnavailableError(f"{error.message}, outcome unknown"))
-        self.door.refuse_held(error)
-        self.door.stop_forwarding()
+        self.append_gate.refuse_held(error)
+        self.append_gate.stop_forwarding()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.marks.keep_now()
         self.closed = True
-        self.node.agent.forget(self.shard, self.options.event_time)
+        self.node.reporter.forget(self.shard, self.options.event_time)
         self._notify()
         self._wake_readers()
 

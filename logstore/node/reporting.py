@@ -35,19 +35,19 @@ class Reporter:
         ]
         reports: dict[str, asyncio.Task[None]] = {}
         last_s = clock.monotonic_s()
-        node.agent.status(0, 1.0)  # what the start cost is no load
+        node.reporter.status(0, 1.0)  # what the start cost is no load
         try:
             while True:
                 now_s = clock.monotonic_s()
                 elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
                 throttled = node.admission.throttled
-                status = node.agent.status(self.stored_bytes(), elapsed_s, throttled)
+                status = node.reporter.status(self.stored_bytes(), elapsed_s, throttled)
                 last_s = now_s
                 for to, channel in zip(config.coordinators, self._channels, strict=True):
                     if to not in reports or reports[to].done():
                         send = functools.partial(_send, channel)
                         reports[to] = asyncio.create_task(
-                            node.agent.report(send, node.incarnation, status, to)
+                            node.reporter.report(send, node.incarnation, status, to)
                         )
                 await asyncio.sleep(config.report_interval_s)
         finally:

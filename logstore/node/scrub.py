@@ -44,7 +44,7 @@ class Scrubber:
             await asyncio.sleep(min(LOOK_S, interval_s))
             self._look_at_disk()
             for replica in list(self._instance.replicas.values()):
-                last_s = replica.health.scrubbed_s
+                last_s = replica.integrity.scrubbed_s
                 since_s = first_s if last_s is None else last_s
                 if self._node.now_s() - since_s < interval_s:
                     continue
@@ -58,13 +58,13 @@ class Scrubber:
         damaged = {m.replica_id: m.damage for m in self._node.engine.replicas() if m.damage}
         for replica in self._instance.replicas.values():
             if replica.member.replica_id in damaged:
-                replica.health.found(damaged[replica.member.replica_id])
+                replica.integrity.found(damaged[replica.member.replica_id])
 
     async def scrub(self, replica: "Replica") -> None:
         """Recompute the chain of what the copy holds now, from its base (F4)."""
         engine, me = self._node.engine, replica.member.replica_id
         meta = next((m for m in engine.replicas() if m.replica_id == me), None)
-        if meta is None or replica.health.damage:
+        if meta is None or replica.integrity.damage:
             return
         at, stop = meta.base, engine.end(me).end
         records = max(stop - at.end, 1)
@@ -81,10 +81,10 @@ class Scrubber:
                 at = found
                 await asyncio.sleep(max(due_s - self._node.now_s(), 0.0))
         except CorruptStorageError as e:
-            replica.health.scrub_result = e.message
-            replica.health.found(e.message, e.offset)
+            replica.integrity.scrub_result = e.message
+            replica.integrity.found(e.message, e.offset)
         except (OutOfRangeError, UnknownShardError):
             return  # trimmed or dropped meanwhile: the next round begins anew
         else:
-            replica.health.scrub_result = "whole"
-        replica.health.scrubbed_s = self._node.now_s()
+            replica.integrity.scrub_result = "whole"
+        replica.integrity.scrubbed_s = self._node.now_s()

@@ -21,10 +21,10 @@ from logstore.meta.port import MetadataStore
 from logstore.node.admin_service import NodeAdmin
 from logstore.node.claim import check_directory
 from logstore.node.config import NodeConfig
+from logstore.node.graceful_stop import hand_over_all
 from logstore.node.identity import IdentityFile
 from logstore.node.instance import Instance
-from logstore.node.leaving import hand_over_all
-from logstore.node.log_service import LogService, RouteService
+from logstore.node.log_service import InstanceRouteService, LogService
 from logstore.node.metrics import NodeCollector
 from logstore.node.peer_service import PeerService
 from logstore.node.reporting import Reporter
@@ -129,7 +129,7 @@ class NodeServer:
             return "another process runs this instance"
         if instance.claim.estranged:
             return instance.claim.estranged
-        if not instance.catalog.filled:
+        if not instance.metadata_view.filled:
             return "the metadata has not been read yet"
         return None
 
@@ -144,7 +144,7 @@ class NodeServer:
         self.address = str(Address(host, port))
         instance = self.instance
         add_LogServiceServicer_to_server(LogService(instance), self._server)
-        add_RouteServiceServicer_to_server(RouteService(instance), self._server)
+        add_RouteServiceServicer_to_server(InstanceRouteService(instance), self._server)
         add_PeerServiceServicer_to_server(PeerService(instance), self._server)
         add_NodeAdminServicer_to_server(NodeAdmin(instance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -174,8 +174,8 @@ class NodeServer:
         return self.address
 
     async def stop(self) -> None:
-        """Stop gracefully: others lead our shards (`logstore.node.leaving`), calls in progress get
-        a moment, then the engine is closed."""
+        """Stop gracefully: others lead our shards (`logstore.node.graceful_stop`), calls in
+        progress get a moment, then the engine is closed."""
         await self._health.enter_graceful_shutdown()
         await hand_over_all(self.instance, self._config.stop_hand_over_s)
         closing = asyncio.create_task(self._endpoint.stop())
@@ -230,7 +230,7 @@ class NodeServer:
         node = self.instance.node
         while True:
             await asyncio.sleep(max(1.0, self._config.report_interval_s))
-            for peer in list(self.instance.catalog.instances):
+            for peer in list(self.instance.metadata_view.instances):
                 if peer == node.instance:
                     continue
                 started_s = node.now_s()
@@ -238,6 +238,6 @@ class NodeServer:
                     async with called():
                         stub = PeerServiceStub(node.channel_to(peer))
                         await stub.Ping(node_pb2.PingRequest(instance=node.instance), timeout=1.0)
-                    node.agent.round_trip_ms[peer] = (node.now_s() - started_s) * 1e3
+                    node.reporter.round_trip_ms[peer] = (node.now_s() - started_s) * 1e3
                 except LogstoreError:
-                    node.agent.round_trip_ms.pop(peer, None)
+                    node.reporter.round_trip_ms.pop(peer, None)

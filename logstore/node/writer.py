@@ -122,9 +122,9 @@ class ShardWriter:
             last = self.engine.read(self.replica_id, self.end.end - 1, self.end.end, 1)
             self._last_time_us = max(b.append_time_us for b in last)
 
-    # ---- cut: the group commit takes what waits ----------------------------------------------
+    # ---- next_write: the group commit takes what waits ----------------------------------------
 
-    def cut(self, max_bytes: int) -> ReplicaWrite | None:
+    def next_write(self, max_bytes: int) -> ReplicaWrite | None:
         if not self.open or not self.queue:
             return None
         now_us = next_stamp(self.wall_us(), self._last_time_us)

@@ -152,14 +152,14 @@ class Become:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class SetAppendGate:
     """Start or stop taking appends; while stopped, arrivals wait in the bounded queue (H1)."""
 
     open: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class HighWatermarkRose:
     """The high watermark rose: acks up to it may go out (P2)."""
 
     high_watermark: int
@@ -190,4 +190,4 @@ class StopPush:
     replica_id: int
 
 
-Effect = Become | Admission | Commit | Cas | Push | StopPush
+Effect = Become | SetAppendGate | HighWatermarkRose | Cas | Push | StopPush

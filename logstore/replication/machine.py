@@ -2,12 +2,12 @@
 
 Order of effects, which the edge keeps (each number has a test):
  1. A batch is durable here before `Written` is reported, and the peer's before its ack (P2).
- 2. `Commit(hw)` is the only leave to ack; it never comes while a hand-over's CAS is undecided (H2).
- 3. A restarted primary's first effect is the CAS that raises its epoch; `Admission(open)` comes
+ 2. `HighWatermarkRose(hw)` alone lets acks go out, never while a hand-over's CAS is undecided (H2).
+ 3. A restarted primary's first effect is the CAS that raises its epoch; `SetAppendGate(open)` comes
     only after that CAS was read and the log end at take-over is committed again (P4, P6).
  4. One CAS at a time. It is resolved by reading a newer revision, never by a timeout (P3); until
     then old ∪ new must hold a batch before it commits.
- 5. `Become` precedes any `Admission(open)` of the new role.
+ 5. `Become` precedes any `SetAppendGate(open)` of the new role.
 """
 
 from logstore.base.types import START, Position, ShardStatus
@@ -17,11 +17,11 @@ from logstore.replication.doubt import Doubt
 from logstore.replication.events import (
     Assigned,
     Become,
-    Commit,
     ConfigRead,
     Damaged,
     Effect,
     Event,
+    HighWatermarkRose,
     PeerAcked,
     PeerAhead,
     PeerDiverged,
@@ -36,7 +36,7 @@ from logstore.replication.events import (
     Written,
 )
 from logstore.replication.handing import Handing
-from logstore.replication.progress import Mode, Progress
+from logstore.replication.progress import Progress, ProgressMode
 from logstore.replication.state import Timing
 
 __all__ = ["ReplicationMachine", "Timing"]
@@ -251,7 +251,7 @@ class ReplicationMachine(Doubt, Handing):
         held = self._at_most_sealed(min(self._held_to(r).end for r in self.required()))
         if held > self.high_watermark:
             self.high_watermark = held
-            self._emit(Commit(held))
+            self._emit(HighWatermarkRose(held))
 
     def _at_most_sealed(self, offset: int) -> int:
         """Nothing above a sealed shard's end is ever committed, whatever a copy holds (S1)."""
@@ -369,7 +369,7 @@ class ReplicationMachine(Doubt, Handing):
         for replica_id, progress in self.peers.items():
             if replica_id not in learners or progress.diverged:
                 progress.leave()
-            elif progress.mode is Mode.REPLICATE:
+            elif progress.mode is ProgressMode.REPLICATE:
                 round_s_max = self.timing.follower_timeout_s / 2
                 progress.follow(self.high_watermark, round_s_max, now_s)
 
@@ -385,7 +385,7 @@ class ReplicationMachine(Doubt, Handing):
             if (
                 member.replica_id in record.admit
                 and progress is not None
-                and progress.mode is Mode.REPLICATE
+                and progress.mode is ProgressMode.REPLICATE
                 and not progress.diverged
                 and progress.match.end >= max(self.high_watermark, self.recommit_end)
             ):

@@ -6,7 +6,7 @@ from enum import StrEnum
 from logstore.base.types import START, Position
 
 
-class Mode(StrEnum):
+class ProgressMode(StrEnum):
     PROBE = "probe"
     """Where the peer is, is unknown: nothing counts."""
     REPLICATE = "replicate"
@@ -18,7 +18,7 @@ class Progress:
     """Progress of one peer in the primary's term."""
 
     heard_s: float
-    mode: Mode = Mode.PROBE
+    mode: ProgressMode = ProgressMode.PROBE
     match: Position = field(default=START)
     known: bool = False
     """It matched in this term. Until then nobody knows what it holds above `match`."""
@@ -36,7 +36,7 @@ class Progress:
 
     def lost(self) -> None:
         """Back to probing; what was acked in this term stays acked (P1)."""
-        self.mode = Mode.PROBE
+        self.mode = ProgressMode.PROBE
         self.leave()
 
     def leave(self) -> None:
@@ -60,7 +60,7 @@ class Progress:
         """Of another incarnation than before only what it holds now counts (P6)."""
         if incarnation != self.incarnation:
             self.match, self.incarnation = START, incarnation
-        self.mode, self.known = Mode.REPLICATE, True
+        self.mode, self.known = ProgressMode.REPLICATE, True
         self.acked(end, now_s, sent_s)
 
     def acked(self, end: Position, now_s: float, sent_s: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from logstore.base.types import START, Position
 from logstore.meta.records import Member, ShardRecord
-from logstore.replication.events import Admission, Cas, Effect, Role, StopPush
+from logstore.replication.events import Cas, Effect, Role, SetAppendGate, StopPush
 from logstore.replication.progress import Progress
 from logstore.replication.recovery import Vote
 
@@ -123,7 +123,7 @@ class MachineState:
     def _set_admission(self, open_: bool) -> None:
         if open_ != self.admitting:
             self.admitting = open_
-            self._emit(Admission(open_))
+            self._emit(SetAppendGate(open_))
 
     def _cas(self, record: ShardRecord, why: str) -> None:
         self.pending = Cas(record, self.revision, why)

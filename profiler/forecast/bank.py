@@ -43,7 +43,7 @@ def default_models(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class BankForecast:
     """Forecasts of rows x steps: the means of every model, the blend, the moved blend and the
     ensemble; which of `Selector.names` speaks, and what it says."""
 
@@ -145,7 +145,7 @@ class Bank:
         for model in self._models:
             model.learn(rows, values)
 
-    def say(self, rows: IntArray, steps: IntArray) -> Said:
+    def say(self, rows: IntArray, steps: IntArray) -> BankForecast:
         """Forecasts `steps` slots after each row's newest (ascending, >= 1)."""
         at = np.minimum(np.searchsorted(self.horizons, steps), len(self.horizons) - 1)
         each = np.stack([model.forecast(rows, steps) for model in self._models], axis=2)
@@ -168,14 +168,14 @@ class Bank:
             wide = self.intervals.stretched(rows[off], slots[off], at, own[off], scale[off])
             quantiles[off] = coherent(quantiles[off], wide, mean[off])
         tried = candidates[:, :, :, BOUNDS].reshape(len(rows), len(steps), self._tried)
-        return Said(means, speaker, mean, scale, quantiles, tried)
+        return BankForecast(means, speaker, mean, scale, quantiles, tried)
 
-    def said(self, rows: IntArray) -> Said:
+    def said(self, rows: IntArray) -> BankForecast:
         """What `step` said last of each row, at the scored horizons."""
         held = self._said[rows, self.history.last[rows] % self._ring].astype(np.float64)
         n = self.selector.columns
         speaker = self.selector.speaker(rows)
-        return Said(
+        return BankForecast(
             held[:, :, :n],
             speaker,
             held[:, :, n],

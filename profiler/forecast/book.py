@@ -8,7 +8,7 @@ import numpy as np
 
 from profiler.anomaly import AnomalyBook
 from profiler.calendar import Calendar
-from profiler.forecast.bank import Bank, ModelFactory, Said, default_models
+from profiler.forecast.bank import Bank, BankForecast, ModelFactory, default_models
 from profiler.forecast.cold_start import ColdStart
 from profiler.forecast.intervals import LEVELS
 from profiler.forecast.mixture import BOUNDS
@@ -178,7 +178,7 @@ class ForecastBook:
             found.update(self._forecast_group(group, horizon_slots, lag, now_slot))
         return found
 
-    def said(self, shards: Sequence[str]) -> Said:
+    def said(self, shards: Sequence[str]) -> BankForecast:
         """What was said at the scored horizons when the newest slot of each shard was learned.
 
         Of every model and of the ensemble, in the order of `model_names`, rows as `shards`; for

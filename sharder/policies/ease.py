@@ -15,7 +15,7 @@ from sharder.operators import Crossing, Operator
 from sharder.policies.common import eligible, gain, latest_start_s, over_limits, relief
 from sharder.reasons import Reason
 from sharder.risk import move_cost
-from sharder.view import Cut
+from sharder.view import SplitPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Option:
 
     row: int
     part: float
-    cut: Cut | None
+    cut: SplitPoint | None
     duration_s: float
     target: int = -1
     gain: float = 0.0
@@ -73,7 +73,7 @@ def _options(draft: Draft, instance: int) -> list[_Option]:
         scale = 1.0 if resource == 0 else float(t.ratio[row])
         size = float(t.mean[row, period]) * scale / float(t.capacity[instance, resource])
         took_s = draft.view.moves.duration_s(shard.bytes)
-        parts: list[tuple[float, Cut | None]] = [(1.0, None)]
+        parts: list[tuple[float, SplitPoint | None]] = [(1.0, None)]
         if "split" in config.policies:
             for cut in shard.cuts:
                 parts += [

@@ -17,7 +17,7 @@ from sharder.operators import Crossing, Operator, Refusal
 from sharder.policies.common import eligible, gain, latest_start_s, over_limits, relief
 from sharder.reasons import Reason
 from sharder.risk import move_cost
-from sharder.view import Cut
+from sharder.view import SplitPoint
 
 HOT_KEY_SHARE = 0.5
 """A stretch between two learned cuts that has this much of a shard's load is called a hot key."""
@@ -78,7 +78,7 @@ def _try(draft: Draft, instance: int, crossing: Crossing, row: int) -> Refusal |
     return dear or Refusal(Reason.NO_PART, crossing.instance, shard.id, float(len(shard.cuts)))
 
 
-def _too_big(draft: Draft, instance: int, row: int) -> Cut | None:
+def _too_big(draft: Draft, instance: int, row: int) -> SplitPoint | None:
     """The halving key of a shard that alone is too much for its instance; else None.
 
     Halves that fit nowhere yet can be cut again by the next plans.
@@ -92,7 +92,13 @@ def _too_big(draft: Draft, instance: int, row: int) -> Cut | None:
 
 
 def _operator(
-    draft: Draft, crossing: Crossing, row: int, cut: Cut, part: float, target: int, start: float
+    draft: Draft,
+    crossing: Crossing,
+    row: int,
+    cut: SplitPoint,
+    part: float,
+    target: int,
+    start: float,
 ) -> Operator:
     view, shard = draft.view, draft.table.shards[row]
     duration_s = view.moves.duration_s(shard.bytes) + view.period_s
@@ -117,7 +123,9 @@ def _operator(
     )
 
 
-def _parts(draft: Draft, instance: int, row: int, duration_s: float) -> list[tuple[Cut, float]]:
+def _parts(
+    draft: Draft, instance: int, row: int, duration_s: float
+) -> list[tuple[SplitPoint, float]]:
     """Cuts and the share of the part that would go, the best first."""
     least = draft.config.split_part_min
     options = [
@@ -134,7 +142,9 @@ def _parts(draft: Draft, instance: int, row: int, duration_s: float) -> list[tup
     return [options[n] for n in order[: draft.config.split_cuts_max] if left[n] > 0]
 
 
-def _reason(draft: Draft, crossing: Crossing, row: int, cut: Cut, part: float, target: int) -> str:
+def _reason(
+    draft: Draft, crossing: Crossing, row: int, cut: SplitPoint, part: float, target: int
+) -> str:
     shard, f = draft.table.shards[row], crossing.forecast
     below = [0.0, *(c.below for c in shard.cuts), 1.0]
     hottest = max(b - a for a, b in pairwise(below))

@@ -57,7 +57,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class MoveShard:
     """Bring a shard to instance `target`."""
 
     shard: Uid
@@ -80,7 +80,7 @@ class Merge:
     upper: Uid
 
 
-Action = Move | Split | Merge
+Action = MoveShard | Split | Merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class MoveDone:
 
 
 @dataclass(slots=True)
-class Cluster:
+class SimulatedCluster:
     """Arrays along the shards, in the order of `uids`."""
 
     settings: Settings
@@ -138,7 +138,7 @@ class Cluster:
     @classmethod
     def of_columns(
         cls, settings: Settings, weights: Floats, stored: Floats, home: Sequence[int]
-    ) -> "Cluster":
+    ) -> "SimulatedCluster":
         """One shard per column, on the instances `home`."""
         uids = [(c, 0, PARTS) for c in range(len(weights))]
         return cls(settings, weights, stored, uids, np.array(home, dtype=np.int64))
@@ -196,7 +196,7 @@ class Cluster:
                 self.refused += 1
 
     def _take(self, slot: int, row: int, action: Action) -> bool:
-        if isinstance(action, Move):
+        if isinstance(action, MoveShard):
             return self._move(slot, row, action.target)
         column, first, last = action.shard
         if isinstance(action, Split):

@@ -6,10 +6,18 @@ from sharder.config import OUTLOOK_MAX, PlannerConfig, RiskConfig
 from sharder.operators import Operator
 from sharder.plan import plan
 from sharder.risk import Floats, upper_bound
-from sharder.simulate.cluster import Action, Cluster, Merge, Move, Settings, Split, Uid
+from sharder.simulate.cluster import (
+    Action,
+    Merge,
+    MoveShard,
+    Settings,
+    SimulatedCluster,
+    Split,
+    Uid,
+)
 from sharder.simulate.forecasts import Forecasts
 from sharder.simulate.series import Series
-from sharder.view import Cut, InFlight, InstanceView, MoveHistory, ShardView, View
+from sharder.view import InFlight, InstanceView, MoveHistory, ShardView, SplitPoint, View
 
 DAY_S = 86_400.0
 HORIZON = 12
@@ -58,7 +66,7 @@ class Planned:
         """What was said after the slot before this one, of this one."""
         self.plans = 0
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         mean, sigma = self._forecasts.at(slot)
         expected, self._expected = self._expected, mean[:, 0]
         busiest = cluster.load(self._series.loads[slot]).max()
@@ -73,7 +81,7 @@ class Planned:
         names = {shard_id(uid): uid for uid in cluster.uids}
         return [_action(op, names) for op in made.startable()]
 
-    def _crosses(self, cluster: Cluster, mean: Floats, sigma: Floats) -> bool:
+    def _crosses(self, cluster: SimulatedCluster, mean: Floats, sigma: Floats) -> bool:
         """Whether an instance would be over its limit, moving shards counted on both sides."""
         if cluster.version != self._version:
             shape = (cluster.settings.instances, len(cluster.weights))
@@ -100,7 +108,7 @@ def shard_id(uid: Uid) -> str:
 def make_view(
     series: Series,
     slot: int,
-    cluster: Cluster,
+    cluster: SimulatedCluster,
     config: PlannerConfig,
     expected: Floats | None = None,
 ) -> View:
@@ -160,12 +168,13 @@ def make_view(
     )
 
 
-def _cuts(cluster: Cluster, uid: Uid) -> tuple[Cut, ...]:
+def _cuts(cluster: SimulatedCluster, uid: Uid) -> tuple[SplitPoint, ...]:
     column, first, last = uid
     base = cluster.below(column, first)
     whole = cluster.below(column, last) - base
     return tuple(
-        Cut(bytes([p]), (cluster.below(column, p) - base) / whole) for p in range(first + 1, last)
+        SplitPoint(bytes([p]), (cluster.below(column, p) - base) / whole)
+        for p in range(first + 1, last)
     )
 
 
@@ -177,4 +186,4 @@ def _action(operator: Operator, names: dict[str, Uid]) -> Action:
     if operator.kind == "merge":
         assert operator.partner is not None
         return Merge(uid, names[operator.partner])
-    return Move(uid, int(operator.target[1:]))
+    return MoveShard(uid, int(operator.target[1:]))

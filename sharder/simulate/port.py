@@ -5,13 +5,13 @@ from typing import Protocol
 import numpy as np
 
 from sharder.risk import Floats
-from sharder.simulate.cluster import Action, Cluster
+from sharder.simulate.cluster import Action, SimulatedCluster
 
 
 class Policy(Protocol):
     """Decides after each slot. Only the oracle looks at slots that are still to come."""
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         """What to start in slot + 1; slots up to `slot` have been seen."""
         ...
 
@@ -19,7 +19,7 @@ class Policy(Protocol):
 class Static:
     """Leaves everything where it is."""
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         return []
 
 

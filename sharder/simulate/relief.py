@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharder.risk import Floats
-from sharder.simulate.cluster import Action, Cluster, Move, Split
+from sharder.simulate.cluster import Action, MoveShard, SimulatedCluster, Split
 
 
 def relieve(
-    cluster: Cluster, believed: Floats, limit: float, room: float, *, midpoint: bool = False
+    cluster: SimulatedCluster,
+    believed: Floats,
+    limit: float,
+    room: float,
+    *,
+    midpoint: bool = False,
 ) -> list[Action]:
     """Moves off the instances that `believed` [n, H] (load of each shard) puts over `limit`.
 
@@ -42,7 +47,7 @@ def relieve(
             where[row], free[row] = target, False
             busy[instance] += 1
             busy[target] += 1
-            actions.append(Move(cluster.uids[row], target))
+            actions.append(MoveShard(cluster.uids[row], target))
     return actions
 
 
@@ -54,7 +59,7 @@ def _one_move(
     limit: float,
     room: float,
     busy: NDArray[np.int64],
-    cluster: Cluster,
+    cluster: SimulatedCluster,
 ) -> tuple[int, int] | None:
     size = believed[mine].max(axis=1)
     cures = (total[instance] - believed[mine]).max(axis=1) <= limit
@@ -73,7 +78,7 @@ def _one_move(
 
 
 def _split(
-    cluster: Cluster, believed: Floats, mine: NDArray[np.int64], midpoint: bool
+    cluster: SimulatedCluster, believed: Floats, mine: NDArray[np.int64], midpoint: bool
 ) -> Split | None:
     for row in mine[np.argsort(-believed[mine].max(axis=1), kind="stable")]:
         column, first, last = cluster.uids[row]
@@ -82,7 +87,7 @@ def _split(
     return None
 
 
-def cut_of(cluster: Cluster, column: int, first: int, last: int, midpoint: bool) -> int:
+def cut_of(cluster: SimulatedCluster, column: int, first: int, last: int, midpoint: bool) -> int:
     """Where to cut [first, last) of a column: its middle, or where the load is halved best."""
     if midpoint:
         return (first + last) // 2

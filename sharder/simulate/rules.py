@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from sharder.risk import Floats
-from sharder.simulate.cluster import Action, Cluster, Merge, Move, Split
+from sharder.simulate.cluster import Action, Merge, MoveShard, SimulatedCluster, Split
 from sharder.simulate.relief import cut_of, relieve
 from sharder.simulate.series import Series
 
@@ -32,7 +32,7 @@ class Pravega:
         self._seen = 0
         self._halves: dict[tuple[int, int, int], int] = {}
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         while self._seen < slot:
             self._seen += 1
             now = self._series.loads[self._seen]
@@ -46,7 +46,7 @@ class Pravega:
         for row, uid in enumerate(cluster.uids):
             home = self._halves.pop(uid, None)
             if home is not None and home != cluster.home[row]:
-                actions.append(Move(uid, home))
+                actions.append(MoveShard(uid, home))
         hot = (rates[0] > 5 * target) | (rates[1] > 2 * target) | (rates[2] > target)
         for row in np.flatnonzero(hot & free).tolist():
             column, first, last = cluster.uids[row]
@@ -71,7 +71,7 @@ class Pip483:
     def __init__(self, series: Series, split_share: float = 0.5, shed: float = 0.85) -> None:
         self._series, self._split_share, self._shed = series, split_share, shed
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         capacity = cluster.settings.capacity
         rate = self._series.loads[slot, cluster.column] * cluster.share
         limit = self._split_share * capacity
@@ -91,7 +91,7 @@ class Pip483:
         return actions + merges(cluster, cold & (cluster.born >= 0), rate, limit / 10)
 
 
-class Memory:
+class MemoryRule:
     """Reactive with memory: a shard's load is the highest of its last `memory_s`.
 
     So what was hot is reckoned hot for a while, and nothing comes back too soon.
@@ -101,7 +101,7 @@ class Memory:
         self._series, self._limit = series, limit
         self._slots = max(1, round(memory_s / series.slot_s))
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         recent = self._series.loads[max(0, slot + 1 - self._slots) : slot + 1].max(axis=0)
         capacity = cluster.settings.capacity
         now = cluster.load(self._series.loads[slot])
@@ -128,7 +128,7 @@ class SeasonalQuantile:
         self._series, self._days, self._quantile = series, days, quantile
         self._ahead, self._limit = ahead, limit
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         expected = self._expected(slot, cluster.settings.move_slots + self._ahead)
         capacity = cluster.settings.capacity
         believed = expected[cluster.column] * cluster.share[:, None]
@@ -147,7 +147,7 @@ class SeasonalQuantile:
         return np.asarray(np.quantile(loads[at], self._quantile, axis=0).T, dtype=np.float64)
 
 
-class HoltWinters:
+class HoltWintersRule:
     """A threshold on a Holt-Winters point forecast (additive, daily season) of each key range."""
 
     def __init__(
@@ -168,7 +168,7 @@ class HoltWinters:
         self._phase: Floats = first - self._level
         self._seen = self._season - 1
 
-    def decide(self, slot: int, cluster: Cluster) -> list[Action]:
+    def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         while self._seen < slot:
             self._seen += 1
             self._learn(self._seen)
@@ -187,7 +187,9 @@ class HoltWinters:
         self._phase[at] = g * (value - self._level) + (1 - g) * self._phase[at]
 
 
-def merges(cluster: Cluster, cold: NDArray[np.bool_], rate: Floats, limit: float) -> list[Action]:
+def merges(
+    cluster: SimulatedCluster, cold: NDArray[np.bool_], rate: Floats, limit: float
+) -> list[Action]:
     """Joins of cold neighbours on one instance that stay under `limit` together."""
     rows = sorted(np.flatnonzero(cold).tolist(), key=lambda r: cluster.uids[r])
     found: list[Action] = []

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sharder.risk import Floats
-from sharder.simulate.cluster import Action, Cluster, Settings, Split
+from sharder.simulate.cluster import Action, Settings, SimulatedCluster, Split
 from sharder.simulate.forecasts import Forecasts, Truth, WithoutIntervals
 from sharder.simulate.measure import Metrics, measure
 from sharder.simulate.planned import HORIZON, Planned, planner_config
 from sharder.simulate.port import Policy, Static, greedy_homes
-from sharder.simulate.rules import HoltWinters, Memory, Pip483, Pravega, SeasonalQuantile
+from sharder.simulate.rules import HoltWintersRule, MemoryRule, Pip483, Pravega, SeasonalQuantile
 from sharder.simulate.series import Series, part_weights
 
 REACTIVE = ("reactive-pravega", "reactive-pip483", "reactive-memory")
@@ -83,9 +83,9 @@ def make_policy(scenario: Scenario, name: str) -> Policy:
         "static-peak": Static,
         "reactive-pravega": lambda: Pravega(series, seed=settings.seed),
         "reactive-pip483": lambda: Pip483(series),
-        "reactive-memory": lambda: Memory(series),
+        "reactive-memory": lambda: MemoryRule(series),
         "seasonal-quantile": lambda: SeasonalQuantile(series),
-        "holt-winters": lambda: HoltWinters(series),
+        "holt-winters": lambda: HoltWintersRule(series),
         "ours": lambda: Planned(series, scenario.forecasts, config),
         "ours-no-intervals": lambda: Planned(series, WithoutIntervals(scenario.forecasts), config),
         "ours-no-cost": lambda: Planned(
@@ -100,7 +100,7 @@ def run_policy(scenario: Scenario, policy: Policy, homes: Sequence[int]) -> Metr
     series, settings = scenario.series, scenario.settings
     weights = part_weights(len(series.names), settings.seed)
     stored = series.loads[: scenario.first].sum(axis=0) * settings.record_bytes
-    cluster = Cluster.of_columns(settings, weights, stored, homes)
+    cluster = SimulatedCluster.of_columns(settings, weights, stored, homes)
     slots = range(scenario.first, len(series.loads))
     loads = np.zeros((len(slots), settings.instances))
     used = splits = 0

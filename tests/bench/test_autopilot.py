@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.autopilot_model import compare
-from bench.autopilot_run import CROWD_S, Driver, Seen, _figures, crowd_setup
+from bench.autopilot_run import CROWD_S, Driver, RefusalCounts, _figures, crowd_setup
 from bench.planning import make_view
 from coordinator.local.demo.scene import Replay
 from coordinator.migration.records import MigrationRecord, Phase, State
@@ -53,7 +53,7 @@ def test_seconds_over_the_slo_are_put_down_to_their_cause() -> None:
         driver.latency_ms[100 * second : 100 * second + 5] = 900.0
     driver.latency_ms[250] = np.nan  # never answered
     driver.counts = type("Counts", (), {"errors": 1})()
-    seen = Seen([0.0, 2.0, 2.5, 3.0, 9.9], [0, 0, 7, 7, 7])
+    seen = RefusalCounts([0.0, 2.0, 2.5, 3.0, 9.9], [0, 0, 7, 7, 7])
     record = MigrationRecord(
         id="m1", log="load", shard="load/1", source=Member("a", 1, 1), target_instance="b",
         created_us=4_500_000, state=State.COMPLETED, trigger="forecast", blackout_ms=3.0,

@@ -9,7 +9,7 @@ import pytest
 
 import logstore
 from coordinator.cli.main import main
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from logstore.base.errors import LogstoreError, RefusedError
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
@@ -39,7 +39,7 @@ async def members(address: str, log: str) -> list[set[str]]:
     return [{m["instance"] for m in s["in_sync"] + s["learners"]} for s in shards]
 
 
-async def until_drained(cluster: Cluster, instance: str) -> Any:
+async def until_drained(cluster: LocalCluster, instance: str) -> Any:
     async with asyncio.timeout(WAIT_S):
         while True:
             try:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from coordinator.catalog import Catalog
-from coordinator.cell_work import ReadOnlyStore
+from coordinator.cell import ReadOnlyStore
 from coordinator.drain import Drains
-from coordinator.migration.driver import Memory, MigrationDriver
-from coordinator.migration.facts import Copy
+from coordinator.migration.driver import MigrationDriver, MoveMemory
+from coordinator.migration.facts import CopyReport
 from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.repair import RepairLoop
 from logstore.base.env import Env
@@ -31,7 +31,7 @@ from logstore.meta.records import (
 class Silent:
     """Instances that hold nothing yet."""
 
-    async def copies(self, instance: str, shard: str) -> list[Copy]:
+    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
         return []
 
     async def chain(
@@ -61,7 +61,7 @@ WRITES: dict[str, Callable[[Parts], Awaitable[object]]] = {
     "delete": lambda p: p.catalog.delete("x"),
     "propose": lambda p: p.driver.propose(Proposal("x/1", "c")),
     "order": lambda p: p.driver.order(p.move, "abort"),
-    "step": lambda p: p.driver.step(p.move, Memory()),
+    "step": lambda p: p.driver.step(p.move, MoveMemory()),
     "repair": lambda p: p.repair.round(),
     "drain": lambda p: p.drains.begin("c", {}, {}, {}),
 }

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.cli.append_file import Given, Input, Line, Mark, begin, spans
+from coordinator.cli.append_file import Given, Input, Line, ResumeMark, begin, spans
 from coordinator.cli.files import LINE_BYTES_MAX
 from logstore.base.errors import AppendManyError, InvalidArgumentError, UnavailableError
 from logstore.client.client import Log
@@ -344,7 +344,7 @@ def test_lines_are_read_once_each_from_anywhere(
         assert found == expected
         if not rows:
             return
-        mark = Mark(log="log", done=seen, digest=digest)
+        mark = ResumeMark(log="log", done=seen, digest=digest)
         again = Input(Given("log", file), mark, [])
         assert list(again.calls()) == []
         assert again.bad is None

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.cli.main import main
 from sharder.plan import dump_plan, explain, plan
-from sharder.view import Cut, dump_view
+from sharder.view import SplitPoint, dump_view
 from tests.sharder.scenes import scene, shard
 
 
@@ -17,7 +17,7 @@ def test_a_stored_view_replays_to_the_same_plan_to_the_byte(
     view = scene(
         [
             shard("log/0", "a", [50.0] * 6, 4.0),
-            shard("log/1", "a", [45.0] * 6, 2.0, cuts=(Cut(b"k\xff", 0.4),)),
+            shard("log/1", "a", [45.0] * 6, 2.0, cuts=(SplitPoint(b"k\xff", 0.4),)),
             shard("log/2", "b", [40.0] * 6),
         ],
         {"a": 100.0, "b": 100.0},

@@ -20,12 +20,12 @@ from logstore.base.errors import (
     VersionAheadError,
     VersionConflictError,
 )
-from logstore.client.lane import Entry, Lane, Mode, given_up
+from logstore.client.lane import Lane, LaneEntry, LaneMode, given_up
 
 
-def entry(number: int, deadline: float = 1e9) -> Entry:
+def entry(number: int, deadline: float = 1e9) -> LaneEntry:
     rows = pa.RecordBatch.from_pydict({"key": [b"%d" % number]})
-    return Entry(rows, b"%d" % number, 0, 0, deadline, sink=number)
+    return LaneEntry(rows, b"%d" % number, 0, 0, deadline, sink=number)
 
 
 class Server:
@@ -55,16 +55,16 @@ class Story:
         self.lane = Lane(producer_id=1, window=8, bytes_max=1 << 20)
         self.server = Server()
         self.waiting = deque(entry(i) for i in range(batches))
-        self.wire: deque[tuple[Entry, int, int]] = deque()
+        self.wire: deque[tuple[LaneEntry, int, int]] = deque()
         self.late: list[tuple[int, int, int]] = []
         self.acked: list[int] = []
         self.failed: dict[int, LogstoreError] = {}
         self.fresh = 2
 
-    def send(self, item: Entry) -> None:
+    def send(self, item: LaneEntry) -> None:
         self.wire.append((item, self.lane.producer_id, item.sequence))
 
-    def fail(self, failures: list[tuple[Entry, LogstoreError]]) -> None:
+    def fail(self, failures: list[tuple[LaneEntry, LogstoreError]]) -> None:
         for item, error in failures:
             assert item.sink not in self.failed
             assert item.sink not in self.acked
@@ -74,7 +74,7 @@ class Story:
         for _ in range(10_000):
             if self.late and self.dice.random() < 0.3:
                 self.server.take(*self.late.pop(self.dice.randrange(len(self.late))))
-            if self.lane.mode is Mode.PAUSED:
+            if self.lane.mode is LaneMode.PAUSED:
                 again, failures = self.lane.resume(self.fresh)
                 self.fresh += 1
                 self.fail(failures)
@@ -161,11 +161,11 @@ def test_a_retriable_error_waits_for_all_in_flight() -> None:
     for item in items:
         lane.send(item)
     assert lane.refused(items[0], OverloadedError("busy", retry_after_ms=7)) == []
-    assert lane.mode is Mode.DRAINING
+    assert lane.mode is LaneMode.DRAINING
     assert lane.trouble.retry_after_ms == 7
     assert not lane.trouble.refresh_route
     lane.refused(items[1], OutOfSequenceError("gap"))
-    assert lane.mode is Mode.DRAINING
+    assert lane.mode is LaneMode.DRAINING
     lane.refused(items[2], OutOfSequenceError("gap"))
     assert lane.mode.value == "paused"
     again, failures = lane.resume(99)

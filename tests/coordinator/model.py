@@ -8,8 +8,8 @@ import hashlib
 from dataclasses import replace
 
 from coordinator.migration.difference import RangeDigest
-from coordinator.migration.driver import Memory, MigrationDriver
-from coordinator.migration.facts import Copy
+from coordinator.migration.driver import MigrationDriver, MoveMemory
+from coordinator.migration.facts import CopyReport
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MigrationRecord, MoveOptions
 from logstore.base.env import Env, ManualClock
@@ -131,7 +131,7 @@ class Cluster:
 
     # ---- what the driver asks ----------------------------------------------------------------
 
-    async def copies(self, instance: str, shard: str) -> list[Copy]:
+    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
         if instance not in self.up:
             raise UnavailableError(f"{instance} is down")
         record = await self.shard()
@@ -141,7 +141,7 @@ class Cluster:
         end = self.held[member.replica_id]
         learner = member in record.learners
         return [
-            Copy(
+            CopyReport(
                 member.replica_id,
                 "learner" if learner else "primary",
                 end,
@@ -183,7 +183,7 @@ class World:
         self.driver = MigrationDriver(
             store or self.cluster.store, self.cluster, Env(clock=self.clock), cluster=CLUSTER
         )
-        self.memory = Memory()
+        self.memory = MoveMemory()
         self.steps = 0
         self.id = ""
 
@@ -198,7 +198,7 @@ class World:
 
     def kill_driver(self) -> None:
         """All that one leader remembers is gone."""
-        self.memory = Memory()
+        self.memory = MoveMemory()
 
     async def step(self) -> bool:
         """One decision and its effect, then the instances act; False at the end state."""

@@ -13,7 +13,7 @@ from coordinator.answers.base import decode, encode
 from coordinator.answers.plans import PlanFields, plan_fields
 from coordinator.calls import CALLS, Of
 from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2
-from sharder.config import Mode
+from sharder.config import PlanMode
 from sharder.operators import (
     Crossing,
     ForecastSummary,
@@ -114,7 +114,7 @@ def test_a_plan_of_unlimited_instances_is_read() -> None:
     )  # fmt: skip
     refusal = Refusal(Reason.NOT_DUE, "a", "x/0", math.inf, math.inf)
     crossing = Crossing("a", 1.0, 0.5, 3.0, 0.75, Trigger.REACTIVE, load)
-    plan = Plan(1.0, 2, Mode.ACTIVE, 3.0, (crossing,), (operator,), (refusal,))
+    plan = Plan(1.0, 2, PlanMode.ACTIVE, 3.0, (crossing,), (operator,), (refusal,))
     data = encode(plan_fields(plan))
     assert data == dump_plan(plan)
     read = decode(data, PlanFields)

@@ -4,7 +4,7 @@ import asyncio
 
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import CatalogService
-from coordinator.copies import Copies
+from coordinator.copies import CopiesAdmin
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.retiring import Retiring
 from logstore.base.env import Env, ManualClock
@@ -22,7 +22,7 @@ def service_that_heard_long_ago() -> tuple[CatalogService, ManualClock]:
     catalog = Catalog(store, env, "c")
     service = CatalogService(
         catalog, heard, env, SILENCE_S,
-        copies=Copies(store, catalog, GrpcNodes(store)), retiring=Retiring(store, catalog),
+        copies=CopiesAdmin(store, catalog, GrpcNodes(store)), retiring=Retiring(store, catalog),
     )  # fmt: skip
     for name in "ab":
         heard.take(name, 1, [], status(name), clock.monotonic_s(), 0)

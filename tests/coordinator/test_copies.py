@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.catalog import Catalog
-from coordinator.copies import Copies
+from coordinator.copies import CopiesAdmin
 from coordinator.retiring import Retiring
 from logstore.base.env import Env, ManualClock
 from logstore.base.errors import (
@@ -47,7 +47,7 @@ class World:
     def __init__(self) -> None:
         self.store = WatchedStore()
         self.catalog = Catalog(self.store, Env(clock=ManualClock()), "c")
-        self.copies = Copies(self.store, self.catalog, self)
+        self.copies = CopiesAdmin(self.store, self.catalog, self)
         self.retiring = Retiring(self.store, self.catalog)
         self.disks: dict[str, dict[int, node_pb2.CopyInfo]] = {}
         self.silent: set[str] = set()

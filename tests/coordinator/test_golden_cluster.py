@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from logstore.base.errors import LogstoreError
 from logstore.client.client import connect
 from logstore.meta.records import log_key, mapping_log, shard_key
@@ -28,7 +28,7 @@ MOVE = (
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path: Path) -> AsyncIterator[LocalCluster]:
     settings = {"report_interval_s": 0.2, "planning_period_s": 300}
     async with local_cluster(
         3, data=tmp_path, autopilot="off", coordinator_settings=settings,
@@ -52,7 +52,7 @@ class Waiting(Caller):
                 await asyncio.sleep(0.1)
 
 
-async def logs(caller: Waiting, cluster: Cluster) -> None:
+async def logs(caller: Waiting, cluster: LocalCluster) -> None:
     made = pb.CreateLogRequest(
         name="orders", split_keys=[b"user-100"], instances=["instance-1", "instance-1"]
     )
@@ -155,7 +155,7 @@ async def deletion(caller: Waiting) -> None:
         await caller.ask("Catalog.RestoreLog", back, "dry_run" if dry_run else "")
 
 
-async def retiring(caller: Waiting, cluster: Cluster) -> None:
+async def retiring(caller: Waiting, cluster: LocalCluster) -> None:
     cluster.lose("instance-3")
     request = pb.RetireInstanceRequest(instance="instance-3", dry_run=True)
     await caller.until("Catalog.RetireInstance", request, lambda answer: True)
@@ -163,7 +163,7 @@ async def retiring(caller: Waiting, cluster: Cluster) -> None:
     await caller.ask("Catalog.RetireInstance", pb.RetireInstanceRequest(instance="instance-3"))
 
 
-async def test_the_answers_are_the_stored_ones(cluster: Cluster) -> None:
+async def test_the_answers_are_the_stored_ones(cluster: LocalCluster) -> None:
     async with open_channel(cluster.address) as channel:
         caller = Waiting(channel, Golden("cluster", frozenset(RULES)))
         await logs(caller, cluster)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.learning import Learner
+from coordinator.model_trainer import ModelTrainer
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from tests.coordinator.test_statistics import told
@@ -34,11 +34,11 @@ async def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
     path, env = tmp_path / "learned", Env()
     before = fed(3, 120)
     before.learn(1e9, 1_000)
-    first = Learner(before, env, path)
+    first = ModelTrainer(before, env, path)
     first.start()
     await first.close()  # it saves what was learned since the last time
     after = intake()
-    second = Learner(after, env, path)
+    second = ModelTrainer(after, env, path)
     await second.restore({"x"})
     names = ["x/0", "x/1", "x/2"]
     said = before.forecasts(names, 6, 119.0, 3600.0)  # slot n came at second n
@@ -64,18 +64,18 @@ async def test_what_is_of_no_use_is_left(tmp_path: Path) -> None:
     path, env = tmp_path / "learned", Env()
     before = fed(2, 30)
     before.learn(1e9, 1_000)
-    learner = Learner(before, env, path)
+    learner = ModelTrainer(before, env, path)
     learner.start()
     await learner.close()
     gone, other = intake(), intake(slot_s=60.0)
     for made, logs in ((gone, set[str]()), (other, {"x"})):
-        late = Learner(made, env, path)
+        late = ModelTrainer(made, env, path)
         await late.restore(logs)
         assert made.history() == {}
         assert made.book.shards == ()
         await late.close()
     path.write_bytes(b"torn")
-    torn = Learner(intake(), env, path)
+    torn = ModelTrainer(intake(), env, path)
     await torn.restore({"x"})  # it is told in the log, and nothing is learned
     assert torn.intake.book.shards == ()
     await torn.close()
@@ -84,7 +84,7 @@ async def test_what_is_of_no_use_is_left(tmp_path: Path) -> None:
 async def test_the_loop_turns_while_much_is_learned() -> None:
     """500 shards: the models take a slot in some 10 ms or more, five of them in one go."""
     made = fed(500, 30)
-    learner = Learner(made, Env())
+    learner = ModelTrainer(made, Env())
     loop = asyncio.get_running_loop()
     lags: list[float] = []
     learner.start()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.learning import Learner
 from coordinator.log_clock import LogClock, WallClocks
+from coordinator.model_trainer import ModelTrainer
 from coordinator.statistics import StatisticsIntake
 from coordinator.statistics_state import Saved, SavedLog
 from logstore.base.env import Env
@@ -239,7 +239,7 @@ async def test_a_poisoned_file_heals_at_restore(tmp_path: Path) -> None:
     )
     path = tmp_path / "learned"
     path.write_bytes(msgspec.msgpack.encode(bad))
-    again = Learner(intake(), Env(), path)
+    again = ModelTrainer(intake(), Env(), path)
     await again.restore({"x", "y"}, {"x": 99, "y": 99})
     await again.close()
     for name, ops in (("x", 100.0), ("y", 50.0)):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.migration.ramp import Figures
+from coordinator.migration.ramp import RampStatistics
 from coordinator.migration.records import MoveOptions, State
 from logstore.base.errors import (
     AlreadyExistsError,
@@ -287,17 +287,17 @@ async def test_rollback_of_a_move_whose_source_fell_out_learns_it_again() -> Non
     assert relieved(await world.cluster.shard(), "a")
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, world: World, *seen: Figures) -> None:
+def judged(monkeypatch: pytest.MonkeyPatch, world: World, *seen: RampStatistics) -> None:
     """The statistics of each further decision; the last one stays."""
     left = list(seen)
 
-    def figures(shard: str, source: str, target: str, since_us: int) -> Figures:
+    def figures(shard: str, source: str, target: str, since_us: int) -> RampStatistics:
         return left.pop(0) if len(left) > 1 else left[0]
 
     monkeypatch.setattr(world.driver, "_figures", figures)
 
 
-SLOW = Figures(target_p99_ms=900.0, error_rate=0.0, target_samples=1_000, at_us=5)
+SLOW = RampStatistics(target_p99_ms=900.0, error_rate=0.0, target_samples=1_000, at_us=5)
 
 
 async def test_a_target_that_breaks_the_guard_rails_twice_while_it_soaks_is_rolled_back(
@@ -305,7 +305,7 @@ async def test_a_target_that_breaks_the_guard_rails_twice_while_it_soaks_is_roll
 ) -> None:
     world = World()
     await world.begin(replace(QUICK, soak_s=60.0))
-    quick = Figures(source_p99_ms=10.0, at_us=1)
+    quick = RampStatistics(source_p99_ms=10.0, at_us=1)
     judged(monkeypatch, world, quick)
     await reach(world, State.SOAKING)
     judged(monkeypatch, world, SLOW, replace(SLOW, at_us=6))
@@ -321,7 +321,7 @@ async def test_one_breach_or_too_few_samples_do_not_end_the_soak(
     for seen in (SLOW, replace(SLOW, target_samples=99, at_us=7)):
         world = World()
         await world.begin()
-        judged(monkeypatch, world, Figures(source_p99_ms=10.0, at_us=1))
+        judged(monkeypatch, world, RampStatistics(source_p99_ms=10.0, at_us=1))
         await reach(world, State.SOAKING)
         judged(monkeypatch, world, seen)
         assert (await world.run()).state is State.COMPLETED

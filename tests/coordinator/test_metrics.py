@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.loop import PlanNote
 from coordinator.metrics import PlanCounts
 from coordinator.migration.records import MigrationRecord, Phase, State, encode_migration
+from coordinator.planning_loop import PlanNote
 from coordinator.server import CoordinatorServer
 from logstore.base.env import Env
 from logstore.meta.port import Put
 from logstore.meta.records import MIGRATIONS, Member
-from sharder.config import Mode
+from sharder.config import PlanMode
 from sharder.operators import Plan, Refusal
 from sharder.reasons import Reason
 from tests.coordinator.test_statistics import status
@@ -73,7 +73,7 @@ async def test_moves_instances_and_cells(tmp_path: Path) -> None:
 def test_plans_are_counted_by_reason() -> None:
     counts = PlanCounts()
     refused = (Refusal(Reason.COOLDOWN, "a", "orders/0"), Refusal(Reason.COOLDOWN, "a", "orders/1"))
-    plan = Plan(0.0, 0, Mode.ACTIVE, 60.0, (), (), refused)
+    plan = Plan(0.0, 0, PlanMode.ACTIVE, 60.0, (), (), refused)
     counts.add(PlanNote(1, plan, ("m1",)))
     counts.add(PlanNote(2, None, skipped="the autopilot is off"))
     assert counts.rounds == {"made": 1, "skipped": 1}

@@ -6,10 +6,10 @@ import pytest
 
 from coordinator.catalog import Catalog
 from coordinator.drain import check_drain, left_on
-from coordinator.homes import Cluster
 from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.migration.records import MigrationRecord
 from coordinator.repair import RepairLoop, decide, with_copy
+from coordinator.replica_placement import PlacementState
 from logstore.base.env import Env
 from logstore.base.errors import RefusedError
 from logstore.base.types import ShardStatus
@@ -32,13 +32,15 @@ from tests.coordinator.fix_tombstones import WatchedStore
 OPTIONS = LogOptions(replicas=3, min_in_sync=2)
 
 
-def cluster(*draining: str, silent: dict[str, float] | None = None, zones: str = "abcd") -> Cluster:
+def cluster(
+    *draining: str, silent: dict[str, float] | None = None, zones: str = "abcd"
+) -> PlacementState:
     """Instances i0, i1 … in the zones given."""
     instances = {
         f"i{n}": InstanceRecord(f"i{n}", f"h:{n}", 1, zone=f"zone-{zone}")
         for n, zone in enumerate(zones)
     }
-    return Cluster(instances, silent or {}, {}, 30.0, frozenset(draining))
+    return PlacementState(instances, silent or {}, {}, 30.0, frozenset(draining))
 
 
 def shard(*on: int, name: str = "x/0") -> ShardRecord:
@@ -54,7 +56,7 @@ def test_a_whole_shard_is_left_alone() -> None:
     assert decide(shard(0, 1, 2), OPTIONS, cluster("i3")) is None
 
 
-def emptied(record: ShardRecord, of: Cluster, options: LogOptions = OPTIONS) -> list[str]:
+def emptied(record: ShardRecord, of: PlacementState, options: LogOptions = OPTIONS) -> list[str]:
     """Take every step at once, as the primary would; returns why each was taken."""
     story = []
     for number in range(20):

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.migration import ramp
 from coordinator.migration.dry_run import dry_run
-from coordinator.migration.ramp import Figures, Move, RampState
+from coordinator.migration.ramp import RampAction, RampState, RampStatistics
 from coordinator.migration.records import (
     MigrationRecord,
     MoveOptions,
@@ -145,9 +145,9 @@ def test_dry_run_tells_bytes_and_seconds() -> None:
 def test_p_rises_step_by_step_to_one() -> None:
     state, now_us, seen = RampState(), 0, []
     options = MoveOptions(ramp_step=0.25, ramp_interval_s=0.1)
-    while (step := ramp.step(state, Figures(), options, now_us)).move is not Move.DONE:
-        assert step.move is Move.SET
-        assert ramp.step(step.state, Figures(), options, now_us).move is Move.WAIT
+    while (step := ramp.step(state, RampStatistics(), options, now_us)).move is not RampAction.DONE:
+        assert step.move is RampAction.SET
+        assert ramp.step(step.state, RampStatistics(), options, now_us).move is RampAction.WAIT
         state = step.state
         seen.append((now_us, state.p))
         now_us += 100_000
@@ -157,26 +157,29 @@ def test_p_rises_step_by_step_to_one() -> None:
 @pytest.mark.parametrize(
     ("figures", "why"),
     [
-        (Figures(lag_records=20_001), "lag is 20001 records"),
-        (Figures(error_rate=0.02, samples=100, at_us=1), "error rate is 0.0200"),
-        (Figures(source_p99_ms=10, target_p99_ms=31, samples=100, at_us=1), "p99 is 31.00 ms"),
+        (RampStatistics(lag_records=20_001), "lag is 20001 records"),
+        (RampStatistics(error_rate=0.02, samples=100, at_us=1), "error rate is 0.0200"),
+        (
+            RampStatistics(source_p99_ms=10, target_p99_ms=31, samples=100, at_us=1),
+            "p99 is 31.00 ms",
+        ),
     ],
 )
-def test_a_breach_steps_back_and_the_second_rolls_back(figures: Figures, why: str) -> None:
+def test_a_breach_steps_back_and_the_second_rolls_back(figures: RampStatistics, why: str) -> None:
     options = MoveOptions()
     first = ramp.step(RampState(p=0.5), figures, options, 1_000_000)
-    assert first.move is Move.BACK
+    assert first.move is RampAction.BACK
     assert why in first.why
     assert first.state.p == pytest.approx(0.4)
     again = replace(figures, at_us=2)
-    assert ramp.step(first.state, again, options, 1_000_000).move is Move.WAIT
-    assert ramp.step(first.state, again, options, 2_000_000).move is Move.ROLL_BACK
+    assert ramp.step(first.state, again, options, 1_000_000).move is RampAction.WAIT
+    assert ramp.step(first.state, again, options, 2_000_000).move is RampAction.ROLL_BACK
 
 
 def test_figures_that_say_too_little_or_were_judged_are_no_breach() -> None:
-    bad = Figures(source_p99_ms=1, target_p99_ms=900, samples=99, at_us=5)
-    assert ramp.step(RampState(), bad, MoveOptions(), 0).move is Move.SET
+    bad = RampStatistics(source_p99_ms=1, target_p99_ms=900, samples=99, at_us=5)
+    assert ramp.step(RampState(), bad, MoveOptions(), 0).move is RampAction.SET
     judged = RampState(p=0.5, judged_us=5)
-    assert ramp.step(judged, replace(bad, samples=1_000), MoveOptions(), 0).move is Move.SET
+    assert ramp.step(judged, replace(bad, samples=1_000), MoveOptions(), 0).move is RampAction.SET
     quick = replace(bad, samples=1_000, target_p99_ms=19.0)
-    assert ramp.step(RampState(), quick, MoveOptions(), 0).move is Move.SET
+    assert ramp.step(RampState(), quick, MoveOptions(), 0).move is RampAction.SET

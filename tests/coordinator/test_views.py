@@ -11,7 +11,7 @@ from coordinator.statistics import StatisticsIntake
 from coordinator.views import (
     WEIGHT_HALF_LIFE_S,
     WEIGHT_MIN,
-    Foretold,
+    PastForecast,
     make_view,
     migration_weights,
     with_expected,
@@ -134,7 +134,7 @@ def test_a_follower_in_sync_becomes_the_primary_where_that_cures(seen: View) -> 
 
 def test_a_view_knows_what_was_forecast_for_the_slot_it_shows(seen: View) -> None:
     assert with_expected(seen, None) is seen
-    before_all = Foretold.of(seen)
+    before_all = PastForecast.of(seen)
     assert with_expected(seen, before_all) is seen  # of the same slot
     for later in (1, 6):
         now = with_expected(replace(seen, slot=seen.slot + later), before_all)

@@ -16,7 +16,7 @@ from logstore.engine.batch import build
 from logstore.engine.key_hash import LONG_BYTES, hash_key, hash_keys
 from logstore.engine.port import ReplicaWrite
 from logstore.engine.rocks import RocksEngine, index_runs
-from logstore.engine.rocks.layout import Run, index_key, index_key_of
+from logstore.engine.rocks.layout import IndexRun, index_key, index_key_of
 from logstore.engine.rules import count_in
 from tests.engine.scenes import ALL, append, batch_at, copy_of, index_all
 
@@ -49,14 +49,14 @@ def test_hashes_spread() -> None:
 
 def test_runs_are_merged_by_size() -> None:
     size = index_runs.FIRST_TIER_RECORDS
-    runs: list[Run] = []
+    runs: list[IndexRun] = []
     for i in range(3_000):
-        runs.append(Run(i, i * size, (i + 1) * size))
+        runs.append(IndexRun(i, i * size, (i + 1) * size))
         while chosen := index_runs.choose_merge(runs):
             assert chosen[-1].end - chosen[0].base <= index_runs.RUN_RECORDS_MAX
             at = runs.index(chosen[0])
             assert runs[at : at + len(chosen)] == list(chosen)
-            runs[at : at + len(chosen)] = [Run(-i, chosen[0].base, chosen[-1].end)]
+            runs[at : at + len(chosen)] = [IndexRun(-i, chosen[0].base, chosen[-1].end)]
         assert len(runs) <= 3 * index_runs.MERGE_FAN_IN + i * size // (
             index_runs.RUN_RECORDS_MAX // 2
         )

@@ -83,7 +83,7 @@ class Scene:
         """Wait until the source has published up to `end`."""
         replica = self.nodes.servers["i1"].instance.replicas[SHARD]
         async with asyncio.timeout(WAIT_S):
-            while (at := replica.feeds.publisher) is None or not at.began or at.end < end:
+            while (at := replica.publishing.publisher) is None or not at.began or at.end < end:
                 await asyncio.sleep(0.01)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from logstore.base.limits import MESSAGE_BYTES_MAX
 from logstore.feed.direct import encode_anchor
 from logstore.meta.records import Member
-from logstore.node.learner import Learner
+from logstore.node.catch_up import CatchUp
 from tests.feed.scenes import SHARD, WAIT_S
 from tests.node.fix_nodes import Nodes, append, batch_of, nodes
 
@@ -16,16 +16,16 @@ BATCHES, RECORDS = 40, 2_000
 BYTES_PER_S = 1_500_000
 
 
-async def learner_of(n: Nodes) -> Learner:
+async def learner_of(n: Nodes) -> CatchUp:
     async with asyncio.timeout(WAIT_S):
         while (replica := n.servers["i2"].instance.replicas.get(SHARD)) is None or (
-            replica.learning.newest is None
+            replica.catch_up.newest is None
         ):
             await asyncio.sleep(0.01)
-    return replica.learning.newest
+    return replica.catch_up.newest
 
 
-async def copied(learner: Learner, size: int) -> None:
+async def copied(learner: CatchUp, size: int) -> None:
     async with asyncio.timeout(WAIT_S):
         while learner.bytes_copied < size:
             await asyncio.sleep(0.01)
@@ -41,13 +41,13 @@ async def test_a_killed_copy_goes_on_at_the_chunk_it_reached(tmp_path: Path) -> 
         source = n.servers["i1"].instance.replicas[SHARD]
         total = source.node.engine.bytes_stored(source.member.replica_id)
         incarnation = n.servers["i2"].instance.node.incarnation
-        before = n.servers["i2"].instance.node.agent.status(0, 1.0)
+        before = n.servers["i2"].instance.node.reporter.status(0, 1.0)
         await n.change(
             SHARD, learners=(Member("i2", incarnation, TARGET),), copy_bytes_per_s=BYTES_PER_S
         )
         first = await learner_of(n)
         await copied(first, total // 4)
-        status = n.servers["i2"].instance.node.agent.status(0, 1.0)
+        status = n.servers["i2"].instance.node.reporter.status(0, 1.0)
         assert before.bytes_per_s == 0
         assert status.bytes_per_s >= total // 4, "what is copied is load of the target"
         await n.stop("i2")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.migration.common import feed_given_up, feed_topic
-from coordinator.migration.facts import Commit, Copy, Facts
+from coordinator.migration.facts import CopyReport, Facts, RecordWrite
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from logstore.base.types import ShardStatus
 from logstore.meta.records import Member, ShardRecord
@@ -29,7 +29,7 @@ def record(**options: object) -> MigrationRecord:
 
 
 def facts(down_s: float) -> Facts:
-    copy = Copy(2, "learner", 0, b"", 0, "feed", feed_down_s=down_s, feed_error="gone")
+    copy = CopyReport(2, "learner", 0, b"", 0, "feed", feed_down_s=down_s, feed_error="gone")
     return Facts(now_us=10, shard=SHARD, target=copy, feed_prefix=PREFIX)
 
 
@@ -51,7 +51,7 @@ def test_within_the_deadline_it_waits() -> None:
 def test_after_it_the_options_say_what_follows(fallback: str) -> None:
     asked = record(feed_deadline_s=5.0, feed_fallback=fallback)
     effect = feed_given_up(asked, facts(5.1), SHARD)
-    assert isinstance(effect, Commit)
+    assert isinstance(effect, RecordWrite)
     assert effect.shard is not None
     assert effect.shard.feed_topic == ""
     if fallback == "direct":

@@ -10,7 +10,7 @@ import pytest
 
 import logstore
 from bench.services.kafka import KafkaCluster
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from logstore.base.errors import InvalidArgumentError
 from logstore.feed.kafka import KafkaBroker
 from logstore.proto.channel import open_channel
@@ -32,7 +32,7 @@ SIZE_BYTES = 1_000_000
 class Moves:
     """What an operator does."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
 
     async def start(self, target: str, **options: object) -> str:

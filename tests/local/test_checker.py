@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.local.checker import Check, Verdict
-from coordinator.local.journal import Entry, Journal, read_journal, value_hash
+from coordinator.local.journal import Journal, JournalEntry, read_journal, value_hash
 from logstore.base.errors import ConfigError
 from logstore.base.types import Ack
 
@@ -29,16 +29,16 @@ def stream(count: int = 30) -> list[Row]:
     return rows
 
 
-def entries(rows: list[Row]) -> list[Entry]:
+def entries(rows: list[Row]) -> list[JournalEntry]:
     seen: dict[bytes, int] = {}
     found = []
     for key, value, time_us, shard, offset in rows:
-        found.append(Entry(key, value_hash(value), seen.get(key, 0), time_us, shard, offset))
+        found.append(JournalEntry(key, value_hash(value), seen.get(key, 0), time_us, shard, offset))
         seen[key] = seen.get(key, 0) + 1
     return found
 
 
-def judge(promised: list[Entry], log: list[Row]) -> Verdict:
+def judge(promised: list[JournalEntry], log: list[Row]) -> Verdict:
     check = Check("l")
     check.expect(promised)
     for row in log:
@@ -119,7 +119,7 @@ def test_a_changed_value_and_a_changed_time_are_changed() -> None:
 
 def test_an_unknown_outcome_may_be_there_or_not_but_not_twice() -> None:
     rows = stream()
-    unsure = Entry(b"a", value_hash(b"maybe"), 10)
+    unsure = JournalEntry(b"a", value_hash(b"maybe"), 10)
     promised = [*entries(rows), unsure]
     stored = (b"a", b"maybe", 5_000, "l/0", 20)
     assert judge(promised, rows).ok
@@ -138,7 +138,7 @@ def test_equal_values_are_counted() -> None:
 def test_two_acks_for_one_place_are_refused() -> None:
     rows = stream(3)
     with pytest.raises(ConfigError, match="two acks name offset 0 of shard l/0"):
-        judge([*entries(rows), Entry(b"z", 1, 0, None, "l/0", 0)], rows)
+        judge([*entries(rows), JournalEntry(b"z", 1, 0, None, "l/0", 0)], rows)
 
 
 def test_a_journal_is_read_back_and_gone_on_with(tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ def test_a_journal_is_read_back_and_gone_on_with(tmp_path: Path) -> None:
     header, found = read_journal(path)
     assert header.log == "l"
     assert list(found) == [
-        Entry(b"\xff\x00", value_hash(b"v"), 0, 5, "l/0", 7),
-        Entry(b"k", value_hash(b"w"), 0),
-        Entry(b"k", value_hash(b"w"), 1),
+        JournalEntry(b"\xff\x00", value_hash(b"v"), 0, 5, "l/0", 7),
+        JournalEntry(b"k", value_hash(b"w"), 0),
+        JournalEntry(b"k", value_hash(b"w"), 1),
     ]
     with pytest.raises(ConfigError, match="is of log 'l', not of 'other'"):
         Journal(path, "other")

@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc.aio
 from aetcd import rpc
 
-from bench.services.base import Member
+from bench.services.base import ServiceProcess
 from bench.services.etcd import EtcdCluster
 from bench.services.paths import free_ports
-from bench.services.runs import Run
+from bench.services.runs import ServiceRun
 from logstore.base.tls import TlsOptions
 
 
@@ -26,12 +26,12 @@ async def leader_of(cluster: EtcdCluster) -> int:
     raise AssertionError("no member leads")
 
 
-def freeze(member: Member) -> None:
+def freeze(member: ServiceProcess) -> None:
     assert member.pid is not None
     os.kill(member.pid, signal.SIGSTOP)
 
 
-def thaw(member: Member) -> None:
+def thaw(member: ServiceProcess) -> None:
     assert member.pid is not None
     os.kill(member.pid, signal.SIGCONT)
 
@@ -72,7 +72,7 @@ class TlsEtcd(EtcdCluster):
         folder = self._folder
         return TlsOptions(folder / f"{ca}.pem", folder / "client.pem", folder / "client.key")
 
-    def _build(self, run: Run) -> list[Member]:
+    def _build(self, run: ServiceRun) -> list[ServiceProcess]:
         (member,) = super()._build(run)
         plain, secure = (f"{scheme}://127.0.0.1:{member.ports[0]}" for scheme in ("http", "https"))
         self._health = f"http://127.0.0.1:{free_ports(1)[0]}"

@@ -11,7 +11,7 @@ import pytest
 
 import logstore
 from coordinator.local.checker import check_log
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from coordinator.local.journal import Journal
 from coordinator.migration.records import State
 from coordinator.migration.table import PATHS, STRATEGIES
@@ -33,7 +33,7 @@ PATIENT = {"follower_timeout_s": 4.0, "lease_s": 4.0, "grace_s": 5.0}
 OTHERS = tuple(s for s in STRATEGIES if s != "shadow")
 
 
-async def settled(cluster: Cluster, members: int) -> dict[str, Any]:
+async def settled(cluster: LocalCluster, members: int) -> dict[str, Any]:
     """The open shard once it has so many copies in sync and is in no migration."""
     async with asyncio.timeout(60):
         while True:

@@ -17,7 +17,7 @@ from bench.services.base import ProcessService
 from bench.services.etcd import EtcdCluster
 from bench.services.kafka import KafkaCluster
 from coordinator.local.checker import check_log
-from coordinator.local.cluster import Cluster, ClusterOptions, local_cluster, running
+from coordinator.local.cluster import ClusterOptions, LocalCluster, local_cluster, running
 from coordinator.local.journal import Journal
 from coordinator.migration.records import State
 from tests.migration.check_kills import PATIENT, TRIES, settled
@@ -73,7 +73,7 @@ class Away:
 
 
 async def kill_in_each_state(
-    tmp_path: Path, cluster: Cluster, moves: Moves, away: Away, victim: str, **options: object
+    tmp_path: Path, cluster: LocalCluster, moves: Moves, away: Away, victim: str, **options: object
 ) -> None:
     """One move a state; ends when all of them ended and the log was checked."""
     async with logstore.connect(cluster.addresses, timeout_s=60) as db:

@@ -14,7 +14,7 @@ import pytest
 
 import logstore
 from coordinator.local.checker import check_log
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from coordinator.local.journal import Journal
 from coordinator.migration.records import END_STATES, State
 from logstore.base.errors import LogstoreError
@@ -84,7 +84,7 @@ class Loader:
 class Moves:
     """What an operator does: ask for moves, watch them, kill processes."""
 
-    def __init__(self, cluster: Cluster, metadata: str | None = None) -> None:
+    def __init__(self, cluster: LocalCluster, metadata: str | None = None) -> None:
         self.cluster, self.metadata = cluster, metadata
         self.killed: set[tuple[State, str]] = set()
 

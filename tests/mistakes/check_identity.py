@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import logstore
-from coordinator.local.cluster import Cluster, ClusterOptions, running
+from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from logstore.base.errors import LogstoreError
 from logstore.node.identity import IdentityFile
 
@@ -97,7 +97,7 @@ async def test_a2_the_metadata_is_older(tmp_path: Path) -> None:
         await check_whole(cluster.address, "new")
 
 
-async def cli(cluster: Cluster, *words: str) -> str:
+async def cli(cluster: LocalCluster, *words: str) -> str:
     """Run a command against the cluster; its standard output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coordinator.cli.main", *words, "--address", cluster.address,

@@ -16,7 +16,7 @@ import pytest
 from coordinator.answers.catalog import DrainProgress
 from coordinator.answers.moves import Migration, MigrationRows, Reshape
 from coordinator.cli.common import Coordinator
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from logstore.base.errors import InstanceDownError, LogstoreError
 from logstore.client.client import Client, connect
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
@@ -30,7 +30,7 @@ SETTINGS = {"report_interval_s": 0.2, "alive_s": 3.0, "autopilot": "off", "lost_
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path: Path) -> AsyncIterator[LocalCluster]:
     settings = {**SETTINGS, "move": json.dumps(QUICK)}
     async with local_cluster(3, data=tmp_path, coordinator_settings=settings) as running:
         yield running
@@ -100,7 +100,9 @@ async def refuse_all(coordinator: Coordinator, soaking: str) -> None:
     assert "new" not in {log.name for log in logs.logs}
 
 
-async def test_orders_for_a_lost_instance_are_refused_and_its_moves_end(cluster: Cluster) -> None:
+async def test_orders_for_a_lost_instance_are_refused_and_its_moves_end(
+    cluster: LocalCluster,
+) -> None:
     async with connect(cluster.address) as db, Coordinator(cluster.address) as coordinator:
         await make_logs(db)
         slow = pb.MoveRequest(

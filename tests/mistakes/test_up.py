@@ -18,7 +18,7 @@ from coordinator.cli.main import main
 from coordinator.local.survey import (
     RUN_FILE,
     Before,
-    Run,
+    ClusterStart,
     before,
     check_metadata,
     keep,
@@ -98,19 +98,19 @@ def shard(name: str, *instances: str) -> ShardRecord:
 
 
 def test_what_is_missing_is_told_by_shard() -> None:
-    past = Before(Run(3), frozenset({"instance-1", "instance-2", "instance-3"}))
+    past = Before(ClusterStart(3), frozenset({"instance-1", "instance-2", "instance-3"}))
     shards = [shard(f"a/{n}", "instance-3") for n in range(7)]
     shards += [shard("b/0", "instance-1", "instance-3"), shard("c/0", "instance-1")]
     names = ["instance-1", "instance-2", "instance-3"]
-    assert notes(past, Run(3), names, names, shards) == []
-    assert notes(past, Run(3), ["instance-1", "instance-2"], names, shards) == [
+    assert notes(past, ClusterStart(3), names, names, shards) == []
+    assert notes(past, ClusterStart(3), ["instance-1", "instance-2"], names, shards) == [
         "instance-3 is part of this cluster and not started; it holds 8 copies; not served: a/0, "
         "a/1, a/2, a/3, a/4 and 2 more; with a copy less: b/0; --instances 3 starts it"
     ]
-    assert notes(past, Run(3), ["instance-1", "instance-3"], names, shards) == [
+    assert notes(past, ClusterStart(3), ["instance-1", "instance-3"], names, shards) == [
         "instance-2 is part of this cluster and not started; it holds no copies"
     ]
-    assert notes(Before(None, frozenset()), Run(1), names, names, []) == []
+    assert notes(Before(None, frozenset()), ClusterStart(1), names, names, []) == []
 
 
 ETCD = "etcd://127.0.0.1:1"
@@ -119,17 +119,22 @@ ETCD = "etcd://127.0.0.1:1"
 @pytest.mark.parametrize(
     ("last", "store", "now", "told"),
     [
-        (Run(1), True, ETCD, "made with the embedded metadata store, and --metadata is etcd://"),
+        (
+            ClusterStart(1),
+            True,
+            ETCD,
+            "made with the embedded metadata store, and --metadata is etcd://",
+        ),
         (None, True, ETCD, "made with the embedded metadata store"),
-        (Run(1), False, ETCD, "made with the embedded metadata store"),
-        (Run(1, ETCD), False, None, f"made with --metadata {ETCD}: give it"),
-        (Run(1, ETCD), True, None, f"made with --metadata {ETCD}: give it"),
+        (ClusterStart(1), False, ETCD, "made with the embedded metadata store"),
+        (ClusterStart(1, ETCD), False, None, f"made with --metadata {ETCD}: give it"),
+        (ClusterStart(1, ETCD), True, None, f"made with --metadata {ETCD}: give it"),
     ],
 )
 def test_another_kind_of_metadata_is_refused_before_anything_starts(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    last: Run | None,
+    last: ClusterStart | None,
     store: bool,
     now: str | None,
     told: str,
@@ -145,12 +150,12 @@ def test_another_kind_of_metadata_is_refused_before_anything_starts(
 
 
 def test_the_same_metadata_is_taken_and_other_members_of_etcd_are_told(tmp_path: Path) -> None:
-    for run in (Run(1), Run(1, ETCD)):
+    for run in (ClusterStart(1), ClusterStart(1, ETCD)):
         keep(tmp_path, run)
         past = before(tmp_path)
         assert past.run == run
         check_metadata(tmp_path, past, run.metadata)
-    (told,) = notes(past, Run(1, "etcd://b:1"), [], [], [])
+    (told,) = notes(past, ClusterStart(1, "etcd://b:1"), [], [], [])
     assert told == f"--metadata is etcd://b:1, it was {ETCD}"
 
 

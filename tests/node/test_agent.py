@@ -16,10 +16,10 @@ from logstore.base.errors import (
     UnavailableError,
 )
 from logstore.base.types import Ack
-from logstore.node.agent import Agent, Send
 from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
 from logstore.node.event_lines import LATENESS_S
+from logstore.node.statistics_reporter import Send, StatisticsReporter
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.v1 import log_pb2
 from profiler.types import OpType, ShardStatistics
@@ -33,7 +33,7 @@ class Bench:
     def __init__(self, tmp_path: Path) -> None:
         self.clock = ManualClock()
         config = NodeConfig(instance="a", data=tmp_path, metadata=["h:1"])
-        self.agent = Agent(config, Env(self.clock, random.Random(1)), slot_s=3600.0)
+        self.agent = StatisticsReporter(config, Env(self.clock, random.Random(1)), slot_s=3600.0)
         self.told: dict[tuple[str, int], int] = {}
         self.newest_slot = -1
 
@@ -193,7 +193,7 @@ async def test_a_glitch_of_the_wall_clock_closes_no_slot(
     if from_start:
         bench.clock._wall_us += off_us
         config = NodeConfig(instance="a", data=tmp_path, metadata=["h:1"])
-        bench.agent = Agent(config, Env(bench.clock, random.Random(1)), slot_s=3600.0)
+        bench.agent = StatisticsReporter(config, Env(bench.clock, random.Random(1)), slot_s=3600.0)
     for second in range(6):
         if second == 0 and not from_start:
             bench.clock._wall_us += off_us

@@ -150,9 +150,9 @@ async def test_rot_in_a_file_is_noticed_by_a_read(
         rot_in_place(n, instance, pattern)
         replica = n.servers[instance].instance.replicas[SHARD]
         async with asyncio.timeout(LIMIT_S):
-            while not replica.health.damage:  # a late heartbeat refuses reads as well
+            while not replica.integrity.damage:  # a late heartbeat refuses reads as well
                 assert await read_until_refused(n, instance, keys) == "not_serving"
-        assert "Corruption" in replica.health.damage
+        assert "Corruption" in replica.integrity.damage
         assert not replica.serving()
         async with repaired(n):
             record = await rebuilt(n, instance)
@@ -195,7 +195,7 @@ async def test_the_scrub_finds_cold_rot(tmp_path: Path) -> None:
         keys = await fill(n, "blob")
         replica = n.servers["i2"].instance.replicas[SHARD]
         async with asyncio.timeout(LIMIT_S):
-            while replica.health.scrub_result != "whole":
+            while replica.integrity.scrub_result != "whole":
                 await asyncio.sleep(0.05)
         async with open_channel(n.servers["i2"].address) as channel:
             answer = await NodeAdminStub(channel).Status(node_pb2.StatusRequest(shard=SHARD))
@@ -207,7 +207,7 @@ async def test_the_scrub_finds_cold_rot(tmp_path: Path) -> None:
         rot_in_place(n, "i2", "*.blob")  # nobody reads
         async with repaired(n):
             record = await rebuilt(n, "i2")
-            assert "Corruption" in replica.health.scrub_result
+            assert "Corruption" in replica.integrity.scrub_result
             await check_equal(n, record, keys)
 
 

@@ -36,14 +36,14 @@ async def test_a_conflict_waits_for_the_commit_of_what_it_cites() -> None:
     first, second = _append(0), _append(0)
     writer.submit(first)
     writer.submit(second)  # conflicts with what is in the same group
-    write = writer.cut(1 << 20)
+    write = writer.next_write(1 << 20)
     assert write is not None
     engine.write([write], Durability.OS)
     writer.written()
     third, fourth = _append(0), _append(7)
     writer.submit(third)
     writer.submit(fourth)
-    assert writer.cut(1 << 20) is None
+    assert writer.next_write(1 << 20) is None
     assert not any(a.done.done() for a in (first, second, third, fourth))
     assert writer.commit(1) == [first]
     assert first.done.result().version == 1
@@ -57,7 +57,7 @@ async def test_a_conflict_waits_for_the_commit_of_what_it_cites() -> None:
         assert type(told.value) is kind
     late = _append(0)
     writer.submit(late)
-    assert writer.cut(1 << 20) is None
+    assert writer.next_write(1 << 20) is None
     with pytest.raises(VersionConflictError):
         late.done.result()
 
@@ -73,7 +73,7 @@ async def test_an_append_sent_twice_at_once_is_stored_once_and_both_are_acked() 
         done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         sent.append(PendingAppend.of_records([record], message, done, 0.0))
         writer.submit(sent[-1])
-    write = writer.cut(1 << 20)
+    write = writer.next_write(1 << 20)
     assert write is not None
     assert sum(b.count for b in write.batches) == 1
     engine.write([write], Durability.OS)
@@ -90,7 +90,7 @@ async def test_what_was_being_written_when_it_ceased_to_lead_is_waited_for() -> 
     writer = _writer(engine)
     await writer.settled()
     writer.submit(_append(0))
-    write = writer.cut(1 << 20)
+    write = writer.next_write(1 << 20)
     assert write is not None
     writer.stop(UnavailableError("moved"))
     settled = asyncio.create_task(writer.settled())

@@ -138,7 +138,7 @@ async def store_as_it_came(n: Nodes, shard: str, flags: int, payload: bytes) -> 
         time_min_us=None, time_max_us=None, producer_id=0, sequence=0, expected_version=None,
         done=new_future(), received_s=0.0, arrow=looks,
     )  # fmt: skip
-    replica.door.submit(append_)
+    replica.append_gate.submit(append_)
     async with asyncio.timeout(LIMIT_S):
         await append_.done
 

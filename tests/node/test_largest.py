@@ -203,7 +203,7 @@ async def test_small_appends_are_merged_by_what_they_weigh(tmp_path: Path) -> No
         empty = [log_pb2.Record()]
         waiting = [of_records(rows) for _ in range(600)] + [of_records(empty) for _ in range(9_000)]
         for append_ in waiting:
-            replica.door.submit(append_)
+            replica.append_gate.submit(append_)
         async with asyncio.timeout(LIMIT_S):
             await asyncio.gather(*(a.done for a in waiting))
         engine, me = replica.node.engine, replica.member.replica_id

@@ -79,7 +79,7 @@ async def test_failures_and_missing_copies(tmp_path: Path) -> None:
         server = await n.start("i1", metrics_listen="127.0.0.1:0")
         await n.create("orders/0", "i1", replicas=2)
         await n.until("orders/0", lambda r: r.epoch == 2)
-        agent = server.instance.node.agent
+        agent = server.instance.node.reporter
         agent.failed("orders/0", False, UnavailableError("no"), 3)
         agent.failed("orders/0", False, FencedError("elsewhere"))  # is not this instance's fault
         agent.failed("orders/0", False, ValueError("a bug"))

@@ -50,7 +50,7 @@ async def learn(n: Nodes) -> Member:
     await n.change(SHARD, learners=(target,))
     async with asyncio.timeout(10):
         while (replica := n.servers["i2"].instance.replicas.get(SHARD)) is None or (
-            replica.learning.newest is None or replica.learning.newest.phase != "feed"
+            replica.catch_up.newest is None or replica.catch_up.newest.phase != "feed"
         ):
             await asyncio.sleep(0.01)
     return target

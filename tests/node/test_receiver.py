@@ -27,7 +27,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
     engine.create_replica(ReplicaMeta(1, "log/0"))
     engine.write([ReplicaWrite(1, tuple(OURS[:1]), 0)], Durability.OS)
     receiver = Receiver(1, engine, GroupCommit(engine), Durability.FSYNC)
-    receiver.enter_reign(1)
+    receiver.enter_term(1)
     yield receiver
     engine.close()
 
@@ -49,7 +49,7 @@ async def queued(receiver: Receiver) -> None:
 async def test_a_write_that_outlives_its_term_matches_nothing(receiver: Receiver) -> None:
     applied = asyncio.create_task(receiver.apply(OURS[1:], 0, 0))
     await queued(receiver)
-    receiver.enter_reign(2)
+    receiver.enter_term(2)
     async with writing(receiver):
         with pytest.raises(FencedError, match="term of epoch 1 ended"):
             await applied
@@ -72,7 +72,7 @@ async def test_what_waits_for_another_write_into_the_next_term_is_refused(
     await asyncio.gather(broken, return_exceptions=True)
     waiting = asyncio.create_task(receiver.apply(OURS[1:], 0, 0))
     await asyncio.sleep(0)
-    receiver.enter_reign(2)
+    receiver.enter_term(2)
     async with writing(receiver):
         with pytest.raises(FencedError, match="term of epoch 1 ended"):
             await waiting

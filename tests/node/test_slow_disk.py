@@ -10,7 +10,7 @@ import pytest
 from logstore.base.types import Durability
 from logstore.engine.port import ReplicaWrite
 from logstore.meta.records import Member
-from logstore.replication.progress import Mode
+from logstore.replication.progress import ProgressMode
 from tests.node.fix_nodes import append, batch_of, nodes
 from tests.node.test_move_by_intents import SHARD
 
@@ -44,9 +44,9 @@ async def test_a_follower_that_restarts_keeps_what_its_primary_is_still_writing(
         peers = n.servers["i1"].instance.replicas[SHARD].machine.peers
         await until(lambda: peers[200].match.end == 1)
         await n.stop("i2")
-        await until(lambda: peers[200].mode is Mode.PROBE)
+        await until(lambda: peers[200].mode is ProgressMode.PROBE)
         await n.start("i2")
-        await until(lambda: peers[200].mode is Mode.REPLICATE)
+        await until(lambda: peers[200].mode is ProgressMode.REPLICATE)
         assert engine.end(100).end == 0
         assert n.servers["i2"].instance.node.engine.end(200).end == 1
         slow.set()

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from coordinator.local.cluster import Cluster, ClusterOptions, running
+from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from logstore.base.errors import LogstoreError
 from logstore.client.client import Client, Log, connect
 from logstore.meta.records import CapacityRecord
@@ -69,7 +69,7 @@ async def busy(db: Client, stop: asyncio.Event) -> None:
         await asyncio.sleep(0.1)
 
 
-async def seen_busy(cluster: Cluster, log: str) -> None:
+async def seen_busy(cluster: LocalCluster, log: str) -> None:
     """Until the weights have taken the other log's load in."""
     for _ in range(300):
         found = (await shares(cluster.address, log))["shares"]
@@ -78,7 +78,7 @@ async def seen_busy(cluster: Cluster, log: str) -> None:
         await asyncio.sleep(0.2)
 
 
-async def everything_found(cluster: Cluster, log: str, keys: list[bytes]) -> dict[str, Any]:
+async def everything_found(cluster: LocalCluster, log: str, keys: list[bytes]) -> dict[str, Any]:
     async with connect(cluster.addresses) as db:
         opened = await db.log(log)
         seen: Counter[bytes] = Counter()

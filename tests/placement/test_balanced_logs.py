@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.local.cluster import Cluster, local_cluster
+from coordinator.local.cluster import LocalCluster, local_cluster
 from coordinator.placement import Ask, Book
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -39,12 +39,12 @@ KEYS = [b"customer-%04d" % n for n in range(400)]
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path: Path) -> AsyncIterator[LocalCluster]:
     async with local_cluster(2, data=tmp_path, capacities=SMALL_DISK, autopilot="off") as found:
         yield found
 
 
-async def ask(cluster: Cluster, method: str, request: Any) -> Any:
+async def ask(cluster: LocalCluster, method: str, request: Any) -> Any:
     async with open_channel(cluster.address) as channel, called():
         return await getattr(PlacementStub(channel), method)(request, timeout=30.0)
 
@@ -69,7 +69,7 @@ async def check_writes_and_reads(db: Client) -> None:
     await tail.aclose()
 
 
-async def check_size_alone_changes_a_placement(cluster: Cluster) -> None:
+async def check_size_alone_changes_a_placement(cluster: LocalCluster) -> None:
     found = {}
     for size in (10, 1_000_000):
         keys = [b"%d bytes, %d" % (size, n) for n in range(300)]
@@ -98,7 +98,7 @@ async def check_a_records_token_counts(db: Client) -> None:
     assert [len(r.value) async for r in log.read(key=key)][1:] == [len(largest)] * 2
 
 
-async def check_first_writers_agree(cluster: Cluster, db: Client) -> None:
+async def check_first_writers_agree(cluster: LocalCluster, db: Client) -> None:
     """Two who draw differently place the same keys at once, as two leaders might."""
     keys = [b"raced %d" % n for n in range(3_000)]
     async with connect(cluster.addresses) as one, connect(cluster.addresses) as two:
@@ -134,7 +134,7 @@ def _other_tokens(drawn: tuple[list[bytes], list[int]]) -> tuple[list[bytes], li
     return drawn[0], [token ^ 1 for token in drawn[1]]
 
 
-async def check_it_outlives_its_mappings_split(cluster: Cluster, db: Client) -> None:
+async def check_it_outlives_its_mappings_split(cluster: LocalCluster, db: Client) -> None:
     name = mapping_log("orders")
     shards = await (await db.log(name)).shard_map()
     parent = shards.find(routing_key(Partitioner.HASH, KEYS[0])).id
@@ -155,7 +155,7 @@ async def check_it_outlives_its_mappings_split(cluster: Cluster, db: Client) -> 
         assert [r.value async for r in orders.read(key=b"after the split")] == [b"value"]
 
 
-async def check_keys_are_found_without_the_coordinator(cluster: Cluster) -> None:
+async def check_keys_are_found_without_the_coordinator(cluster: LocalCluster) -> None:
     async with connect(cluster.addresses) as db:
         log = await db.log("orders")
         cluster.kill("coordinator")
@@ -165,7 +165,7 @@ async def check_keys_are_found_without_the_coordinator(cluster: Cluster) -> None
     await cluster.wait_ready()
 
 
-async def check_what_is_refused(cluster: Cluster, db: Client) -> None:
+async def check_what_is_refused(cluster: LocalCluster, db: Client) -> None:
     await db.create_log("plain")
     for request in (
         placement_pb2.GetPartitionsRequest(log="plain", keys=[b"k"]),
@@ -189,7 +189,7 @@ async def check_what_is_refused(cluster: Cluster, db: Client) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_a_balanced_log_is_a_log_like_any_other(cluster: Cluster) -> None:
+async def test_a_balanced_log_is_a_log_like_any_other(cluster: LocalCluster) -> None:
     async with connect(cluster.address) as db:
         await check_writes_and_reads(db)
         await check_size_alone_changes_a_placement(cluster)

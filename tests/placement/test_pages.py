@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from logstore.client.pages import Page
-from logstore.client.read_spec import Place, ReadSpec
+from logstore.client.read_spec import ReadPlace, ReadSpec
 from logstore.engine.batch import FLAG_OFFSETS, flags_of, schema_of
 from sharder.keys import KeyRange
 
@@ -38,10 +38,10 @@ def test_tokens_go_and_offsets_stay(flags: int) -> None:
 
 
 def test_a_limit_counts_what_is_left_only() -> None:
-    every = Place(ReadSpec("log", limit=3, written=KeyRange()), 0)
+    every = ReadPlace(ReadSpec("log", limit=3, written=KeyRange()), 0)
     every.advance(page(), 100, False)
     assert every.finished
-    sifting = Place(ReadSpec("log", limit=3, written=KeyRange(b"a", b"b")), 0)
+    sifting = ReadPlace(ReadSpec("log", limit=3, written=KeyRange(b"a", b"b")), 0)
     sifting.advance(page(), 100, False)
     assert not sifting.finished
     assert sifting.offset == 20

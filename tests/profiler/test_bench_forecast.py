@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bench.__main__ import build
 from bench.forecast import ahead, conformal, seasonal_quantiles, walk
-from bench.forecast_score import Told, quantile_metrics
+from bench.forecast_score import ForecastPair, quantile_metrics
 from bench.series import SeriesSet, load_series
 
 KEYS = {"wape", "pinball", "winkler80", "winkler95", "coverage80", "coverage95", "width80",
@@ -74,7 +74,7 @@ def test_the_command_tells_every_metric_of_every_model(tmp_path: Path) -> None:
 
 def test_metrics_by_hand() -> None:
     quantiles = np.tile(np.linspace(8.0, 12.0, 15), (4, 1))
-    told = Told(
+    told = ForecastPair(
         np.array([10.0, 20.0, 10.0, np.nan]), np.full(4, 10.0), quantiles, np.full(4, -1), 0
     )
     found = quantile_metrics(told)

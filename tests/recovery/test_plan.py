@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.recovery.facts import FoundCopy, FoundInstance, Scan, decode_scan, encode_scan
+from coordinator.recovery.facts import DiskScan, FoundCopy, FoundInstance, decode_scan, encode_scan
 from coordinator.recovery.plan import RecoveryPlan, make_plan
 from logstore.base.errors import RefusedError
 from logstore.base.types import ShardStatus
@@ -275,7 +275,7 @@ def test_a_balanced_log_without_its_mapping_is_told() -> None:
 @given(clusters)
 def test_a_scan_comes_back_from_its_file_as_it_was(life: Life) -> None:
     instances, copies = life.found(set())
-    scan = Scan(tuple(instances), tuple(copies))
+    scan = DiskScan(tuple(instances), tuple(copies))
     assert decode_scan(encode_scan(scan)) == scan
 
 

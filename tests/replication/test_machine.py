@@ -7,20 +7,20 @@ import pytest
 from logstore.base.types import Position, ShardStatus
 from logstore.meta.records import Member, PossibleLoss, ShardRecord
 from logstore.replication.events import (
-    Admission,
     Assigned,
     Become,
     Cas,
-    Commit,
     ConfigRead,
     Effect,
     Event,
+    HighWatermarkRose,
     PeerAcked,
     PeerDiverged,
     PeerMatched,
     PrimaryHeard,
     Push,
     Role,
+    SetAppendGate,
     StopPush,
     Surveyed,
     Tick,
@@ -94,7 +94,7 @@ def test_restarted_primary_raises_the_epoch_before_it_admits() -> None:  # P6, e
     assert [type(e) for e in effects] == [Become, Cas]
     assert not bench.machine.admitting
     effects = bench.win(effects)
-    assert effects[-2:] == [Commit(7), Admission(True)]
+    assert effects[-2:] == [HighWatermarkRose(7), SetAppendGate(True)]
     assert bench.machine.record is not None
     assert bench.machine.record.epoch == bench.machine.record.primary_since == 2
 
@@ -105,7 +105,7 @@ def test_nothing_above_the_end_of_a_sealed_shard_is_committed() -> None:  # S1
         RECORD, status=ShardStatus.SEALED, sealed_end=5, sealed_chain=at(5).chain, epoch=3
     )
     effects = bench.win(bench.config(sealed))
-    assert [e for e in effects if isinstance(e, Commit)] == [Commit(5)]
+    assert [e for e in effects if isinstance(e, HighWatermarkRose)] == [HighWatermarkRose(5)]
     assert bench.machine.high_watermark == bench.machine.recommit_end == 5
     assert not bench.machine.admitting
 
@@ -129,14 +129,14 @@ def test_lost_raise_is_raised_again() -> None:
     effects = bench.config(replace(RECORD, migration="m"))  # the coordinator wrote in between
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert cas.record.migration == "m"
-    assert Admission(True) not in effects
-    assert Admission(True) in bench.win(effects)
+    assert SetAppendGate(True) not in effects
+    assert SetAppendGate(True) in bench.win(effects)
 
 
 def test_own_vote_counts_only_once_written() -> None:  # P2
     bench = leading()
     assert bench.feed(Assigned(at(3))) == []
-    assert bench.feed(Written(at(3))) == [Commit(3)]
+    assert bench.feed(Written(at(3))) == [HighWatermarkRose(3)]
 
 
 def test_ack_waits_for_old_and_new_while_a_change_is_undecided() -> None:  # P2, P3
@@ -149,7 +149,7 @@ def test_ack_waits_for_old_and_new_while_a_change_is_undecided() -> None:  # P2,
     assert cas.record.in_sync == (S, T)
     bench.feed(Assigned(at(4)))
     assert bench.feed(Written(at(4))) == []  # T is counted from before the CAS
-    assert bench.feed(PeerAcked(2, record.epoch, at(4))) == [Commit(4)]
+    assert bench.feed(PeerAcked(2, record.epoch, at(4))) == [HighWatermarkRose(4)]
 
 
 def test_progress_before_the_term_is_dropped() -> None:  # P1
@@ -158,7 +158,7 @@ def test_progress_before_the_term_is_dropped() -> None:  # P1
     bench.feed(Assigned(at(4)))
     bench.feed(Written(at(4)))
     assert bench.feed(PeerAcked(2, since - 1, at(4))) == []
-    assert bench.feed(PeerAcked(2, since, at(4))) == [Commit(4)]
+    assert bench.feed(PeerAcked(2, since, at(4))) == [HighWatermarkRose(4)]
 
 
 def test_learner_behind_the_high_watermark_is_not_added() -> None:  # P3
@@ -179,10 +179,10 @@ def test_hand_over_stops_drains_and_then_swaps() -> None:  # H1, H2
     record = bench.machine.record
     assert record is not None
     effects = bench.config(replace(record, hand_over=2))
-    assert effects == [Admission(False)]
+    assert effects == [SetAppendGate(False)]
     assert bench.feed(Written(at(4))) == []
     effects = bench.feed(PeerAcked(2, record.epoch, at(4)))
-    assert [type(e) for e in effects] == [Commit, Cas]
+    assert [type(e) for e in effects] == [HighWatermarkRose, Cas]
     cas = effects[1]
     assert isinstance(cas, Cas)
     assert (cas.record.primary, cas.record.epoch) == (T, record.epoch + 1)
@@ -200,7 +200,7 @@ def test_hand_over_needs_equal_chains() -> None:  # H1
     assert record is not None
     bench.feed(PeerAcked(2, record.epoch, at(4, b"x")))
     effects = bench.config(replace(record, hand_over=2))
-    assert [type(e) for e in effects] == [Admission]
+    assert [type(e) for e in effects] == [SetAppendGate]
 
 
 def test_hand_over_that_does_not_drain_is_given_up_by_cas() -> None:
@@ -213,7 +213,7 @@ def test_hand_over_that_does_not_drain_is_given_up_by_cas() -> None:
     effects = bench.feed(PeerAcked(2, record.epoch, at(0)))  # alive, but behind
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.primary, cas.record.hand_over) == (S, None)
-    assert bench.config(cas.record) == [Admission(True)]
+    assert bench.config(cas.record) == [SetAppendGate(True)]
 
 
 def test_silent_peer_becomes_a_learner_and_counts_until_that_is_read() -> None:
@@ -225,7 +225,7 @@ def test_silent_peer_becomes_a_learner_and_counts_until_that_is_read() -> None:
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.in_sync, cas.record.learners) == ((S,), (T,))
     assert bench.machine.high_watermark == 0
-    assert Commit(4) in bench.config(cas.record)
+    assert HighWatermarkRose(4) in bench.config(cas.record)
 
 
 @pytest.mark.parametrize("losses", [(), (PossibleLoss(1, 0, "power"),)], ids=["no", "loss"])
@@ -252,7 +252,7 @@ def test_new_primary_recommits_its_whole_log_before_it_admits() -> None:  # P4
     effects = bench.config(replace(RECORD, epoch=4, primary_since=4, primary=T, in_sync=(S, T)))
     assert effects == [Become(Role.PRIMARY, T), Push(S)]
     assert bench.feed(PeerMatched(1, 4, at(4))) == []
-    assert bench.feed(PeerAcked(1, 4, at(6))) == [Commit(6), Admission(True)]
+    assert bench.feed(PeerAcked(1, 4, at(6))) == [HighWatermarkRose(6), SetAppendGate(True)]
 
 
 def test_failed_write_with_peers_begins_a_new_epoch() -> None:
@@ -260,17 +260,17 @@ def test_failed_write_with_peers_begins_a_new_epoch() -> None:
     bench.feed(Assigned(at(4)))
     epoch = bench.machine.epoch
     effects = bench.machine.write_failed(at(0), bench.now_s)
-    assert Admission(False) in effects
+    assert SetAppendGate(False) in effects
     assert StopPush(2) in effects
     effects = bench.win(effects)
     assert bench.machine.epoch == epoch + 1
     assert effects == [Push(T)]  # T may know of more: it is heard first
     effects = bench.feed(PeerMatched(2, bench.machine.epoch, at(0)))
-    assert effects == [Admission(True)]  # nothing is left to commit again
+    assert effects == [SetAppendGate(True)]  # nothing is left to commit again
     bench.feed(Assigned(at(2)))
     bench.feed(Written(at(2)))
     assert bench.feed(PeerAcked(2, epoch, at(4))) == []  # of before the new term
-    assert bench.feed(PeerAcked(2, epoch + 1, at(2))) == [Commit(2)]
+    assert bench.feed(PeerAcked(2, epoch + 1, at(2))) == [HighWatermarkRose(2)]
 
 
 def test_writes_that_go_on_failing_leave_time_for_a_take_over() -> None:  # P4
@@ -323,7 +323,11 @@ def test_follower_takes_over_only_after_the_grace() -> None:  # P4, P7
     assert isinstance(cas, Cas)
     assert (cas.record.primary, cas.record.in_sync, cas.record.learners) == (T, (T,), (S,))
     assert cas.record.epoch == cas.record.primary_since == 4
-    assert bench.config(cas.record) == [Become(Role.PRIMARY, T), Commit(6), Admission(True)]
+    assert bench.config(cas.record) == [
+        Become(Role.PRIMARY, T),
+        HighWatermarkRose(6),
+        SetAppendGate(True),
+    ]
 
 
 def test_second_follower_waits_longer() -> None:
@@ -383,7 +387,7 @@ def test_with_fsync_a_peer_counts_after_a_reboot() -> None:
     bench.feed(Assigned(at(4)))
     bench.feed(Written(at(4)))
     epoch = bench.machine.epoch
-    assert Commit(4) in bench.feed(PeerMatched(2, epoch, at(4), 0.0, incarnation=9))
+    assert HighWatermarkRose(4) in bench.feed(PeerMatched(2, epoch, at(4), 0.0, incarnation=9))
 
 
 def test_learner_is_admitted_under_its_present_incarnation() -> None:

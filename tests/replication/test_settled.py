@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from logstore.meta.records import Member, PossibleLoss, ShardRecord
 from logstore.replication.changes import set_aside
 from logstore.replication.events import (
-    Admission,
     Assigned,
     Cas,
-    Commit,
     Damaged,
     Effect,
+    HighWatermarkRose,
     PeerAcked,
     PeerAhead,
     PeerDiverged,
     PeerMatched,
     Push,
     Role,
+    SetAppendGate,
     StopPush,
     Surveyed,
     Tick,
@@ -71,7 +71,10 @@ def test_a_member_that_is_behind_keeps_the_term_unsettled() -> None:
     bench = restarted(60, 50, replace(RECORD, in_sync=(S, T)))
     bench.feed(PeerMatched(2, bench.machine.epoch, at(55)))
     assert not bench.machine.settled()
-    assert bench.feed(PeerAcked(2, bench.machine.epoch, at(60))) == [Commit(60), Admission(True)]
+    assert bench.feed(PeerAcked(2, bench.machine.epoch, at(60))) == [
+        HighWatermarkRose(60),
+        SetAppendGate(True),
+    ]
     assert bench.machine.settled()
 
 
@@ -80,7 +83,7 @@ def test_who_is_silent_from_the_start_is_dropped_and_the_rest_settles() -> None:
     bench.now_s = 2.5
     (cas,) = cases(bench.feed(Tick()))
     assert not bench.machine.settled()
-    assert Admission(True) in bench.config(cas.record)
+    assert SetAppendGate(True) in bench.config(cas.record)
     assert bench.machine.settled()
 
 
@@ -231,7 +234,7 @@ def test_a_diverged_member_goes_altogether(min_in_sync: int) -> None:
     assert cas.record.possible_loss == ()
     effects = bench.config(cas.record)
     assert StopPush(2) in effects
-    assert (Admission(True) in effects) == (min_in_sync == 1)
+    assert (SetAppendGate(True) in effects) == (min_in_sync == 1)
     assert cases(effects) == cases(bench.feed(Tick())) == []
 
 
@@ -243,7 +246,7 @@ def test_the_copy_that_repair_builds_is_admitted_under_its_own_id() -> None:
     assert Push(new) in effects
     (cas,) = cases(bench.feed(PeerMatched(9, bench.machine.epoch, at(60))))
     assert cas.record.in_sync == (S, new)
-    assert Admission(True) in bench.config(cas.record)
+    assert SetAppendGate(True) in bench.config(cas.record)
 
 
 def test_a_damaged_primary_sets_nobody_aside() -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
-from coordinator.learning import Learner
-from coordinator.loop import PlanningLoop
+from coordinator.model_trainer import ModelTrainer
+from coordinator.planning_loop import PlanningLoop
 from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 from logstore.meta.port import Put
@@ -59,7 +59,7 @@ async def test_the_loop_splits_at_the_learned_key(tmp_path: Path) -> None:
             data=tmp_path / "c", slot_s=SLOT_S, planning_period_s=60, seasons_slots=()
         )
         intake = StatisticsIntake(SLOT_S, settle_s=0.0, silence_s=1e6, seasons_slots=())
-        learner = Learner(intake, bench.env)
+        learner = ModelTrainer(intake, bench.env)
         loop = PlanningLoop(
             config, bench.env, bench.nodes.store, learner, bench.moves, bench.grpc, bench.reshapes
         )

@@ -20,7 +20,7 @@ QUICK = MoveOptions(shadow_s=0.0, soak_s=0.1, ramp_step=0.5, ramp_interval_s=0.0
 
 
 def in_sync(bench: Sealing, shard: str) -> set[str]:
-    record = bench.nodes.servers["i1"].instance.catalog.shards[shard][0]
+    record = bench.nodes.servers["i1"].instance.metadata_view.shards[shard][0]
     return {m.instance for m in record.in_sync}
 
 

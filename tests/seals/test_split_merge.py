@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.local.journal import Journal
 from coordinator.migration.reshape import ReshapeState, reshape_key
-from coordinator.migration.take_up import take_up_reshapes
+from coordinator.migration.resume import resume_reshapes
 from logstore.base.errors import InvalidArgumentError, VersionConflictError
 from logstore.meta.port import Put
 from logstore.meta.records import encode
@@ -118,7 +118,7 @@ async def test_a_split_is_taken_up_whoever_wrote_it(tmp_path: Path, watched: boo
         if not watched:
             await store.txn([], [write])
         watchers = set(store._watchers)
-        taking = asyncio.create_task(take_up_reshapes(store, bench.reshapes))
+        taking = asyncio.create_task(resume_reshapes(store, bench.reshapes))
         async with asyncio.timeout(10):
             if watched:
                 while store._watchers <= watchers:

@@ -19,11 +19,11 @@ from logstore.base.errors import IllegalTransitionError
 from logstore.base.types import ShardStatus
 from logstore.meta.records import LogOptions, LogRecord, Member, ShardRecord
 from logstore.replication.events import (
-    Admission,
     Assigned,
     Cas,
     Effect,
     PeerAcked,
+    SetAppendGate,
     Tick,
     Written,
 )
@@ -46,7 +46,7 @@ def test_the_primary_stops_then_drains_then_seals() -> None:
     bench = in_sync_pair()
     assert bench.machine.record is not None
     bench.feed(Assigned(at(5)))
-    assert asked_to_seal(bench) == [Admission(False)]
+    assert asked_to_seal(bench) == [SetAppendGate(False)]
     assert bench.feed(Written(at(5))) == []  # the follower has yet to hold it
     sealing = cas_of(bench.feed(PeerAcked(T.replica_id, bench.machine.epoch, at(5))))
     assert (sealing.status, sealing.sealed_end) == (ShardStatus.SEALING, 5)
@@ -62,14 +62,14 @@ def test_nothing_is_admitted_until_the_outcome_was_read() -> None:
     assert not bench.machine.admitting
     for _ in range(100):
         bench.now_s += 1.0
-        assert Admission(True) not in bench.feed(Tick())  # no timeout is an outcome
+        assert SetAppendGate(True) not in bench.feed(Tick())  # no timeout is an outcome
     bench.win(effects)
     assert not bench.machine.admitting
     sealed = bench.machine.record
     assert sealed is not None
     bench.config(replace(sealed, status=ShardStatus.SEALED, seal=None, successors=("orders/1",)))
     bench.now_s += 100
-    assert Admission(True) not in bench.feed(Tick())
+    assert SetAppendGate(True) not in bench.feed(Tick())
 
 
 def test_a_seal_that_loses_its_race_is_decided_anew() -> None:
@@ -78,7 +78,7 @@ def test_a_seal_that_loses_its_race_is_decided_anew() -> None:
     record = bench.machine.record
     assert record is not None
     taken_back = replace(record, seal=None, migration=None)
-    assert Admission(True) in bench.config(taken_back)  # the coordinator's write came first
+    assert SetAppendGate(True) in bench.config(taken_back)  # the coordinator's write came first
 
 
 def test_a_seal_without_successors_is_opened_again_by_a_cas() -> None:
@@ -91,7 +91,7 @@ def test_a_seal_without_successors_is_opened_again_by_a_cas() -> None:
     again = cas_of(effects)
     assert (again.status, again.seal, again.sealed_end) == (ShardStatus.OPEN, None, None)
     assert not bench.machine.admitting
-    assert Admission(True) in bench.win(effects)
+    assert SetAppendGate(True) in bench.win(effects)
 
 
 def test_a_seal_that_does_not_drain_is_given_up() -> None:

@@ -15,7 +15,7 @@ from sharder.load import LoadTable
 from sharder.plan import dump_plan, plan
 from sharder.reasons import Reason
 from sharder.risk import upper_bound
-from sharder.view import Cut, ForecastView, View, dump_view, forecast_view, load_view
+from sharder.view import ForecastView, SplitPoint, View, dump_view, forecast_view, load_view
 from tests.sharder.scenes import MB, carried_out, scene, shard
 
 H = 6
@@ -250,7 +250,7 @@ def rich_views(draw: st.DrawFn, config: PlannerConfig = ABLE) -> View:
         cold = rng.random() < 0.3
         assert told.forecast is not None
         mean = [m * (0.01 if cold else 1.0) for m in told.forecast.mean]
-        cuts = tuple(Cut(keys[n] + bytes([k + 1]), (k + 1) / 5) for k in range(4))
+        cuts = tuple(SplitPoint(keys[n] + bytes([k + 1]), (k + 1) / 5) for k in range(4))
         shards.append(
             replace(
                 told,

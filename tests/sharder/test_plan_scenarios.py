@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sharder.config import Mode, PlannerConfig
+from sharder.config import PlanMode, PlannerConfig
 from sharder.plan import dump_plan, explain, load_plan, plan
 from sharder.reasons import Reason
 from sharder.view import InFlight, InstanceView, MoveHistory, ShardView, View, dump_view, load_view
@@ -187,7 +187,7 @@ def test_dry_run_shows_but_does_not_start() -> None:
         scene(
             [shard("log/0", "a", [90.0] * 6), *_pair()],
             CAPACITY,
-            PlannerConfig(mode=Mode.DRY_RUN),
+            PlannerConfig(mode=PlanMode.DRY_RUN),
         )
     )
     assert dry.operators == active.operators != ()
@@ -200,7 +200,7 @@ def _pair() -> list[ShardView]:
 
 
 def test_forecast_only_shows_crossings_without_operators() -> None:
-    result = plan(rush_hour(PlannerConfig(mode=Mode.FORECAST_ONLY)))
+    result = plan(rush_hour(PlannerConfig(mode=PlanMode.FORECAST_ONLY)))
     assert [c.instance for c in result.crossings] == ["a"]
     assert result.crossings[0].probability > 0.5
     assert result.operators == ()

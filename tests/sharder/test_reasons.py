@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from sharder.config import Mode, PlannerConfig, RiskConfig
+from sharder.config import PlanMode, PlannerConfig, RiskConfig
 from sharder.operators import Refusal
 from sharder.plan import plan
 from sharder.reasons import TEMPLATES, Reason
@@ -148,7 +148,7 @@ def test_13_passes_by_itself() -> None:
 
 
 def test_14_forecast_only() -> None:
-    view = hot(PlannerConfig(mode=Mode.FORECAST_ONLY))
+    view = hot(PlannerConfig(mode=PlanMode.FORECAST_ONLY))
     assert only(view, None).reason is Reason.FORECAST_ONLY
     assert len(plan(view).crossings) == 1
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sharder.simulate.cluster import Cluster, Merge, Move, Settings, Split
+from sharder.simulate.cluster import Merge, MoveShard, Settings, SimulatedCluster, Split
 from sharder.simulate.forecasts import Learned, Truth, learn
 from sharder.simulate.measure import response_p95_ms
 from sharder.simulate.planned import HORIZON
@@ -28,9 +28,9 @@ def series(loads: np.ndarray) -> Series:
     return Series(tuple(f"c{n}" for n in range(loads.shape[1])), loads.astype(float), SLOT_S)
 
 
-def cluster(homes: tuple[int, ...] = (0, 0, 1)) -> Cluster:
+def cluster(homes: tuple[int, ...] = (0, 0, 1)) -> SimulatedCluster:
     weights = part_weights(len(homes), 1)
-    return Cluster.of_columns(SETTINGS, weights, np.full(len(homes), 1e6), homes)
+    return SimulatedCluster.of_columns(SETTINGS, weights, np.full(len(homes), 1e6), homes)
 
 
 def scenario(load: Series, first: int, room: float = 1.3, **changes: object) -> Scenario:
@@ -50,14 +50,14 @@ def diurnal(days: int, columns: int = 9, seed: int = 2) -> Series:
 def test_a_move_takes_its_slots_and_costs_load_on_both_sides() -> None:
     c = cluster()
     now = np.array([40.0, 20.0, 10.0])
-    c.act(5, [Move((0, 0, PARTS), 2)])
+    c.act(5, [MoveShard((0, 0, PARTS), 2)])
     assert c.load(now) == pytest.approx([60 + 6, 10, 6])
     c.advance(6)
     assert c.load(now) == pytest.approx([66, 10, 6])
     c.advance(7)
     assert c.load(now) == pytest.approx([20, 10, 40])
     assert (c.moves[0].start, c.moves[0].end, c.moves[0].flip) == (5, 7, False)
-    c.act(8, [Move((0, 0, PARTS), 0)])
+    c.act(8, [MoveShard((0, 0, PARTS), 0)])
     assert c.moves[1].flip  # back within a day
 
 
@@ -75,13 +75,13 @@ def test_splits_and_merges_keep_the_cover_and_the_load() -> None:
 
 def test_what_is_not_allowed_is_refused_and_counted() -> None:
     c = cluster()
-    c.act(1, [Move((0, 0, PARTS), 0), Move((9, 0, 1), 1), Split((0, 0, PARTS), PARTS)])
+    c.act(1, [MoveShard((0, 0, PARTS), 0), MoveShard((9, 0, 1), 1), Split((0, 0, PARTS), PARTS)])
     c.act(1, [Merge((0, 0, PARTS), (1, 0, PARTS))])
     assert c.refused == 4
     assert c.moves == []
     tight = replace(SETTINGS, operators_per_instance_max=1)
-    c = Cluster.of_columns(tight, part_weights(3, 1), np.ones(3), (0, 0, 0))
-    c.act(1, [Move((0, 0, PARTS), 1), Move((1, 0, PARTS), 2)])
+    c = SimulatedCluster.of_columns(tight, part_weights(3, 1), np.ones(3), (0, 0, 0))
+    c.act(1, [MoveShard((0, 0, PARTS), 1), MoveShard((1, 0, PARTS), 2)])
     assert (len(c.moves), c.refused) == (1, 1)
 
 

@@ -7,17 +7,19 @@ import pytest
 from sharder.config import PlannerConfig
 from sharder.plan import Plan, plan
 from sharder.reasons import Reason
-from sharder.view import Cut, View, dump_view, load_view
+from sharder.view import SplitPoint, View, dump_view, load_view
 from tests.sharder.scenes import scene, shard
 
 TWO = {"a": 100.0, "b": 100.0}
 
 
-def cuts(*below: float) -> tuple[Cut, ...]:
-    return tuple(Cut(f"k{n}".encode(), share) for n, share in enumerate(below))
+def cuts(*below: float) -> tuple[SplitPoint, ...]:
+    return tuple(SplitPoint(f"k{n}".encode(), share) for n, share in enumerate(below))
 
 
-def big(learned: tuple[Cut, ...], load: float = 95.0, config: PlannerConfig | None = None) -> View:
+def big(
+    learned: tuple[SplitPoint, ...], load: float = 95.0, config: PlannerConfig | None = None
+) -> View:
     """a is over its limit with one shard that fits nowhere as a whole; b has 40 of 100."""
     shards = [
         shard("log/0", "a", [load] * 6, cuts=learned),

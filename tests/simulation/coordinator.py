@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import coordinator.drain
-from coordinator.cell_work import CellWork
+from coordinator.cell import Cell
 from coordinator.cells import cell_names
 from coordinator.config import CoordinatorConfig
 from coordinator.core import Coordinator, steady
@@ -157,7 +157,7 @@ class SimCoordinator:
             self.start()
 
     @property
-    def led(self) -> dict[str, CellWork]:
+    def led(self) -> dict[str, Cell]:
         """The cells that it leads, as far as it knows."""
         return self.core.led if self.core is not None and self.process.alive else {}
 

@@ -107,7 +107,7 @@ class Mistakes:
         except LeaseLostError:
             return False
         newest = max((i.revision for i in self.cluster.tables.range(SHARDS).items), default=0)
-        return node.instance is not None and node.instance.catalog.revision >= newest
+        return node.instance is not None and node.instance.metadata_view.revision >= newest
 
     def judge(self) -> None:
         """Once all is settled again: what old disks lost is told."""
@@ -431,7 +431,7 @@ def _remembers(node: SimNode) -> int:
     facts = [node.engine.facts(m.replica_id) for m in node.engine.replicas()]
     marks = [f.revision for f in facts if f is not None]
     if node.instance is not None:
-        marks.append(node.instance.catalog.revision)
+        marks.append(node.instance.metadata_view.revision)
     return max([kept.revision if kept is not None else 0, *marks])
 
 

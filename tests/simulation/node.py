@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from logstore.base.env import Env
 from logstore.engine.batch import time_at
 from logstore.node.admin_service import NodeAdmin
-from logstore.node.agent import Usage
 from logstore.node.config import NodeConfig
 from logstore.node.identity import Identity
 from logstore.node.instance import Instance
-from logstore.node.log_service import LogService, RouteService
+from logstore.node.log_service import InstanceRouteService, LogService
 from logstore.node.peer_service import PeerService
 from logstore.node.reporting import Reporter
+from logstore.node.statistics_reporter import Usage
 from logstore.replication.events import Role
 from tests.checkers.history import Departure, Floor, Row
 from tests.simulation.disk import SimEngine
@@ -165,10 +165,10 @@ class SimNode:
         config = self._config.model_copy(update={"accept_generation": self.accepts})
         instance = Instance(config, self._env, self.engine, store, self.identity)
         instance.copies.free_share = lambda: 1.0
-        instance.node.agent.usage = lambda: Usage(0.0, 0.0, 0, 1)
+        instance.node.reporter.usage = lambda: Usage(0.0, 0.0, 0, 1)
         services: dict[str, Any] = {
             "logstore.v1.LogService": LogService(instance),
-            "logstore.v1.RouteService": RouteService(instance),
+            "logstore.v1.RouteService": InstanceRouteService(instance),
             "logstore.v1.PeerService": PeerService(instance),
             "logstore.v1.NodeAdmin": NodeAdmin(instance),
         }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from coordinator.local.demo.scene import HOUR_US, Replay
-from coordinator.local.journal import Entry, Journal, value_hash
+from coordinator.local.journal import Journal, JournalEntry, value_hash
 from logstore.base.env import Env
 from logstore.base.errors import AppendManyError, LogstoreError, OutcomeUnknownError
 from logstore.base.types import Ack
@@ -63,7 +63,7 @@ async def append_history(log: Log, events: pa.Table, journal: Journal, counts: C
         whens = times.to_pylist()
         journal.write(
             [
-                Entry(keys[i], value_hash(values[i]), numbers[i], whens[i], *places[at])
+                JournalEntry(keys[i], value_hash(values[i]), numbers[i], whens[i], *places[at])
                 for at, i in enumerate(rows)
             ]
         )

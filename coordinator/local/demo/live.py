@@ -18,7 +18,7 @@ SLOTS_SHOWN = 12
 
 
 @dataclass(slots=True)
-class View:
+class LiveView:
     """Draws what a watch and a driver know. `begin` and `end` hold the terminal."""
 
     console: Console

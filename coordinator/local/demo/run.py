@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from coordinator.local.beside import beside
-from coordinator.local.cluster import Cluster, ClusterOptions, running
+from coordinator.local.background import background
+from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from coordinator.local.demo.drive import Counts, Driver, append_history
-from coordinator.local.demo.homes import lead_at
-from coordinator.local.demo.live import View
+from coordinator.local.demo.first_primaries import lead_at
+from coordinator.local.demo.live import LiveView
 from coordinator.local.demo.report import Outcome, Throttle, build, summary
 from coordinator.local.demo.scene import (
     HYSTERESIS,
@@ -65,11 +65,11 @@ class DemoOptions:
 
 
 @dataclass(slots=True)
-class Side:
+class DemoSide:
     """One of the two clusters: with the autopilot, and without."""
 
     name: str
-    cluster: Cluster
+    cluster: LocalCluster
     client: Client
     log: Log
     journal: Journal
@@ -166,7 +166,9 @@ async def _play(options: DemoOptions, data: Path, console: Console) -> Outcome:
 
 
 @contextlib.asynccontextmanager
-async def _side(options: DemoOptions, data: Path, name: str, scene: Scene) -> AsyncIterator[Side]:
+async def _side(
+    options: DemoOptions, data: Path, name: str, scene: Scene
+) -> AsyncIterator[DemoSide]:
     settings = cluster_options(data, name, options.seed, name == "autopilot")
     if options.metadata is not None:
         url = f"{options.metadata.rstrip('/')}/demo-{Env().new_id():x}/{name}"
@@ -180,11 +182,11 @@ async def _side(options: DemoOptions, data: Path, name: str, scene: Scene) -> As
             event_time=True,
         )
         with Journal(data / f"{name}.journal.jsonl", LOG) as journal:
-            yield Side(name, cluster, db, log, journal)
+            yield DemoSide(name, cluster, db, log, journal)
 
 
 async def _teach(
-    sides: list[Side], history: pa.Table, scene: Scene, clockwork: Clockwork, console: Console
+    sides: list[DemoSide], history: pa.Table, scene: Scene, clockwork: Clockwork, console: Console
 ) -> None:
     """History in bulk while no capacity is stated, then a restart of the instances with theirs."""
     with clockwork.timed("append_history"):
@@ -211,7 +213,7 @@ def _homes(scene: Scene) -> list[str]:
     return [f"instance-{home + 1}" for home in scene.homes]
 
 
-async def _learned(side: Side) -> None:
+async def _learned(side: DemoSide) -> None:
     """Wait until the forecasts know the history."""
     last_slot = (START_US - 1) // round(SLOT_S * 1e6)
     watch = Watch(side.cluster.address, LOG)
@@ -229,7 +231,7 @@ async def _learned(side: Side) -> None:
 
 async def _replay(
     options: DemoOptions,
-    sides: list[Side],
+    sides: list[DemoSide],
     scene: Scene,
     replay: Replay,
     later: pa.Table,
@@ -242,7 +244,9 @@ async def _replay(
     ]
     main = sides[0]
     watch = Watch(main.cluster.address, LOG)
-    view = View(console, scene, watch, drivers[0], "forecast-only" if options.autopilot else "off")
+    view = LiveView(
+        console, scene, watch, drivers[0], "forecast-only" if options.autopilot else "off"
+    )
     begin_s, begin_us = env.clock.monotonic_s() + 0.2, env.clock.wall_us() + 200_000
     plays = [asyncio.create_task(d.play(begin_s, begin_us)) for d in drivers]
     helpers = [
@@ -253,7 +257,7 @@ async def _replay(
     if options.autopilot:
         helpers.append(_switch_on(main, drivers[0], scene, view))
     view.begin()
-    async with beside(*helpers):
+    async with background(*helpers):
         try:
             await asyncio.gather(*plays)
             await _settled(watch)
@@ -277,27 +281,27 @@ async def _replay(
     )
 
 
-async def _switch_on(main: Side, driver: Driver, scene: Scene, view: View) -> None:
+async def _switch_on(main: DemoSide, driver: Driver, scene: Scene, view: LiveView) -> None:
     """The first day the autopilot only forecasts; it acts from the first quiet hour on."""
     await asyncio.sleep(scene.quiet_hour * WALL_S_PER_SLOT - driver.now_s())
     await main.cluster.set_autopilot("on")
     view.mode = "on"
 
 
-async def _show(view: View, driver: Driver, main: Side, watch: Watch) -> None:
+async def _show(view: LiveView, driver: Driver, main: DemoSide, watch: Watch) -> None:
     while True:
         await asyncio.sleep(0.5)
         main.throttle.add(driver.now_s(), sum(watch.throttled().values()))
         view.tick(driver.now_s())
 
 
-async def _count(side: Side, driver: Driver) -> None:
+async def _count(side: DemoSide, driver: Driver) -> None:
     while True:
         await asyncio.sleep(2.0)
         await _read_throttle(side, driver)
 
 
-async def _read_throttle(side: Side, driver: Driver) -> None:
+async def _read_throttle(side: DemoSide, driver: Driver) -> None:
     watch = Watch(side.cluster.address, LOG)
     async with open_channel(side.cluster.address) as channel:
         await watch.look_at_instances(channel)
@@ -311,7 +315,7 @@ async def _settled(watch: Watch) -> None:
             await watch.quiet.wait()
 
 
-async def _check(side: Side) -> dict[str, Any]:
+async def _check(side: DemoSide) -> dict[str, Any]:
     """The independent checker in a process of its own: journal and public client only."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

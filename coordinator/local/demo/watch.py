@@ -26,7 +26,7 @@ AHEAD_SLOTS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ShownForecast:
     """A shard's forecast for one slot, AHEAD_SLOTS before."""
 
     mean: float
@@ -46,7 +46,7 @@ class Watch:
     plan: PlanAnswer | None = None
     migrations: tuple[Migration, ...] = ()
     plan_reason: str = ""
-    said: dict[tuple[str, int], Said] = field(default_factory=dict)
+    said: dict[tuple[str, int], ShownForecast] = field(default_factory=dict)
     came: dict[tuple[str, int], float] = field(default_factory=dict)
     missed: int = 0
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,7 +99,7 @@ class Watch:
         for shard, told in forecast.forecasts.items():
             if AHEAD_SLOTS in told.horizon_slots:
                 i = told.horizon_slots.index(AHEAD_SLOTS)
-                self.said[shard, told.made_at_slot + AHEAD_SLOTS] = Said(
+                self.said[shard, told.made_at_slot + AHEAD_SLOTS] = ShownForecast(
                     told.mean[i], told.lower80[i], told.upper80[i]
                 )
         if plan.operators:
@@ -120,14 +120,16 @@ class Watch:
         """The last status of each instance."""
         return self.statistics.instances if self.statistics is not None else {}
 
-    def against(self, shards: list[str], slot: int) -> tuple[Said, float] | None:
+    def against(self, shards: list[str], slot: int) -> tuple[ShownForecast, float] | None:
         """Sum of what was said and of what came for a slot; None when something is not known."""
         said = [self.said.get((shard, slot)) for shard in shards]
         came = [self.came.get((shard, slot)) for shard in shards]
         known = [s for s in said if s is not None]
         if len(known) < len(shards) or None in came:
             return None
-        total = Said(*(sum(getattr(s, name) for s in known) for name in ("mean", "lower", "upper")))
+        total = ShownForecast(
+            *(sum(getattr(s, name) for s in known) for name in ("mean", "lower", "upper"))
+        )
         return total, float(sum(c for c in came if c is not None))
 
 

@@ -12,18 +12,18 @@ from logstore.base.errors import AlreadyExistsError, CorruptStorageError, Storag
 from logstore.base.types import Durability
 from logstore.engine.port import Anchor, CopyFacts, ReplicaMeta, Retired, RetiredCopy
 from logstore.engine.producers import ProducerTable
-from logstore.engine.rocks import cut, reader, state
+from logstore.engine.rocks import reader, state, truncation
 from logstore.engine.rocks.key_index import KeyIndex
 from logstore.engine.rocks.layout import StoredRetired, replica_range
 from logstore.engine.rocks.marks import ENDS, Marks
 from logstore.engine.rocks.reads import Reads
-from logstore.engine.rocks.state import Replica, StoredCopy
+from logstore.engine.rocks.state import ReplicaState, StoredCopy
 from logstore.engine.rocks.store import Batch, Store
 from logstore.engine.rocks.upkeep import Reclaimer
 from logstore.engine.rules import name_of, not_retired
 
 
-class Copies(Reads):
+class CopyOperations(Reads):
     """See `logstore.engine.port.Engine` for each; the locks are described in `engine`."""
 
     def __init__(self, store: Store) -> None:
@@ -93,7 +93,7 @@ class Copies(Reads):
                 self._put(batch)
             self._sync()  # others write meanwhile
             with self._lock:
-                self._replicas[meta.replica_id] = Replica(
+                self._replicas[meta.replica_id] = ReplicaState(
                     meta=meta,
                     end=meta.base,
                     time_max_us=reader.TIME_NONE,
@@ -186,7 +186,7 @@ class Copies(Reads):
                 self._load(state.load_copy(self._store, replica_id))
                 del self._retired[replica_id]
 
-    def _take_out(self, replica: Replica, batch: Batch) -> None:
+    def _take_out(self, replica: ReplicaState, batch: Batch) -> None:
         """Write `batch`, then serve the copy no longer. Under the engine's locks."""
         replica_id = replica.replica_id
         with replica.index.paused() if replica.index else contextlib.nullcontext():
@@ -241,7 +241,7 @@ class Copies(Reads):
 
     def _delete_below_base(self, meta: ReplicaMeta) -> None:
         batch = self._store.batch()
-        cut.put_delete_below_base(batch, meta)
+        truncation.put_delete_below_base(batch, meta)
         with self._lock:
             self._commit(batch, Durability.OS)
 

@@ -5,7 +5,7 @@ disk's flush with FSYNC), `set_meta`, each step of a trim, `truncate`, `drop_rep
 `retire_replica`. A second one, `_structure_lock`, is held around whole trims, truncates, creates,
 drops, retirements and restorations, so that those do not meet; it is taken first. Reads take no
 lock: RocksDB gives each a point in time, and a read that a trim or truncate raced with is done
-again (`_consistently`). A read never goes past `Replica.end`, which moves only after a write
+again (`_consistently`). A read never goes past `ReplicaState.end`, which moves only after a write
 succeeded. The key index has its own locks, taken last.
 """
 
@@ -21,12 +21,12 @@ from logstore.base.env import SystemClock
 from logstore.base.errors import CorruptStorageError, OutOfRangeError, StorageError
 from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaWrite
-from logstore.engine.rocks import cut, salvage, state
-from logstore.engine.rocks.copies import Copies
+from logstore.engine.rocks import salvage, state, truncation
+from logstore.engine.rocks.copies import CopyOperations
 from logstore.engine.rocks.key_index import KeyIndex
 from logstore.engine.rocks.layout import ANCHOR, data_key, data_value
 from logstore.engine.rocks.snapshot import RocksSnapshot
-from logstore.engine.rocks.state import Replica
+from logstore.engine.rocks.state import ReplicaState
 from logstore.engine.rocks.store import (
     BLOCK_CACHE_BYTES,
     DATA,
@@ -45,7 +45,7 @@ MARKS_FLUSH_S = 1.0
 groups a second."""
 
 
-class RocksEngine(Copies):
+class RocksEngine(CopyOperations):
     """See `logstore.engine.port.Engine`. Make one with `open`."""
 
     def __init__(self, store: Store) -> None:
@@ -131,7 +131,7 @@ class RocksEngine(Copies):
                 self._flush_marks()
 
     def _put_part(
-        self, batch: Batch, replica: Replica, part: ReplicaWrite, ends: dict[int, Position]
+        self, batch: Batch, replica: ReplicaState, part: ReplicaWrite, ends: dict[int, Position]
     ) -> None:
         replica_id = part.replica_id
         if part.batches:
@@ -196,7 +196,9 @@ class RocksEngine(Copies):
             self._marks.set_end(replica_id, offset)
             try:
                 self._marks.flush()  # before the log is cut: a log below its mark is a loss
-                self._cut(replica, lambda b: cut.put_truncate(b, self._store, replica, offset))
+                self._cut(
+                    replica, lambda b: truncation.put_truncate(b, self._store, replica, offset)
+                )
             except BaseException:
                 self._marks.set_end(replica_id, end)
                 raise
@@ -208,9 +210,9 @@ class RocksEngine(Copies):
             replica = self._replica(replica_id)
             before = replica.meta.base.end
             anchor = state.load_producers(self._store, replica_id, ANCHOR)
-            read = partial(cut.read_trim_step, self._store, replica, offset, anchor)
+            read = partial(truncation.read_trim_step, self._store, replica, offset, anchor)
             while (step := read()) is not None:
-                put = partial(cut.put_trim, replica=replica, step=step, anchor=anchor)
+                put = partial(truncation.put_trim, replica=replica, step=step, anchor=anchor)
                 with self._lock:
                     self._cut(replica, put)
                 self._trimmed_bytes += step.stored_bytes
@@ -224,7 +226,7 @@ class RocksEngine(Copies):
             self._reclaimer.reclaim(data_key(replica_id, before), data_key(replica_id, base.end))
         return base
 
-    def _cut(self, replica: Replica, put: Callable[[Batch], Callable[[], None]]) -> None:
+    def _cut(self, replica: ReplicaState, put: Callable[[Batch], Callable[[], None]]) -> None:
         """One atomic change of a log's extent, while neither its index nor a read relies on it."""
         with replica.index.paused() if replica.index else contextlib.nullcontext():
             replica.cuts += 1

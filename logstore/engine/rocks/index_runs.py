@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from logstore.engine.key_hash import Hashes
-from logstore.engine.rocks.layout import Run, index_key, index_key_of
+from logstore.engine.rocks.layout import IndexRun, index_key, index_key_of
 from logstore.engine.rocks.store import INDEX, Batch, Cursor, Store
 
 POSITION_BITS = 26
@@ -50,7 +50,7 @@ def delete_run(batch: Batch, replica_id: int, run_id: int) -> None:
 
 
 def find(
-    cursor: Cursor, replica_id: int, run: Run, key_hash: int, start: int, stop: int
+    cursor: Cursor, replica_id: int, run: IndexRun, key_hash: int, start: int, stop: int
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Offsets in [start, stop) whose key may have this hash, ascending, block by block."""
     start, stop = max(start, run.base), min(stop, run.end)
@@ -81,7 +81,7 @@ def _blocks(cursor: Cursor, replica_id: int, run_id: int, low: int, high: int) -
         cursor.next()
 
 
-def choose_merge(runs: Sequence[Run]) -> Sequence[Run]:
+def choose_merge(runs: Sequence[IndexRun]) -> Sequence[IndexRun]:
     """Neighbouring runs to make one of, or none. Size-tiered: `runs` are in offset order."""
     limit = FIRST_TIER_RECORDS
     while limit < RUN_RECORDS_MAX:
@@ -101,12 +101,12 @@ def choose_merge(runs: Sequence[Run]) -> Sequence[Run]:
     return ()
 
 
-def _records(run: Run) -> int:
+def _records(run: IndexRun) -> int:
     return run.end - run.base
 
 
 def merge(
-    store: Store, replica_id: int, runs: Sequence[Run], base: int, merged: Run
+    store: Store, replica_id: int, runs: Sequence[IndexRun], base: int, merged: IndexRun
 ) -> Iterator[int]:
     """Write `merged` from `runs` in slices of the hash space; yields the entries of each slice.
 
@@ -133,7 +133,7 @@ def merge(
         yield len(entries)
 
 
-def _rebase(entries: Hashes, run: Run, base: int, merged_base: int) -> Hashes:
+def _rebase(entries: Hashes, run: IndexRun, base: int, merged_base: int) -> Hashes:
     positions = entries & _POSITION
     first, after = max(base - run.base, 0), run.end - run.base
     if first > 0 or (len(positions) and int(positions.max()) >= after):

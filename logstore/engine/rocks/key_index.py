@@ -26,7 +26,7 @@ from logstore.engine.rocks import index_runs
 from logstore.engine.rocks.layout import (
     RUNS,
     UNREADABLE,
-    Run,
+    IndexRun,
     decode_runs,
     encode,
     index_key,
@@ -55,10 +55,10 @@ class KeyIndex:
         self._merge_lock = threading.Lock()
         self._view_lock = threading.Lock()
         stored = store.get(META, meta_key(replica_id, RUNS))
-        self._runs: tuple[Run, ...] = decode_runs(stored) if stored else ()
+        self._runs: tuple[IndexRun, ...] = decode_runs(stored) if stored else ()
         spans = store.get(META, meta_key(replica_id, UNREADABLE))
         self._unreadable: dict[int, int] = unpack_spans(spans) if spans else {}
-        self._merging: tuple[tuple[Run, ...], Run, Iterator[int]] | None = None
+        self._merging: tuple[tuple[IndexRun, ...], IndexRun, Iterator[int]] | None = None
         self._closed = False
         self._next_run_id = self._delete_orphans() + 1
         self._memory_base = self._runs[-1].end if self._runs else base
@@ -128,7 +128,9 @@ class KeyIndex:
                 chosen = tuple(index_runs.choose_merge(self._runs))
                 if not chosen:
                     return 0
-                merged = Run(self._take_run_id(), max(chosen[0].base, self._base), chosen[-1].end)
+                merged = IndexRun(
+                    self._take_run_id(), max(chosen[0].base, self._base), chosen[-1].end
+                )
                 slices = index_runs.merge(self._store, self._replica_id, chosen, self._base, merged)
                 self._merging = (chosen, merged, slices)
             chosen, merged, slices = self._merging
@@ -173,7 +175,7 @@ class KeyIndex:
         The engine holds `paused()` from before this until after that.
         """
         runs = tuple(
-            Run(r.run_id, r.base, min(r.end, offset)) for r in self._runs if r.base < offset
+            IndexRun(r.run_id, r.base, min(r.end, offset)) for r in self._runs if r.base < offset
         )
         return self._change(batch, runs, self._base, min(offset, self.end))
 
@@ -193,7 +195,7 @@ class KeyIndex:
             yield
 
     def _change(
-        self, batch: Batch, runs: tuple[Run, ...], base: int, end: int
+        self, batch: Batch, runs: tuple[IndexRun, ...], base: int, end: int
     ) -> Callable[[], None]:
         kept = {r.run_id for r in runs}
         for run in self._runs:
@@ -232,7 +234,7 @@ class KeyIndex:
     def _write_run(self) -> None:
         records = min(self._memory_records, index_runs.RUN_RECORDS_MAX)
         base = self._memory_base
-        run = Run(self._take_run_id(), base, base + records)
+        run = IndexRun(self._take_run_id(), base, base + records)
         entries = index_runs.entries_of(self._memory[:records])
         batch = self._store.batch()
         index_runs.put_blocks(batch, self._replica_id, run.run_id, entries)
@@ -248,7 +250,7 @@ class KeyIndex:
             self._memory_records -= records
             self._memory_base = run.end
 
-    def _finish_merge(self, chosen: tuple[Run, ...], merged: Run) -> None:
+    def _finish_merge(self, chosen: tuple[IndexRun, ...], merged: IndexRun) -> None:
         """Put `merged` in the place of `chosen`; forget it if the log was cut meanwhile."""
         batch = self._store.batch()
         with self._view_lock:

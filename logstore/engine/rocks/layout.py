@@ -64,7 +64,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class IndexRun:
     """A sorted run of the key index: entries of the records [base, end)."""
 
     run_id: int
@@ -163,7 +163,9 @@ def unpack_entries(value: bytes) -> tuple[tuple[ProducerEntry, ...], bool]:
     return tuple(ProducerEntry(*e) for e in _ENTRY.iter_unpack(value[1:])), bool(value[0])
 
 
-def encode(record: StoredMeta | StoredRetired | CopyFacts | Checkpoint | tuple[Run, ...]) -> bytes:
+def encode(
+    record: StoredMeta | StoredRetired | CopyFacts | Checkpoint | tuple[IndexRun, ...],
+) -> bytes:
     return msgspec.msgpack.encode(record)
 
 
@@ -184,8 +186,8 @@ def unpack_spans(value: bytes) -> dict[int, int]:
     return msgspec.msgpack.decode(value, type=dict[int, int])
 
 
-def decode_runs(value: bytes) -> tuple[Run, ...]:
-    return msgspec.msgpack.decode(value, type=tuple[Run, ...])
+def decode_runs(value: bytes) -> tuple[IndexRun, ...]:
+    return msgspec.msgpack.decode(value, type=tuple[IndexRun, ...])
 
 
 def decode_facts(value: bytes) -> CopyFacts:

@@ -44,7 +44,7 @@ _MARK_BYTES = _MARK.size + _CRC.size
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CopyIdentity:
     """Who a copy is: enough to read its log when the family that names it is damaged."""
 
     shard: str
@@ -53,13 +53,13 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CopyMark:
     end: int
-    copy: Copy | None
+    copy: CopyIdentity | None
     """None: this part of the slot does not hold."""
 
 
-def read(directory: Path) -> dict[int, Mark]:
+def read(directory: Path) -> dict[int, CopyMark]:
     """The marks by replica id; nothing if the file is not there."""
     with contextlib.suppress(FileNotFoundError):
         data = (directory / ENDS).read_bytes()
@@ -76,7 +76,7 @@ class Marks:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._at: dict[int, int] = {}
         self._free: list[int] = []
-        self.known: dict[int, Mark] = {}
+        self.known: dict[int, CopyMark] = {}
         """What the file said at open."""
         try:
             size = os.fstat(self._fd).st_size // SLOT_BYTES * SLOT_BYTES
@@ -102,7 +102,7 @@ class Marks:
             if not self._free:
                 self._grow()
             self._at[meta.replica_id] = self._free.pop(0)
-        copy = msgspec.msgpack.encode(Copy(meta.shard, key_index, meta.base))
+        copy = msgspec.msgpack.encode(CopyIdentity(meta.shard, key_index, meta.base))
         if len(copy) > _COPY_BYTES_MAX:
             copy = b""
         at = self._at[meta.replica_id] + _COPY_AT
@@ -156,7 +156,7 @@ class Marks:
             raise full(f"{self._path}: {e}") from e
 
 
-def _slots(data: bytes | mmap.mmap) -> "list[tuple[int, int, Mark]]":
+def _slots(data: bytes | mmap.mmap) -> "list[tuple[int, int, CopyMark]]":
     """(place, replica id, mark) of each slot that holds."""
     found = []
     for at in range(0, len(data) // SLOT_BYTES * SLOT_BYTES, SLOT_BYTES):
@@ -165,13 +165,13 @@ def _slots(data: bytes | mmap.mmap) -> "list[tuple[int, int, Mark]]":
             continue
         replica_id, end = _MARK.unpack_from(slot)
         if _CRC.unpack_from(slot, _MARK.size)[0] == crc32(slot[: _MARK.size]):
-            found.append((at, replica_id, Mark(end, _copy(slot))))
+            found.append((at, replica_id, CopyMark(end, _copy(slot))))
     return found
 
 
-def _copy(slot: bytes) -> Copy | None:
+def _copy(slot: bytes) -> CopyIdentity | None:
     length, crc = _HEAD.unpack_from(slot, _COPY_AT)
     packed = slot[_COPY_AT + _HEAD.size :][:length]
     if not packed or crc32(packed) != crc:
         return None
-    return msgspec.msgpack.decode(packed, type=Copy)
+    return msgspec.msgpack.decode(packed, type=CopyIdentity)

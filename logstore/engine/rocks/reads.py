@@ -13,7 +13,7 @@ from logstore.engine.port import ProducerEntry
 from logstore.engine.rocks import reader
 from logstore.engine.rocks.layout import count_key, unpack_u64
 from logstore.engine.rocks.recent import RecentBatches
-from logstore.engine.rocks.state import CHAIN_UNKNOWN, Replica
+from logstore.engine.rocks.state import CHAIN_UNKNOWN, ReplicaState
 from logstore.engine.rocks.store import COUNTS, DATA, Store
 from logstore.engine.rules import (
     check_not_below_base,
@@ -47,7 +47,7 @@ class Reads:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.RLock()
-        self._replicas: dict[int, Replica] = {}
+        self._replicas: dict[int, ReplicaState] = {}
         self._recent = RecentBatches()
 
     def end(self, replica_id: int) -> Position:
@@ -94,7 +94,7 @@ class Reads:
         )
 
     def _holding(
-        self, replica: Replica, key: bytes, start: int, stop: int
+        self, replica: ReplicaState, key: bytes, start: int, stop: int
     ) -> Iterator[StoredBatch]:
         start, stop = max(start, replica.meta.base.end), min(stop, replica.end.end)
         if replica.index is None:
@@ -151,7 +151,7 @@ class Reads:
 
         return self._consistently(replica, attempt)
 
-    def _consistently(self, replica: Replica, attempt: Callable[[], T]) -> T:
+    def _consistently(self, replica: ReplicaState, attempt: Callable[[], T]) -> T:
         """The result of a read that no trim, truncate or drop ran beside."""
         while True:
             before = replica.cuts
@@ -169,7 +169,7 @@ class Reads:
             with self._lock:  # wait for the end of the cut
                 self._replica(replica.replica_id)
 
-    def _replica(self, replica_id: int) -> Replica:
+    def _replica(self, replica_id: int) -> ReplicaState:
         replica = self._replicas.get(replica_id)
         if replica is None:
             raise unknown_replica(replica_id)

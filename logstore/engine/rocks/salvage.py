@@ -36,7 +36,7 @@ from logstore.engine.rocks.layout import (
     offset_of,
     open_batch,
 )
-from logstore.engine.rocks.marks import Mark
+from logstore.engine.rocks.marks import CopyMark
 from logstore.engine.rocks.state import StoredCopy
 from logstore.engine.rocks.store import DAMAGED, DATA, META, Store, lock_directory
 from logstore.engine.rules import name_of
@@ -144,7 +144,7 @@ def _spread(old: Store) -> None:
         old.flush(DATA)
 
 
-def _copies(old: Store, known: dict[int, Mark]) -> list[StoredCopy]:
+def _copies(old: Store, known: dict[int, CopyMark]) -> list[StoredCopy]:
     """Every copy that the database or the marks name.
 
     One that only the marks name, or whose facts may be older than they were, is `tail_lost`.

@@ -77,7 +77,7 @@ class StoredCopy:
 
 
 @dataclass(slots=True)
-class Replica:
+class ReplicaState:
     """Changed only under the engine's lock; read without it (each field is replaced whole)."""
 
     meta: ReplicaMeta
@@ -256,7 +256,7 @@ def with_lost_tail(store: Store, stored: StoredCopy, mark: int) -> StoredCopy | 
     return replace(stored, meta=meta)
 
 
-def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Replica:
+def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> ReplicaState:
     """Bring a copy's state up from the disk; raises CorruptStorageError if it is not whole."""
     meta, who, replica_id = stored.meta, name_of(stored.meta), stored.meta.replica_id
     if meta.missing_from is not None:
@@ -271,7 +271,7 @@ def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Rep
         raise CorruptStorageError(
             f"{who}: the log ends at {end.end}, it was known to reach {checkpoint.end}"
         )
-    replica = Replica(
+    replica = ReplicaState(
         meta=meta,
         end=end,
         time_max_us=time_max_us,
@@ -286,7 +286,7 @@ def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Rep
     return replica
 
 
-def load_damaged(store: Store, stored: StoredCopy, damage: str, mark: int) -> Replica:
+def load_damaged(store: Store, stored: StoredCopy, damage: str, mark: int) -> ReplicaState:
     """A copy whose state cannot be brought up: whole batches can be read, nothing else.
 
     Its log ends where it is known to have ended: a read of what is missing in it raises.
@@ -303,7 +303,7 @@ def load_damaged(store: Store, stored: StoredCopy, damage: str, mark: int) -> Re
         known = known_end(store, meta, mark)
     if known > end.end:
         end = Position(known, CHAIN_UNKNOWN)
-    return Replica(
+    return ReplicaState(
         meta=replace(meta, known_end=max(known, end.end)),
         end=end,
         time_max_us=reader.TIME_NONE,

@@ -49,8 +49,8 @@ MUTANTS = (
         what="A learner that meets a full disk never tries again (liveness).",
         edits=(
             Edit(
-                file="logstore/node/learner.py",
-                function="Learner.run",
+                file="logstore/node/catch_up.py",
+                function="CatchUp.run",
                 before="except StorageFullError as e:",
                 after="""
                     except StorageFullError as e:
@@ -122,9 +122,9 @@ MUTANTS = (
         edits=(
             Edit(
                 file="logstore/node/receiver.py",
-                function="Receiver._check_reign",
-                before="if reign != self.reign:",
-                after="if reign < 0:",
+                function="Receiver._check_term",
+                before="if term != self.term:",
+                after="if term < 0:",
             ),
             Edit(
                 file="logstore/node/peer_service.py",
@@ -140,9 +140,9 @@ MUTANTS = (
         what="A split whose proposal got no answer is started by nobody (liveness).",
         edits=(
             Edit(
-                file="coordinator/migration/take_up.py",
-                function="take_up_reshapes",
-                before="await _take_up(store, RESHAPES, driver, is_new)",
+                file="coordinator/migration/resume.py",
+                function="resume_reshapes",
+                before="await _resume(store, RESHAPES, driver, is_new)",
                 after="await driver.start()",
             ),
         ),
@@ -193,8 +193,8 @@ MUTANTS = (
         what="A probe tells what the primary wrote, and the peer cuts what it acked above (P5).",
         edits=(
             Edit(
-                file="logstore/node/pusher.py",
-                function="Pusher._probe",
+                file="logstore/node/peer_sender.py",
+                function="PeerSender._probe",
                 before="assigned = replica.machine.assigned",
                 after="assigned = replica.machine.end",
             ),
@@ -230,7 +230,7 @@ MUTANTS = (
             Edit(
                 file="logstore/node/instance.py",
                 function="Instance._fill",
-                before="self.catalog.filled = False",
+                before="self.metadata_view.filled = False",
                 after="pass",
             ),
         ),
@@ -275,7 +275,7 @@ MUTANTS = (
         edits=(
             Edit(
                 file="logstore/node/copies.py",
-                function="Copies.keep_facts",
+                function="InstanceCopies.keep_facts",
                 before="except UnknownShardError: continue",
                 after="""
                     except UnknownShardError:

@@ -212,7 +212,7 @@ MUTANTS = (
         edits=(
             Edit(
                 file="logstore/node/copies.py",
-                function="Copies._is_over",
+                function="InstanceCopies._is_over",
                 before="""
                     return now_us >= retired.keep_until_us and seen_s >= min(keep_s,
                         SEEN_S_MIN)

@@ -172,8 +172,8 @@ MUTANTS = (
         what="A follower forwards to the instance that led when it began to follow (H3).",
         edits=(
             Edit(
-                file="logstore/node/door.py",
-                function="Door.pass_on",
+                file="logstore/node/append_gate.py",
+                function="AppendGate.pass_on",
                 before="self.stop_forwarding() if role is Role.FOLLOWER:",
                 after="if role is Role.FOLLOWER and self._forwarder is None:",
             ),
@@ -201,8 +201,8 @@ MUTANTS = (
         what="What was held during a hand-over is forwarded in the wrong order (H3).",
         edits=(
             Edit(
-                file="logstore/node/door.py",
-                function="Door.pass_on",
+                file="logstore/node/append_gate.py",
+                function="AppendGate.pass_on",
                 before="for append in held:",
                 after="for append in reversed(held):",
             ),

@@ -116,8 +116,8 @@ MUTANTS = (
         what="A primary takes a peer's end for matched by its offset alone, not by the chain (P5).",
         edits=(
             Edit(
-                file="logstore/node/pusher.py",
-                function="Pusher._probe",
+                file="logstore/node/peer_sender.py",
+                function="PeerSender._probe",
                 before="engine.position_at(me, candidate.end) == candidate:",
                 after="engine.position_at(me, candidate.end) is not None:",
             ),
@@ -131,10 +131,10 @@ MUTANTS = (
             Edit(
                 file="logstore/node/replica.py",
                 function="Replica.on_config",
-                before="self.receiver.enter_reign(record.primary_since)",
+                before="self.receiver.enter_term(record.primary_since)",
                 after="""
                     if record.primary.replica_id != self.member.replica_id:
-                        self.receiver.enter_reign(record.primary_since)
+                        self.receiver.enter_term(record.primary_since)
                 """,
             ),
         ),
@@ -300,10 +300,10 @@ MUTANTS = (
             Edit(
                 file="logstore/node/instance.py",
                 function="Instance._follow_metadata",
-                before="except ConflictError: self.catalog.filled = False",
+                before="except ConflictError: self.metadata_view.filled = False",
                 after="""
                     except ConflictError:
-                        self.catalog.revision = (await store.range(GENERATION)).revision
+                        self.metadata_view.revision = (await store.range(GENERATION)).revision
                 """,
             ),
         ),

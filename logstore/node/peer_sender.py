@@ -46,7 +46,7 @@ class _TrimmedError(UnavailableError):
     """Where the peer's log is surely committed ours was trimmed: nothing shows that they differ."""
 
 
-class Pusher:
+class PeerSender:
     """Sends this copy's log to one peer while the machine says so."""
 
     def __init__(self, replica: "Replica", member: Member) -> None:
@@ -76,7 +76,7 @@ class Pusher:
                     await asyncio.sleep(PULL_TIMEOUTS * node.config.follower_timeout_s)
                     continue
             except CorruptStorageError as e:  # a peer never says this of itself
-                self._replica.health.found(e.message)
+                self._replica.integrity.found(e.message)
             except LimitExceededError as e:  # stored before there was a bound
                 _log.error("a batch cannot be pushed", shard=self._replica.shard,
                            peer=self._member.instance, error=e.message)  # fmt: skip
@@ -188,7 +188,7 @@ class Pusher:
         while not reader.done():
             room = REPLICATION_WINDOW_BYTES_MAX - sum(size for _, size in self._in_flight)
             batches = (
-                fitting(replica.pushing.batches_from(self._sent_end, min(room, MESSAGE_BYTES)))
+                fitting(replica.peer_senders.batches_from(self._sent_end, min(room, MESSAGE_BYTES)))
                 if room > 0
                 else []
             )

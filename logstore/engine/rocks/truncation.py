@@ -23,7 +23,7 @@ from logstore.engine.rocks.layout import (
     unpack_u64,
 )
 from logstore.engine.rocks.state import (
-    Replica,
+    ReplicaState,
     put_checkpoint,
     put_meta,
     put_producers,
@@ -47,7 +47,7 @@ class TrimStep:
 
 
 def read_trim_step(
-    store: Store, replica: Replica, offset: int, anchor: ProducerTable
+    store: Store, replica: ReplicaState, offset: int, anchor: ProducerTable
 ) -> TrimStep | None:
     """Fold the next batches that end at or below `offset`, into `anchor` too; None: nothing left.
 
@@ -77,7 +77,7 @@ def read_trim_step(
 
 
 def put_trim(
-    batch: Batch, replica: Replica, step: TrimStep, anchor: ProducerTable
+    batch: Batch, replica: ReplicaState, step: TrimStep, anchor: ProducerTable
 ) -> Callable[[], None]:
     """Add the step to `batch`; call the result once that was written. Under the engine's lock.
 
@@ -109,7 +109,9 @@ def put_delete_below_base(batch: Batch, meta: ReplicaMeta) -> None:
     batch.delete_range(DATA, data_key(replica_id, 0), data_key(replica_id, meta.base.end))
 
 
-def put_truncate(batch: Batch, store: Store, replica: Replica, offset: int) -> Callable[[], None]:
+def put_truncate(
+    batch: Batch, store: Store, replica: ReplicaState, offset: int
+) -> Callable[[], None]:
     """Add the cut at `offset` to `batch`; call the result once written. Under the engine's lock."""
     replica_id = replica.replica_id
     end, time_max_us = _end_at(store, replica, offset)
@@ -140,7 +142,7 @@ def put_truncate(batch: Batch, store: Store, replica: Replica, offset: int) -> C
     return apply
 
 
-def _end_at(store: Store, replica: Replica, offset: int) -> tuple[Position, int]:
+def _end_at(store: Store, replica: ReplicaState, offset: int) -> tuple[Position, int]:
     """The position and largest time at the batch end `offset`; OutOfRangeError if it is none."""
     check_not_below_base(replica.meta, offset, "offset")
     if offset == replica.meta.base.end:

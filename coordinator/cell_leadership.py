@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from coordinator.cell_work import CellWork
+from coordinator.cell import Cell
 from coordinator.cells import cell_names, duty
 from logstore.base.env import Env
 from logstore.base.errors import ConfigError, ConflictError, LogstoreError
@@ -46,7 +46,7 @@ async def agree_on_cells(store: MetadataStore, count: int) -> None:
             return
 
 
-class Leading:
+class CellLeadership:
     """The cells of one coordinator."""
 
     def __init__(
@@ -55,8 +55,8 @@ class Leading:
         env: Env,
         address: str,
         count: int,
-        make: Callable[[str, MetadataStore], CellWork],
-        led: dict[str, CellWork],
+        make: Callable[[str, MetadataStore], Cell],
+        led: dict[str, Cell],
         *,
         ttl_s: float = TTL_S,
     ) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from logstore.node.replica import Replica
 
 
-class Door:
+class AppendGate:
     """Of one copy. `blackout_ms` is how long it held appends the last time."""
 
     def __init__(self, replica: "Replica") -> None:
@@ -40,7 +40,7 @@ class Door:
         replica = self._replica
         if replica.error is not None:
             raise StorageError(f"shard {replica.shard} on {replica.node.instance}: {replica.error}")
-        replica.health.check_appends()
+        replica.integrity.check_appends()
         request = append.request
         forwarded = request is not None and request.forwarded
         if replica.is_sealed():

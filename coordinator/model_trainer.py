@@ -32,7 +32,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Learner:
+class ModelTrainer:
     """Learns the slots that are complete, a few at a time, and saves, until closed."""
 
     def __init__(self, intake: StatisticsIntake, env: Env, path: Path | None = None) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from logstore.node.replica import Replica
 
 
-class Feeds:
+class Publishing:
     """The publisher of a migration attempt and the change stream, each while it is wanted here."""
 
     def __init__(self, replica: "Replica") -> None:

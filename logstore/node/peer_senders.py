@@ -10,13 +10,13 @@ from logstore.base.limits import READ_BATCHES_MAX, REPLICATION_WINDOW_BYTES_MAX
 from logstore.engine.batch import StoredBatch
 from logstore.engine.rules import up_to_bytes
 from logstore.meta.records import Member
-from logstore.node.pusher import Pusher
+from logstore.node.peer_sender import PeerSender
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
 
 
-class Pushing:
+class PeerSenders:
     """A pusher for each peer that the machine named, and the newest assigned batches."""
 
     def __init__(self, replica: "Replica") -> None:
@@ -32,7 +32,7 @@ class Pushing:
     def push(self, member: Member) -> None:
         """Begin a stream to `member`, in place of one that there may be."""
         self.stop(member.replica_id)
-        pusher = Pusher(self._replica, member)
+        pusher = PeerSender(self._replica, member)
         task = self._replica.spawn(pusher.run(), f"push {self._replica.shard}")
         self._tasks[member.replica_id] = task
 

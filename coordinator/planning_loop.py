@@ -9,7 +9,6 @@ import msgspec
 import structlog
 
 from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.learning import Learner
 from coordinator.listing import Listing
 from coordinator.metrics import PlanCounts
 from coordinator.migration.driver import MigrationDriver
@@ -17,12 +16,13 @@ from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
-from coordinator.views import Foretold, make_view, with_expected
+from coordinator.model_trainer import ModelTrainer
+from coordinator.views import PastForecast, make_view, with_expected
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
 from logstore.meta.records import AUTOPILOT, SHARDS, decode_shard
-from sharder.config import Mode, PlannerConfig, RiskConfig
+from sharder.config import PlanMode, PlannerConfig, RiskConfig
 from sharder.plan import Operator, Plan, plan
 from sharder.view import View
 
@@ -44,7 +44,7 @@ class PlanNote:
 def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerConfig:
     """Without the policy `drain`: `coordinator.drain` and repair empty instances, also while the
     autopilot is off. Nothing is planned onto a draining instance either way."""
-    mode = Mode.ACTIVE if autopilot is Autopilot.ON else Mode.DRY_RUN
+    mode = PlanMode.ACTIVE if autopilot is Autopilot.ON else PlanMode.DRY_RUN
     return PlannerConfig(
         mode=mode,
         risk=RiskConfig(threshold=config.threshold),
@@ -67,7 +67,7 @@ class PlanningLoop:
         config: CoordinatorConfig,
         env: Env,
         store: MetadataStore,
-        learner: Learner,
+        learner: ModelTrainer,
         driver: MigrationDriver,
         nodes: GrpcNodes,
         reshapes: ReshapeDriver | None = None,
@@ -86,8 +86,8 @@ class PlanningLoop:
         self._catalog = Listing(store)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
-        self._newest: Foretold | None = None
-        self._earlier: Foretold | None = None
+        self._newest: PastForecast | None = None
+        self._earlier: PastForecast | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -171,11 +171,11 @@ class PlanningLoop:
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
         return with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))
 
-    def _before_slot(self, view: View) -> Foretold | None:
+    def _before_slot(self, view: View) -> PastForecast | None:
         """What the newest view of an earlier slot forecast."""
         if self._newest is None or view.slot > self._newest.slot:
             self._earlier = self._newest
-        self._newest = Foretold.of(view)
+        self._newest = PastForecast.of(view)
         return self._earlier
 
     def _planner_config(self) -> PlannerConfig:

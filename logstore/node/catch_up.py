@@ -34,19 +34,19 @@ RATE_S = 0.5
 _log = structlog.get_logger(__name__)
 
 
-class Learning:
+class CatchUpControl:
     """The pull of a copy while it is a learner that nobody pushes to."""
 
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
         self._task: asyncio.Task[None] | None = None
-        self.newest: Learner | None = None
+        self.newest: CatchUp | None = None
         """Also after its end, for who asks how the copy was filled."""
 
     def begin(self) -> None:
         """Pull, if it is not under way."""
         if self._task is None:
-            self.newest = Learner(self._replica)
+            self.newest = CatchUp(self._replica)
             self._task = self._replica.spawn(self.newest.run(), f"learn {self._replica.shard}")
 
     def stop(self) -> asyncio.Task[None] | None:
@@ -69,7 +69,7 @@ class Learning:
             self.begin()
 
 
-class Learner:
+class CatchUp:
     """The pull of one copy; `phase` and the figures are what Status tells."""
 
     def __init__(self, replica: "Replica") -> None:
@@ -115,7 +115,7 @@ class Learner:
                 self.phase = f"failed: {e.message}"
                 return
             except CorruptStorageError as e:  # a peer never says this of itself
-                self._replica.health.found(e.message)
+                self._replica.integrity.found(e.message)
                 self.phase = f"failed: {e.message}"
                 return
             except StorageFullError as e:  # a move is rolled back on it; a repair waits for space
@@ -211,7 +211,7 @@ class Learner:
             await self._apply(list(part.batches), part.end)
             size = sum(len(b.data) for b in part.batches)
             self.bytes_copied += size
-            replica.node.agent.copied(size)
+            replica.node.reporter.copied(size)
             await replica.node.pace.spend(size)
             self.copy_seconds = replica.node.now_s() - started_s
         reached = self._meta()
@@ -247,7 +247,7 @@ class Learner:
                 self.source_high_watermark = part.high_watermark
                 await self._apply(list(part.batches), part.high_watermark, part.cursor)
                 self._from_end = self._from_end and not part.batches
-                replica.node.agent.copied(sum(len(b.data) for b in part.batches))
+                replica.node.reporter.copied(sum(len(b.data) for b in part.batches))
                 self._rate.add(sum(b.count for b in part.batches), replica.node.now_s())
                 if replica.record.feed_topic != topic:
                     return

@@ -19,7 +19,7 @@ RETRY_S = 0.2
 _log = structlog.get_logger(__name__)
 
 
-async def take_up_migrations(
+async def resume_migrations(
     store: MetadataStore, driver: MigrationDriver, owns: Callable[[str], bool]
 ) -> None:
     """Until cancelled, start on each active migration of a shard that is ours."""
@@ -28,20 +28,20 @@ async def take_up_migrations(
         record = decode_migration(value)
         return record.active and owns(record.shard) and record.id not in driver.running()
 
-    await _take_up(store, MIGRATIONS, driver, is_new)
+    await _resume(store, MIGRATIONS, driver, is_new)
 
 
-async def take_up_reshapes(store: MetadataStore, driver: ReshapeDriver) -> None:
+async def resume_reshapes(store: MetadataStore, driver: ReshapeDriver) -> None:
     """Until cancelled, start on each active split and merge."""
 
     def is_new(value: bytes) -> bool:
         record = decode_reshape(value)
         return record.active and record.id not in driver.running()
 
-    await _take_up(store, RESHAPES, driver, is_new)
+    await _resume(store, RESHAPES, driver, is_new)
 
 
-async def _take_up(
+async def _resume(
     store: MetadataStore,
     prefix: str,
     driver: MigrationDriver | ReshapeDriver,

@@ -38,7 +38,7 @@ SURVEY_TIMEOUT_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Health:
+class Integrity:
     """Of one copy. `damage` says what was found, empty while nothing was."""
 
     def __init__(self, replica: "Replica", damage: str) -> None:

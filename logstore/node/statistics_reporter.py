@@ -25,7 +25,7 @@ from logstore.base.steady_clock import SteadyClock
 from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
 from logstore.node.event_lines import EventLines
-from logstore.node.totals import Total
+from logstore.node.operation_counters import Total
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from profiler.agent import Agent as Recorder
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
@@ -70,7 +70,7 @@ class ProcessUsage:
         )
 
 
-class Agent:
+class StatisticsReporter:
     """Records operations and reports them. Owned by the loop.
 
     Logs count by the wall clock or by their records' own times. These run far apart (history is

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @asynccontextmanager
-async def beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Each of `work` runs until the body ends, then it is cancelled; what failed is raised then."""
     tasks = [asyncio.create_task(w) for w in work]
     try:

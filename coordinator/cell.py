@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from coordinator.announcements import AnnouncementsService
 from coordinator.catalog import Catalog
 from coordinator.catalog_service import CatalogService
-from coordinator.cell_pulse import Pulse
 from coordinator.cells import LOG_WIDE, cell_of
 from coordinator.config import CoordinatorConfig
-from coordinator.copies import Copies
+from coordinator.copies import CopiesAdmin
 from coordinator.drain import DrainMoves, Drains
 from coordinator.drain_service import DrainsService
-from coordinator.feeds import FeedSweeper, feed_prefix
-from coordinator.learning import Learner
-from coordinator.loop import PlanningLoop
+from coordinator.feed_topics import FeedSweeper, feed_prefix
+from coordinator.liveness import Liveness
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.reshape_driver import ReshapeDriver
+from coordinator.migration.resume import resume_migrations, resume_reshapes
 from coordinator.migration.service import MigrationsService
-from coordinator.migration.take_up import take_up_migrations, take_up_reshapes
+from coordinator.model_trainer import ModelTrainer
 from coordinator.placement_service import PlacementService
+from coordinator.planning_loop import PlanningLoop
 from coordinator.presence import Presence
 from coordinator.repair import RepairLoop
 from coordinator.retiring import Retiring
@@ -49,14 +49,14 @@ class Parts:
 
     config: CoordinatorConfig
     env: Env
-    learner: Learner
+    learner: ModelTrainer
     nodes: GrpcNodes
-    pulse: Pulse
+    pulse: Liveness
     cluster: str
     """Its id, for tombstones."""
 
 
-class CellWork:
+class Cell:
     """The work of one cell over one store: `start`, then `close`. `services`: by short name."""
 
     def __init__(self, cell: str, store: MetadataStore, parts: Parts) -> None:
@@ -91,7 +91,7 @@ class CellWork:
                 config.silence_s,
                 config.replicas,
                 presence,
-                copies=Copies(store, self.catalog, parts.nodes),
+                copies=CopiesAdmin(store, self.catalog, parts.nodes),
                 retiring=Retiring(store, self.catalog),
             ),
             "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake, presence),
@@ -123,9 +123,9 @@ class CellWork:
         if self.cell == LOG_WIDE:
             await self.reshapes.start()
             await self.loop.start()
-        work = [take_up_migrations(self._store, self.driver, self._owns)]
+        work = [resume_migrations(self._store, self.driver, self._owns)]
         if self.cell == LOG_WIDE:
-            work.append(take_up_reshapes(self._store, self.reshapes))
+            work.append(resume_reshapes(self._store, self.reshapes))
         self._tasks += [asyncio.create_task(w, name=f"cell {self.cell}") for w in work]
 
     @property

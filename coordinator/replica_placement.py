@@ -8,7 +8,7 @@ from logstore.meta.records import InstanceRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class PlacementState:
     """What a round knows: instances, which are heard, for how long the others are not, copies.
 
     `draining`: instances that take nothing new and whose copies go elsewhere.
@@ -27,8 +27,8 @@ class Cluster:
         return instance in self.instances and self.silent_s.get(instance, 0.0) == 0.0
 
 
-def choose_home(
-    taken: Sequence[str], cluster: Cluster, zones_of: Sequence[str] | None = None
+def choose_instance(
+    taken: Sequence[str], cluster: PlacementState, zones_of: Sequence[str] | None = None
 ) -> InstanceRecord | None:
     """Where the next copy goes: alive, not draining, not in `taken`, a zone of its own if any,
     fewest copies. `zones_of`: the instances whose zones count as used; default: `taken`.

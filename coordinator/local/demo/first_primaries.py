@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from coordinator.local.cluster import Cluster
+from coordinator.local.cluster import LocalCluster
 from logstore.base.errors import UnavailableError
 from logstore.meta.open import open_metadata
 from logstore.meta.port import MetadataStore
@@ -20,7 +20,7 @@ TIMEOUT_S = 60.0
 LOOK_S = 0.2
 
 
-async def lead_at(cluster: Cluster, log: str, homes: Sequence[str]) -> None:
+async def lead_at(cluster: LocalCluster, log: str, homes: Sequence[str]) -> None:
     """Ask the primary of shard `log/i` to hand over to its copy on `homes[i]`, until all are there.
 
     Errors: UnavailableError when they are not after TIMEOUT_S.

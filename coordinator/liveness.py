@@ -6,7 +6,7 @@ from coordinator.statistics import StatisticsIntake
 from logstore.base.env import Env
 
 
-class Pulse:
+class Liveness:
     """Who is heard, counted from this process's start where nobody reported yet.
 
     A coordinator that has just started gives everyone time to report: it is no reason to copy.

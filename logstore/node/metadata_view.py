@@ -23,7 +23,7 @@ NEWER_WAIT_S = 1.0
 
 
 @dataclass(slots=True)
-class Catalog:
+class MetadataView:
     """Logs, shards and instances by id, each with the revision that wrote it."""
 
     logs: dict[str, tuple[LogRecord, int]] = field(default_factory=dict)

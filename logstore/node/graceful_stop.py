@@ -20,7 +20,7 @@ from logstore.meta.records import Member, ShardRecord
 from logstore.meta.shard_writes import keep_copies
 from logstore.replication import changes
 from logstore.replication.events import Role
-from logstore.replication.progress import Mode
+from logstore.replication.progress import ProgressMode
 
 if TYPE_CHECKING:
     from logstore.node.instance import Instance
@@ -67,7 +67,7 @@ def _open(instance: "Instance") -> list["Replica"]:
 
 async def _lead_away(instance: "Instance", led: set[str]) -> bool:
     """Ask for each hand-over that is possible; is one still to come?"""
-    leads = Counter(r.primary.instance for r, _ in instance.catalog.shards.values())
+    leads = Counter(r.primary.instance for r, _ in instance.metadata_view.shards.values())
     waiting = False
     for replica in _open(instance):
         if replica.role is not Role.PRIMARY or replica.shard not in led:
@@ -88,7 +88,7 @@ def _heir(replica: "Replica", leads: Counter[str]) -> Member | None:
     fit = []
     for member in replica.record.in_sync:
         progress = peers.get(member.replica_id)
-        if progress is None or progress.mode is not Mode.REPLICATE:
+        if progress is None or progress.mode is not ProgressMode.REPLICATE:
             continue
         if now_s - progress.heard_s <= HEARD_S:
             fit.append(member)
