@@ -16,7 +16,6 @@ from bench.autopilot_model import compare
 from bench.workload import generate, keys, rates
 from bench.workload.accesses import READ
 from coordinator.answers.base import decode
-from coordinator.answers.moves import Migration, MigrationRows
 from coordinator.answers.plans import PlanAnswer
 from coordinator.local.background import background
 from coordinator.local.cluster import ClusterOptions, LocalCluster, running
@@ -25,6 +24,7 @@ from coordinator.local.demo.run import START_US, cluster_options
 from coordinator.local.demo.scene import INSTANCES, Replay, choose_scene, make_replay
 from coordinator.local.demo.watch import Watch
 from coordinator.local.flights import flight_events
+from coordinator.migration.answers import Migration, MigrationRows
 from coordinator.migration.records import END_STATES, State
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from bench.services.etcd import EtcdCluster
-from coordinator.metadata_service import MetadataService
+from coordinator.catalog.metadata_service import MetadataService
 from logstore.base.env import Env
 from logstore.base.errors import UnavailableError
 from logstore.meta.election import Election

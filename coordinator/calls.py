@@ -18,9 +18,9 @@ from coordinator.answers.catalog import (
     RestoredLog,
     RetiredInstance,
 )
-from coordinator.answers.moves import DryMove, Migration, MigrationRows, Reshape
 from coordinator.answers.plans import AutopilotMode, PlanAnswer
 from coordinator.answers.statistics import ForecastAnswer, Heatmap, Shares, Stats
+from coordinator.migration.answers import DryMove, Migration, MigrationRows, Reshape
 from logstore.meta.records import LogOptions, ShardRecord
 
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import grpc.aio
 
-from coordinator.announcements import Announced
-from coordinator.catalog_service import CoordinatorRouteService
-from coordinator.cell import Cell, Parts, ReadOnlyStore
-from coordinator.cell_leadership import CellLeadership, agree_on_cells
-from coordinator.cells import LOG_WIDE
+from coordinator.catalog.metadata_service import MetadataService
+from coordinator.catalog.service import CoordinatorRouteService
+from coordinator.cells.assignment import LOG_WIDE
+from coordinator.cells.cell import Cell, Parts, ReadOnlyStore
+from coordinator.cells.forwarding import CellRouter
+from coordinator.cells.leadership import CellLeadership, agree_on_cells
 from coordinator.config import CoordinatorConfig
-from coordinator.forwarding import CellRouter
-from coordinator.liveness import Liveness
-from coordinator.metadata_service import MetadataService
 from coordinator.migration.nodes import GrpcNodes
-from coordinator.model_trainer import ModelTrainer
-from coordinator.planning_loop import PlanningLoop
-from coordinator.statistics import StatisticsIntake
-from coordinator.statistics_service import StatisticsService
-from coordinator.statistics_state import ceilings
+from coordinator.planning.announcements import Announced
+from coordinator.planning.loop import PlanningLoop
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.liveness import Liveness
+from coordinator.statistics.model_trainer import ModelTrainer
+from coordinator.statistics.service import StatisticsService
+from coordinator.statistics.state import ceilings
 from logstore.base.env import Env
 from logstore.base.steady_clock import SteadyClock
 from logstore.base.tls import TlsOptions

@@ -4,11 +4,11 @@ from typing import Any
 
 from annotated_types import Interval
 
-from coordinator.cells import CELLS_MAX
 from logstore.base.address import PORT_MAX
 from logstore.base.limits import REPLICAS_MAX
 
 PORT = Interval(ge=0, le=PORT_MAX)
+CELLS_MAX = 64
 CELLS = Interval(ge=1, le=CELLS_MAX)
 REPLICAS = Interval(ge=1, le=REPLICAS_MAX)
 PLANNING_PERIOD_S = Interval(ge=1, le=3600)

@@ -25,8 +25,8 @@ from profiler.scoreboard import Score
 
 if TYPE_CHECKING:
     from coordinator.migration.ledger import Ledger
-    from coordinator.planning_loop import PlanNote
-    from coordinator.statistics import StatisticsIntake
+    from coordinator.planning.notes import PlanCounts
+    from coordinator.statistics.intake import StatisticsIntake
 
 REFRESH_S = 2.0
 BLACKOUT_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -70,32 +70,13 @@ class Fetched:
             await asyncio.sleep(REFRESH_S)
 
 
-class PlanCounts:
-    """Plans since the start: how many, operators by trigger, candidates refused by reason."""
-
-    def __init__(self) -> None:
-        self.rounds: Counter[str] = Counter()
-        self.started = 0
-        self.operators: Counter[tuple[str, str]] = Counter()
-        """(kind, trigger) of what plans wanted to start before the next one, started or not."""
-        self.refused: Counter[str] = Counter()
-
-    def add(self, note: "PlanNote") -> None:
-        self.rounds["skipped" if note.plan is None else "made"] += 1
-        self.started += len(note.started)
-        if note.plan is not None:
-            self.refused.update(f"{r.reason.name.lower()}" for r in note.plan.refused)
-            due = (op for op in note.plan.operators if op.due)
-            self.operators.update((op.kind, op.trigger.value) for op in due)
-
-
 class CoordinatorCollector(Collector):
     """Collects on the coordinator's loop."""
 
     def __init__(
         self,
         fetched: Fetched,
-        plans: Callable[[], PlanCounts],
+        plans: "Callable[[], PlanCounts]",
         intake: "StatisticsIntake",
         now_s: Callable[[], float],
         cells: Callable[[], list[str]],

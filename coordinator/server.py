@@ -8,16 +8,16 @@ from grpc.aio import Server
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from coordinator.announcements import Announced
-from coordinator.catalog import Catalog
+from coordinator.catalog.catalog import Catalog
 from coordinator.config import CoordinatorConfig
 from coordinator.core import PACKAGE, ROUTES, Coordinator, steady
 from coordinator.metrics import CoordinatorCollector, Fetched
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Ledger
-from coordinator.model_trainer import LEARNED_FILE, ModelTrainer
-from coordinator.planning_loop import PlanningLoop
-from coordinator.statistics import StatisticsIntake
+from coordinator.planning.announcements import Announced
+from coordinator.planning.loop import PlanningLoop
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.model_trainer import LEARNED_FILE, ModelTrainer
 from logstore.base.address import Address
 from logstore.base.env import Env
 from logstore.base.errors import AddressInUseError, WrongClusterError

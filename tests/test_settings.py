@@ -280,7 +280,7 @@ def described() -> Iterator[tuple[str, str, Any, tuple[Any, ...], str]]:
 
 SETTINGS = list(described())
 UNBOUNDED = {"retention_s", "retention_bytes", "min_in_sync"}
-"""Numbers that `coordinator.catalog` refuses, or bounds by another field."""
+"""Numbers that `coordinator.catalog.catalog` refuses, or bounds by another field."""
 
 
 @pytest.mark.parametrize(

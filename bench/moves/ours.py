@@ -15,8 +15,8 @@ import logstore
 from bench.moves.probe import Probe, ProbeSamples
 from bench.services.base import ServiceError
 from coordinator.answers.base import decode
-from coordinator.answers.moves import Migration
 from coordinator.local.cluster import LocalCluster
+from coordinator.migration.answers import Migration
 from coordinator.migration.records import State
 from coordinator.migration.table import COPY_ON_WRITE
 from logstore.proto.channel import open_channel

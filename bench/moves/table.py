@@ -8,7 +8,7 @@ import numpy as np
 from bench.figures import FigureRow, Figures, Rule, budget_rows
 from bench.moves.probe import ProbeSamples
 from bench.services.base import ServiceError
-from coordinator.answers.moves import Migration
+from coordinator.migration.answers import Migration
 from coordinator.migration.table import STRATEGIES
 
 FEEDS = ("direct", "kafka")

@@ -1,7 +1,7 @@
 """Answers about what people announced: events of the calendar, profiles of client groups."""
 
 from coordinator.answers.base import Answer
-from coordinator.odd import Odd
+from coordinator.unreadable import Odd
 from logstore.meta.records import ProfileRecord
 from profiler.calendar import Event
 

@@ -10,18 +10,8 @@ import typer
 
 from coordinator.answers.catalog import CopyRow
 from coordinator.answers.statistics import InstanceNow, Stats
-from coordinator.cli.common import (
-    ADDRESS,
-    Address,
-    AsJson,
-    Coordinator,
-    print_json,
-    run,
-)
-from coordinator.cli.recover import COORDINATOR
-from coordinator.config import CoordinatorConfig
-from coordinator.copies import Held, rows_of
-from coordinator.doctor import (
+from coordinator.catalog.copies import Held, rows_of
+from coordinator.cli.checks import (
     ClusterFacts,
     CopyFactsSeen,
     Finding,
@@ -32,6 +22,16 @@ from coordinator.doctor import (
     examine_folders,
     is_healthy,
 )
+from coordinator.cli.common import (
+    ADDRESS,
+    Address,
+    AsJson,
+    Coordinator,
+    print_json,
+    run,
+)
+from coordinator.cli.recover import COORDINATOR
+from coordinator.config import CoordinatorConfig
 from coordinator.recovery.disks import instance_directories, read_identity
 from logstore.base.env import Env
 from logstore.base.errors import DirectoryInUseError, InvalidArgumentError, LogstoreError

@@ -8,7 +8,6 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from coordinator.answers.base import decode
-from coordinator.answers.moves import DryMove, Migration, MigrationRows
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -25,6 +24,7 @@ from coordinator.cli.common import (
 )
 from coordinator.cli.logs import parse_option
 from coordinator.cli.story import story_lines
+from coordinator.migration.answers import DryMove, Migration, MigrationRows
 from coordinator.migration.dry_run import DryStep
 from coordinator.migration.records import State
 from coordinator.migration.table import check_used

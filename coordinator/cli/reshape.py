@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from coordinator.answers.moves import Reshape
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -15,6 +14,7 @@ from coordinator.cli.common import (
     text,
 )
 from coordinator.cli.keys import from_base64, from_hex, one_of, raw
+from coordinator.migration.answers import Reshape
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 Shard = Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from coordinator.answers.moves import Migration
+from coordinator.migration.answers import Migration
 
 WHAT = {
     "planned": "asked for",

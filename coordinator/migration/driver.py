@@ -29,7 +29,7 @@ from coordinator.migration.facts import (
 from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.migration.machine import decide
 from coordinator.migration.nodes import Nodes
-from coordinator.migration.ramp import RampState, RampStatistics
+from coordinator.migration.ramp import RampState
 from coordinator.migration.records import (
     MigrationRecord,
     MoveOptions,
@@ -38,6 +38,7 @@ from coordinator.migration.records import (
     encode_migration,
 )
 from coordinator.migration.table import COPY_ON_WRITE
+from coordinator.statistics.ramp_statistics import RampStatistics
 from logstore.base.env import Env
 from logstore.base.errors import (
     ConflictError,

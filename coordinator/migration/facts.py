@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.migration.ramp import RampState, RampStatistics
+from coordinator.migration.ramp import RampState
 from coordinator.migration.records import MigrationRecord
+from coordinator.statistics.ramp_statistics import RampStatistics
 from logstore.meta.records import LogRecord, Member, ShardRecord
 
 

@@ -15,7 +15,7 @@ from coordinator.migration.records import (
     encode_migration,
 )
 from coordinator.migration.table import check_strategy, choose_strategy, control
-from coordinator.odd import Odd, decoded
+from coordinator.unreadable import Odd, decoded
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,

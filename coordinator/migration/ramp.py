@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from coordinator.migration.records import MoveOptions
+from coordinator.statistics.ramp_statistics import RampStatistics
 
 _BACK_INTERVALS = 10
 """After a breach the share rests this many intervals."""
@@ -21,23 +22,6 @@ class RampState:
     breaches: int = 0
     judged_us: int = 0
     """Figures received until then were judged before."""
-
-
-@dataclass(frozen=True, slots=True)
-class RampStatistics:
-    """What statistics say of both sides since the ramp began. None: not known.
-
-    `lag_records`: the source's high watermark less the target's end. `at_us`: when the statistics
-    came in. `samples`: reads behind the target's rates, or the source's if those are fewer.
-    """
-
-    lag_records: int | None = None
-    error_rate: float | None = None
-    source_p99_ms: float | None = None
-    target_p99_ms: float | None = None
-    samples: int = 0
-    target_samples: int = 0
-    at_us: int = 0
 
 
 class RampAction(StrEnum):

@@ -8,7 +8,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from coordinator.answers.base import fields_of
-from coordinator.answers.moves import Reshape
+from coordinator.migration.answers import Reshape
 from coordinator.migration.nodes import Nodes
 from coordinator.migration.reshape import (
     RESHAPES,

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from coordinator.answers.base import fields_of
-from coordinator.answers.moves import DryMove, Migration, MigrationRows, OddMigration
 from coordinator.migration import reshape_driver
+from coordinator.migration.answers import DryMove, Migration, MigrationRows, OddMigration
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.dry_run import dry_run
+from coordinator.migration.history import move_history
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import (
@@ -18,9 +19,8 @@ from coordinator.migration.records import (
 )
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.table import PATHS, TABLE, check_strategy, story
-from coordinator.presence import Presence
 from coordinator.rpc_errors import Context, answered, unary
-from coordinator.views import move_history
+from coordinator.statistics.presence import Presence
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import (

@@ -125,7 +125,7 @@ class LeaderRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of a log. `coordinator.catalog` checks the bounds of what is asked for."""
+    """Options of a log. `coordinator.catalog.catalog` checks the bounds of what is asked for."""
 
     partitioner: Partitioner = Partitioner.RANGE
     """What shards are ranges of: keys, their hashes, or virtual shard keys that are balanced."""

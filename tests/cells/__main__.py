@@ -14,7 +14,7 @@ from pathlib import Path
 
 import logstore
 from bench.services.etcd import etcd
-from coordinator.cells import cell_names, cell_of, owners
+from coordinator.cells.assignment import cell_names, cell_of, owners
 from logstore.base.errors import LogstoreError
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb

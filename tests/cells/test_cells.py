@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.cells import CELLS_MAX, Duty, cell_names, cell_of, duty, owners
+from coordinator.cells.assignment import CELLS_MAX, Duty, cell_names, cell_of, duty, owners
 from logstore.base.errors import InvalidArgumentError
 
 ADDRESSES = [f"10.0.0.{n}:7400" for n in range(1, 6)]

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 import logstore
-from coordinator.cell_leadership import agree_on_cells
-from coordinator.cells import cell_names, cell_of, owners
+from coordinator.cells.assignment import cell_names, cell_of, owners
+from coordinator.cells.leadership import agree_on_cells
 from logstore.base.errors import ConfigError, FencedError, LogstoreError
 from logstore.meta.election import FencedStore
 from logstore.meta.port import Compare, Put

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from coordinator.catalog import Catalog
-from coordinator.cell import ReadOnlyStore
-from coordinator.drain import Drains
+from coordinator.catalog.catalog import Catalog
+from coordinator.cells.cell import ReadOnlyStore
 from coordinator.migration.driver import MigrationDriver, MoveMemory
 from coordinator.migration.facts import CopyReport
 from coordinator.migration.ledger import Ledger, Proposal
-from coordinator.repair import RepairLoop
+from coordinator.replicas.drain import Drains
+from coordinator.replicas.repair import RepairLoop
 from logstore.base.env import Env
 from logstore.base.errors import FencedError
 from logstore.meta.election import Election, FencedStore

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from coordinator.cells import LOG_WIDE, cell_of
+from coordinator.cells.assignment import LOG_WIDE, cell_of
 from coordinator.migration.records import decode_migration
 from logstore.meta.records import (
     MIGRATIONS,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import logstore
-from coordinator.catalog import Catalog
+from coordinator.catalog.catalog import Catalog
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnknownLogError, VersionConflictError
 from logstore.meta.records import LogOptions

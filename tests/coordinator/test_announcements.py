@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.announcements import check_profile, usage
 from coordinator.cli.announce import read_profile
 from coordinator.config import Autopilot, CoordinatorConfig
+from coordinator.planning.announcements import check_profile, usage
 from coordinator.server import CoordinatorServer
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from coordinator.catalog import Catalog, parse_log_options
+from coordinator.catalog.catalog import Catalog, parse_log_options
 from logstore.base.env import Env, ManualClock
 from logstore.base.errors import (
     AlreadyExistsError,

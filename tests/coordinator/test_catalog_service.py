@@ -2,11 +2,11 @@
 
 import asyncio
 
-from coordinator.catalog import Catalog
-from coordinator.catalog_service import CatalogService
-from coordinator.copies import CopiesAdmin
+from coordinator.catalog.catalog import Catalog
+from coordinator.catalog.copies import CopiesAdmin
+from coordinator.catalog.retiring import Retiring
+from coordinator.catalog.service import CatalogService
 from coordinator.migration.nodes import GrpcNodes
-from coordinator.retiring import Retiring
 from logstore.base.env import Env, ManualClock
 from logstore.meta.memory import MemoryMetadataStore
 from tests.coordinator.test_statistics import intake, status

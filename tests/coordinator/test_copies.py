@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.catalog import Catalog
-from coordinator.copies import CopiesAdmin
-from coordinator.retiring import Retiring
+from coordinator.catalog.catalog import Catalog
+from coordinator.catalog.copies import CopiesAdmin
+from coordinator.catalog.retiring import Retiring
 from logstore.base.env import Env, ManualClock
 from logstore.base.errors import (
     AlreadyExistsError,

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli.main import main
-from coordinator.doctor import (
+from coordinator.cli.checks import (
     ClusterFacts,
     CopyFactsSeen,
     FolderFacts,
@@ -19,6 +18,7 @@ from coordinator.doctor import (
     examine_folders,
     is_healthy,
 )
+from coordinator.cli.main import main
 from logstore.base.types import ShardStatus
 from logstore.meta.port import Put
 from logstore.meta.records import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.model_trainer import ModelTrainer
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.env import Env
 from tests.coordinator.test_statistics import told
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.log_clock import LogClock, WallClocks
-from coordinator.model_trainer import ModelTrainer
-from coordinator.statistics import StatisticsIntake
-from coordinator.statistics_state import Saved, SavedLog
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.log_clock import LogClock, WallClocks
+from coordinator.statistics.model_trainer import ModelTrainer
+from coordinator.statistics.state import Saved, SavedLog
 from logstore.base.env import Env
 from profiler.slot_clock import GAP_SLOTS_MAX
 from profiler.types import ShardStatistics

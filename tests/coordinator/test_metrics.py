@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.metrics import PlanCounts
 from coordinator.migration.records import MigrationRecord, Phase, State, encode_migration
-from coordinator.planning_loop import PlanNote
+from coordinator.planning.notes import PlanCounts, PlanNote
 from coordinator.server import CoordinatorServer
 from logstore.base.env import Env
 from logstore.meta.port import Put

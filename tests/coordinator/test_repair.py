@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.catalog import Catalog
-from coordinator.drain import check_drain, left_on
+from coordinator.catalog.catalog import Catalog
+from coordinator.catalog.replica_placement import PlacementState
 from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.migration.records import MigrationRecord
-from coordinator.repair import RepairLoop, decide, with_copy
-from coordinator.replica_placement import PlacementState
+from coordinator.replicas.drain import check_drain, left_on
+from coordinator.replicas.repair import RepairLoop, decide, with_copy
 from logstore.base.env import Env
 from logstore.base.errors import RefusedError
 from logstore.base.types import ShardStatus

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.migration.records import Phase, State
-from coordinator.reports import COUNT_MAX, SLOT_MAX, decode_statistics, decode_status, sound
+from coordinator.planning.views import _last_moves, migration_weights
 from coordinator.server import CoordinatorServer
-from coordinator.statistics import StatisticsIntake
-from coordinator.statistics_state import ceilings
-from coordinator.views import _last_moves, migration_weights
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.reports import (
+    COUNT_MAX,
+    SLOT_MAX,
+    decode_statistics,
+    decode_status,
+    sound,
+)
+from coordinator.statistics.state import ceilings
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError
 from logstore.meta.port import Put

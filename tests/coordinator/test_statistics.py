@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import CoordinatorConfig
+from coordinator.migration.history import move_history
 from coordinator.migration.ramp import RampState, breach
 from coordinator.migration.records import (
     HashResult,
@@ -14,9 +15,9 @@ from coordinator.migration.records import (
     Phase,
     State,
 )
-from coordinator.reports import decode_statistics, decode_status
-from coordinator.statistics import SILENT_SLOTS_MAX, StatisticsIntake
-from coordinator.views import make_view, move_history
+from coordinator.planning.views import make_view
+from coordinator.statistics.intake import SILENT_SLOTS_MAX, StatisticsIntake
+from coordinator.statistics.reports import decode_statistics, decode_status
 from logstore.base.types import ShardStatus
 from logstore.meta.records import CapacityRecord, InstanceRecord, Member, ShardRecord
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics

@@ -7,8 +7,7 @@ import pytest
 
 from coordinator.config import CoordinatorConfig
 from coordinator.migration.records import MigrationRecord, Phase, State
-from coordinator.statistics import StatisticsIntake
-from coordinator.views import (
+from coordinator.planning.views import (
     WEIGHT_HALF_LIFE_S,
     WEIGHT_MIN,
     PastForecast,
@@ -16,6 +15,7 @@ from coordinator.views import (
     migration_weights,
     with_expected,
 )
+from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import CapacityRecord, InstanceRecord, Member, ShardRecord
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
@@ -156,7 +156,7 @@ def test_forecasts_reach_a_day_or_96_slots_and_only_the_horizon_of_very_many_sha
     forecast = seen.shards[0].forecast
     assert forecast is not None
     assert len(forecast.mean) == 96
-    monkeypatch.setattr("coordinator.views.OUTLOOK_SHARDS_MAX", 1)
+    monkeypatch.setattr("coordinator.planning.views.OUTLOOK_SHARDS_MAX", 1)
     few = make_seen(tmp_path).shards[0].forecast
     assert few is not None
     assert len(few.mean) == 6

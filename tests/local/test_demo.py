@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coordinator.answers.moves import Migration
 from coordinator.local.demo import report
 from coordinator.local.demo.drive import Driver, _places
 from coordinator.local.demo.report import Outcome, Throttle, migrations_of, spans
@@ -21,6 +20,7 @@ from coordinator.local.demo.scene import (
 )
 from coordinator.local.demo.watch import Watch
 from coordinator.local.flights import flight_events
+from coordinator.migration.answers import Migration
 from coordinator.migration.records import HashResult, MigrationRecord, Phase, State
 from coordinator.migration.service import told as migration_told
 from logstore.base.env import Env, ManualClock

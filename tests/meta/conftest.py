@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bench.services.etcd import etcd
-from coordinator.metadata_service import MetadataService
+from coordinator.catalog.metadata_service import MetadataService
 from logstore.meta.etcd import EtcdMetadataStore, EtcdTarget
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import MetadataStore

@@ -5,7 +5,7 @@ import asyncio
 import grpc.aio
 import pytest
 
-from coordinator.metadata_service import MetadataService
+from coordinator.catalog.metadata_service import MetadataService
 from logstore.base.errors import ConfigError, UnavailableError
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Put

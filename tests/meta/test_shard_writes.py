@@ -103,14 +103,14 @@ ALLOWED = {
 """Who names a key that is no shard's."""
 OURS = ("coordinator", "logstore/node")
 KNOWN = {
-    ("coordinator/announcements.py", "found.key"),
-    ("coordinator/announcements.py", "prefix + name"),
-    ("coordinator/metadata_service.py", "operation.key"),
-    ("coordinator/catalog.py", "found.key"),
-    ("coordinator/catalog.py", "item.key"),
-    ("coordinator/retiring.py", "item.key"),
+    ("coordinator/planning/announcements.py", "found.key"),
+    ("coordinator/planning/announcements.py", "prefix + name"),
+    ("coordinator/catalog/metadata_service.py", "operation.key"),
+    ("coordinator/catalog/catalog.py", "found.key"),
+    ("coordinator/catalog/catalog.py", "item.key"),
+    ("coordinator/catalog/retiring.py", "item.key"),
     ("coordinator/recovery/write.py", "item.key"),
-    ("coordinator/drain.py", "key"),
+    ("coordinator/replicas/drain.py", "key"),
     ("coordinator/migration/ledger.py", "found.key"),
     ("coordinator/migration/reshape_driver.py", "found.key"),
     ("coordinator/migration/reshape_driver.py", "log.key"),

@@ -10,7 +10,7 @@ import pytest
 
 import logstore
 from bench.services.paths import free_ports
-from coordinator.cells import LOG_WIDE, owners
+from coordinator.cells.assignment import LOG_WIDE, owners
 from logstore.base.errors import LogstoreError
 from logstore.meta.etcd import EtcdMetadataStore
 from logstore.meta.port import WatchEvent

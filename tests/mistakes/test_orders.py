@@ -1,6 +1,6 @@
 """Orders for an instance that is down: refused at once, by name, before anything is written.
 
-The rule is `coordinator.presence`: whoever an order needs must be heard and must answer. A move
+The rule is `statistics.presence`: whoever an order needs must be heard and must answer. A move
 that is under way when its target dies ends in bounded time.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from coordinator.answers.catalog import DrainProgress
-from coordinator.answers.moves import Migration, MigrationRows, Reshape
 from coordinator.cli.common import Coordinator
 from coordinator.local.cluster import LocalCluster, local_cluster
+from coordinator.migration.answers import Migration, MigrationRows, Reshape
 from logstore.base.errors import InstanceDownError, LogstoreError
 from logstore.client.client import Client, connect
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.announcements import EVENT_TIME_MAX_S, check_event, overlap
 from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.history import shards_from_history
 from coordinator.cli.main import main
 from coordinator.cli.simulate import read_events, read_series
 from coordinator.cli.times import TIME_MAX_S, TimeReader, filled, slots_of
+from coordinator.planning.announcements import EVENT_TIME_MAX_S, check_event, overlap
 from logstore.base.errors import InvalidArgumentError
 from logstore.meta.records import CapacityRecord
 from profiler.calendar import FACTOR_MAX, Calendar, Event

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from coordinator.catalog import Catalog
-from coordinator.repair import RepairLoop
+from coordinator.catalog.catalog import Catalog
+from coordinator.replicas.repair import RepairLoop
 from logstore.base.env import Env
 from logstore.engine.batch import decode_payload
 from logstore.engine.rocks import RocksEngine

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.catalog import parse_log_options
+from coordinator.catalog.catalog import parse_log_options
 from logstore.base.env import Env, ManualClock
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.types import TimestampPolicy

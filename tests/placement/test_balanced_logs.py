@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.keys.tokens import Ask, Book
 from coordinator.local.cluster import LocalCluster, local_cluster
-from coordinator.placement import Ask, Book
 from logstore.base.errors import (
     InvalidArgumentError,
     LimitExceededError,

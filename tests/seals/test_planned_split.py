@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
-from coordinator.model_trainer import ModelTrainer
-from coordinator.planning_loop import PlanningLoop
-from coordinator.statistics import StatisticsIntake
+from coordinator.planning.loop import PlanningLoop
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.env import Env
 from logstore.meta.port import Put
 from logstore.meta.records import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-import coordinator.drain
-from coordinator.cell import Cell
-from coordinator.cells import cell_names
+import coordinator.replicas.drain
+from coordinator.cells.assignment import cell_names
+from coordinator.cells.cell import Cell
 from coordinator.config import CoordinatorConfig
 from coordinator.core import Coordinator, steady
 from coordinator.migration.records import MoveOptions
@@ -35,7 +35,7 @@ from tests.simulation.metadata import Cluster, SimStore
 from tests.simulation.node import REPORT_S, SimNode
 from tests.simulation.world import World
 
-coordinator.drain.BACK_OFF_S = 6.0  # a run waits for it within the bound of its liveness
+coordinator.replicas.drain.BACK_OFF_S = 6.0  # a run waits for it within the bound of its liveness
 ALIVE_S = 1.0
 """Who reported so recently counts as alive."""
 LEADER_TTL_S = 1.0

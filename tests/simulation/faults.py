@@ -8,7 +8,7 @@ is also counted with both, the role and the state that its shard's move or resha
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.cells import LOG_WIDE, cell_of
+from coordinator.cells.assignment import LOG_WIDE, cell_of
 from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.reshape import ReshapeRecord, ReshapeState
 from logstore.base.types import ShardStatus

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-import coordinator.forwarding
+import coordinator.cells.forwarding
 import coordinator.migration.nodes
 import logstore.client.directory
 import logstore.node.instance
@@ -456,7 +456,7 @@ _CHANNEL_MAKERS: tuple[Any, ...] = (
     logstore.node.reporting,
     logstore.client.directory,
     coordinator.migration.nodes,
-    coordinator.forwarding,
+    coordinator.cells.forwarding,
 )
 
 

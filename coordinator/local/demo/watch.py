@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from coordinator.answers.base import decode
-from coordinator.answers.moves import Migration, MigrationRows
 from coordinator.answers.plans import PlanAnswer
 from coordinator.answers.statistics import (
     ForecastAnswer,
@@ -13,6 +12,7 @@ from coordinator.answers.statistics import (
     InstanceNow,
     Stats,
 )
+from coordinator.migration.answers import Migration, MigrationRows
 from logstore.base.errors import LogstoreError
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb

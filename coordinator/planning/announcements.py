@@ -14,9 +14,9 @@ import numpy as np
 import structlog
 
 from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
-from coordinator.model_trainer import ModelTrainer
-from coordinator.odd import Odd, decoded
 from coordinator.rpc_errors import Context, answered, unary
+from coordinator.statistics.model_trainer import ModelTrainer
+from coordinator.unreadable import Odd, decoded
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.base.names import checked_name
 from logstore.meta.port import Compare, Delete, MetadataStore, Put

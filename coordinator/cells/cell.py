@@ -8,28 +8,28 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from coordinator.announcements import AnnouncementsService
-from coordinator.catalog import Catalog
-from coordinator.catalog_service import CatalogService
-from coordinator.cells import LOG_WIDE, cell_of
+from coordinator.catalog.catalog import Catalog
+from coordinator.catalog.copies import CopiesAdmin
+from coordinator.catalog.retiring import Retiring
+from coordinator.catalog.service import CatalogService
+from coordinator.cells.assignment import LOG_WIDE, cell_of
 from coordinator.config import CoordinatorConfig
-from coordinator.copies import CopiesAdmin
-from coordinator.drain import DrainMoves, Drains
-from coordinator.drain_service import DrainsService
-from coordinator.feed_topics import FeedSweeper, feed_prefix
-from coordinator.liveness import Liveness
+from coordinator.keys.service import PlacementService
 from coordinator.migration.driver import MigrationDriver
+from coordinator.migration.feed_topics import FeedSweeper, feed_prefix
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.migration.resume import resume_migrations, resume_reshapes
 from coordinator.migration.service import MigrationsService
-from coordinator.model_trainer import ModelTrainer
-from coordinator.placement_service import PlacementService
-from coordinator.planning_loop import PlanningLoop
-from coordinator.presence import Presence
-from coordinator.repair import RepairLoop
-from coordinator.retiring import Retiring
-from coordinator.statistics_service import PlansService
+from coordinator.planning.announcements import AnnouncementsService
+from coordinator.planning.loop import PlanningLoop
+from coordinator.planning.service import PlansService
+from coordinator.replicas.drain import DrainMoves, Drains
+from coordinator.replicas.drain_service import DrainsService
+from coordinator.replicas.repair import RepairLoop
+from coordinator.statistics.liveness import Liveness
+from coordinator.statistics.model_trainer import ModelTrainer
+from coordinator.statistics.presence import Presence
 from logstore.base.env import Env
 from logstore.base.errors import FencedError
 from logstore.base.tls import TlsOptions

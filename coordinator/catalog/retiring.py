@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 
 from coordinator.answers.catalog import RetiredInstance
-from coordinator.catalog import Catalog
+from coordinator.catalog.catalog import Catalog
 from logstore.base.errors import ConflictError, RefusedError, UnknownInstanceError
 from logstore.meta.port import TXN_OPERATIONS_MAX, Compare, Delete, MetadataStore, Operation
 from logstore.meta.records import (

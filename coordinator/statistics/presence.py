@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import InstanceDownError, LogstoreError, UnavailableError
 

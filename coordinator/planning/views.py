@@ -7,14 +7,14 @@ Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import log2
-from statistics import fmean, median
+from statistics import median
 
 import msgspec
 
 from coordinator.config import CoordinatorConfig
-from coordinator.migration.dry_run import dry_run
+from coordinator.migration.history import move_history
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import InstanceRecord, ShardRecord
 from profiler.types import DataStoreStatus, Forecast
@@ -23,13 +23,11 @@ from sharder.view import (
     ForecastView,
     InFlight,
     InstanceView,
-    MoveHistory,
     ShardView,
     SplitPoint,
     View,
 )
 
-_RECENT_MOVES = 20
 WEIGHT_MIN, WEIGHT_MAX = 1 / 16, 2.0
 WEIGHT_HALF_LIFE_S = 86_400.0
 BLACKOUT_MS_MIN = 10.0
@@ -43,8 +41,6 @@ FORETOLD_SLOTS = 6
 """A forecast older than this says nothing of the present any more."""
 FUTURE_S = 60.0
 """What is stamped further ahead of the clock was stamped by a clock that was wrong."""
-_STEPS_S = 1.0
-"""For writing the states and asking the instances, all states together."""
 
 
 def make_view(
@@ -272,39 +268,3 @@ def migration_weights(migrations: Sequence[MigrationRecord], now_s: float) -> di
                        WEIGHT_MIN), WEIGHT_MAX)
         for shard, (w, at_s) in logs.items()
     }  # fmt: skip
-
-
-def move_history(
-    migrations: Sequence[MigrationRecord], options: MoveOptions | None = None
-) -> MoveHistory:
-    """What the last completed moves measured; before the first one, what `options` take (without
-    them the planner's defaults)."""
-    completed = [m for m in migrations if m.state is State.COMPLETED]
-    switched = [m for m in completed if m.strategy == "switch"][-_RECENT_MOVES:]
-    done = [m for m in completed if m.strategy != "switch"][-_RECENT_MOVES:]
-    rates = [m.copy_mb_per_s for m in done if m.copy_mb_per_s]
-    rate = fmean(rates) if rates else MoveHistory().copy_mb_per_s
-    fixed = [s - m.bytes / 1e6 / rate for m in done if (s := _to_cutover_s(m)) is not None]
-    switches = [s for m in switched if (s := _to_cutover_s(m)) is not None]
-    held = [m.blackout_ms for m in done if m.blackout_ms is not None]
-    return MoveHistory(
-        copy_mb_per_s=rate,
-        fixed_s=max(0.0, fmean(fixed)) if fixed else _first_fixed_s(options, "shadow"),
-        switch_s=fmean(switches) if switches else _first_fixed_s(options, "switch"),
-        blackout_ms=fmean(held) if held else MoveHistory().blackout_ms,
-        moves=len(done),
-    )
-
-
-def _to_cutover_s(migration: MigrationRecord) -> float | None:
-    """Seconds from the proposal to the end of the cutover."""
-    ended = [p.at_us for p in migration.phases if p.state is State.SOAKING]
-    return (ended[-1] - migration.created_us) / 1e6 if ended else None
-
-
-def _first_fixed_s(options: MoveOptions | None, strategy: str) -> float:
-    """Seconds to the end of the cutover of a move without bytes, as its options say."""
-    if options is None:
-        return MoveHistory().fixed_s
-    steps = dry_run(options, 0, MoveHistory().copy_mb_per_s, strategy)
-    return _STEPS_S + sum(step.seconds for step in steps if step.state != State.SOAKING.value)

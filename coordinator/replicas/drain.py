@@ -2,7 +2,7 @@
 
 `/drains/INSTANCE` says that it shall be empty; it stands until it is cancelled, so a restarted or a
 new leader goes on, and nothing new is placed there. Copies of replicated logs go by repair's steps
-(`coordinator.repair`): a new copy elsewhere, a switch of the primary, the removal. A shard with one
+(`replicas.repair`): a new copy elsewhere, a switch of the primary, the removal. A shard with one
 copy goes by a `shadow` migration. Every cell's leader empties it of the shards of its cell.
 """
 
@@ -16,11 +16,11 @@ import structlog
 from msgspec.structs import replace
 
 from coordinator.answers.catalog import DrainProgress
-from coordinator.listing import Listing
+from coordinator.catalog.listing import Listing
+from coordinator.catalog.replica_placement import PlacementState, choose_instance
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MoveOptions, State
-from coordinator.replica_placement import PlacementState, choose_instance
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError, RefusedError, UnknownInstanceError
 from logstore.base.types import ShardStatus

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import xxhash
 
+from coordinator.limits import CELLS_MAX
 from logstore.base.errors import InvalidArgumentError
 from sharder.ring import place
 
 LOG_WIDE = "0"
 """The cell whose leader creates and deletes logs, and plans over all shards."""
-CELLS_MAX = 64
 
 
 def cell_names(count: int) -> tuple[str, ...]:

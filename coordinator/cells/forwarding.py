@@ -14,8 +14,8 @@ import grpc
 import grpc.aio
 
 from coordinator.calls import CALLS, Call, Of
-from coordinator.cell import Cell
-from coordinator.cells import LOG_WIDE, cell_of
+from coordinator.cells.assignment import LOG_WIDE, cell_of
+from coordinator.cells.cell import Cell
 from coordinator.migration.records import decode_migration
 from logstore.base.errors import UnavailableError
 from logstore.base.tls import TlsOptions

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from coordinator.listing import Described, Listing
-from coordinator.replica_placement import PlacementState, choose_instance
+from coordinator.catalog.listing import Described, Listing
+from coordinator.catalog.replica_placement import PlacementState, choose_instance
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,

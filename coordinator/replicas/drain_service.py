@@ -2,12 +2,12 @@
 
 import asyncio
 
-from coordinator.drain import Drains, only_copies
-from coordinator.liveness import Liveness
 from coordinator.migration.nodes import GrpcNodes
-from coordinator.presence import Presence
+from coordinator.replicas.drain import Drains, only_copies
 from coordinator.rpc_errors import Context, answered, unary
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.liveness import Liveness
+from coordinator.statistics.presence import Presence
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import DrainsServicer
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from coordinator.answers.base import encode, fields_of
 from coordinator.answers.catalog import DeletedLog, InstanceRow
-from coordinator.catalog import Catalog, parse_log_options
-from coordinator.copies import CopiesAdmin
-from coordinator.copies_service import CopiesService
-from coordinator.listing import Described
-from coordinator.presence import Presence
-from coordinator.retiring import Retiring
+from coordinator.catalog.catalog import Catalog, parse_log_options
+from coordinator.catalog.copies import CopiesAdmin
+from coordinator.catalog.copies_service import CopiesService
+from coordinator.catalog.listing import Described
+from coordinator.catalog.retiring import Retiring
 from coordinator.rpc_errors import Context, unary
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.presence import Presence
 from logstore.base.env import Env
 from logstore.base.errors import InvalidArgumentError, RefusedError, UnknownLogError
 from logstore.base.limits import LOG_NAME_CHARS_MAX

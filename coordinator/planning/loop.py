@@ -3,21 +3,21 @@
 import asyncio
 import functools
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 import structlog
 
+from coordinator.catalog.listing import Listing
 from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.listing import Listing
-from coordinator.metrics import PlanCounts
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
-from coordinator.model_trainer import ModelTrainer
-from coordinator.views import PastForecast, make_view, with_expected
+from coordinator.planning.notes import PlanCounts, PlanNote
+from coordinator.planning.views import PastForecast, make_view, with_expected
+from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.env import Env
 from logstore.base.errors import ConflictError, LogstoreError
 from logstore.meta.port import Compare, MetadataStore, Put
@@ -31,18 +31,8 @@ _TRIES = 20
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class PlanNote:
-    """A plan that was made, which of its moves were started, or why none was made."""
-
-    at_us: int
-    plan: Plan | None
-    started: tuple[str, ...] = ()
-    skipped: str = ""
-
-
 def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerConfig:
-    """Without the policy `drain`: `coordinator.drain` and repair empty instances, also while the
+    """Without the policy `drain`: `replicas.drain` and repair empty instances, also while the
     autopilot is off. Nothing is planned onto a draining instance either way."""
     mode = PlanMode.ACTIVE if autopilot is Autopilot.ON else PlanMode.DRY_RUN
     return PlannerConfig(

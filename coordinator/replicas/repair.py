@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from coordinator.catalog import Catalog
-from coordinator.drain import DrainMoves
+from coordinator.catalog.catalog import Catalog
+from coordinator.catalog.replica_placement import PlacementState, choose_instance
 from coordinator.migration.records import MigrationRecord, decode_migration
 from coordinator.migration.table import COPY_ON_WRITE
-from coordinator.replica_placement import PlacementState, choose_instance
+from coordinator.replicas.drain import DrainMoves
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore, Versioned
 from logstore.meta.records import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.env import Env
 
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.statistics import StatisticsIntake
-from coordinator.statistics_state import Saved
+from coordinator.statistics.intake import StatisticsIntake
+from coordinator.statistics.state import Saved
 from logstore.base.env import Env
 
 LEARN_INTERVAL_S = 0.2

@@ -1,13 +1,13 @@
 """What instances report, kept and learned from: statistics, heatmaps, forecasts.
 
-Slots are periods of a log's own time (`coordinator.log_clock`). A slot is learned once its
+Slots are periods of a log's own time (`log_clock`). A slot is learned once its
 reporters have gone past it, or have had time to, in slot order; so history that is fed faster than
 it happened trains the models like the real thing. What is told of slots that have not come waits
 until they have; when a log's time turns out to have been wrong, what was taken of later slots goes.
 All of it is a cache: nothing here decides what is true.
 
 Two threads meet here. The event loop owns the records (reports, loads, pending slots); learning is
-slow and runs in a thread (`coordinator.model_trainer`), which owns models and heatmaps: `absorb`,
+slow and runs in a thread (`model_trainer`), which owns models and heatmaps: `absorb`,
 `forecasts`, `score`, `heatmap`, `saved` and `restore` are called there. `learn` does all at once.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 
 import structlog
 
-from coordinator.last_reports import LastReports
-from coordinator.log_clock import LogClock
-from coordinator.migration.ramp import RampStatistics
-from coordinator.statistics_state import (
+from coordinator.statistics.last_reports import LastReports
+from coordinator.statistics.log_clock import LogClock
+from coordinator.statistics.ramp_statistics import RampStatistics
+from coordinator.statistics.state import (
     Due,
     InstanceState,
     LogState,
@@ -119,7 +119,7 @@ class StatisticsIntake:
         now_us: int,
         bounded: Collection[str] = (),
     ) -> None:
-        """One report, checked (`coordinator.reports`). `now_s` is monotonic, `now_us` the wall
+        """One report, checked (`reports`). `now_s` is monotonic, `now_us` the wall
         clock. `bounded`: logs of which no statistic can be of the future.
         """
         if status is not None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coordinator.answers.statistics import Shares
-from coordinator.catalog import Catalog
-from coordinator.placement import Ask, Book
-from coordinator.planning_loop import PlanningLoop
+from coordinator.catalog.catalog import Catalog
+from coordinator.keys.tokens import Ask, Book
+from coordinator.planning.loop import PlanningLoop
 from coordinator.rpc_errors import Context, answered, unary
-from coordinator.statistics import StatisticsIntake
+from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.env import Env
 from logstore.base.errors import (
     AlreadyExistsError,

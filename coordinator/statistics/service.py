@@ -1,4 +1,4 @@
-"""coordinator.v1.Statistics and Plans: reports in; statistics, heatmaps, forecasts, plans out."""
+"""coordinator.v1.Statistics: reports in; statistics, heatmaps, forecasts out."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,8 @@ from dataclasses import replace
 
 import msgspec
 import structlog
-from msgspec import UNSET
-from msgspec.structs import asdict
 
 from coordinator.answers.base import fields_of
-from coordinator.answers.plans import (
-    AutopilotMode,
-    MadePlan,
-    PlanAnswer,
-    PlanningRound,
-    plan_fields,
-)
 from coordinator.answers.statistics import (
     ForecastAnswer,
     Heatmap,
@@ -27,13 +18,17 @@ from coordinator.answers.statistics import (
     Stats,
     UnusualSlot,
 )
-from coordinator.config import Autopilot, CoordinatorConfig
-from coordinator.log_clock import WallClocks
-from coordinator.model_trainer import ModelTrainer
-from coordinator.planning_loop import PlanningLoop, PlanNote
-from coordinator.reports import INSTANCE_CHARS_MAX, decode_statistics, decode_status, sound
+from coordinator.config import CoordinatorConfig
 from coordinator.rpc_errors import Context, answered, unary
-from coordinator.statistics_state import ceilings, log_of
+from coordinator.statistics.log_clock import WallClocks
+from coordinator.statistics.model_trainer import ModelTrainer
+from coordinator.statistics.reports import (
+    INSTANCE_CHARS_MAX,
+    decode_statistics,
+    decode_status,
+    sound,
+)
+from coordinator.statistics.state import ceilings, log_of
 from logstore.base.env import Env
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -44,14 +39,11 @@ from logstore.meta.port import MetadataStore
 from logstore.meta.records import LOGS, SHARDS, LogRecord, decode_log, decode_shard, log_key
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
-    PlansServicer,
     StatisticsServicer,
 )
 from profiler.forecast.book import HORIZON_SLOTS_MAX
 from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, OpType, ShardStatistics
-from sharder.plan import explain, plan
-from sharder.view import dump_view
 
 WARN_S, WARNED_MAX = 60.0, 10_000
 """A report's faults are told once in so long for each instance, of which so many are remembered."""
@@ -211,55 +203,6 @@ class StatisticsService(StatisticsServicer):
     async def _check_log(self, name: str) -> None:
         if await self._store.get(log_key(name)) is None:
             raise UnknownLogError(f"log {name!r} does not exist")
-
-
-class PlansService(PlansServicer):
-    """What the planning loop thinks, and its switch."""
-
-    def __init__(self, loop: PlanningLoop) -> None:
-        self._loop = loop
-
-    @unary
-    async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.JsonResponse:
-        """The plan for now; with `history` the last ones of the loop as well, oldest first.
-
-        With `view` also what it was made from: `sharder.view.load_view` reads it back."""
-        seen = await self._loop.view()
-        made = plan(seen)
-        answer = PlanAnswer(
-            autopilot=self._loop.mode.value,
-            **asdict(plan_fields(made)),
-            explain=explain(made) if request.explain else UNSET,
-            view=msgspec.Raw(dump_view(seen)) if request.view else UNSET,
-            history=[_round(note) for note in self._loop.history] if request.history else UNSET,
-        )
-        return answered(answer)
-
-    @unary
-    async def SetAutopilot(
-        self, request: pb.SetAutopilotRequest, context: Context
-    ) -> pb.JsonResponse:
-        try:
-            mode = Autopilot(request.mode)
-        except ValueError:
-            modes = ", ".join(mode.value for mode in Autopilot)
-            raise InvalidArgumentError(
-                f"mode is {request.mode!r}, it must be one of {modes}"
-            ) from None
-        await self._loop.set_mode(mode)
-        return answered(AutopilotMode(autopilot=self._loop.mode.value))
-
-
-def _round(note: PlanNote) -> PlanningRound:
-    made = note.plan
-    return PlanningRound(
-        at_us=note.at_us,
-        plan=MadePlan(**asdict(plan_fields(made)), explain=explain(made))
-        if made is not None
-        else None,
-        started=note.started,
-        skipped=note.skipped,
-    )
 
 
 def _scores(scores: Mapping[str, Mapping[int, Score]]) -> dict[str, dict[str, ModelScore]]:

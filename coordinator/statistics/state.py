@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.log_clock import LogClock
+from coordinator.statistics.log_clock import LogClock
 from logstore.meta.records import LogRecord
 from profiler.heatmap import AccessHeatmap
 from profiler.types import DataStoreStatus, ShardStatistics

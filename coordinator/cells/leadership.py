@@ -13,8 +13,8 @@ from typing import Any
 
 import structlog
 
-from coordinator.cell import Cell
-from coordinator.cells import cell_names, duty
+from coordinator.cells.assignment import cell_names, duty
+from coordinator.cells.cell import Cell
 from logstore.base.env import Env
 from logstore.base.errors import ConfigError, ConflictError, LogstoreError
 from logstore.meta.election import TTL_S, Election, FencedStore

@@ -1,8 +1,8 @@
 """The part of coordinator.v1.Catalog that is about copies on disks, deleted logs and instances that
 will not come back."""
 
-from coordinator.copies import CopiesAdmin
-from coordinator.retiring import Retiring
+from coordinator.catalog.copies import CopiesAdmin
+from coordinator.catalog.retiring import Retiring
 from coordinator.rpc_errors import Context, answered, unary
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer

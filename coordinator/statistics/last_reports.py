@@ -1,6 +1,6 @@
 """The last statistic with operations of each shard from each instance: the ramp's guard rails."""
 
-from coordinator.migration.ramp import RampStatistics
+from coordinator.statistics.ramp_statistics import RampStatistics
 from profiler.types import OpType, ShardStatistics
 
 

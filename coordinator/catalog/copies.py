@@ -11,7 +11,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from coordinator.answers.catalog import CopyRow, RecoveryNote, RestoredLog
-from coordinator.catalog import Catalog
+from coordinator.catalog.catalog import Catalog
 from coordinator.recovery.facts import FoundCopy, FoundInstance, decoded
 from coordinator.recovery.plan import RecoveryPlan, make_plan
 from logstore.base.errors import (

@@ -1,0 +1,75 @@
+"""coordinator.v1.Plans: what the planning loop thinks, and its switch."""
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import asdict
+
+from coordinator.answers.plans import (
+    AutopilotMode,
+    MadePlan,
+    PlanAnswer,
+    PlanningRound,
+    plan_fields,
+)
+from coordinator.config import Autopilot
+from coordinator.planning.loop import PlanningLoop
+from coordinator.planning.notes import PlanNote
+from coordinator.rpc_errors import Context, answered, unary
+from logstore.base.errors import (
+    InvalidArgumentError,
+)
+from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
+    PlansServicer,
+)
+from sharder.plan import explain, plan
+from sharder.view import dump_view
+
+
+class PlansService(PlansServicer):
+    """What the planning loop thinks, and its switch."""
+
+    def __init__(self, loop: PlanningLoop) -> None:
+        self._loop = loop
+
+    @unary
+    async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.JsonResponse:
+        """The plan for now; with `history` the last ones of the loop as well, oldest first.
+
+        With `view` also what it was made from: `sharder.view.load_view` reads it back."""
+        seen = await self._loop.view()
+        made = plan(seen)
+        answer = PlanAnswer(
+            autopilot=self._loop.mode.value,
+            **asdict(plan_fields(made)),
+            explain=explain(made) if request.explain else UNSET,
+            view=msgspec.Raw(dump_view(seen)) if request.view else UNSET,
+            history=[_round(note) for note in self._loop.history] if request.history else UNSET,
+        )
+        return answered(answer)
+
+    @unary
+    async def SetAutopilot(
+        self, request: pb.SetAutopilotRequest, context: Context
+    ) -> pb.JsonResponse:
+        try:
+            mode = Autopilot(request.mode)
+        except ValueError:
+            modes = ", ".join(mode.value for mode in Autopilot)
+            raise InvalidArgumentError(
+                f"mode is {request.mode!r}, it must be one of {modes}"
+            ) from None
+        await self._loop.set_mode(mode)
+        return answered(AutopilotMode(autopilot=self._loop.mode.value))
+
+
+def _round(note: PlanNote) -> PlanningRound:
+    made = note.plan
+    return PlanningRound(
+        at_us=note.at_us,
+        plan=MadePlan(**asdict(plan_fields(made)), explain=explain(made))
+        if made is not None
+        else None,
+        started=note.started,
+        skipped=note.skipped,
+    )
