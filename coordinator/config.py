@@ -92,7 +92,7 @@ class CoordinatorConfig(MetadataSettings):
     margin_periods: Annotated[float, _PLANNER["margin_periods"].interval, Unit("slots")] = (
         PlannerConfig().margin_periods
     )
-    """A move shall end this long before the load crosses the threshold."""
+    """A move must end this long before the load crosses the threshold."""
     moves_max: Annotated[int, Interval(ge=0, le=1000), Unit("moves")] = 2
     """Moves at work at once."""
     seed: Annotated[int, Interval(ge=0, le=2**63 - 1), Unit("seed")] = 0

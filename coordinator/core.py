@@ -42,7 +42,7 @@ def steady(env: Env) -> Env:
     return replace(env, clock=SteadyClock(env.clock.wall_us, env.clock.monotonic_s))
 
 
-class Coordinator:
+class CoordinatorCore:
     """Use as: `begin`, serve `services` behind `interceptors`, `start`; then `stop`, `close`.
 
     With the embedded store it leads the one cell itself. With etcd it leads its share of the cells

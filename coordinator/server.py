@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from coordinator.catalog.catalog import Catalog
 from coordinator.config import CoordinatorConfig
-from coordinator.core import PACKAGE, ROUTES, Coordinator, steady
+from coordinator.core import PACKAGE, ROUTES, CoordinatorCore, steady
 from coordinator.metrics import CoordinatorCollector, Fetched
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Ledger
@@ -48,7 +48,7 @@ class CoordinatorServer:
             TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
         )
         self.store = self._open_store()
-        self.core = Coordinator(
+        self.core = CoordinatorCore(
             config, env, self.store, self._tls, learned=config.data / LEARNED_FILE
         )
         self._server: Server = make_server(self.core.interceptors)

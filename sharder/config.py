@@ -70,7 +70,7 @@ class PlannerConfig:
     """In how many coming periods crossings are looked for; None: as many as the longest forecast
     has. Periods that are forecast behind them (the outlook) decide between moves that cure."""
     outlook_error: Annotated[float, Interval(ge=1e-6, le=1.0), Unit("of the limit")] = 0.08
-    """Share of its limit that an instance's load is always reckoned to be unsure by, where moves
+    """Share of its limit that an instance's load is always taken to be uncertain by, where moves
     are compared by what is forecast behind the horizon too."""
     hysteresis: Annotated[float, Interval(ge=0.0, le=0.5), Unit("of capacity")] = 0.05
     """A target must stay this share of capacity below the threshold, so that it is not next."""
@@ -78,12 +78,12 @@ class PlannerConfig:
     """A shard that moved stays where it is for so long."""
     surprise: Annotated[float | None, Interval(ge=1.0, le=1e9), Unit("times the forecast")] = 2.5
     """An instance that is over its threshold with so many times the load that was forecast for now
-    is reckoned to keep what it has: a forecast that missed a rise knows no more of its end. None:
+    is expected to keep what it has: a forecast that missed a rise knows no more of its end. None:
     forecasts are always believed."""
     flip_back_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 3600.0
     """For so long a shard does not return to the instance that it left."""
     margin_periods: Annotated[float, Interval(ge=0.0, le=1e6), Unit("periods")] = 1.0
-    """A move shall end this many planning periods before the crossing."""
+    """A move must end this many planning periods before the crossing."""
     operators_in_flight_max: Annotated[int, Interval(ge=0, le=100_000), Unit("operators")] = 16
     """Operators at work at once: those in flight and those that start before the next plan."""
     operators_per_instance_max: Annotated[int, Interval(ge=0, le=10_000), Unit("operators")] = 4

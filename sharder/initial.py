@@ -73,7 +73,7 @@ def cuts_of(weighted: Iterable[tuple[RoutingKey, float]], shards: int) -> list[R
 
 
 def homes_of(profile: Floats, capacity: Floats) -> list[int]:
-    """Instance of each shard: `profile` [S, H] of loads to be reckoned with, `capacity` [I] in the
+    """Instance of each shard: `profile` [S, H] of loads to expect, `capacity` [I] in the
     same unit. The largest first, each where the highest use stays lowest with it (LPT)."""
     if not (len(capacity) and (capacity > 0).all()):
         raise ValueError("capacity must hold an instance, and values above 0")

@@ -21,7 +21,7 @@ _TIE_PERIODS = 1e-3
 class Outlook:
     """Loads of instances over all forecast periods, [I, R, F], with what is in flight and accepted.
 
-    No load is reckoned surer than `outlook_error` of the limit, whatever its interval says.
+    No load is taken to be surer than `outlook_error` of the limit, whatever its interval says.
     """
 
     def __init__(self, table: LoadTable, limit: Floats, config: PlannerConfig) -> None:

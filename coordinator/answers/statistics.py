@@ -32,7 +32,7 @@ class ShardSlot(Answer, frozen=True, kw_only=True):
     queries_per_s: float
 
 
-class Limits(Answer, frozen=True, kw_only=True):
+class InstanceLimits(Answer, frozen=True, kw_only=True):
     """What an instance can do; None is unlimited. `cpu_share` is in cores."""
 
     ops_per_s: float | None
@@ -47,7 +47,7 @@ class InstanceNow(Answer, frozen=True, kw_only=True):
     instance: str
     load: float
     """The largest used fraction of its capacity; 1 is full."""
-    capacity: Limits
+    capacity: InstanceLimits
     ops_per_s: float
     bytes_per_s: float
     cpu_share: float

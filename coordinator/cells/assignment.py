@@ -30,7 +30,7 @@ def cell_of(shard: str, count: int) -> str:
 
 
 def owners(cells: Iterable[str], live: Collection[str]) -> dict[str, str]:
-    """Cell -> the live coordinator that shall lead it; empty when none is live.
+    """Cell -> the live coordinator that must lead it; empty when none is live.
 
     Hashing with bounded loads: nobody gets more than the fair share, rounded up, and every party
     that sees the same coordinators finds the same owners.

@@ -1,9 +1,9 @@
 """Which cells this coordinator leads: it registers, sees who else lives, and stands for its share.
 
 Each cell has an election of its own; its leader writes through a `FencedStore` (I9), so one that
-was followed unawares can change nothing. Who lives is told by registrations under leases: when one
-ends, its cells fall to the others; when one joins, each gives back what is the new one's share. The
-views of two coordinators may differ for a moment; then a cell has one leader, or none, never two.
+was replaced without knowing it can change nothing. Registrations under leases say who lives: when
+one ends, its cells fall to the others; when one joins, each gives back what is the new one's share.
+The views of two coordinators may differ for a moment: a cell then has one leader or none, not two.
 """
 
 import asyncio

@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
 
 def move(
     shard: Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")],
-    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Where it shall go.")],
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Where it goes.")],
     strategy: Annotated[
         str, typer.Option(help="auto, switch, shadow, log-shipping, copy-on-write")
     ] = "auto",

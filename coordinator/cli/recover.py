@@ -42,7 +42,7 @@ def recover(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where the coordinator's folder shall be; with --data: DIR/coordinator.",
+            help="Where the coordinator's folder goes; with --data: DIR/coordinator.",
         ),
     ] = None,
     metadata: Annotated[

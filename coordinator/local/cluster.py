@@ -138,7 +138,7 @@ class LocalCluster:
 
     @property
     def addresses(self) -> str:
-        """All processes, for a client that shall work while a coordinator is down."""
+        """All processes, for a client that must work while a coordinator is down."""
         return ",".join(p.address for p in self._processes())
 
     @property

@@ -36,7 +36,7 @@ def preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
     if not facts.target_heard or record.target_instance not in facts.incarnations:
         return Wait(POLL_S, f"{record.target_instance} is silent")
     after = advance(record, State.CUTOVER, facts.now_us)
-    return RecordWrite(after, replace(shard, seal=record.id), "the source shall seal")
+    return RecordWrite(after, replace(shard, seal=record.id), "the source must seal")
 
 
 def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
@@ -128,7 +128,7 @@ def seal_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
         return None
     if open_.status is ShardStatus.OPEN and open_.seal != record.id:
         asked = replace(open_, seal=record.id, migration=record.id)
-        return RecordWrite(record, None, "the successor shall seal", successor=asked)
+        return RecordWrite(record, None, "the successor must seal", successor=asked)
     if open_.status is not ShardStatus.SEALING:
         return Wait(SEAL_POLL_S, "the successor drains and seals")
     incarnation = facts.incarnations.get(record.source.instance)

@@ -88,7 +88,7 @@ class RecordWrite:
     draws: int | None = None
     ramp: RampState | None = None
     successor: ShardRecord | None = None
-    """Copy-on-write: the successor's record as it shall be, and compared."""
+    """Copy-on-write: the successor's record as it will be, and compared."""
     created: ShardRecord | None = None
     log: LogRecord | None = None
     """The log's record with the next shard's number drawn."""

@@ -176,7 +176,7 @@ def check_used(strategy: str, given: Iterable[str]) -> None:
 
 
 def choose_strategy(strategy: str, shard: ShardRecord, target: str) -> str:
-    """What a move of `shard` to instance `target` shall be; `auto` is the one that copies least.
+    """The strategy of a move of `shard` to instance `target`; `auto` is the one that copies least.
 
     `InvalidArgumentError` when the target holds no copy to switch to, or one that is in the way.
     """

@@ -1,6 +1,6 @@
 """Emptying an instance: what is refused, what is left, and the moves of single copies.
 
-`/drains/INSTANCE` says that it shall be empty; it stands until it is cancelled, so a restarted or a
+`/drains/INSTANCE` says that it must be empty; it stands until it is cancelled, so a restarted or a
 new leader goes on, and nothing new is placed there. Copies of replicated logs go by repair's steps
 (`replicas.repair`): a new copy elsewhere, a switch of the primary, the removal. A shard with one
 copy goes by a `shadow` migration. Every cell's leader empties it of the shards of its cell.

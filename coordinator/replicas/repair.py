@@ -1,7 +1,7 @@
 """Keeping every shard at its log's number of replicas, off instances that are drained.
 
 `decide` is pure, the loop is the edge. It writes intents only (design note 0001): new learners,
-leave to admit them, members to remove, who shall lead. In a move the copies of its source and its
+leave to admit them, members to remove, who must lead. In a move the copies of its source and its
 target are the machine's alone; the others are kept at their number. One step at a time per shard;
 the next round sees the outcome.
 """
@@ -160,7 +160,7 @@ def _empty(
         if heir is None or shard.hand_over is not None:
             return None
         switched = replace(shard, hand_over=heir.replica_id)
-        return Step(switched, f"{shard.primary.instance} is draining: {heir.instance} shall lead")
+        return Step(switched, f"{shard.primary.instance} is draining: {heir.instance} must lead")
     if len(holding) < wanted:
         return None
     leave = [m for m in shard.in_sync if m not in holding]
@@ -238,7 +238,7 @@ class RepairLoop:
                     continue
                 if step.add is not None and len(shard.in_sync) >= options.replicas:
                     if learning >= DRAIN_COPIES_MAX:
-                        continue  # nothing is missing but the instance shall be emptied
+                        continue  # nothing is missing but the instance must be emptied
                     learning += 1
                 if await self._write(item, step):
                     steps += 1

@@ -1,4 +1,4 @@
-"""Where the time of each log is, by many reporters, none of whom is trusted alone. Pure.
+"""Where the time of each log is, by many reporters; none is trusted alone. Pure.
 
 Logs that count by their records' times (`LogClock`): each reporter has a clock of its own, which no
 single report moves far (`profiler.slot_clock`); the log's time is the newest slot that reporters of

@@ -11,8 +11,8 @@ from coordinator.answers.base import fields_of
 from coordinator.answers.statistics import (
     ForecastAnswer,
     Heatmap,
+    InstanceLimits,
     InstanceNow,
-    Limits,
     ModelScore,
     ShardSlot,
     Stats,
@@ -213,7 +213,7 @@ def _scores(scores: Mapping[str, Mapping[int, Score]]) -> dict[str, dict[str, Mo
 
 
 def _instance_now(status: DataStoreStatus, *, alive: bool) -> InstanceNow:
-    held = fields_of(status) | {"capacity": Limits(**fields_of(status.capacity))}
+    held = fields_of(status) | {"capacity": InstanceLimits(**fields_of(status.capacity))}
     return InstanceNow(**held, available=status.available, alive=alive)
 
 

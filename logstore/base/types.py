@@ -8,6 +8,7 @@ from types import MappingProxyType
 import msgspec
 
 from logstore.base.public import public
+from sharder.shard_map import ShardStatus as ShardStatus
 
 NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -27,12 +28,6 @@ class Compression(StrEnum):
     NONE = "none"
     LZ4 = "lz4"
     ZSTD = "zstd"
-
-
-class ShardStatus(StrEnum):
-    OPEN = "open"
-    SEALING = "sealing"
-    SEALED = "sealed"
 
 
 class TimestampPolicy(StrEnum):

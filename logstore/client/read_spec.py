@@ -127,7 +127,7 @@ class ReadPlace:
     def request(self, shard: Shard, shown: int, caller: common_pb2.Caller) -> log_pb2.ReadRequest:
         spec = self._spec
         if self._resumed:
-            # A replica that lags behind what was read shall wait, not call the start out of range.
+            # A replica that lags behind what was read must wait, not call the start out of range.
             shown = max(shown, self.offset, self.stop or 0)
         if shard.sealed_end is not None:
             # S4: a sealed shard ends there, not at some replica's high watermark.

@@ -190,7 +190,7 @@ class Sender:
 
     @guarded
     def on_broken(self, stream: AppendStream, error: LogstoreError) -> None:
-        """A stream is gone; one that this lane has left already is nothing to it."""
+        """A stream is gone; the lane ignores one that it has left already."""
         if self._stream is not stream:
             return
         self._stream = None

@@ -56,7 +56,7 @@ class AppendStream:
         self._wake.set()
 
     def forget(self, owner: Owner) -> None:
-        """The owner left: what is still to come for its batches is nothing to it."""
+        """The owner left: it ignores what is still to come for its batches."""
         gone = {number for number, (one, _) in self._sent.items() if one is owner}
         for number in gone:
             del self._sent[number]

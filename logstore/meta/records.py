@@ -219,9 +219,9 @@ class ShardRecord:
     admit: tuple[int, ...] = ()
     """Replica ids of learners that the primary may add to the in-sync set (P3)."""
     hand_over: int | None = None
-    """Replica id of the in-sync member that the primary shall make primary (H1)."""
+    """Replica id of the in-sync member that the primary must make primary (H1)."""
     remove: tuple[int, ...] = ()
-    """Replica ids that the primary shall drop from the in-sync set (P3)."""
+    """Replica ids that the primary must drop from the in-sync set (P3)."""
     seal: str | None = None
     """Id of the reshape that wants the primary to seal this shard (S1)."""
     first_members: tuple[int, ...] = ()

@@ -41,7 +41,7 @@ PAYLOAD_BYTES_MAX = MESSAGE_BYTES_MAX - ROOM_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReadAnswer:
     """A message and the bytes of its payload; asking the message for them would copy it."""
 
     message: log_pb2.ReadResponse
@@ -86,7 +86,7 @@ def answers_of(
     stop: int,
     left: int | None,
     mark: int,
-) -> Iterator[Answer]:
+) -> Iterator[ReadAnswer]:
     """Answers with the records of `batches` in [at, stop) that qualify, `left` at most (None: all).
 
     Lazy: a batch is unpacked when its first answer is asked for. Raises LimitExceededError for a
@@ -170,7 +170,7 @@ class _Gathered:
         self._rows += piece.num_rows
         self._bytes += size
 
-    def flush(self) -> Iterator[Answer]:
+    def flush(self) -> Iterator[ReadAnswer]:
         if self._parts:
             parts, self._parts, self._rows, self._bytes = self._parts, [], 0, 0
             yield _joined(self._shard, parts, self._mark)
@@ -186,7 +186,7 @@ def _answer(
     next_offset: int,
     flags: int,
     append_time_us: int = 0,
-) -> Answer:
+) -> ReadAnswer:
     """What the transport would refuse for ever is told instead, with its place."""
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise LimitExceededError.of(
@@ -205,10 +205,10 @@ def _answer(
         high_watermark=mark,
         next_offset=next_offset,
     )
-    return Answer(answer, len(payload))
+    return ReadAnswer(answer, len(payload))
 
 
-def _as_stored(shard: str, batch: StoredBatch, mark: int) -> Answer:
+def _as_stored(shard: str, batch: StoredBatch, mark: int) -> ReadAnswer:
     return _answer(
         shard,
         mark,
@@ -221,7 +221,7 @@ def _as_stored(shard: str, batch: StoredBatch, mark: int) -> Answer:
     )
 
 
-def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> Answer:
+def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> ReadAnswer:
     rows = parts[0]
     if len(parts) > 1:
         rows = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]

@@ -26,7 +26,7 @@ class Source(Protocol):
     durability: Durability
 
     def next_write(self, max_bytes: int) -> ReplicaWrite | None:
-        """What shall be written now, about `max_bytes` at most; None when nothing waits."""
+        """What to write now, about `max_bytes` at most; None when nothing waits."""
         ...
 
     def written(self) -> None:

@@ -121,7 +121,7 @@ class NodeConfig(MetadataSettings):
     replace: bool = False
     """The disk of this instance is lost: begin with an empty one."""
     accept_generation: Annotated[str | None, Field(pattern=r"^[0-9a-f]{16}$")] = None
-    """Id of a recovered metadata generation that this directory shall accept."""
+    """Id of a recovered metadata generation that this directory must accept."""
     reclaim_interval_s: Annotated[float, Interval(ge=0.1, le=3600), Unit("s")] = 5.0
     """How often retired copies are looked at."""
     disk_free_share_min: Annotated[float, Interval(ge=0, le=1), Unit("share")] = 0.05

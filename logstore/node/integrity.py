@@ -6,7 +6,7 @@ another in-sync member vouches for the log it leaves, is deleted, and repair bui
 
 With one replica nobody can vouch. Its batches are checked one by one, so it goes on serving reads
 of those that are whole, answers the others with the error that names their place, and takes no
-appends: a disk that rots shall get no new records.
+appends: a disk that rots must get no new records.
 """
 
 import asyncio

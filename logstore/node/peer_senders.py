@@ -1,4 +1,4 @@
-"""Whom the primary pushes to, and what it may still have to push to them, from memory."""
+"""The peers that the primary sends to, and the batches that it may still have to send."""
 
 import asyncio
 from bisect import bisect_left

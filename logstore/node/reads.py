@@ -18,7 +18,7 @@ from logstore.base.errors import (
 )
 from logstore.base.limits import SCAN_CHUNK_BYTES
 from logstore.engine.port import Engine
-from logstore.node.answers import Answer, Query, answers_of
+from logstore.node.answers import Query, ReadAnswer, answers_of
 from logstore.proto.v1 import log_pb2
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Steps:
         """Records still wanted; None: all."""
         self.stop = at
         """Where the newest fetch was to end."""
-        self._open: Iterator[Answer] | None = None
+        self._open: Iterator[ReadAnswer] | None = None
         self._failed: LogstoreError | None = None
         """Raised by the next step: what is before the failure is answered first."""
         self._fetch_bytes_max = KEY_FETCH_BYTES_MAX if query.key is not None else SCAN_CHUNK_BYTES
@@ -59,13 +59,13 @@ class Steps:
             return True
         return self.left != 0 and (self._open is not None or self._at < stop)
 
-    def step(self, stop: int, mark: int) -> list[Answer]:
+    def step(self, stop: int, mark: int) -> list[ReadAnswer]:
         """The next answers, none if what was fetched has none; on a reader thread."""
         if self._failed is not None:
             raise self._failed
         if self._open is None:
             self._open = self._fetch(stop, mark)
-        found: list[Answer] = []
+        found: list[ReadAnswer] = []
         size = 0
         try:
             for answer in self._open:
@@ -82,7 +82,7 @@ class Steps:
         self._open = None
         return found
 
-    def _fetch(self, stop: int, mark: int) -> Iterator[Answer]:
+    def _fetch(self, stop: int, mark: int) -> Iterator[ReadAnswer]:
         at, bytes_max, key = self._at, self._fetch_bytes, self._query.key
         self._fetch_bytes = min(2 * bytes_max, self._fetch_bytes_max)
         if key is None:
@@ -116,7 +116,7 @@ async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
         await replica.wait_mark(left_s)
 
 
-async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIterator[Answer]:
+async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIterator[ReadAnswer]:
     """Answers in offset order up to the high watermark at the call (or `stop`); a tail goes on.
 
     Errors: OutOfRangeError for a start past the end or below the trim offset, NotServingError
@@ -130,7 +130,7 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
     if query.since_us is not None:
         at = max(at, engine.offset_at_time(me, query.since_us))
     steps = Steps(engine, me, replica.shard, query, at)
-    ahead: asyncio.Task[list[Answer]] | None = None
+    ahead: asyncio.Task[list[ReadAnswer]] | None = None
     try:
         while ahead is not None or steps.left != 0:
             mark = replica.high_watermark if tail else mark
@@ -177,7 +177,7 @@ def _begin(replica: "Replica", query: Query, mark: int) -> tuple[int, bool]:
     return start, query.start is None and base > 0
 
 
-def _begins_at(replica: "Replica", base: int, mark: int) -> Answer:
+def _begins_at(replica: "Replica", base: int, mark: int) -> ReadAnswer:
     """Told before the first record, also when nothing qualifies."""
     message = log_pb2.ReadResponse(
         shard=replica.shard,
@@ -186,7 +186,7 @@ def _begins_at(replica: "Replica", base: int, mark: int) -> Answer:
         next_offset=base,
         log_start=base,
     )
-    return Answer(message, 0)
+    return ReadAnswer(message, 0)
 
 
 def _ends(replica: "Replica", offset: int) -> bool:
@@ -194,12 +194,12 @@ def _ends(replica: "Replica", offset: int) -> bool:
     return replica.is_sealed() and offset >= (replica.record.sealed_end or 0)
 
 
-def _end_of(replica: "Replica", at: int, mark: int) -> Answer:
+def _end_of(replica: "Replica", at: int, mark: int) -> ReadAnswer:
     """A sealed shard's end is told also when nothing qualified (S4)."""
     message = log_pb2.ReadResponse(
         shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at, sealed=True
     )
-    return Answer(message, 0)
+    return ReadAnswer(message, 0)
 
 
 async def _in_thread(replica: "Replica", work: Callable[..., T], *arguments: object) -> T:

@@ -16,7 +16,7 @@ from logstore.replication.follower import plan_apply, plan_probe
 class Receiver:
     """One copy's log as others fill it. A `Source` of the group commit; loop only.
 
-    `matched` is the end that was compared with the primary of the term `reign` (P5).
+    `matched` is the end that was compared with the primary of `term` (P5).
     """
 
     replica_id: int

@@ -98,8 +98,7 @@ class Replica:
         self._leading = False
         self.landing = 0
         """More than 0: it is to lead as soon as what is being written here has landed."""
-        self.stepped_down = False
-        """It left the in-sync set because this process stops: nobody shall count on it again."""
+        self.stepped_down = False  # it left the in-sync set, since this process stops
         known = next((m for m in node.engine.replicas() if m.replica_id == member.replica_id), None)
         self.exists = known is not None
         end = node.engine.end(member.replica_id) if known else Position()
@@ -295,7 +294,7 @@ class Replica:
                 self._end_at_seal()
 
     def _leads_at_once(self, record: ShardRecord, revision: int) -> bool:
-        """False: this copy shall lead while something is being written to it. Where its log ends is
+        """False: this copy must lead while something is being written to it. Where its log ends is
         known only then, so the configuration is taken up as soon as that has landed (P4, S1)."""
         mine = record.primary.replica_id == self.member.replica_id
         if not mine or self.role is Role.PRIMARY:

@@ -1,4 +1,4 @@
-"""Who calls whom: members say their cluster and whom they mean, and a wrong one is refused.
+"""Who calls and who is called: members state both and their cluster; a wrong one is refused.
 
 An address may be another cluster's by now, or another instance's. Clients of users say nothing.
 """
@@ -59,7 +59,7 @@ class MemberChannel(grpc.aio.Channel):
 def check_caller(
     said: "Iterable[tuple[str, str | bytes]] | None", cluster: str, instance: str = ""
 ) -> None:
-    """`WrongClusterError` when a caller that says whom it means does not mean us.
+    """`WrongClusterError` when the caller names another member than us.
 
     `cluster`, `instance`: ours; an empty one is not known yet, or not asked for.
     """

@@ -42,7 +42,7 @@ def demoted(record: ShardRecord, member: Member) -> ShardRecord:
 
 
 def removed(record: ShardRecord, ids: Iterable[int]) -> ShardRecord:
-    """Members that shall go altogether."""
+    """Members that must go altogether."""
     gone = set(ids)
     learners = tuple(m for m in record.learners if m.replica_id not in gone)
     return replace(without(record, gone, learners), remove=())

@@ -48,13 +48,13 @@ class Doubt(MachineState):
         return self.unsure and (self.damaged or len(self._record().in_sync) > 1)
 
     def to_survey(self) -> tuple[Member, ...]:
-        """Whom the edge shall ask: the other in-sync members, or the learners of an only one."""
+        """The members to ask: the others in sync, or the learners of an only one."""
         record = self._record()
         others = tuple(m for m in record.in_sync if m.replica_id != self.me.replica_id)
         return others or record.learners
 
     def needs_survey(self) -> bool:
-        """The edge shall ask those `to_survey` and report `Surveyed`."""
+        """The edge must ask those `to_survey` and report `Surveyed`."""
         if self.role is Role.PRIMARY and self._asks_learners():
             return self.pending is None and not self.term_began
         return (

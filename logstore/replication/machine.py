@@ -52,7 +52,7 @@ class ReplicationMachine(Doubt, Handing):
 
     # ---- the door --------------------------------------------------------------------------
 
-    def handle(self, event: Event, now_s: float) -> list[Effect]:
+    def handle(self, event: Event, now_s: float) -> list[Effect]:  # noqa: C901 (one case an event)
         """Take one event; `now_s` is monotonic. Returns the effects in the order to carry out."""
         self._out = []
         match event:

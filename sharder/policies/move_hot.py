@@ -23,7 +23,7 @@ from sharder.risk import Floats, move_cost, upper_bound
 _COMPARED_MAX = 64
 """Shards of an instance that are compared by the outlook, those of least disturbance first."""
 _LOAD_MIN = 0.01
-"""Share of capacity that a shard is reckoned to carry at least, when gain per load is compared."""
+"""Share of capacity that a shard is taken to carry at least, when gain per load is compared."""
 
 
 @dataclass(frozen=True, slots=True)

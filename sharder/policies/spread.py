@@ -1,7 +1,7 @@
 """Spread replicas: the copies of a shard belong in different zones.
 
 Proposes `replicate` operators: a new copy on `target`, in a zone that holds none, in place of the
-one on `source`. The primary stays; the load of followers is not reckoned.
+one on `source`. The primary stays; the load of followers is not counted.
 """
 
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ class Static:
 
 
 def greedy_homes(profile: Floats, instances: int) -> list[int]:
-    """Initial placement from history: `profile` [C, H] of loads to be reckoned with.
+    """Initial placement from history: `profile` [C, H] of loads to expect.
 
     The largest first, each to the instance whose highest load stays lowest with it (LPT).
     """

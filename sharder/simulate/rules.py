@@ -94,7 +94,7 @@ class Pip483:
 class MemoryRule:
     """Reactive with memory: a shard's load is the highest of its last `memory_s`.
 
-    So what was hot is reckoned hot for a while, and nothing comes back too soon.
+    So what was hot counts as hot for a while, and nothing comes back too soon.
     """
 
     def __init__(self, series: Series, memory_s: float = 7_200.0, limit: float = 0.9) -> None:

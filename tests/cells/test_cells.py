@@ -1,4 +1,4 @@
-"""The pure part: which cell a shard is in, who shall lead which, and what one does about it."""
+"""The pure part: which cell a shard is in, who must lead which, and what one does about it."""
 
 import pytest
 

@@ -44,7 +44,7 @@ def told(text: str) -> None:
 
 @contextlib.contextmanager
 def engine(*, stay: bool) -> Iterator[dict[str, str]]:
-    """The environment of docker commands; ends an engine of ours unless it shall stay."""
+    """The environment of docker commands; ends an engine of ours unless it must stay."""
     host = command("scripts/docker-engine", "up", limit_s=BUILD_LIMIT_S).split()[-1]
     try:
         yield {"DOCKER_HOST": host}

@@ -88,7 +88,7 @@ def test_a_drained_primary_is_replaced_then_switched_then_removed() -> None:
     story = emptied(shard(0, 1, 2), cluster("i0"))
     assert story == [
         "a copy on i3",
-        "i0 is draining: i1 shall lead",
+        "i0 is draining: i1 must lead",
         "i0 is draining",
     ]
 

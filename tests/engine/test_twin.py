@@ -45,7 +45,7 @@ def compare(ours: Engine, twin: Engine, rng: random.Random) -> None:
             assert outcome(ours, call, *args) == outcome(twin, call, *args), (call, args)
 
 
-def step(engines: list[Engine], rng: random.Random) -> None:
+def step(engines: list[Engine], rng: random.Random) -> None:  # noqa: C901
     r, twin = rng.choice(IDS), engines[-1]
     held = {m.replica_id: m for m in twin.replicas()}
     kind = rng.choices(

@@ -23,7 +23,7 @@ from logstore.engine.batch import (
 )
 from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
-from logstore.node.answers import ANSWER_BYTES, Answer, Query, answers_of, pieces
+from logstore.node.answers import ANSWER_BYTES, Query, ReadAnswer, answers_of, pieces
 from logstore.node.messages import BATCHES_BYTES_MAX, batch_message, fitting, parts_of, sent_bytes
 from logstore.node.reads import STEP_BYTES, Steps
 from logstore.proto.v1 import log_pb2, node_pb2
@@ -180,7 +180,7 @@ class Counting(MemoryEngine):
         return found
 
 
-def run(engine: Counting, asked: Query) -> Iterator[list[Answer]]:
+def run(engine: Counting, asked: Query) -> Iterator[list[ReadAnswer]]:
     """A whole read, step by step, as the edge does it."""
     mark = engine.end(1).end
     stop = mark if asked.stop is None else min(mark, asked.stop)
@@ -189,7 +189,7 @@ def run(engine: Counting, asked: Query) -> Iterator[list[Answer]]:
         yield steps.step(stop, mark)
 
 
-def drain(answers: Iterable[Answer], into: list[Row]) -> None:
+def drain(answers: Iterable[ReadAnswer], into: list[Row]) -> None:
     for answer in answers:
         into += rows_of(answer.message)
 

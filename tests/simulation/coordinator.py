@@ -11,7 +11,7 @@ import coordinator.replicas.drain
 from coordinator.cells.assignment import cell_names
 from coordinator.cells.cell import Cell
 from coordinator.config import CoordinatorConfig
-from coordinator.core import Coordinator, steady
+from coordinator.core import CoordinatorCore, steady
 from coordinator.migration.records import MoveOptions
 from logstore.base.errors import LogstoreError
 from logstore.base.types import START, ShardStatus
@@ -119,7 +119,7 @@ class SimCoordinator:
         self.address = coordinator_address(number)
         self._cluster, self._config = cluster, config
         self.process = Process(self.name, alive=False)
-        self.core: Coordinator | None = None
+        self.core: CoordinatorCore | None = None
         """What runs, from when it has begun."""
         self.on_start: Callable[[SimCoordinator], None] = lambda coordinator: None
 
@@ -138,7 +138,7 @@ class SimCoordinator:
 
     async def _run(self, process: Process) -> None:
         env, store = steady(self.world.env()), SimStore(self._cluster)
-        core = Coordinator(self._config, env, store, leader_ttl_s=LEADER_TTL_S)
+        core = CoordinatorCore(self._config, env, store, leader_ttl_s=LEADER_TTL_S)
         try:
             await core.begin()
             services, network = core.services(), self._cluster.network

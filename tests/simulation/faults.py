@@ -151,7 +151,7 @@ class Faults:
 
     @property
     def tired(self) -> bool:
-        """The clients had a hard time for long enough: they shall come to an end."""
+        """The clients had a hard time for long enough: they must come to an end."""
         return self.world.now_s - self._began_s > TIRED_S
 
     def _again(self, work: Callable[[], None], gap_s: float) -> None:
@@ -356,7 +356,7 @@ class Faults:
         self._note(fault, role.value, node.name, shard)
         self._node_fault(fault, node)
 
-    def _node_fault(self, fault: str, node: SimNode) -> None:
+    def _node_fault(self, fault: str, node: SimNode) -> None:  # noqa: C901
         rng, name, network = self.world.chaos, node.name, self.cluster.network
         match fault:
             case "kill":

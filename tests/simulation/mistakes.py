@@ -149,7 +149,7 @@ class Mistakes:
             if node.instance is not None and node.instance.registration.refused is not None:
                 node.kill()  # it was about to claim its name, and ended
             if node.name in unaware:
-                self.world.tell(f"{node.name} shall accept the store by hand")
+                self.world.tell(f"{node.name} must accept the store by hand")
                 node.kill()
                 node.tainted |= {m.replica_id for m in node.engine.replicas()}
                 node.accepts = before.items[GENERATION].value.decode()

@@ -123,7 +123,7 @@ class Upkeep:
     # ---- drains ------------------------------------------------------------------------------
 
     def drained(self) -> list[str]:
-        """The instances that shall be empty, as the store says."""
+        """The instances that must be empty, as the store says."""
         items = self.faults.cluster.tables.range(DRAINS).items
         return [item.key.removeprefix(DRAINS) for item in items]
 

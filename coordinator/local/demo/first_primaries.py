@@ -2,7 +2,7 @@
 
 With one copy of each shard there is nothing to do. With more, whoever came back first leads. The
 wish is written as an intent that each primary carries out (H1), by compare-and-swap; no migration
-is made of it, for the planner shall not take it for one.
+is made of it, for the planner must not take it for one.
 """
 
 import asyncio

@@ -1,0 +1,1 @@
+"""Generated from the .proto files by `python -m logstore.proto.generate`."""
