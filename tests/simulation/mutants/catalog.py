@@ -3,6 +3,7 @@
 from tests.simulation.mutants import (
     appends,
     found,
+    found_later,
     identity,
     moves,
     planted_appends,
@@ -16,6 +17,7 @@ from tests.simulation.mutants.mutant import Mutant
 THEMES = (
     appends,
     found,
+    found_later,
     identity,
     moves,
     planted_appends,

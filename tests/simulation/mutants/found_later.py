@@ -1,0 +1,114 @@
+"""What styles and the real coordinator found, as it was before the mend ("What it found")."""
+
+from tests.simulation.mutants.mutant import Edit, Mutant
+
+MUTANTS = (
+    Mutant(
+        number=121,
+        name="sent-appends-refused",
+        what="A copy that ends refuses appends which its peers hold (I6).",
+        edits=(
+            Edit(
+                file="logstore/node/replica.py",
+                function="Replica.close",
+                before='self.writer.stop(UnavailableError(f"{error.message}, outcome unknown"))',
+                after="self.writer.stop(error)",
+            ),
+        ),
+    ),
+    Mutant(
+        number=122,
+        name="dropped-copy-counts-as-there",
+        what="A learner that drops its copy to begin anew goes on as if it had it (F3).",
+        edits=(
+            Edit(
+                file="logstore/node/catch_up.py",
+                function="CatchUp._after_trim",
+                before="replica.dropped()",
+                after="pass",
+            ),
+        ),
+    ),
+    Mutant(
+        number=123,
+        name="registered-before-a-generation",
+        what="With etcd a coordinator writes before it begins a generation (I13).",
+        edits=(
+            Edit(
+                file="coordinator/core.py",
+                function="CoordinatorCore.begin",
+                before="lineage = await open_generation(store, self.env, by)",
+                after="""
+                    from logstore.meta.generations import ensure_generation
+                    lineage = await ensure_generation(store, self.env, by)
+                """,
+            ),
+        ),
+        mistakes="metadata rolled back",
+    ),
+    Mutant(
+        number=124,
+        name="extra-learner-stays",
+        what="A learner that nobody needs is neither admitted nor removed (liveness).",
+        edits=(
+            Edit(
+                file="coordinator/replicas/repair.py",
+                function="decide",
+                before="if len(holding) >= wanted and shard.learners:",
+                after="if len(holding) >= wanted and shard.learners and wanted < 0:",
+            ),
+        ),
+    ),
+    Mutant(
+        number=125,
+        name="trimmed-mark-is-divergence",
+        what="A peer whose mark was trimmed at its primary is set aside as diverged (I13).",
+        edits=(
+            Edit(
+                file="logstore/node/peer_sender.py",
+                function="PeerSender._probe",
+                before="if mark.end < engine.base(me).end:",
+                after="if mark.end < 0:",
+            ),
+        ),
+    ),
+    Mutant(
+        number=126,
+        name="retry-of-a-trimmed-append",
+        what="An append that comes again after its record was trimmed ends the commit task (P10).",
+        edits=(
+            Edit(
+                file="logstore/node/writer.py",
+                function="ShardWriter._time_at",
+                before="except OutOfRangeError: return self._last_time_us",
+                after="except OutOfRangeError: raise",
+            ),
+        ),
+    ),
+    Mutant(
+        number=127,
+        name="drains-count-alone",
+        what="A drain counts on places that another drain's copies need (liveness).",
+        edits=(
+            Edit(
+                file="coordinator/replicas/drain.py",
+                function="check_drain",
+                before="m.instance not in cluster.draining]",
+                after="m.instance != instance]",
+            ),
+        ),
+    ),
+    Mutant(
+        number=128,
+        name="drains-checked-together",
+        what="Two drains are each checked before the other is written (liveness).",
+        edits=(
+            Edit(
+                file="coordinator/replicas/drain.py",
+                function="Drains.begin",
+                before="async with self._beginning:",
+                after="if True:",
+            ),
+        ),
+    ),
+)
