@@ -125,16 +125,19 @@ def _beside(
     missing = options.replicas - stay - (len(others) - len(learners))
     if missing <= 0:
         return None
-    for m in learners:
-        may_join = m.replica_id not in shard.admit and m.instance not in cluster.draining
-        if may_join and cluster.is_alive(m.instance):
-            admitted = replace(shard, admit=(*shard.admit, m.replica_id))
-            return Step(admitted, f"{m.instance} may join, in {move.id}")
-    if len(learners) >= missing:
+    able = [m for m in learners if m.replica_id not in shard.admit and cluster.is_alive(m.instance)]
+    staying = [m for m in learners if m.instance not in cluster.draining]
+    waiting = next((m for m in able if m in staying), None)
+    if waiting is None and len(staying) < missing:
+        taken = {*apart, *(m.instance for m in shard.members())}
+        home = choose_instance(sorted(taken), cluster)
+        if home is not None:
+            return Step(shard, f"a copy on {home.instance}, in {move.id}", add=home)
+        waiting = next(iter(able), None)  # it is drained once the move has made room
+    if waiting is None:
         return None
-    taken = {*apart, *(m.instance for m in shard.members())}
-    home = choose_instance(sorted(taken), cluster)
-    return Step(shard, f"a copy on {home.instance}, in {move.id}", add=home) if home else None
+    admitted = replace(shard, admit=(*shard.admit, waiting.replica_id))
+    return Step(admitted, f"{waiting.instance} may join, in {move.id}")
 
 
 def _without_learner(shard: ShardRecord, learner: Member) -> ShardRecord:

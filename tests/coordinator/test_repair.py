@@ -278,6 +278,20 @@ def test_in_a_move_nothing_is_done_without_need_or_during_a_hand_over() -> None:
     assert decide(short, OPTIONS, cluster()) is None, "a split or merge"
 
 
+def test_in_a_move_a_drained_copy_joins_where_nobody_else_has_room() -> None:
+    """Else the source, which may not leave (`min_in_sync`), and the drain wait for each other."""
+    two = LogOptions(replicas=2, min_in_sync=2)
+    late = replace(moving(0, fell_out=(2,), target=True), remove=(1,))
+    late = replace(late, primary=late.in_sync[-1])
+    step = decide(late, two, cluster("i2", silent={"i1": 5.0}), move(0, 3))
+    assert step is not None
+    assert step.record.admit == (3,)
+    step = decide(late, two, cluster("i2"), move(0, 3))
+    assert step is not None
+    assert step.add is not None
+    assert step.add.instance == "i1", "an instance that stays is better"
+
+
 async def test_a_lost_learner_leaves_with_a_tombstone() -> None:
     store, env = WatchedStore(), Env()
     for record in cluster().instances.values():
