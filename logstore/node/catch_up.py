@@ -152,8 +152,20 @@ class CatchUp:
         self._from_end = False
         async with replica.apply_lock:
             await replica.settled()
+            self._cut_above_mark()
             replica.node.engine.drop_replica(replica.member.replica_id)
             replica.dropped()
+
+    def _cut_above_mark(self) -> None:
+        """What lies above our mark is not the source's log, or comes again from it (P5); what lies
+        below was trimmed there, so all of this copy may go (I13)."""
+        meta, engine = self._meta(), self._replica.node.engine
+        if meta is None:
+            return
+        mark = max(meta.high_watermark, meta.base.end)
+        ends = range(mark, meta.base.end - 1, -1)
+        cut = next(end for end in ends if engine.position_at(meta.replica_id, end) is not None)
+        engine.truncate(meta.replica_id, cut, self._replica.options.durability)
 
     async def _pull(self) -> None:
         replica = self._replica

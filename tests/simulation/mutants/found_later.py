@@ -111,4 +111,30 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=129,
+        name="drained-copy-never-joins",
+        what="In a move a copy on a draining instance never joins, room or not (liveness).",
+        edits=(
+            Edit(
+                file="coordinator/replicas/repair.py",
+                function="_beside",
+                before="waiting = next(iter(able), None)",
+                after="pass",
+            ),
+        ),
+    ),
+    Mutant(
+        number=130,
+        name="whole-copy-dropped-after-a-trim",
+        what="A learner that begins anew drops what lies above its mark with its copy (I13).",
+        edits=(
+            Edit(
+                file="logstore/node/catch_up.py",
+                function="CatchUp._after_trim",
+                before="self._cut_above_mark()",
+                after="pass",
+            ),
+        ),
+    ),
 )
