@@ -103,14 +103,13 @@ def check_drain(
         limit, rate = capacity.stored_bytes, capacity.ops_per_s
         spare_bytes[name] = float("inf") if limit is None else float(limit - stored)
         spare_ops += float("inf") if rate is None else max(0.0, rate - ops)
-    held = [s for s in shards if s.member_on(instance) is not None]
-    for shard in sorted(held, key=lambda s: -sizes.get(s.shard, 0)):
-        size = sizes.get(shard.shard, 0)
+    for shard in sorted(shards, key=lambda s: -sizes.get(s.shard, 0)):
+        here, size = shard.member_on(instance) is not None, sizes.get(shard.shard, 0)
         stay = [m.instance for m in shard.members() if m.instance not in cluster.draining]
         zones = {cluster.instances[m.instance].zone for m in shard.members()
                  if m.instance in cluster.instances}  # fmt: skip
         wanted = replicas.get(shard.log, len(shard.in_sync))
-        for _ in range(max(1, wanted - len(stay))):
+        for _ in range(max(int(here), wanted - len(stay))):  # also what repair or a drain owes
             full = [name for name in alive if spare_bytes[name] < size and name not in stay]
             home = choose_instance([*stay, *full], cluster, zones_of=stay)
             if home is None:
@@ -126,7 +125,7 @@ def check_drain(
             spare_bytes[home.instance] -= size
             stay.append(home.instance)
         after = {cluster.instances[i].zone for i in stay if i in cluster.instances}
-        if len(after) < len(zones):
+        if here and len(after) < len(zones):
             raise RefusedError(
                 f"{instance} cannot be drained: the copies of shard {shard.shard} would be in "
                 f"{len(after)} zones instead of {len(zones)}"

@@ -153,6 +153,15 @@ def test_a_drain_is_refused_when_another_one_needs_the_place() -> None:
         check_drain("i0", [shard(0, 2)], cluster("i0", "i1"), {}, {}, {"x": 3})
 
 
+def test_an_empty_instance_that_others_need_is_not_drained() -> None:
+    three = {"x": 3}
+    with pytest.raises(RefusedError, match="i3 cannot be drained: shard x/0 has no place"):
+        check_drain("i3", [shard(0, 1, 2)], cluster("i2", "i3"), {}, {}, three)
+    with pytest.raises(RefusedError, match="i3 cannot be drained: shard x/0 has no place"):
+        check_drain("i3", [shard(0, 1)], cluster("i2", "i3"), {}, {}, three)
+    check_drain("i3", [shard(0, 1, 2)], cluster("i3"), {}, {}, three)
+
+
 def test_a_drain_is_refused_when_bytes_or_operations_have_no_room() -> None:
     of = cluster("i0", zones="aaa")
     of = replace(

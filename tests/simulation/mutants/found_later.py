@@ -137,4 +137,17 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=131,
+        name="empty-instance-drained",
+        what="An empty instance is drained though another drain counts on it (liveness).",
+        edits=(
+            Edit(
+                file="coordinator/replicas/drain.py",
+                function="check_drain",
+                before="range(max(int(here), wanted - len(stay)))",
+                after="range(max(1, wanted - len(stay)) if here else 0)",
+            ),
+        ),
+    ),
 )
