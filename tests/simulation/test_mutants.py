@@ -1,6 +1,8 @@
 """The mutants follow the code: each applies to today's tree, and what is recorded is of them."""
 
 import ast
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,18 @@ def test_mutant_applies(mutant: Mutant, tmp_path: Path) -> None:
     mutant.apply(tmp_path)
     for file in {edit.file for edit in mutant.edits}:
         assert (tmp_path / file).read_bytes() != (ROOT / file).read_bytes()
+
+
+def test_mutants_use_names_that_are_there(tmp_path: Path) -> None:
+    """Else one is caught for a NameError, and not for its fault."""
+    for mutant in MUTANTS:
+        for file in {edit.file for edit in mutant.edits}:
+            (tmp_path / mutant.name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / mutant.name / file).write_bytes((ROOT / file).read_bytes())
+        mutant.apply(tmp_path / mutant.name)
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F822", "-q"]
+    said = subprocess.run([*ruff, tmp_path], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout
 
 
 def test_numbers_and_names_are_unique() -> None:

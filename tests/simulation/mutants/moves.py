@@ -16,7 +16,7 @@ MUTANTS = (
                     found = facts.verified
                     if True:
                         after = advance(record, State.SHADOWING, facts.now_us)
-                        return Commit(after, replace(shard, admit=(target.replica_id,)),
+                        return RecordWrite(after, replace(shard, admit=(target.replica_id,)),
                             'unseen')
                 """,
             ),
@@ -33,7 +33,7 @@ MUTANTS = (
                 before="return _hand_back(record, facts, shard)",
                 after="""
                     after = advance(record, State.ROLLED_BACK, facts.now_us)
-                    return Commit(after, released(shard), "let it be")
+                    return RecordWrite(after, released(shard), "let it be")
                 """,
             ),
         ),

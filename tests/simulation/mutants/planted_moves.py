@@ -117,7 +117,7 @@ MUTANTS = (
                 after="""
                     if record.id:
                         admit = (member.replica_id,)
-                        return Commit(record, replace(shard, admit=admit), "unseen")
+                        return RecordWrite(record, replace(shard, admit=admit), "unseen")
                     if found is None or found.replica_id != member.replica_id:
                 """,
             ),
@@ -148,7 +148,7 @@ MUTANTS = (
                 after="""
                     if holds(shard.in_sync, target):
                         after = advance(record, State.ROLLED_BACK, facts.now_us)
-                        return Commit(after, released(shard), "let it be")
+                        return RecordWrite(after, released(shard), "let it be")
                         if target.replica_id in shard.remove:
                 """,
             ),
