@@ -29,6 +29,8 @@ NAME = re.compile(r"(?<![\w./*-])(?:\.\./)*(?:[\w.-]+/)*[\w-]+$")
 """What stands before the ending of a file's name."""
 NAME_CHARS_MAX = 120
 MODULE = re.compile(rf"python -m ((?:{'|'.join(FOLDERS)})(?:\.\w+)*)")
+MADE = re.compile(r"^\+\+\+ (\S+)$", re.MULTILINE)
+"""Files that a how-to makes or changes; tests/howto proves that it can."""
 NOTE = re.compile(r"\bnotes? (\d{4})\b")
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 RULE = re.compile(
@@ -151,11 +153,14 @@ def undefined(path: str, text: str) -> set[str]:
 
 def missing(path: str, text: str) -> Iterator[str]:
     """Files, modules and design notes that the file at `path` names and that are not there."""
+    made = MADE.findall(text)
     for ending in FILE.finditer(text):
         stem = NAME.search(text[max(ending.start() - NAME_CHARS_MAX, 0) : ending.start()])
         if stem is None:
             continue
         name = stem[0] + ending[0]
+        if name in made:
+            continue
         if path.startswith("tests/") and name.partition("/")[0] not in FOLDERS:
             continue  # a scratch file of the test
         beside = os.path.normpath(Path(path).parent / name)
@@ -270,6 +275,7 @@ def test_a_planted_file_is_found(text: str) -> None:
     assert not list(
         missing("docs/x.md", "`logstore/node/writer.py`, note 0005, tests/test_rules.py")
     )
+    assert not list(missing("docs/x.md", "+++ docs/made.md\n see `docs/made.md`"))
 
 
 def test_a_planted_link_is_found() -> None:
