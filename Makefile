@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-cluster test-compose test-alerts soak-cluster bench bench-micro clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-cluster test-compose test-alerts soak-cluster bench bench-micro check-commits clean install lock
 
 install: $(READY)
 
@@ -31,6 +31,11 @@ check: $(READY)
 	$(BIN)/python -m logstore.base.error_reference --check
 	$(BIN)/python -m logstore.client.generate --check
 	$(BIN)/python -m coordinator.settings_reference --check
+
+BASE ?=
+
+check-commits:            ## subjects of the commits since BASE (default: origin/main)
+	@scripts/check-commits $(BASE)
 
 format: $(READY)
 	$(BIN)/ruff format .
