@@ -262,7 +262,7 @@ async def test_all_incarnations_changed_the_longest_leads_and_the_loss_is_record
         async with asyncio.timeout(LIMIT_S):
             while SHARD not in first.replicas or not first.replicas[SHARD].machine.suspect:
                 await asyncio.sleep(0.02)
-        await first.replicas[SHARD].health._ask_all()  # i2 is not heard: nobody leads
+        await first.replicas[SHARD].integrity._ask_all()  # i2 is not heard: nobody leads
         assert {r.replica_id for r in (await n.record(SHARD)).in_sync} == set(OLD.values())
         await n.start("i2")
         record = await n.until(SHARD, lambda r: bool(r.possible_loss), LIMIT_S)
