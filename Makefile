@@ -20,7 +20,7 @@ demo: $(READY)            ## the main job on real flights: forecast, move before
 	@$(BIN)/logstore demo $(ARGS)
 
 test: check               ## format, lint, types, imports, generated code; then every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
