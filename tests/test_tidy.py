@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from tests.replica_paths import paths_by_module
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("profiler", "sharder", "logstore", "coordinator", "bench")
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
+REPLICA_PATHS_MAX = 115
+"""Attributes of `Replica` that other modules of an instance reach: the count only falls."""
 
 NAMES_OF_TWO_CLASSES: Mapping[str, str] = {}
 """Class names that more than one module defines, with the reason."""
@@ -146,6 +150,11 @@ def test_no_function_is_too_long() -> None:
                 if node.end_lineno - node.lineno + 1 > FUNCTION_LINES_MAX:
                     found.add(f"{name_of(path)}.{node.name}")
     assert found == set(LONG_FUNCTIONS)
+
+
+def test_few_attributes_of_a_copy_are_reached_from_outside() -> None:
+    reached = paths_by_module()
+    assert len(set().union(*reached.values())) <= REPLICA_PATHS_MAX, reached
 
 
 def test_every_package_says_what_lives_there() -> None:
