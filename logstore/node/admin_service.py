@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -17,6 +16,7 @@ from logstore.base.errors import (
 )
 from logstore.base.types import Position
 from logstore.engine.port import ReplicaMeta
+from logstore.engine.shard_log import ShardLog
 from logstore.node.digests import RANGES_MAX, range_digests
 from logstore.node.replica import Replica
 from logstore.proto.status import served
@@ -53,10 +53,10 @@ class NodeAdmin(NodeAdminServicer):
         raise AssertionError("served() ends the call")
 
     def _status(self, replica: Replica) -> node_pb2.ReplicaStatus:
-        engine, me = self._node.engine, replica.member.replica_id
+        log = replica.log
         status = node_pb2.ReplicaStatus(
             shard=replica.shard,
-            replica_id=me,
+            replica_id=log.id,
             role=replica.role.value,
             epoch=replica.epoch,
             serving=replica.serving(),
@@ -73,11 +73,11 @@ class NodeAdmin(NodeAdminServicer):
         status.vouches, status.readable = vote.vouches, vote.readable
         status.last_epoch = vote.last_epoch
         if replica.exists:
-            end = engine.end(me)
+            end = log.end()
             status.end, status.chain = end.end, end.chain
-            status.base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
-            status.bytes_stored = engine.bytes_stored(me)
-            status.index_backlog = engine.index_backlog(me)
+            status.base = log.base().end
+            status.bytes_stored = log.bytes_stored()
+            status.index_backlog = log.index_backlog()
         if replica.publishing.publisher is not None:
             status.published_end = replica.publishing.publisher.end
         learner = replica.catch_up.newest
@@ -116,11 +116,10 @@ class NodeAdmin(NodeAdminServicer):
         for meta in engine.replicas():
             info = self._info(meta, "orphan" if meta.replica_id in orphans else "member")
             with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
-                info.end = engine.end(meta.replica_id).end
-                info.bytes = engine.bytes_stored(meta.replica_id)
-                if info.end > info.base:
-                    last = engine.read(meta.replica_id, info.end - 1, info.end, 1)
-                    info.last_epoch = last[-1].epoch
+                log = ShardLog(engine, meta.replica_id)
+                info.end, info.bytes = log.end().end, log.bytes_stored()
+                last = log.read_last()
+                info.last_epoch = last.epoch if last is not None else 0
             found.append(info)
         for copy in engine.retired():
             info = self._info(copy.meta, "retired")
@@ -146,24 +145,22 @@ class NodeAdmin(NodeAdminServicer):
     ) -> node_pb2.VerifyChainResponse:
         async with served(context):
             replica = self._instance.replica(request.shard)
-            engine, me = self._node.engine, replica.member.replica_id
-            if request.replica_id not in (0, me):
+            log = replica.log
+            if request.replica_id not in (0, log.id):
                 raise FencedError(f"copy {request.replica_id} of {request.shard} is not here")
-            base = next(m.base for m in engine.replicas() if m.replica_id == me)
+            base = log.base()
             stop = request.stop_offset
-            if not base.end <= stop <= engine.end(me).end:
+            if not base.end <= stop <= log.end().end:
                 raise OutOfRangeError(
-                    f"stop_offset is {stop}, the copy holds {base.end}..{engine.end(me).end}"
+                    f"stop_offset is {stop}, the copy holds {base.end}..{log.end().end}"
                 )
             at: Position | None
             try:
                 if request.recompute:
                     loop = asyncio.get_running_loop()
-                    at = await loop.run_in_executor(
-                        self._node.readers, engine.verify_chain, me, base, stop
-                    )
+                    at = await loop.run_in_executor(self._node.readers, log.verify, base, stop)
                 else:
-                    at = engine.position_at(me, stop)
+                    at = log.position_at(stop)
             except CorruptStorageError as e:
                 replica.integrity.found(e.message, e.offset)
                 raise
@@ -179,17 +176,17 @@ class NodeAdmin(NodeAdminServicer):
     ) -> node_pb2.RangeDigestsResponse:
         async with served(context):
             replica = self._instance.replica(request.shard)
-            me = replica.member.replica_id
-            if request.replica_id != me:
+            log = replica.log
+            if request.replica_id != log.id:
                 raise FencedError(f"copy {request.replica_id} of {request.shard} is not here")
             loop = asyncio.get_running_loop()
             try:
                 found = await loop.run_in_executor(
                     self._node.readers,
                     range_digests,
-                    partial(self._node.engine.read, me),
+                    log.read,
                     request.start_offset,
-                    min(request.stop_offset, self._node.engine.end(me).end),
+                    min(request.stop_offset, log.end().end),
                     max(1, min(request.ranges, RANGES_MAX)),
                 )
             except CorruptStorageError as e:
@@ -208,7 +205,7 @@ class NodeAdmin(NodeAdminServicer):
                     f"offset is {request.offset}, shard {request.shard} is committed to "
                     f"{replica.high_watermark}"
                 )
-            base = self._node.engine.trim(replica.member.replica_id, request.offset)
+            base = replica.log.trim(request.offset)
             return node_pb2.TrimResponse(base=base.end)
         raise AssertionError("served() ends the call")
 

@@ -136,12 +136,6 @@ class CatchUp:
     def _broker_heard(self) -> None:
         self._away_since_s, self.feed_error = None, ""
 
-    def _meta(self) -> ReplicaMeta | None:
-        replica_id = self._replica.member.replica_id
-        return next(
-            (m for m in self._replica.node.engine.replicas() if m.replica_id == replica_id), None
-        )
-
     async def _after_trim(self) -> None:
         """The source trimmed past our mark: go on at our end; if it trimmed past that too, or our
         end is not its log, copy anew from its base."""
@@ -153,19 +147,20 @@ class CatchUp:
         async with replica.apply_lock:
             await replica.settled()
             self._cut_above_mark()
-            replica.node.engine.drop_replica(replica.member.replica_id)
+            replica.log.drop()
             replica.dropped()
 
     def _cut_above_mark(self) -> None:
         """What lies above our mark is not the source's log, or comes again from it (P5); what lies
         below was trimmed there, so all of this copy may go (I13)."""
-        meta, engine = self._meta(), self._replica.node.engine
+        log = self._replica.log
+        meta = log.meta()
         if meta is None:
             return
         mark = max(meta.high_watermark, meta.base.end)
         ends = range(mark, meta.base.end - 1, -1)
-        cut = next(end for end in ends if engine.position_at(meta.replica_id, end) is not None)
-        engine.truncate(meta.replica_id, cut, self._replica.options.durability)
+        cut = next(end for end in ends if log.position_at(end) is not None)
+        log.truncate(cut, self._replica.options.durability)
 
     async def _pull(self) -> None:
         replica = self._replica
@@ -178,7 +173,7 @@ class CatchUp:
         )
         topic = replica.record.feed_topic
         await replica.settled()
-        meta = self._meta()
+        meta = self._replica.log.meta()
         if meta is None or meta.snapshot_target is not None:
             self.phase = "snapshot"
             with replica.node.pace.copying():
@@ -188,7 +183,7 @@ class CatchUp:
 
     def _feed_of(self, topic: str, direct: FeedSource) -> FeedSource:
         """Through the topic that the record names, else straight from the source."""
-        node, me = self._replica.node, self._replica.member.replica_id
+        node = self._replica.node
         self.feed = "kafka" if topic else "direct"
         if not topic:
             self._broker_heard()
@@ -199,24 +194,24 @@ class CatchUp:
             node.broker,
             topic,
             direct,
-            lambda offset: node.engine.position_at(me, offset),
+            self._replica.log.position_at,
             self._broker_heard,
         )
 
     async def _copy(self, source: FeedSource, meta: ReplicaMeta | None) -> None:
-        replica, engine = self._replica, self._replica.node.engine
+        replica, log = self._replica, self._replica.log
         started_s = replica.node.now_s()
-        start = 0 if meta is None else engine.end(meta.replica_id).end
+        start = 0 if meta is None else log.end().end
         async for part in source.snapshot(start, want_anchor=meta is None):
             if part.anchor is not None:
                 meta = ReplicaMeta(
-                    replica_id=replica.member.replica_id,
+                    replica_id=log.id,
                     shard=replica.shard,
                     base=part.anchor.base,
                     high_watermark=part.anchor.base.end,
                     snapshot_target=part.end,
                 )
-                made = partial(engine.create_replica, meta, part.anchor, replica.options.key_index)
+                made = partial(log.create, meta, part.anchor, replica.options.key_index)
                 await self._synced(made)
                 replica.created()
             self.snapshot_end = part.end
@@ -226,12 +221,12 @@ class CatchUp:
             replica.node.reporter.copied(size)
             await replica.node.pace.spend(size)
             self.copy_seconds = replica.node.now_s() - started_s
-        reached = self._meta()
-        if reached is not None and engine.end(reached.replica_id).end >= self.snapshot_end:
+        reached = self._replica.log.meta()
+        if reached is not None and log.end().end >= self.snapshot_end:
             whole = ReplicaMeta(
                 reached.replica_id, reached.shard, reached.base, reached.high_watermark
             )
-            await self._synced(partial(engine.set_meta, whole))
+            await self._synced(partial(log.set_meta, whole))
 
     async def _synced(self, work: Callable[[], None]) -> None:
         """What waits for the disk, off the loop: others' appends are served there. It is done when
@@ -247,13 +242,13 @@ class CatchUp:
     async def _follow(self, source: FeedSource, topic: str) -> None:
         """Until the record names another topic, or none."""
         replica = self._replica
-        meta = self._meta()
+        meta = self._replica.log.meta()
         if meta is None:
             return
         # Our own log is the truth (F3), but above its mark it may hold what was never committed.
         start = max(meta.high_watermark, meta.base.end)
         if self._from_end:  # with our last batch, so that it is compared
-            start = max(start, replica.node.engine.end(meta.replica_id).end - 1)
+            start = max(start, replica.log.end().end - 1)
         async with aclosing(source.follow(start, meta.feed_cursor)) as parts:
             async for part in parts:
                 self.source_high_watermark = part.high_watermark

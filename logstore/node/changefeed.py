@@ -75,9 +75,7 @@ class Changefeed:
     async def _publish(self, writer: ChangeWriter) -> None:
         replica = self._replica
         while (mark := replica.high_watermark) > self.offset:
-            batches = replica.node.engine.read(
-                replica.member.replica_id, self.offset, mark, SNAPSHOT_CHUNK_BYTES
-            )
+            batches = replica.log.read(self.offset, mark, SNAPSHOT_CHUNK_BYTES)
             for batch in batches:
                 await writer.write(replica.shard, self._changes(batch))
                 self.offset = batch.end
@@ -113,8 +111,7 @@ class Changefeed:
         self._stored = (
             msgspec.json.decode(found.value, type=ChangefeedCursor).offset if found else 0
         )
-        engine, me = replica.node.engine, replica.member.replica_id
-        base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
+        base = replica.log.base().end
         if base > self._stored:
             _log.warning("records were trimmed before they were published", shard=replica.shard,
                          first=self._stored, stop=base)  # fmt: skip

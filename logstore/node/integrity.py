@@ -97,21 +97,19 @@ class Integrity:
     def vote(self) -> Vote:
         """What this copy says of itself."""
         replica = self._replica
-        machine, engine = replica.machine, replica.node.engine
-        me, last_epoch, end = replica.member.replica_id, 0, 0
+        machine, last_epoch, end = replica.machine, 0, 0
         readable = replica.exists and replica.error is None and not self.damage
         if readable:
-            end = engine.end(me).end
-            base = next(m.base.end for m in engine.replicas() if m.replica_id == me)
+            end = replica.log.end().end
             try:
-                if end > base:
-                    last_epoch = engine.read(me, end - 1, end, 1)[-1].epoch
+                last = replica.log.read_last()
+                last_epoch = last.epoch if last is not None else 0
             except CorruptStorageError as e:
                 self.found(e.message)
                 readable = False
         in_sync = replica.role in (Role.PRIMARY, Role.FOLLOWER)
         return Vote(
-            replica_id=me,
+            replica_id=replica.log.id,
             epoch=replica.epoch,
             vouches=readable and in_sync and not machine.unsure,
             readable=readable,

@@ -46,9 +46,7 @@ class MarkKeeper:
         if self._wanted():
             with contextlib.suppress(LogstoreError):  # it is behind then, as after a kill
                 node, mark = self._replica.node, self._replica.high_watermark
-                node.engine.write(
-                    [ReplicaWrite(self._replica.member.replica_id, (), mark)], self.durability
-                )
+                node.engine.write([ReplicaWrite(self._replica.log.id, (), mark)], self.durability)
                 self._stored = mark
 
     async def settled(self) -> None:
@@ -69,7 +67,7 @@ class MarkKeeper:
             return None
         self._mark = self._replica.high_watermark
         self._writing = asyncio.get_running_loop().create_future()
-        return ReplicaWrite(self._replica.member.replica_id, (), self._mark)
+        return ReplicaWrite(self._replica.log.id, (), self._mark)
 
     def written(self) -> None:
         self._stored = self._mark

@@ -187,8 +187,8 @@ class NodeCollector(Collector):
             del self._uncommitted[shard]
 
     def _figures(self, replica: "Replica") -> list[float]:
-        engine, me = self._instance.node.engine, replica.member.replica_id
-        end, mark = engine.end(me).end, replica.high_watermark
+        log = replica.log
+        end, mark = log.end().end, replica.high_watermark
         peers = [p.match.end for p in replica.machine.peers.values()]
         leads = replica.role is Role.PRIMARY
         lag = max(end - min(peers), 0) if leads and peers else 0
@@ -196,9 +196,9 @@ class NodeCollector(Collector):
             end,
             mark,
             replica.epoch,
-            engine.bytes_stored(me),
+            log.bytes_stored(),
             replica.writer.queue_bytes,
-            engine.index_backlog(me),
+            log.index_backlog(),
             lag,
             self._commit_age_s(replica.shard, end, mark) if leads else 0.0,
         ]

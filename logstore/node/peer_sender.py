@@ -152,12 +152,11 @@ class PeerSender:
             raise UnavailableError(f"{self._member.instance} closed the stream")
         if answer.HasField("error"):
             raise error_of(answer.error)
-        engine, me = replica.node.engine, replica.member.replica_id
         own = replica.machine.end  # it grew since the probe was sent, and a pulling peer with it
         end = Position(answer.end, answer.chain)
         mark = Position(answer.high_watermark, answer.high_watermark_chain)
         for candidate in (end, mark):
-            if candidate.end <= own.end and engine.position_at(me, candidate.end) == candidate:
+            if candidate.end <= own.end and replica.log.position_at(candidate.end) == candidate:
                 replica.handle(
                     PeerMatched(
                         self._member.replica_id,
@@ -171,7 +170,7 @@ class PeerSender:
         if mark.end > max(own.end, replica.machine.assigned.end):
             self._ahead(answer.epoch, mark.end)
             raise UnavailableError(f"{self._member.instance} is ahead, at {mark.end}")
-        if mark.end < engine.base(me).end:
+        if mark.end < replica.log.base().end:
             raise _TrimmedError(
                 f"{self._member.instance} is committed to {mark.end}, which was trimmed here"
             )

@@ -68,4 +68,4 @@ class PeerSenders:
         stop = replica.machine.end.end
         if offset >= stop:
             return []
-        return replica.node.engine.read(replica.member.replica_id, offset, stop, max_bytes)
+        return replica.log.read(offset, stop, max_bytes)

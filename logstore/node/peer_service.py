@@ -84,17 +84,17 @@ class PeerService(PeerServiceServicer):
         receiver = replica.receiver
         if request.probe:
             own = receiver.probe(Position(request.end, request.chain), replica.high_watermark)
-            replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
+            replica.machine.truncated(replica.log.end())
             return self._ack(replica, own, request)
         batches = [stored_batch(b) for b in request.batches]
         matched = receiver.matched
         if batches:
             matched = await receiver.apply(batches, replica.high_watermark, request.high_watermark)
-            replica.machine.truncated(self._node.engine.end(replica.member.replica_id))
+            replica.machine.truncated(replica.log.end())
         replica.machine.adopt(min(request.high_watermark, matched.end))
         if request.settled and replica.high_watermark >= request.high_watermark:
             replica.fresh_s = self._node.now_s()
-        replica.handle(Written(self._node.engine.end(replica.member.replica_id)))
+        replica.handle(Written(replica.log.end()))
         return self._ack(replica, matched, request)
 
     async def _fence(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
@@ -130,7 +130,7 @@ class PeerService(PeerServiceServicer):
         self, replica: Replica, end: Position, request: node_pb2.ReplicateRequest
     ) -> node_pb2.ReplicateAck:
         mark = replica.high_watermark
-        at = self._node.engine.position_at(replica.member.replica_id, mark)
+        at = replica.log.position_at(mark)
         return node_pb2.ReplicateAck(
             shard=replica.shard,
             replica_id=replica.member.replica_id,
@@ -158,7 +158,7 @@ class PeerService(PeerServiceServicer):
     ) -> AsyncIterator[node_pb2.SnapshotChunk]:
         async with served(context):
             replica = await self._source(request.shard, request.epoch)
-            snapshot = self._node.engine.snapshot(replica.member.replica_id, replica.high_watermark)
+            snapshot = replica.log.snapshot(replica.high_watermark)
             try:
                 with self._node.pace.copying(), replica.integrity.watching(for_peer=True):
                     async for chunk in self._chunks(replica, snapshot, request):
@@ -177,7 +177,7 @@ class PeerService(PeerServiceServicer):
         self, replica: Replica, snapshot: EngineSnapshot, request: node_pb2.SnapshotRequest
     ) -> AsyncIterator[node_pb2.SnapshotChunk]:
         pace, limit = self._node.pace, request.bytes_per_s
-        total = self._node.engine.bytes_stored(replica.member.replica_id)
+        total = replica.log.bytes_stored()
         start = max(request.start_offset, snapshot.anchor.base.end)
         anchor = encode_anchor(snapshot.anchor) if request.want_anchor else b""
         *parts, last = parts_of(anchor)
@@ -234,9 +234,7 @@ class PeerService(PeerServiceServicer):
 
     async def _committed(self, replica: Replica, at: int, mark: int) -> list[StoredBatch]:
         """A backlog comes from the disk, and is opened off the loop; the newest is in memory."""
-        read = partial(
-            self._node.engine.read, replica.member.replica_id, at, mark, SNAPSHOT_CHUNK_BYTES
-        )
+        read = partial(replica.log.read, at, mark, SNAPSHOT_CHUNK_BYTES)
         if mark - at <= FEED_INLINE_RECORDS:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._node.readers, read)

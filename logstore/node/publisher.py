@@ -57,8 +57,6 @@ class Publisher:
         """Everything that is committed and not in the topic; only while this copy leads."""
         replica = self._replica
         while replica.role is Role.PRIMARY and self.end < (mark := replica.high_watermark):
-            batches = replica.node.engine.read(
-                replica.member.replica_id, self.end, mark, SNAPSHOT_CHUNK_BYTES
-            )
+            batches = replica.log.read(self.end, mark, SNAPSHOT_CHUNK_BYTES)
             await writer.write([message_of(b, replica.epoch, mark) for b in batches])
             self.end = batches[-1].end

@@ -17,7 +17,7 @@ from logstore.base.errors import (
     UnavailableError,
 )
 from logstore.base.limits import SCAN_CHUNK_BYTES
-from logstore.engine.port import Engine
+from logstore.engine.shard_log import ShardLog
 from logstore.node.answers import Query, ReadAnswer, answers_of
 from logstore.proto.v1 import log_pb2
 
@@ -39,8 +39,8 @@ TAIL_IDLE_S = 1.0
 class Steps:
     """One read of one copy, step by step. Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, replica_id: int, shard: str, query: Query, at: int) -> None:
-        self._engine, self._me, self._shard, self._query = engine, replica_id, shard, query
+    def __init__(self, log: ShardLog, shard: str, query: Query, at: int) -> None:
+        self._log, self._shard, self._query = log, shard, query
         self._at = at
         """Where the next fetch starts."""
         self.left = query.limit or None
@@ -86,9 +86,9 @@ class Steps:
         at, bytes_max, key = self._at, self._fetch_bytes, self._query.key
         self._fetch_bytes = min(2 * bytes_max, self._fetch_bytes_max)
         if key is None:
-            batches = self._engine.read(self._me, at, stop, bytes_max)
+            batches = self._log.read(at, stop, bytes_max)
         else:
-            batches = self._engine.read_key(self._me, key, at, stop, bytes_max)
+            batches = self._log.read_key(key, at, stop, bytes_max)
         self._at = batches[-1].end if batches else stop
         if key is not None and sum(len(b.data) for b in batches) < bytes_max:
             self._at = stop  # there is no more of the key
@@ -124,12 +124,12 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
     """
     mark = replica.high_watermark
     at, trimmed = _begin(replica, query, mark)
-    engine, me, told = replica.node.engine, replica.member.replica_id, False
+    log, told = replica.log, False
     if trimmed:
         yield _begins_at(replica, at, mark)
     if query.since_us is not None:
-        at = max(at, engine.offset_at_time(me, query.since_us))
-    steps = Steps(engine, me, replica.shard, query, at)
+        at = max(at, log.offset_at_time(query.since_us))
+    steps = Steps(log, replica.shard, query, at)
     ahead: asyncio.Task[list[ReadAnswer]] | None = None
     try:
         while ahead is not None or steps.left != 0:
@@ -163,7 +163,7 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
 
 def _begin(replica: "Replica", query: Query, mark: int) -> tuple[int, bool]:
     """Where the read begins, and whether records below that, which it did not exclude, are gone."""
-    base = replica.node.engine.base(replica.member.replica_id).end
+    base = replica.log.base().end
     start = base if query.start is None else query.start
     if start > mark:
         raise OutOfRangeError(f"start_offset is {start}, shard {replica.shard} ends at {mark}")

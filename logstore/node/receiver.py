@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from logstore.base.errors import FencedError, LogstoreError
 from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
-from logstore.engine.port import Engine, ReplicaWrite
+from logstore.engine.port import ReplicaWrite
+from logstore.engine.shard_log import ShardLog
 from logstore.node.commit import GroupCommit
 from logstore.replication.follower import plan_apply, plan_probe
 
@@ -19,8 +20,7 @@ class Receiver:
     `matched` is the end that was compared with the primary of `term` (P5).
     """
 
-    replica_id: int
-    engine: Engine
+    log: ShardLog
     committer: GroupCommit
     durability: Durability
     term: int = 0
@@ -36,11 +36,11 @@ class Receiver:
 
     def probe(self, primary_end: Position, high_watermark: int) -> Position:
         """Answer a probe: cut what the primary of this term never had; returns our end."""
-        own = self.engine.end(self.replica_id)
+        own = self.log.end()
         cut = plan_probe(primary_end, own, high_watermark, self.matched.end, self._position_at)
         if cut is not None:
-            self.engine.truncate(self.replica_id, cut, self.durability)
-            own = self.engine.end(self.replica_id)
+            self.log.truncate(cut, self.durability)
+            own = self.log.end()
         if own.end <= primary_end.end and self._position_at(own.end) == own == primary_end:
             self.matched = max(self.matched, own)
         return own
@@ -63,14 +63,14 @@ class Receiver:
         term = self.term
         await self.settled()
         self._check_term(term)
-        own = self.engine.end(self.replica_id)
+        own = self.log.end()
         plan = plan_apply(batches, own, own_mark, self._position_at)
         if plan.truncate_to is not None:
-            self.engine.truncate(self.replica_id, plan.truncate_to, self.durability)
+            self.log.truncate(plan.truncate_to, self.durability)
         if plan.batches:
             done = asyncio.get_running_loop().create_future()
             mark = min(new_mark, plan.end.end)
-            write = ReplicaWrite(self.replica_id, plan.batches, mark, feed_cursor)
+            write = ReplicaWrite(self.log.id, plan.batches, mark, feed_cursor)
             self._queue.append((write, done))
             self.committer.wake(self)
             await asyncio.shield(done)
@@ -93,7 +93,7 @@ class Receiver:
             await asyncio.wait([last])
 
     def _position_at(self, offset: int) -> Position | None:
-        return self.engine.position_at(self.replica_id, offset)
+        return self.log.position_at(offset)
 
     # ---- Source ------------------------------------------------------------------------------
 

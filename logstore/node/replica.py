@@ -23,6 +23,7 @@ from logstore.base.errors import (
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
+from logstore.engine.shard_log import ShardLog
 from logstore.meta.records import (
     LogOptions,
     Member,
@@ -99,9 +100,10 @@ class Replica:
         self.landing = 0
         """More than 0: it is to lead as soon as what is being written here has landed."""
         self.stepped_down = False  # it left the in-sync set, since this process stops
-        known = next((m for m in node.engine.replicas() if m.replica_id == member.replica_id), None)
+        self.log = ShardLog(node.engine, member.replica_id)
+        known = self.log.meta()
         self.exists = known is not None
-        end = node.engine.end(member.replica_id) if known else Position()
+        end = self.log.end() if known else Position()
         self.machine = ReplicationMachine(
             me=member,
             end=end,
@@ -116,8 +118,7 @@ class Replica:
         self.integrity = Integrity(self, known.damage if known is not None else "")
         self.writer = ShardWriter(
             shard=record.shard,
-            replica_id=member.replica_id,
-            engine=node.engine,
+            log=self.log,
             options=options,
             wall_us=node.stamps.now_us,
             latest_us=node.stamps.latest_us,
@@ -126,7 +127,7 @@ class Replica:
             on_failed=self._on_write_failed,
             durability=options.durability,
         )
-        self.receiver = Receiver(member.replica_id, node.engine, node.committer, options.durability)
+        self.receiver = Receiver(self.log, node.committer, options.durability)
         self.apply_lock = asyncio.Lock()
         self._seal_held = False
         self.append_gate = AppendGate(self)
@@ -165,7 +166,7 @@ class Replica:
             return False
         end = sealed_at(self.record)
         if end is not None and not self._seal_held:
-            found = self.node.engine.position_at(self.member.replica_id, end.end)
+            found = self.log.position_at(end.end)
             self._seal_held = self.is_sealed() and found == end
             if self._seal_held:
                 self.machine.adopt(end.end)  # before anyone reads: the disk's mark is behind
@@ -285,7 +286,7 @@ class Replica:
         if revision > self.machine.revision and self._leads_at_once(record, revision):
             self.receiver.enter_term(record.primary_since)
             if self.role is not Role.PRIMARY and self.exists:
-                self.machine.truncated(self.node.engine.end(self.member.replica_id))
+                self.machine.truncated(self.log.end())
             self.handle(ConfigRead(record, revision))
             self._acted()
             self.publishing.follow()
@@ -385,10 +386,9 @@ class Replica:
 
     def _forget_lost_tail(self) -> None:
         """The possible loss is in the metadata, and this copy leads: what it holds is the log."""
-        engine, me = self.node.engine, self.member.replica_id
-        meta = next((m for m in engine.replicas() if m.replica_id == me), None)
+        meta = self.log.meta()
         if meta is not None and meta.tail_lost:
-            engine.set_meta(replace(meta, tail_lost=False))
+            self.log.set_meta(replace(meta, tail_lost=False))
 
     async def _cas(self, cas: Cas) -> None:
         """Carry one compare-and-swap to a known outcome (P3: a timeout is no outcome)."""
@@ -427,7 +427,7 @@ class Replica:
     def _on_write_failed(self, error: LogstoreError) -> None:
         _log.error("write failed", shard=self.shard, error=error.message)
         self.peer_senders.forget()
-        end = self.node.engine.end(self.member.replica_id)
+        end = self.log.end()
         for effect in self.machine.write_failed(end, self.node.now_s()):
             self._carry_out(effect)
         self._notify()

@@ -62,21 +62,19 @@ class Scrubber:
 
     async def scrub(self, replica: "Replica") -> None:
         """Recompute the chain of what the copy holds now, from its base (F4)."""
-        engine, me = self._node.engine, replica.member.replica_id
-        meta = next((m for m in engine.replicas() if m.replica_id == me), None)
+        log = replica.log
+        meta = log.meta()
         if meta is None or replica.integrity.damage:
             return
-        at, stop = meta.base, engine.end(me).end
+        at, stop = meta.base, log.end().end
         records = max(stop - at.end, 1)
-        step = max(1, int(STEP_BYTES / max(engine.bytes_stored(me) / records, 1)))
+        step = max(1, int(STEP_BYTES / max(log.bytes_stored() / records, 1)))
         loop = asyncio.get_running_loop()
         try:
             while at.end < stop:
                 due_s = self._node.now_s() + STEP_BYTES / self._node.config.scrub_bytes_per_s
                 upto = min(at.end + step, stop)
-                found = await loop.run_in_executor(
-                    self._node.readers, engine.verify_chain, me, at, upto
-                )
+                found = await loop.run_in_executor(self._node.readers, log.verify, at, upto)
                 step = 2 * step if found == at else step  # a batch larger than the step
                 at = found
                 await asyncio.sleep(max(due_s - self._node.now_s(), 0.0))

@@ -74,7 +74,7 @@ class SealedAnswers:
             return None
         if self._table is None:
             replica = self._replica
-            table = replica.node.engine.producers(replica.member.replica_id)
+            table = replica.log.producers()
             end = replica.record.sealed_end or 0  # what a copy may hold above it is not stored
             self._table = {
                 p: {e.sequence: e for e in entries if e.offset + e.count <= end}
@@ -94,7 +94,7 @@ class SealedAnswers:
         """The record's timestamp; 0 where it was trimmed since."""
         replica = self._replica
         try:
-            batch = replica.node.engine.read(replica.member.replica_id, offset, offset + 1, 1)[0]
+            batch = replica.log.read(offset, offset + 1, 1)[0]
         except OutOfRangeError:
             return 0
         return time_at(batch, offset)
@@ -159,4 +159,4 @@ def key_version(replica: "Replica", key: bytes) -> int:
     end = sealed_at(replica.record)
     if replica.record.status is not ShardStatus.SEALED or end is None or not replica.holds_seal():
         raise NotServingError(f"shard {replica.shard} is not sealed on {replica.node.instance}")
-    return replica.node.engine.count_key(replica.member.replica_id, key, end.end)
+    return replica.log.count_key(key, end.end)

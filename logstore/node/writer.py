@@ -26,7 +26,8 @@ from logstore.base.errors import (
 from logstore.base.steady_clock import next_stamp
 from logstore.base.types import Ack, Durability, Position, ProducerSpan
 from logstore.engine.batch import StoredBatch, build, encode_payload, time_at
-from logstore.engine.port import Engine, ProducerEntry, ReplicaWrite
+from logstore.engine.port import ProducerEntry, ReplicaWrite
+from logstore.engine.shard_log import ShardLog
 from logstore.meta.records import LogOptions
 from logstore.node.appends import PendingAppend, rows_to_batch
 from logstore.node.stamps import admit_stamps
@@ -55,8 +56,7 @@ class ShardWriter:
     """
 
     shard: str
-    replica_id: int
-    engine: Engine
+    log: ShardLog
     options: LogOptions
     wall_us: Callable[[], int]
     on_assigned: Callable[[list[StoredBatch]], None]
@@ -110,17 +110,16 @@ class ShardWriter:
 
     def reload(self) -> None:
         """Forget what was assigned but not written; the disk is the truth."""
-        self.end = self.engine.end(self.replica_id)
+        self.end = self.log.end()
         self._producers = {
             producer: {e.sequence: e for e in entries}
-            for producer, entries in self.engine.producers(self.replica_id).items()
+            for producer, entries in self.log.producers().items()
         }
         self._versions.clear()
         self._unconditional_end = self.end.end
-        base = next(m.base for m in self.engine.replicas() if m.replica_id == self.replica_id)
-        if self.end.end > base.end:
-            last = self.engine.read(self.replica_id, self.end.end - 1, self.end.end, 1)
-            self._last_time_us = max(b.append_time_us for b in last)
+        last = self.log.read_last()
+        if last is not None:
+            self._last_time_us = last.append_time_us
 
     # ---- next_write: the group commit takes what waits ----------------------------------------
 
@@ -155,7 +154,7 @@ class ShardWriter:
         self.end = Position(batches[-1].end, batches[-1].chain_after)
         self._waiting.append(_Waiting(self.end.end, group))
         self.on_assigned(batches)
-        return ReplicaWrite(self.replica_id, batches, self.committed)
+        return ReplicaWrite(self.log.id, batches, self.committed)
 
     def _settle(
         self,
@@ -211,7 +210,7 @@ class ShardWriter:
         cached = self._versions.get(key)
         if cached is not None and cached[1] >= self._unconditional_end:
             return cached[0]
-        return before + self.engine.count_key(self.replica_id, key, self.end.end)
+        return before + self.log.count_key(key, self.end.end)
 
     def _ack_later(self, append: PendingAppend, needed: int) -> None:
         if needed <= self.committed:
@@ -227,7 +226,7 @@ class ShardWriter:
             if append.offset == offset:  # sent twice, and both came at once
                 return append.timestamp
         try:
-            found = self.engine.read(self.replica_id, offset, offset + 1, 1)
+            found = self.log.read(offset, offset + 1, 1)
         except OutOfRangeError:
             return self._last_time_us
         batch = found[0]

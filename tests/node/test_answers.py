@@ -23,6 +23,7 @@ from logstore.engine.batch import (
 )
 from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
+from logstore.engine.shard_log import ShardLog
 from logstore.node.answers import ANSWER_BYTES, Query, ReadAnswer, answers_of, pieces
 from logstore.node.messages import BATCHES_BYTES_MAX, batch_message, fitting, parts_of, sent_bytes
 from logstore.node.reads import STEP_BYTES, Steps
@@ -184,7 +185,7 @@ def run(engine: Counting, asked: Query) -> Iterator[list[ReadAnswer]]:
     """A whole read, step by step, as the edge does it."""
     mark = engine.end(1).end
     stop = mark if asked.stop is None else min(mark, asked.stop)
-    steps = Steps(engine, 1, SHARD, asked, asked.start)
+    steps = Steps(ShardLog(engine, 1), SHARD, asked, asked.start)
     while steps.more(stop):
         yield steps.step(stop, mark)
 

@@ -8,6 +8,7 @@ from logstore.base.errors import UnavailableError, VersionAheadError, VersionCon
 from logstore.base.types import Ack, Durability
 from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import ReplicaMeta
+from logstore.engine.shard_log import ShardLog
 from logstore.meta.records import LogOptions
 from logstore.node.appends import PendingAppend
 from logstore.node.writer import ShardWriter
@@ -23,7 +24,13 @@ def _append(expected: int) -> PendingAppend:
 def _writer(engine: MemoryEngine) -> ShardWriter:
     engine.create_replica(ReplicaMeta(1, "log/0"))
     writer = ShardWriter(
-        "log/0", 1, engine, LogOptions(), lambda: 1, lambda _: None, lambda _: None, lambda _: None
+        "log/0",
+        ShardLog(engine, 1),
+        LogOptions(),
+        lambda: 1,
+        lambda _: None,
+        lambda _: None,
+        lambda _: None,
     )
     writer.lead(1)
     writer.open = True

@@ -11,6 +11,7 @@ from logstore.base.errors import FencedError
 from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
 from logstore.engine.rocks import RocksEngine
+from logstore.engine.shard_log import ShardLog
 from logstore.node.commit import GroupCommit
 from logstore.node.receiver import Receiver
 from tests.replication.test_follower import chain_of
@@ -26,7 +27,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
     engine = RocksEngine.open(tmp_path / "db")
     engine.create_replica(ReplicaMeta(1, "log/0"))
     engine.write([ReplicaWrite(1, tuple(OURS[:1]), 0)], Durability.OS)
-    receiver = Receiver(1, engine, GroupCommit(engine), Durability.FSYNC)
+    receiver = Receiver(ShardLog(engine, 1), GroupCommit(engine), Durability.FSYNC)
     receiver.enter_term(1)
     yield receiver
     engine.close()
@@ -53,14 +54,14 @@ async def test_a_write_that_outlives_its_term_matches_nothing(receiver: Receiver
     async with writing(receiver):
         with pytest.raises(FencedError, match="term of epoch 1 ended"):
             await applied
-        assert receiver.engine.end(1).end == 6  # it is on the disk all the same
+        assert receiver.log.end().end == 6  # it is on the disk all the same
         assert receiver.matched == Position()
 
         # So the next primary's probe cuts it off, and only what that primary sends is acked to it.
         end = Position(2, OURS[0].chain_after)
         assert receiver.probe(end, high_watermark=0) == end
         assert (await receiver.apply(THEIRS[1:], 0, 0)).end == 4
-        assert receiver.engine.end(1) == Position(4, THEIRS[1].chain_after)
+        assert receiver.log.end() == Position(4, THEIRS[1].chain_after)
 
 
 async def test_what_waits_for_another_write_into_the_next_term_is_refused(
@@ -76,7 +77,7 @@ async def test_what_waits_for_another_write_into_the_next_term_is_refused(
     async with writing(receiver):
         with pytest.raises(FencedError, match="term of epoch 1 ended"):
             await waiting
-        assert receiver.engine.end(1).end == 4
+        assert receiver.log.end().end == 4
         assert receiver.matched == Position()
 
 
@@ -93,4 +94,4 @@ async def test_a_copy_has_settled_when_the_write_of_a_broken_stream_has_landed(
     assert not settled.done()
     async with writing(receiver), asyncio.timeout(5):
         await settled
-        assert receiver.engine.end(1).end == 6
+        assert receiver.log.end().end == 6

@@ -11,7 +11,7 @@ MUTANTS = (
             Edit(
                 file="logstore/node/writer.py",
                 function="ShardWriter.reload",
-                before="for producer, entries in self.engine.producers(self.replica_id).items()",
+                before="for producer, entries in self.log.producers().items()",
                 after="for producer, entries in ()",
             ),
         ),

@@ -176,14 +176,14 @@ MUTANTS = (
             Edit(
                 file="logstore/node/receiver.py",
                 function="Receiver.probe",
-                before="self.engine.truncate(self.replica_id, cut, self.durability)",
-                after="self.engine.truncate(self.replica_id, cut)",
+                before="self.log.truncate(cut, self.durability)",
+                after="self.log.truncate(cut)",
             ),
             Edit(
                 file="logstore/node/receiver.py",
                 function="Receiver.apply",
-                before="self.engine.truncate(self.replica_id, plan.truncate_to, self.durability)",
-                after="self.engine.truncate(self.replica_id, plan.truncate_to)",
+                before="self.log.truncate(plan.truncate_to, self.durability)",
+                after="self.log.truncate(plan.truncate_to)",
             ),
         ),
     ),

@@ -51,7 +51,7 @@ MUTANTS = (
                 file="logstore/node/writer.py",
                 function="ShardWriter.failed",
                 before="self.reload()",
-                after="self.end = self.engine.end(self.replica_id)",
+                after="self.end = self.log.end()",
             ),
         ),
     ),

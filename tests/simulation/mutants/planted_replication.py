@@ -78,7 +78,7 @@ MUTANTS = (
                 function="PeerService._apply",
                 before="replica.machine.adopt(min(request.high_watermark, matched.end))",
                 after="""
-                    own = self._node.engine.end(replica.member.replica_id)
+                    own = replica.log.end()
                     replica.machine.adopt(min(request.high_watermark, own.end))
                 """,
             ),
@@ -118,8 +118,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/peer_sender.py",
                 function="PeerSender._probe",
-                before="engine.position_at(me, candidate.end) == candidate:",
-                after="engine.position_at(me, candidate.end) is not None:",
+                before="replica.log.position_at(candidate.end) == candidate:",
+                after="replica.log.position_at(candidate.end) is not None:",
             ),
         ),
     ),
@@ -174,10 +174,10 @@ MUTANTS = (
                 file="logstore/node/replica.py",
                 function="Replica.__init__",
                 before="""
-                    Receiver(member.replica_id, node.engine, node.committer,
+                    Receiver(self.log, node.committer,
                         options.durability)
                 """,
-                after="Receiver(member.replica_id, node.engine, node.committer, Durability.OS)",
+                after="Receiver(self.log, node.committer, Durability.OS)",
             ),
         ),
     ),
@@ -244,8 +244,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/peer_service.py",
                 function="PeerService.Snapshot",
-                before="engine.snapshot(replica.member.replica_id, replica.high_watermark)",
-                after="engine.snapshot(replica.member.replica_id, replica.machine.end.end)",
+                before="log.snapshot(replica.high_watermark)",
+                after="log.snapshot(replica.machine.end.end)",
             ),
         ),
     ),
