@@ -1,4 +1,4 @@
-"""`python -m bench forecast-table`: the scores of docs/forecasts.md, over all traces at hand."""
+"""`python -m bench forecast-table`: the scores of docs/measurements/forecasts.md, on all traces."""
 
 import importlib.resources
 import json

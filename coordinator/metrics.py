@@ -180,7 +180,7 @@ class CoordinatorCollector(Collector):
             rounds.add_metric([outcome], count)
         refused = CounterMetricFamily(
             "logstore_planner_refusals",
-            "Candidates refused, by reason (docs/reasons.md).",
+            "Candidates refused, by reason (docs/reference/reasons.md).",
             labels=["reason"],
         )
         for reason, count in plans.refused.items():

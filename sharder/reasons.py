@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Reason(IntEnum):
-    """Numbered reasons; docs/reasons.md has a line for each."""
+    """Numbered reasons; docs/reference/reasons.md has a line for each."""
 
     BELOW_THRESHOLD = 1
     ALREADY_MIGRATING = 2

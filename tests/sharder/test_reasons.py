@@ -168,7 +168,7 @@ def test_15_search_limit() -> None:
 
 def test_every_reason_has_a_template_and_a_line_in_the_docs() -> None:
     assert set(TEMPLATES) == set(Reason)
-    text = (ROOT / "docs" / "reasons.md").read_text()
+    text = (ROOT / "docs" / "reference" / "reasons.md").read_text()
     listed = {int(n): name for n, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.M)}
     assert listed == {r.value: r.name.lower() for r in Reason}
 

@@ -1,8 +1,8 @@
-"""Tables that a run writes into docs/simulation.md."""
+"""Tables that a run writes into docs/measurements/simulation.md."""
 
 from pathlib import Path
 
-DOC = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
+DOC = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "simulation.md"
 
 
 def write_between(name: str, text: str) -> None:
