@@ -13,7 +13,7 @@ from annotated_types import Interval, Unit
 from sharder.settings import complaint
 
 OUTLOOK_MAX = 96
-"""Periods that are forecast behind a shorter horizon: a day of them, but at most so many."""
+"""Periods of the outlook beyond a shorter horizon: a day of them, at most this many."""
 
 
 class PlanMode(StrEnum):
@@ -40,7 +40,7 @@ class RiskConfig:
     upper_quantile: Annotated[float, Interval(ge=0.5, le=0.9999), Unit("(probability)")] = 0.9
     """Quantile of the load that counts as its upper bound (0.9: top of the 80 % interval)."""
     error_correlation: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(correlation)")] = 0.1
-    """Correlation of the forecast errors of shards on one instance (a busy day is one for all)."""
+    """Correlation of the forecast errors of shards on one instance: a busy day hits all of them."""
     overload_cost_per_s: Cost = 1.0
     """What a second of one instance over its threshold costs."""
     move_cost_fixed: Cost = 0.1
@@ -58,7 +58,7 @@ class RiskConfig:
 
 @dataclass(frozen=True, slots=True)
 class PlannerConfig:
-    """All that steers `plan`. Bounds are checked at construction."""
+    """All settings of `plan`. Bounds are checked at construction."""
 
     mode: PlanMode = PlanMode.ACTIVE
     """What a plan may lead to."""
@@ -67,21 +67,22 @@ class PlannerConfig:
     seed: Annotated[int, Interval(ge=0, le=2**63), Unit("(seed)")] = 0
     """Seed of the ring that breaks ties between targets."""
     horizon_periods: Annotated[int | None, Interval(ge=1, le=10_000), Unit("periods")] = None
-    """In how many coming periods crossings are looked for; None: as many as the longest forecast
-    has. Periods that are forecast behind them (the outlook) decide between moves that cure."""
+    """Coming periods in which crossings are looked for; None: as many as the longest forecast has.
+    Periods beyond them (the outlook) decide between moves that cure."""
     outlook_error: Annotated[float, Interval(ge=1e-6, le=1.0), Unit("of the limit")] = 0.08
-    """Share of its limit that an instance's load is always taken to be uncertain by, where moves
-    are compared by what is forecast behind the horizon too."""
+    """Least uncertainty of an instance's load, as a share of its limit, where moves are compared by
+    the outlook."""
     hysteresis: Annotated[float, Interval(ge=0.0, le=0.5), Unit("of capacity")] = 0.05
-    """A target must stay this share of capacity below the threshold, so that it is not next."""
+    """A target must stay this share of capacity below the threshold, so that it does not cross
+    next."""
     cooldown_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 900.0
-    """A shard that moved stays where it is for so long."""
+    """A shard does not move again for this long after a move."""
     surprise: Annotated[float | None, Interval(ge=1.0, le=1e9), Unit("times the forecast")] = 2.5
-    """An instance that is over its threshold with so many times the load that was forecast for now
-    is expected to keep what it has: a forecast that missed a rise knows no more of its end. None:
-    forecasts are always believed."""
+    """An instance over its threshold with this many times the load that was forecast for now is
+    expected to keep its present load: a forecast that missed a rise does not know its end either.
+    None: forecasts are always used."""
     flip_back_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 3600.0
-    """For so long a shard does not return to the instance that it left."""
+    """A shard does not return to the instance that it left for this long."""
     margin_periods: Annotated[float, Interval(ge=0.0, le=1e6), Unit("periods")] = 1.0
     """A move must end this many planning periods before the crossing."""
     operators_in_flight_max: Annotated[int, Interval(ge=0, le=100_000), Unit("operators")] = 16
@@ -96,24 +97,25 @@ class PlannerConfig:
         "switch", "move_hot", "split", "move_cold", "ease", "drain", "spread", "tier", "co_locate",
         "merge",
     )  # fmt: skip
-    """Which policies speak, in this order; `sharder.plan.POLICIES` names all."""
+    """The policies that are used, in this order; `sharder.plan.POLICIES` names all."""
     executable: tuple[str, ...] = ("move", "switch")
     """Kinds of operators that the coordinator carries out; others are planned as advice only."""
     trough_gain: Annotated[float | None, Interval(ge=0.0, le=10.0), Unit("of the limit")] = 0.25
-    """A move starts earlier than it must if source and target are then used less by this share of
-    their limit; None: always at the latest safe time."""
+    """A move starts before its latest time if source and target then have less load by this share
+    of their limit; None: always at the latest safe time."""
     split_part_min: Annotated[float, Interval(ge=0.0, le=0.5), Unit("of the shard's load")] = 0.05
     """A split leaves each side at least this share of the shard's load."""
     split_cuts_max: Annotated[int, Interval(ge=1, le=10_000), Unit("cuts")] = 32
-    """Cuts of one shard for which a target is looked for, per plan."""
+    """Split points of one shard for which a target is looked for, per plan."""
     trough_lead_periods: Annotated[int, Interval(ge=0, le=10_000), Unit("periods")] = 4
-    """A move starts at most this many periods earlier than it must."""
+    """A move starts at most this many periods before its latest time."""
     ease_instances_max: Annotated[int, Interval(ge=0, le=100_000), Unit("instances")] = 64
-    """Instances that nothing cures that are eased in one plan, the dearest first."""
+    """Instances without a cure that are eased in one plan, those with the highest cost first."""
     ease_options_max: Annotated[int, Interval(ge=0, le=10_000), Unit("shards")] = 2
-    """Shards, or parts of them, that are priced for an instance that nothing cures, per move."""
+    """Shards, or parts of them, that are priced for an instance without a cure, per move."""
     cold_share: Annotated[float, Interval(ge=0.0, le=1.0), Unit("of capacity")] = 0.02
-    """A shard that uses less of its instance's capacity in every period is rarely used."""
+    """A shard is rarely used if it uses less than this of its instance's capacity in every
+    period."""
     merge_share: Annotated[float, Interval(ge=0.0, le=1.0), Unit("of capacity")] = 0.05
     """Neighbours are joined if both together use less of their instance's capacity than this."""
     merge_bytes_max: Annotated[int, Interval(ge=0, le=2**62), Unit("bytes")] = 1 << 30
@@ -121,23 +123,23 @@ class PlannerConfig:
     merge_age_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 86_400.0
     """A shard that was opened or moved less than this long ago is not merged."""
     merge_shards_min: Annotated[int, Interval(ge=1, le=1_000_000), Unit("shards")] = 4
-    """A log keeps at least so many shards."""
+    """A log keeps at least this many shards."""
     tiers: tuple[str, ...] = ("slow", "standard", "fast")
     """Tiers from the slowest to the fastest; a tier that is not named counts as `standard`."""
     tier_gain_per_s: Annotated[
         float, Interval(ge=0.0, le=1e3), Unit("overloaded instance-seconds per s")
     ] = 1e-3
-    """What one tier faster is worth to a shard that uses a whole instance, per second."""
+    """Gain of one tier faster for a shard that uses a whole instance, per second."""
     failover_s: Annotated[float, Interval(ge=0.0, le=1e6), Unit("s")] = 3.0
-    """How long a shard answers nothing when its instance fails."""
+    """How long a shard does not answer when its instance fails."""
     colocate_correlation_min: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(correlation)")] = (
         0.8
     )
-    """Shards used together at least so much belong on one instance."""
+    """Shards with at least this correlation of access belong on one instance."""
     colocate_gain_per_s: Annotated[
         float, Interval(ge=0.0, le=1e3), Unit("overloaded instance-seconds per s")
     ] = 1e-3
-    """What it is worth to have shards together that use a whole instance, per second."""
+    """Gain of keeping shards together that use a whole instance, per second."""
     payback_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 86_400.0
     """A change that cures no overload must pay for its move within this time."""
     upkeep_operators_max: Annotated[int, Interval(ge=0, le=10_000), Unit("operators")] = 4

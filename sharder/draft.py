@@ -1,4 +1,4 @@
-"""The end state that a plan works towards: load sums with all accepted operators in them.
+"""The end state that a plan works towards: the sums of loads with all accepted operators applied.
 
 Policies read it, ask it for targets, and accept or refuse candidates on it.
 """
@@ -26,12 +26,12 @@ from sharder.risk import (
 from sharder.view import View
 
 TOLERANCE = 1e-9
-"""Relative excess that counts as none: sums of floats in another order differ by less."""
+"""Relative excess that counts as zero: sums of floats in another order differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a shard could go: an instance's index, or the reason why nowhere."""
+    """The target of a shard: an instance's index, or the reason why there is none."""
 
     index: int | None
     refusal: Refusal | None = None
@@ -59,17 +59,17 @@ class Draft:
     searches: int = field(init=False, default=0)
     """How many times a target was looked for."""
     outlook: Outlook | None = field(init=False, default=None)
-    """Only where forecasts reach behind the horizon."""
+    """Set only if forecasts go beyond the horizon."""
     trips_ms: NDArray[np.int64] = field(init=False)
     in_flight: frozenset[str] = field(init=False)
-    """Shards that operators are at work on."""
+    """Shards with an operator in flight."""
     open: NDArray[np.bool_] = field(init=False)
-    """Instances that may take something: alive and not draining."""
+    """Instances that may be targets: alive and not draining."""
     stored_max: Floats = field(init=False)
     """Bytes that an instance may store and still be a target."""
     _target_limit: Floats = field(init=False)
     _spare: Floats = field(init=False)
-    """What a target has left below threshold - hysteresis, [I, R, H]."""
+    """Room of a target below threshold - hysteresis, [I, R, H]."""
     _ring: Ring | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -102,17 +102,17 @@ class Draft:
                     self.stored[table.index[op.target]] += table.size[row]
 
     def excess(self, instance: int) -> Floats:
-        """How far the upper bound is over the limit, per period [H], as a share of the limit."""
+        """How far the upper bound exceeds the limit, per period [H], as a share of the limit."""
         return relative_excess(self.upper[instance], self.limit[instance])
 
     def probability(self, instance: int) -> Floats:
-        """P(load > limit) per period [H], with all that is accepted so far."""
+        """P(load > limit) per period [H], with all accepted operators applied."""
         t = self.table
         sd = deviation(t.sum_squares[instance], t.sum_sigma[instance], self.config.risk)
         return overload_probability(t.sum_mean[instance], sd, self.limit[instance])
 
     def crossing(self, instance: int) -> Crossing | None:
-        """When and how the instance is going to be over its limit; None if it is not."""
+        """When and how the instance will exceed its limit; None if it will not."""
         over = np.flatnonzero(self.excess(instance) > TOLERANCE)
         if not over.size:
             return None
@@ -133,7 +133,7 @@ class Draft:
         )
 
     def summary(self, instance: int) -> ForecastSummary:
-        """Load of the instance in the period in which it is used most."""
+        """Load of the instance in its busiest period."""
         t = self.table
         share = self.upper[instance] / t.capacity[instance][:, None]
         resource, period = divmod(int(np.argmax(share)), t.horizon)
@@ -147,7 +147,7 @@ class Draft:
         )
         rows = t.rows_of(instance)
         model = "none"
-        if rows.stop > rows.start:  # the model of the shard that brings most of that load
+        if rows.stop > rows.start:  # the model of the shard with the largest part of that load
             heaviest = t.shards[rows.start + int(np.argmax(t.mean[rows, period]))]
             model = heaviest.forecast.model if heaviest.forecast else "present rate"
             if t.surprised[instance]:
@@ -164,7 +164,7 @@ class Draft:
         )
 
     def fits_nowhere(self, rows: NDArray[np.int64], source: int) -> NDArray[np.bool_]:
-        """Shards whose mean load alone is more than any other instance has left, in some period.
+        """Shards whose mean load alone exceeds the room of every other instance in some period.
 
         A cheap necessary test, so that a full cluster does not cost a search per shard.
         """
@@ -181,9 +181,9 @@ class Draft:
         return np.asarray(too_much, dtype=np.bool_)
 
     def fits_nowhere_then(self, rows: NDArray[np.int64], source: int) -> NDArray[np.bool_]:
-        """Shards that no other instance has room for in the period in which room is scarcest.
+        """Shards without room on any other instance in the period in which room is scarcest.
 
-        Exact for that one period, so another necessary test; dearer than `fits_nowhere`.
+        Exact for that one period, so another necessary test; it costs more than `fits_nowhere`.
         """
         t = self.table
         others = self.open.copy()
@@ -203,7 +203,7 @@ class Draft:
         return np.asarray((after > room).all(axis=1), dtype=np.bool_)
 
     def emptiest(self, source: int, count: int) -> NDArray[np.int64]:
-        """The `count` other instances that are open and fullest least, in the worst period."""
+        """The `count` other open instances with the lowest use in their worst period."""
         others = self.open.copy()
         others[source] = False
         at = np.flatnonzero(others)
@@ -225,11 +225,12 @@ class Draft:
         *,
         copied: bool = True,
     ) -> Target:
-        """The instance that fits where the shard adds least overload over the outlook; without one,
-        or if equal, the one with most headroom over the horizon with the shard added.
+        """The instance with room where the shard adds the least overload over the outlook; without
+        an outlook, or if equal, the one with the most headroom over the horizon with the shard
+        added.
 
-        Near-equal headroom (`headroom_step`) is decided by round trip, then by the ring. `part`:
-        for that share of the shard only, as after a split. `among`: only these instances.
+        Round trip, then the ring, decide between nearly equal headroom (`headroom_step`). `part`:
+        only that share of the shard, as after a split. `among`: only these instances.
         `copied=False`: the target holds the bytes already, as in a switch.
         """
         self.searches += 1
@@ -275,9 +276,10 @@ class Draft:
         return Target(self._ring.first(shard.id, fits))
 
     def least_bad_target(self, row: int, source: int, part: float = 1.0) -> int | None:
-        """The instance whose worst period is used least with the shard (or `part` of it) added.
+        """The instance with the lowest use in its worst period with the shard (or `part` of it)
+        added.
 
-        It may go over its limit, but must stay better than the source is now.
+        It may exceed its limit, but must stay better than the source is now.
         """
         t, config, shard = self.table, self.config, self.table.shards[row]
         mean, sigma = (values * part for values in t.shard_load(row))
@@ -299,7 +301,8 @@ class Draft:
         return int(np.argmin(np.where(fits, share, np.inf)))
 
     def _keep_apart(self, fits: NDArray[np.bool_], row: int, source: int) -> None:
-        """Take out instances that hold another copy, and zones that do where none is shared yet."""
+        """Remove instances that hold another copy, and their zones unless copies share one
+        already."""
         held = [
             self.table.index[n] for n in self.table.shards[row].in_sync if n in self.table.index
         ]
@@ -332,7 +335,7 @@ class Draft:
         *,
         copied: bool = True,
     ) -> None:
-        """Take a move (of the `part` that a split makes) into the end state.
+        """Apply a move (of the `part` that a split makes) to the end state.
 
         `copied=False`: the target holds the bytes already, as in a switch.
         """
@@ -358,7 +361,7 @@ class Draft:
         self.also.setdefault(instance, []).append(refusal)
 
     def note(self, row: int, operator: Operator) -> None:
-        """Take an operator that leaves the load where it is into the plan."""
+        """Add an operator that leaves the load where it is to the plan."""
         self.at_work += operator.due
         self.moved.add(row)
         self.operators.append(operator)

@@ -1,8 +1,9 @@
-"""Initial sharding from history: cuts and homes from what was accessed before.
+"""Initial sharding from history: split keys and placement from past accesses.
 
-Cuts are weighted quantiles of the routing keys, so that each shard starts with about the same load;
-a key heavier than a whole shard's part gets a shard of its own. Homes are drawn largest first, each
-to the instance whose highest use stays lowest with it (LPT), over the history's time profile.
+Split keys are weighted quantiles of the routing keys, so that each shard starts with about the
+same load; a key heavier than a whole shard's part gets a shard of its own. Shards are placed
+largest first, each on the instance whose highest use stays lowest with it (LPT), over the
+history's time profile.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from sharder.risk import Floats
 
 SHARDS_MAX = 65_536
 HEATMAP_BUCKETS = 1_024
-"""Key ranges that an access log is boiled down to: with 32 keys each, enough for 1,000 cuts."""
+"""Key ranges that summarise an access log: with 32 keys each, enough for 1,000 split keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ def heatmap_of(
 
 
 def cuts_of(weighted: Iterable[tuple[RoutingKey, float]], shards: int) -> list[RoutingKey]:
-    """At most `shards` - 1 rising cuts that share out the weight of (routing key, weight) pairs.
+    """At most `shards` - 1 rising split keys that divide the weight of (routing key, weight) pairs.
 
-    Each shard takes keys until it has its part of what is left, so that a heavy key, which stands
-    alone, does not starve the others. Fewer cuts where there are fewer distinct keys.
+    Each shard takes keys until it has its part of the remaining weight, so that a heavy key, which
+    stands alone, leaves enough for the others. Fewer where there are fewer distinct keys.
     """
     if not 1 <= shards <= SHARDS_MAX:
         raise ValueError(f"shards is {shards}, it must be within 1..{SHARDS_MAX}")
@@ -73,8 +74,8 @@ def cuts_of(weighted: Iterable[tuple[RoutingKey, float]], shards: int) -> list[R
 
 
 def homes_of(profile: Floats, capacity: Floats) -> list[int]:
-    """Instance of each shard: `profile` [S, H] of loads to expect, `capacity` [I] in the
-    same unit. The largest first, each where the highest use stays lowest with it (LPT)."""
+    """Instance of each shard: `profile` [S, H] of expected loads, `capacity` [I] in the
+    same unit. Largest first, each where the highest use stays lowest with it (LPT)."""
     if not (len(capacity) and (capacity > 0).all()):
         raise ValueError("capacity must hold an instance, and values above 0")
     total = np.zeros((len(capacity), profile.shape[1]))
@@ -89,7 +90,7 @@ def homes_of(profile: Floats, capacity: Floats) -> list[int]:
 def initial_shards(
     history: AccessHeatmap, shards: int, capacities: Mapping[str, float]
 ) -> list[InitialShard]:
-    """Ranges that cover the key space once, by rising key, each with a home.
+    """Ranges that cover the key space once, by rising key, each with its instance.
 
     `capacities`: instance -> any one unit. ValueError without instances or history.
     """
@@ -108,8 +109,8 @@ def initial_shards(
 
 
 def _profile(history: AccessHeatmap, ranges: Sequence[KeyRange]) -> Floats:
-    """Load of each range in each slot, [S, H]: a bucket's weight goes to the ranges that it meets
-    as the keys remembered in it are distributed."""
+    """Load of each range in each slot, [S, H]: a bucket's weight is divided between the ranges that
+    it overlaps, in proportion to the keys remembered in it."""
     starts, _, grid = history.grid()
     keys = history.weighted_keys()
     ends: list[RoutingKey | None] = [*starts[1:], None]

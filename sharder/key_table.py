@@ -1,8 +1,8 @@
 """Which keys have a virtual shard key already: key hash -> token, in 16 bytes a key.
 
-Sorted runs that are joined as they grow, so that a batch is found by a few binary searches. Two
-keys with one hash share a token, which harms neither: a virtual key is the token and then the key
-itself. Of two tokens for one key the first counts, for ever.
+Sorted runs, joined as they grow, so that a few binary searches find a batch. Two keys with one
+hash share a token without harm, since a virtual key is the token and then the key itself. Of two
+tokens for one key the first one counts, for ever.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ Numbers = NDArray[np.uint64]
 
 
 def hashes_of(keys: Iterable[bytes]) -> Numbers:
-    """The hashes that the table is kept by."""
+    """The key hashes of the table."""
     return np.array([xxhash.xxh3_64_intdigest(k) for k in keys], dtype=np.uint64)
 
 
@@ -40,7 +40,7 @@ class KeyTable:
         return tokens, known
 
     def add(self, hashes: Numbers, tokens: Numbers) -> None:
-        """Take what is not known yet; of equal hashes the first."""
+        """Add the unknown hashes; of equal ones the first."""
         if len(hashes) != len(tokens):
             raise ValueError(f"tokens has {len(tokens)} elements, hashes has {len(hashes)}")
         new = ~self.find(hashes)[1]

@@ -1,4 +1,4 @@
-"""Routing keys: the bytes that shard ranges are cut over.
+"""Routing keys: the bytes that shard ranges divide.
 
 A `range` log routes by the key itself, so neighbouring keys share a shard. A `hash` log routes by
 an 8-byte big-endian xxh3 token followed by the key, so that load spreads whatever the keys are. A
@@ -14,7 +14,7 @@ import xxhash
 TOKEN_BYTES = 8
 
 RoutingKey = bytes
-"""The bytes that ranges are cut over."""
+"""The bytes that shard ranges divide."""
 
 
 class Partitioner(StrEnum):
@@ -72,7 +72,8 @@ class KeyRange:
 
 
 def even_ranges(partitioner: Partitioner, count: int) -> list[KeyRange]:
-    """`count` ranges that cover the key space, cut evenly over the first two routing-key bytes."""
+    """`count` ranges that cover the key space, divided evenly over the first two routing-key
+    bytes."""
     if not 1 <= count <= 65_536:
         raise ValueError(f"shards is {count}, it must be within 1..65536")
     cuts = [(i * 65_536 // count).to_bytes(2, "big") for i in range(1, count)]
@@ -80,7 +81,7 @@ def even_ranges(partitioner: Partitioner, count: int) -> list[KeyRange]:
 
 
 def ranges_from_cuts(cuts: list[bytes]) -> list[KeyRange]:
-    """The ranges that strictly increasing `cuts` divide the key space into."""
+    """The ranges into which strictly increasing `cuts` divide the key space."""
     starts = [b"", *cuts]
     ends: list[bytes | None] = [*cuts, None]
     return [KeyRange(start, end) for start, end in zip(starts, ends, strict=True)]

@@ -2,7 +2,7 @@
 
 Axes: I instances (sorted by id), S shards (sorted by instance, then id, so the result does not
 depend on the order of rows in the view), R = 2 resources (ops/s, bytes/s), H periods of the
-horizon, in which crossings are found, F >= H periods for which there is a forecast at all.
+horizon, in which crossings are looked for, F >= H periods that have a forecast.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class LoadTable:
     """
 
     def __init__(self, view: View, forecasts: tuple[Floats, Floats] | None = None) -> None:
-        """`forecasts`: mean and sigma [S, H], ops/s, in the order of view.shards; they stand in
-        for those in the view (for callers that hold arrays)."""
+        """`forecasts`: mean and sigma [S, H], ops/s, in the order of view.shards; they replace
+        those of the view (for callers that hold arrays)."""
         self.view = view
         self.instances: list[InstanceView] = sorted(view.instances, key=lambda i: i.id)
         self.index = {instance.id: i for i, instance in enumerate(self.instances)}
@@ -35,7 +35,7 @@ class LoadTable:
         )
         self.shards: list[ShardView] = [view.shards[n] for n in order]
         self.row_of = {s.id: r for r, s in enumerate(self.shards)} if view.in_flight else {}
-        """Only filled while operators are in flight."""
+        """Filled only while operators are in flight."""
         self.home = np.array([self.index[s.instance] for s in self.shards], dtype=np.int64)
         ends = np.arange(len(self.instances) + 1)
         self.bounds: NDArray[np.int64] = np.searchsorted(self.home, ends).astype(np.int64)
@@ -106,7 +106,7 @@ class LoadTable:
 
     @property
     def farther(self) -> bool:
-        """Whether forecasts go on behind the horizon."""
+        """Whether forecasts go beyond the horizon."""
         return bool(self.far_mean.shape[1] > self.horizon)
 
     def _forecasts(self, h: int) -> tuple[Floats, Floats]:
@@ -129,7 +129,7 @@ class LoadTable:
         return np.maximum(mean, 0.0), np.maximum(sigma, 0.0)
 
     def _surprised(self) -> NDArray[np.bool_]:
-        """Instances that are over their threshold by far more load than was forecast for now."""
+        """Instances over their threshold by far more load than was forecast for now."""
         config = self.view.config
         found = np.asarray(self.used > config.risk.threshold, dtype=np.bool_)
         if config.surprise is None:
@@ -144,7 +144,7 @@ class LoadTable:
         return found
 
     def _keep_present(self) -> None:
-        """What shards of a surprised instance do now is the least that they are going to do."""
+        """Raise the forecast of shards on a surprised instance to at least their present load."""
         if self.surprised.any():
             self.mean = self.mean.copy()  # within the horizon only
         for i in np.flatnonzero(self.surprised).tolist():
@@ -177,7 +177,7 @@ class LoadTable:
                 continue
             source, target = self.index[op.source], self.index[op.target]
             if self.home[row] != source:
-                continue  # past its cutover: statistics show it at the target already
+                continue  # past its cutover: statistics show the load at the target already
             self.shift(row, source, target, op.expected_end_s)
 
     def shift(self, row: int, source: int, target: int, end_s: float, share: float = 1.0) -> None:
@@ -205,7 +205,7 @@ def _matrix(rows: Sequence[Sequence[float]], n: int, h: int) -> Floats:
 def _row(
     shard: ShardView, forecast: ForecastView | None, h: int
 ) -> tuple[list[float], list[float]]:
-    """Mean and sigma over exactly `h` periods; the last known value stands for later ones."""
+    """Mean and sigma over exactly `h` periods; the last known value fills later ones."""
     if forecast is None:
         return [shard.ops_per_s] * h, [0.0] * h
     mean = list(forecast.mean[:h])

@@ -11,7 +11,7 @@ from sharder.reasons import TEMPLATES, Reason
 
 
 class Trigger(StrEnum):
-    """`reactive`: the instance is over its threshold already; `forecast`: it is going to be."""
+    """`reactive`: the instance is over its threshold already; `forecast`: it is forecast to be."""
 
     FORECAST = "forecast"
     REACTIVE = "reactive"
@@ -19,7 +19,7 @@ class Trigger(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ForecastSummary:
-    """Load of the source, had nothing moved, in the period where its upper bound is worst.
+    """Load of the source without any move, in the period where its upper bound is worst.
 
     `lower`, `upper`: 80 % interval, in `unit` like mean, capacity and limit (threshold x
     capacity). `horizon_s`: from the plan to the start of that period.
@@ -37,10 +37,10 @@ class ForecastSummary:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """An instance whose upper bound is going to cross threshold x capacity.
+    """An instance whose upper bound crosses threshold x capacity in a coming period.
 
     `crossing_s` is when the first such period starts, `probability` the highest P(load > limit) of
-    a period, `overload_cost` the expected cost if nothing moves (overloaded instance-seconds).
+    a period, `overload_cost` the expected cost without a move (overloaded instance-seconds).
     """
 
     instance: str
@@ -58,8 +58,8 @@ class Operator:
 
     `start_s` is the latest safe time, or the plan's time if that is past; `due`: it starts before
     the next plan is made. `deadline_s` is when it must be finished to be in time.
-    `expected_gain` and `risk` are in overloaded instance-seconds. `key`: where a split cuts; its
-    `target` is where one of the parts is to go next. `partner`: the upper shard of a merge.
+    `expected_gain` and `risk` are in overloaded instance-seconds. `key`: the split point; the
+    `target` of a split is where one part moves next. `partner`: the upper shard of a merge.
     `executable`: the coordinator carries out this kind (`planner.executable`); else it is advice.
     """
 
@@ -85,7 +85,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A candidate (an instance, or a shard on it) that was refused, and the figures behind it."""
+    """A candidate (an instance, or a shard on it) that was refused, with the figures behind it."""
 
     reason: Reason
     instance: str
@@ -108,10 +108,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer of `plan(view)`: `operators` by falling risk, then gain; the rest by instance.
+    """The answer of `plan(view)`: `operators` by falling risk, then gain; refusals by instance.
 
-    In `dry_run` mode operators are for show; in `forecast_only` there are none. A planned operator
-    that is not due is also in `refused`, with reason 9.
+    In `dry_run` mode operators are only shown; in `forecast_only` there are none. A planned
+    operator that is not due is also in `refused`, with reason 9.
     """
 
     made_at_s: float

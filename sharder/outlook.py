@@ -1,8 +1,8 @@
-"""What lies behind the horizon: of the moves that cure a crossing, which leaves least for later.
+"""The load beyond the horizon: which of the moves that cure leaves the least overload for later.
 
-Crossings are found within the horizon, where forecasts are sharp; but a move is made for longer
-than that. So where forecasts reach further (a day of them shows the evening in the morning),
-targets and shards are chosen by the overload that is to be expected over all of it.
+Crossings are looked for within the horizon, where forecasts are precise; but the effect of a move
+lasts longer. So where forecasts reach further (a day of them shows the evening in the morning),
+targets and shards are chosen by the expected overload over all of it.
 """
 
 import numpy as np
@@ -13,15 +13,16 @@ from sharder.load import LoadTable
 from sharder.risk import Floats, overload_periods
 
 TARGETS_MAX = 16
-"""Instances with most headroom that are compared."""
+"""Instances with the most headroom that are compared."""
 _TIE_PERIODS = 1e-3
-"""Expected overload that differs by less is equal."""
+"""Differences of expected overload below this count as equal."""
 
 
 class Outlook:
-    """Loads of instances over all forecast periods, [I, R, F], with what is in flight and accepted.
+    """Loads of instances over all forecast periods, [I, R, F], with operators in flight and
+    accepted.
 
-    No load is taken to be surer than `outlook_error` of the limit, whatever its interval says.
+    A load is uncertain by at least `outlook_error` of the limit, whatever its interval says.
     """
 
     def __init__(self, table: LoadTable, limit: Floats, config: PlannerConfig) -> None:
@@ -31,7 +32,7 @@ class Outlook:
         for op in table.view.in_flight:
             row = table.row_of.get(op.shard)
             if row is not None and op.kind in ("move", "switch"):
-                self._home[row] = table.index[op.target]  # past its cutover it is there already
+                self._home[row] = table.index[op.target]  # past its cutover: it is there already
         shape = (len(table.instances), 2, table.far_mean.shape[1])
         self._sums = np.zeros((3, *shape))
         ratio = table.ratio[:, None]
@@ -44,7 +45,7 @@ class Outlook:
             np.add.at(total[:, 1], self._home, values * scale)
 
     def relief(self, instance: int, rows: NDArray[np.int64]) -> Floats:
-        """Overloaded periods that are spared if a shard leaves `instance`, for each of `rows`."""
+        """Overloaded periods avoided if a shard leaves `instance`, for each of `rows`."""
         total, limit = self._sums[:, instance], self._limit[instance]
         without = np.maximum(total[:, None] - self._loads(rows), 0.0)
         return self._overload(total, limit) - self._overload(without, limit)
@@ -52,21 +53,22 @@ class Outlook:
     def burden(self, rows: NDArray[np.int64], at: NDArray[np.int64], part: float = 1.0) -> Floats:
         """Overloaded periods that each of `rows` adds on each of the instances `at`, [n, m].
 
-        `part`: for that share of the shards only.
+        `part`: only for that share of the shards.
         """
         total, limit = self._sums[:, at], self._limit[at]
         added = total[:, None] + self._loads(rows, part)[:, :, None]
         return self._overload(added, limit) - self._overload(total, limit)
 
     def spared(self, instance: int, rows: NDArray[np.int64], at: NDArray[np.int64]) -> Floats:
-        """Overloaded periods that a move of each of `rows` from `instance` to each of `at` spares
-        both sides, [n, m]."""
+        """Overloaded periods that a move of each of `rows` from `instance` to each of `at` avoids
+        on both sides, [n, m]."""
         return self.relief(instance, rows)[:, None] - self.burden(rows, at)
 
     def best_of(
         self, row: int, fits: NDArray[np.bool_], headroom: Floats, part: float = 1.0
     ) -> NDArray[np.bool_]:
-        """Those of the instances that fit where the shard adds least, the rest taken out."""
+        """The instances with room where the shard adds the least overload; the others are
+        removed."""
         some = np.flatnonzero(fits)
         some = some[np.argsort(-headroom[some], kind="stable")[:TARGETS_MAX]]
         added = self.burden(np.array([row]), some, part)[0]
@@ -75,7 +77,7 @@ class Outlook:
         return best
 
     def shift(self, row: int, source: int, target: int, part: float = 1.0) -> None:
-        """Take a move of a shard, or of that `part` of it, into the sums."""
+        """Apply a move of a shard, or of that `part` of it, to the sums."""
         load = self._loads(np.array([row]), part)[:, 0]
         self._sums[:, source] = np.maximum(self._sums[:, source] - load, 0.0)
         self._sums[:, target] += load

@@ -1,12 +1,12 @@
-"""Placement before the write: which instance and shard a key that was never seen goes to.
+"""Placement before the write: which instance and shard a new key goes to.
 
 A draw by weighted rendezvous (Thaler and Ravishankar, 1998; weights by -ln(u)/w): instance i gets a
-key with chance w_i / sum(w), the same key always draws the same, and a lost instance moves nobody
-else's keys. The weight is how many more such keys the instance can take by forecast, so size and
-schema matter: small records are bounded by ops/s, large ones by bytes/s or by space. With
-`randomness` below 1 that share of keys takes the emptier of its two first draws (Mitzenmacher, The
-power of two choices, 2001). Weights are corrected by what was observed. All of it is pure; who
-remembers key -> virtual shard key is the coordinator's affair.
+key with probability w_i / sum(w), the same key always draws the same instance, and a lost instance
+does not move the keys of others. The weight is how many more such keys the instance can take by
+forecast, so size and schema matter: small records are bounded by ops/s, large ones by bytes/s or
+by space. With `randomness` below 1, 1 - `randomness` of the keys go to the emptier of their two
+first draws (Mitzenmacher, The power of two choices, 2001). Observed loads correct the weights. All
+of it is pure; the coordinator stores key -> virtual shard key.
 """
 
 import math
@@ -29,7 +29,7 @@ from sharder.view import View
 CHUNK_KEYS = 512
 """Keys drawn against the same fill levels."""
 SIZE_CLASSES = 48
-"""Record sizes are told apart by powers of two."""
+"""Record sizes are classed by powers of two."""
 SCHEMAS_MAX = 4_096
 _TOKENS = 1 << (8 * TOKEN_BYTES)
 
@@ -44,14 +44,14 @@ class Headroom:
     cpu_share: float = math.inf
 
     def __post_init__(self) -> None:
-        for told in fields(self):
-            if math.isnan(value := getattr(self, told.name)):
-                raise ValueError(f"headroom.{told.name} is {value}, it must be a number")
+        for item in fields(self):
+            if math.isnan(value := getattr(self, item.name)):
+                raise ValueError(f"headroom.{item.name} is {value}, it must be a number")
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a key of some schema will bring: its rate, record size, records kept, CPU per op (s)."""
+    """Expected figures of a key of a schema: rate, record size, records kept, CPU per op (s)."""
 
     ops_per_s: float = 1.0
     record_bytes: float = 100.0
@@ -59,10 +59,10 @@ class Estimate:
     cpu_s_per_op: float = 0.0
 
     def __post_init__(self) -> None:
-        for told in fields(self):
-            value = getattr(self, told.name)
+        for item in fields(self):
+            value = getattr(self, item.name)
             if not 0 <= value < math.inf:
-                raise ValueError(f"estimate.{told.name} is {value}, it must be at least 0")
+                raise ValueError(f"estimate.{item.name} is {value}, it must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +94,28 @@ class Slot:
 
 
 def headrooms(view: View) -> dict[str, Headroom]:
-    """Forecast headroom of each live instance that is not draining: what its limit leaves over the
-    upper bound of its load, in the period where that is least."""
+    """Forecast headroom of each live instance that is not draining: its limit less the upper bound
+    of its load, in the period where the difference is least."""
     draft = Draft(view, LoadTable(view))
     least = (draft.limit[:, :, None] - draft.upper).min(axis=2)
     share = view.config.risk.threshold
     return {
-        told.id: Headroom(
+        instance.id: Headroom(
             ops_per_s=max(float(least[i, OPS]), 0.0),
             bytes_per_s=max(float(least[i, BYTES]), 0.0),
             stored_bytes=max(
-                share * (told.capacity_stored_bytes or math.inf) - float(draft.stored[i]), 0.0
+                share * (instance.capacity_stored_bytes or math.inf) - float(draft.stored[i]), 0.0
             ),
         )
-        for i, told in enumerate(draft.table.instances)
+        for i, instance in enumerate(draft.table.instances)
         if draft.open[i]
     }
 
 
 class Placement:
-    """Draws slots for keys. Mutable: how full its draws made each instance, learned corrections.
+    """Draws slots for keys. Mutable: how far its draws filled each instance, learned corrections.
 
-    ValueError when no slot is on an instance whose headroom is told.
+    ValueError when no slot is on an instance with a known headroom.
     """
 
     def __init__(
@@ -133,10 +133,10 @@ class Placement:
         self.renew(slots, headroom)
 
     def renew(self, slots: Sequence[Slot], headroom: Mapping[str, Headroom]) -> None:
-        """Take what the next forecast says; slots on an instance that is not in `headroom` take
-        nothing: it is lost, and its weight is the others'.
+        """Use the next forecast. An instance that is not in `headroom` is lost: it gets no keys,
+        and the others get its weight.
 
-        Learned corrections stay; fill levels begin anew, since the headroom has them in it.
+        Learned corrections stay; fill levels start at 0 again, since the headroom includes them.
         """
         left = tuple(s for s in slots if s.instance in headroom)
         if not left:
@@ -152,9 +152,9 @@ class Placement:
             dtype=np.uint64,
         )
         none = Headroom(0.0, 0.0, 0.0, 0.0)
-        told = [headroom.get(n, none) for n in self.instances]
+        rooms = [headroom.get(n, none) for n in self.instances]
         self._room: Floats = np.array(
-            [[h.ops_per_s, h.bytes_per_s, h.stored_bytes, h.cpu_share] for h in told]
+            [[h.ops_per_s, h.bytes_per_s, h.stored_bytes, h.cpu_share] for h in rooms]
         )
         self._slots_of = [
             np.array([k for k, s in enumerate(self.slots) if s.instance == n], dtype=np.int64)
@@ -165,7 +165,7 @@ class Placement:
         """Share of each instance's headroom that the keys drawn so far take."""
 
     def lose(self, instance: str) -> None:
-        """An instance is gone: its weight goes to the others by what they have left."""
+        """Remove a lost instance: the others get its weight in proportion to their headroom."""
         if instance not in self.instances:
             raise ValueError(f"instance {instance} is not known")
         left = {
@@ -178,11 +178,11 @@ class Placement:
         self.filled = filled
 
     def observe(self, expected: Mapping[str, float], observed: Mapping[str, float]) -> None:
-        """Correct the weights by the loads that drawn keys brought to instances, against what was
-        expected of them (any one unit each; only shares count).
+        """Correct the weights by the loads that drawn keys brought to instances, compared with the
+        expected loads (any one unit each; only shares count).
 
-        An instance whose keys bring twice their expected share comes to half its weight: the
-        correction follows 1 / error by `learning_rate` a call, and so settles.
+        An instance whose keys bring twice their expected share approaches half its weight: the
+        correction follows 1 / error by `learning_rate` a call, and so converges.
         """
         names = [n for n in self.instances if expected.get(n, 0) > 0 and n in observed]
         meant = np.array([expected[n] for n in names])
@@ -197,7 +197,7 @@ class Placement:
 
     @property
     def corrections(self) -> dict[str, float]:
-        """What each instance's weight is multiplied by, as learned."""
+        """The learned factor of each instance's weight."""
         return dict(zip(self.instances, self._bias.tolist(), strict=True))
 
     @property
@@ -206,11 +206,11 @@ class Placement:
         return dict(zip(self.instances, self._expected.tolist(), strict=True))
 
     def learn(self, schema: str, seen: Estimate, rate: float = 0.1) -> None:
-        """What a key of a schema brought: its estimate follows by `rate`."""
+        """Train the estimate of a schema by an observed key, by `rate`."""
         held = self.schemas.get(schema)
         if held is None and len(self.schemas) >= SCHEMAS_MAX:
             raise ValueError(f"schemas are {len(self.schemas)}, the limit is {SCHEMAS_MAX}")
-        names = [told.name for told in fields(Estimate)]
+        names = [item.name for item in fields(Estimate)]
         values = [
             getattr(seen, n) if held is None
             else getattr(held, n) + rate * (getattr(seen, n) - getattr(held, n))
@@ -219,25 +219,25 @@ class Placement:
         self.schemas[schema] = Estimate(*values)
 
     def weights(self, size_bytes: float | None = None, schema: str = "") -> Floats:
-        """How many more such keys each instance can take, corrected, [I]; 0: it takes none."""
-        told = self.schemas.get(schema, Estimate())
-        size = told.record_bytes if size_bytes is None else size_bytes
+        """How many more such keys each instance can take, corrected, [I]; 0: none."""
+        estimate = self.schemas.get(schema, Estimate())
+        size = estimate.record_bytes if size_bytes is None else size_bytes
         need = np.array(
             [
-                told.ops_per_s,
-                told.ops_per_s * size,
-                size * told.records,
-                told.ops_per_s * told.cpu_s_per_op,
+                estimate.ops_per_s,
+                estimate.ops_per_s * size,
+                size * estimate.records,
+                estimate.ops_per_s * estimate.cpu_s_per_op,
             ]
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             many = np.where(need > 0, self._room / np.where(need > 0, need, 1.0), np.inf)
         found = many.min(axis=1)
-        if np.isinf(found).any():  # unlimited ones share what is drawn alike
+        if np.isinf(found).any():  # unlimited instances share the draws equally
             found = np.where(np.isinf(found), max(found[np.isfinite(found)].max(initial=1.0), 1.0),
                              found)  # fmt: skip
         found = np.where((found >= 1.0) & self._holds, found, 0.0)
-        if not found.any():  # nobody has room: a write is still placed, by whatever is left
+        if not found.any():  # no room anywhere: a write is still placed, by what is left
             found = np.where(self._holds, np.maximum(many.min(axis=1), 1e-9), 0.0)
         return np.asarray(found * self._bias, dtype=np.float64)
 
@@ -271,10 +271,10 @@ class Placement:
         """-1: the schema's size; else the power of two that is next above the size."""
         if sizes is None:
             return np.full(count, -1, dtype=np.int64)
-        told = np.asarray(sizes, dtype=np.float64)
-        if told.size and not (np.isfinite(told) & (told >= 0)).all():
+        known = np.asarray(sizes, dtype=np.float64)
+        if known.size and not (np.isfinite(known) & (known >= 0)).all():
             raise ValueError("sizes holds a value that is not a number of at least 0 bytes")
-        return np.clip(np.ceil(np.log2(np.maximum(told, 1.0))), 0, SIZE_CLASSES - 1).astype(int)
+        return np.clip(np.ceil(np.log2(np.maximum(known, 1.0))), 0, SIZE_CLASSES - 1).astype(int)
 
     def _draw_some(self, hashes: NDArray[np.uint64], weights: Floats) -> NDArray[np.int64]:
         """Instance of each key; `weights` [n, I]."""
@@ -331,7 +331,7 @@ def token_of(slot: Slot, key_hash: int) -> int:
 
 
 def takes_keys(slot: Slot) -> bool:
-    """Whether new keys can be placed in the slot: not in what is left around one hot key."""
+    """Whether new keys can be placed in the slot: not in the narrow range around one hot key."""
     low, high = _tokens_in(slot.range)
     return low < high
 
@@ -342,7 +342,7 @@ def virtual_key(token: int, key: bytes) -> RoutingKey:
 
 
 def _tokens_in(keys: KeyRange) -> tuple[int, int]:
-    """Tokens [low, high) of which every virtual key lies in the range."""
+    """Tokens [low, high) for which every virtual key lies in the range."""
     low = _token(keys.start, up=True)
     return low, _TOKENS if keys.end is None else _token(keys.end, up=False)
 

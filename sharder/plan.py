@@ -1,4 +1,4 @@
-"""`plan(view) -> Plan`: which shards should move, where, when and why; and why the others not.
+"""`plan(view) -> Plan`: which shards should move, where, when and why, and why others stay.
 
 Pure: the same view gives the same plan, to the byte. It plans the end state (all accepted and
 in-flight operators count) before it orders the operators.
@@ -42,13 +42,13 @@ POLICIES: dict[str, Policy] = {
     "co_locate": co_locate.propose,
     "merge": merge.propose,
 }
-"""By the names that `planner.policies` uses."""
+"""Policies by their names in `planner.policies`."""
 
 
 def plan(view: View, forecasts: tuple[Floats, Floats] | None = None) -> Plan:
     """The plan for `view`. Raises ValueError when a shard's figures are not finite.
 
-    `forecasts`: see LoadTable; the view's own are the usual way.
+    `forecasts`: see LoadTable; by default those of the view.
     """
     for name in view.config.policies:
         if name not in POLICIES:
@@ -66,8 +66,8 @@ def plan(view: View, forecasts: tuple[Floats, Floats] | None = None) -> Plan:
             ]
     operators = sorted(draft.operators, key=lambda op: (-op.risk, -op.expected_gain, op.shard))
     planned = {op.shard for op in operators}
-    told = sorted({*draft.refusals, *draft.also})
-    refused = [r for i in told for r in draft.refusals.get(i, []) + draft.also.get(i, [])]
+    indices = sorted({*draft.refusals, *draft.also})
+    refused = [r for i in indices for r in draft.refusals.get(i, []) + draft.also.get(i, [])]
     refused = [r for r in refused if r.shard not in planned]
     refused += [_not_due(op, view.now_s) for op in operators if not op.due]
     return Plan(
@@ -88,7 +88,7 @@ def explain(plan: Plan) -> list[str]:
 
 
 def _hot(draft: Draft) -> list[tuple[int, Crossing]]:
-    """Live instances that are going to be over their limit, the dearest first; refuses the rest."""
+    """Live instances that will exceed their limit, highest cost first; refuses the others."""
     limit = draft.limit[:, :, None]
     peak = (draft.upper / limit).max(axis=(1, 2))
     hot: list[tuple[int, Crossing]] = []

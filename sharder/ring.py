@@ -3,7 +3,7 @@
 Each instance owns `virtual_nodes x weight` points on a ring of 64-bit xxh3 hashes; a shard goes to
 the first point clockwise of its own hash whose instance still has room. Room is bound x the fair
 share (Mirrokni, Thorup, Zadimoghaddam: Consistent Hashing with Bounded Loads, SODA 2018). An
-instance's points depend on nothing but its own id and weight, so adding one of N moves about 1/N.
+instance's points depend only on its own id and weight, so adding one of N moves about 1/N.
 """
 
 import math
@@ -57,7 +57,7 @@ class Ring:
         return [self.instances[i] for i in order]
 
     def owner(self, shard: str) -> str:
-        """The first instance on the ring for `shard`, whatever the load."""
+        """The first instance on the ring for `shard`, ignoring the load."""
         return self.instances[int(self._owners[self._position(shard)])]
 
     def first(self, shard: str, allowed: NDArray[np.bool_]) -> int | None:
@@ -94,7 +94,7 @@ class Ring:
             if shard in placed:
                 continue
             index = self.first(shard, open_)
-            if index is None:  # overrides took all the room: the least filled instance takes it
+            if index is None:  # overrides used all room: the least filled one takes it
                 index = int(np.argmin(filled / rooms))
             filled[index] += loads[shard]
             open_[index] = filled[index] < rooms[index]
@@ -116,9 +116,9 @@ def place(
 
     `shards`: shard -> load in any one unit, or just the ids (each counts 1). `weights`: instance ->
     weight. No instance gets more than bound x its fair share of the load plus one shard (equal
-    loads: at most ceil(bound x fair share)), as far as `overrides` (shard -> instance) allow it.
+    loads: at most ceil(bound x fair share)), unless `overrides` (shard -> instance) require it.
     Shards of low `migration_weights` (default 1) choose first, so one of higher weight is likelier
-    to be the one that has to move on. Raises ValueError that names the field and its bound.
+    to move on to a further instance. Raises ValueError that names the field and its bound.
     """
     if not 1.0 <= bound <= 100.0:
         raise ValueError(f"bound is {bound}, it must be within 1..100 (times the fair share)")
@@ -140,7 +140,7 @@ def place(
 def _choosing_order(
     loads: Mapping[str, float], weights: Mapping[str, float], seed: int
 ) -> list[str]:
-    """Shards by falling -ln(u)/weight, u from the hash: weight w comes last with chance ~ w."""
+    """Shards by falling -ln(u)/weight, u from the hash: weight w is last with probability ~ w."""
 
     def clock(shard: str) -> float:
         weight = weights.get(shard, 1.0)

@@ -2,8 +2,8 @@
 
 The load of an instance is the sum of its shards' loads, taken as normal: means add; a shard's
 standard deviation is (upper80 - mean) / z(0.9), the upper half of its interval, since only the
-upper tail hurts; the variance of the sum is (1 - rho) sum(sigma^2) + rho (sum sigma)^2 with rho =
-`error_correlation`. Arrays end in [resource, period]; resources are ops/s and bytes/s.
+upper tail matters; the variance of the sum is (1 - rho) sum(sigma^2) + rho (sum sigma)^2 with rho
+= `error_correlation`. Arrays end in [resource, period]; resources are ops/s and bytes/s.
 """
 
 import math
@@ -47,7 +47,7 @@ def upper_bound(mean: Floats, sum_squares: Floats, sum_sigma: Floats, config: Ri
 def overload_probability(mean: Floats, sd: Floats, limit: Floats) -> Floats:
     """P(load > limit) per period: `mean`, `sd` [..., R, H], `limit` [..., R] -> [..., H].
 
-    Of the resources the likelier one counts: both are driven by the same operations.
+    The likelier resource counts: the same operations drive both.
     """
     gap = limit[..., None] - mean
     with np.errstate(over="ignore"):
@@ -57,8 +57,7 @@ def overload_probability(mean: Floats, sd: Floats, limit: Floats) -> Floats:
 
 def overload_periods(loads: Floats, limit: Floats, floor: float, config: RiskConfig) -> Floats:
     """Expected number of periods over the limit: `loads` [3, ..., R, F] are the sums of mean,
-    sigma^2 and sigma, `limit` [..., R]; `floor`: share of the limit that the deviation never is
-    below.
+    sigma^2 and sigma, `limit` [..., R]; `floor`: least deviation, as a share of the limit.
     """
     mean, sum_squares, sum_sigma = loads
     least = np.where(np.isfinite(limit), floor * limit, 0.0)[..., None]
@@ -69,7 +68,7 @@ def overload_periods(loads: Floats, limit: Floats, floor: float, config: RiskCon
 def overload_cost(p: Floats, period_s: float, config: RiskConfig) -> float:
     """Expected cost of the overloaded seconds of all periods, from `overload_probability`.
 
-    This is P x (cost of an overload): the expected overloaded time is sum(P_k) x period however
+    This is P x (cost of an overload): the expected overloaded time is sum(P_k) x period, however
     the periods depend on each other.
     """
     return float(p.sum()) * period_s * config.overload_cost_per_s
@@ -84,7 +83,7 @@ def utilisation_cost(utilisation: float, config: RiskConfig) -> float:
 def move_cost(
     size_bytes: float, duration_s: float, blackout_ms: float, config: RiskConfig
 ) -> float:
-    """Cost of a move: fixed, copied bytes, the time it works, the expected blackout."""
+    """Cost of a move: fixed, copied bytes, its duration, the expected blackout."""
     return (
         config.move_cost_fixed
         + config.move_cost_per_gib * size_bytes / _GIB

@@ -1,7 +1,7 @@
 """Settings that are fields of a frozen dataclass: bound, unit and choices stand at the field.
 
-`x_s: Annotated[float, Interval(ge=0, le=60), Unit("s")] = 1.0`, and a docstring below it. Settings
-of processes (pydantic) are written the same way, and `coordinator.settings_reference` reads both.
+Write `x_s: Annotated[float, Interval(ge=0, le=60), Unit("s")] = 1.0` and a docstring below it.
+Settings of processes (pydantic) have the same form; `coordinator.settings_reference` reads both.
 """
 
 import functools
@@ -20,14 +20,15 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the annotation of a field says of its values, beside their type."""
+    """The limits in a field's annotation, beside its type."""
 
     interval: Interval | None
     unit: str
     choices: tuple[str, ...]
 
     def complaint(self, name: str, value: Any) -> str | None:
-        """One sentence with name, value, limit and unit; None: the value holds."""
+        """The limit that a value breaks, as a sentence with name, value, limit and unit; None: it
+        fits."""
         if self.choices and value not in self.choices:
             return f"{name} is {value!r}, it must be one of {', '.join(self.choices)}"
         if self.interval is None or value is None:
@@ -57,7 +58,7 @@ def limits_in(metadata: tuple[object, ...]) -> Limits:
 
 
 def complaint(values: Any) -> str | None:
-    """The first field that is out of its limits, as a sentence; None: all hold."""
+    """The first field out of its limits, as a sentence; None: all fit."""
     kind: Any = type(values)
     for name, limits in limits_of(kind).items():
         said = limits.complaint(name, getattr(values, name))

@@ -13,7 +13,7 @@ from sharder.keys import KeyRange, Partitioner
 
 
 class ShardStatus(StrEnum):
-    """`sealing` still counts as open for the cover: it stays the shard of its range (S1)."""
+    """`sealing` still counts as open for the cover: the shard keeps its range (S1)."""
 
     OPEN = "open"
     SEALING = "sealing"
@@ -26,11 +26,11 @@ class ShardMapError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One range of one log and who serves it. The mappings must not be changed.
+    """One range of one log and the instances that serve it. The mappings must not be changed.
 
-    `addresses` maps instance to gRPC address. `route` maps instance to the share (0..1) of reads
-    and forwarded appends that go there; what is left goes to the primary. `spread_reads`: reads go
-    to all in-sync instances evenly. `sealed_end`: where a sealed shard ends, in records.
+    `addresses` maps instance to gRPC address. `route` maps instance to its share (0..1) of reads
+    and forwarded appends; the rest goes to the primary. `spread_reads`: reads go to all in-sync
+    instances evenly. `sealed_end`: where a sealed shard ends, in records.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Shard:
 
     @property
     def is_open(self) -> bool:
-        """True while this shard is the one that its range belongs to (open or sealing)."""
+        """True while this shard owns its range (open or sealing)."""
         return self.status is not ShardStatus.SEALED
 
 
@@ -142,7 +142,7 @@ class ShardMap:
         return found
 
     def with_shard(self, shard: Shard, *more: Shard) -> "ShardMap":
-        """The next version with these shards added or put in place of those with their ids.
+        """The next version, with these shards added, or replacing those with the same ids.
 
         Several at once, because a split seals one shard and opens two in one step.
         """

@@ -20,7 +20,7 @@ class ForecastView:
     """Forecast of a shard's ops/s, one value per coming period.
 
     `lower80` and `upper80` bound the 80 % interval. `sigma` (standard deviation, ops/s), where
-    given, is used instead of the interval. `model` is the model that speaks.
+    given, is used instead of the interval. `model` is the model that made it.
     """
 
     mean: tuple[float, ...]
@@ -46,7 +46,7 @@ def forecast_view(forecast: Forecast, slot: int, periods: int, period_s: float) 
     """A profiler's forecast of operations per slot as ops/s of the `periods` coming periods.
 
     Period 0 is slot `slot` and slots are `period_s` long. Between forecast steps values are
-    interpolated, outside them the nearest step speaks. The model is that of the last step.
+    interpolated, outside them the nearest step counts. The model is that of the last step.
     """
     if periods < 1:
         raise ValueError(f"periods is {periods}, it must be at least 1")
@@ -68,7 +68,8 @@ def forecast_view(forecast: Forecast, slot: int, periods: int, period_s: float) 
 class SplitPoint:
     """A routing key at which a shard could be split, and the share of its load below that key.
 
-    Learned from key accesses. A hot key k shows as two cuts, k and k + 0x00, with a jump between.
+    Learned from key accesses. A hot key k shows as two of them, k and k + 0x00, with a jump
+    between.
     """
 
     key: RoutingKey
@@ -79,14 +80,14 @@ class SplitPoint:
 class ShardView:
     """A shard as statistics show it now.
 
-    `bytes` is what a move must copy. `forecast=None`: nothing is learned yet, the present ops/s
+    `bytes` is what a move must copy. `forecast=None`: no forecast yet, the present ops/s
     stand for the future. `bytes_per_op` (default bytes_per_s / ops_per_s) turns forecast ops into
     bytes. `migration_weight` 1.0 is usual, higher is likelier to be moved, 0 is never moved.
-    `cuts`: where it could be split, by rising key; none: not learned. `start` and `end` bound its
-    routing keys (`start` None: not told, so it is not merged). `in_sync`: the other instances that
+    `cuts`: where it could be split, by rising key; empty: not learned. `start` and `end` bound its
+    routing keys (`start` None: unknown, so it is not merged). `in_sync`: the other instances that
     hold it in sync. `related`: shard -> correlation of access with shards used together with it.
     `opened_s`: when a split, merge or the creation of its log made it (None: long ago).
-    `expected_ops_per_s`: what had been forecast for the present (None: nothing was).
+    `expected_ops_per_s`: the forecast for the present (None: there was none).
     """
 
     id: str
@@ -112,7 +113,7 @@ class ShardView:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance: what it can do (None: unlimited) and what it does now.
+    """An instance: its limits (None: unlimited) and its present load.
 
     `failures_per_day` is observed; `draining`: it is to be emptied.
     """
@@ -140,7 +141,7 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True)
 class MoveHistory:
-    """What past moves measured; the planner's idea of how long the next one takes."""
+    """Measurements of past moves, from which the planner estimates how long the next one takes."""
 
     copy_mb_per_s: float = 20.0
     """Copy rate in 10^6 bytes/s."""
@@ -150,7 +151,7 @@ class MoveHistory:
     moves: int = 0
     """How many moves these figures come from; 0: they are the defaults."""
     load_share: float = 0.0
-    """Share of the shard's load that a move adds to its source and its target while it works."""
+    """Share of the shard's load that a move adds to its source and its target while it lasts."""
     switch_s: float | None = None
     """Seconds that a switch of the primary takes; None: as long as a move of no bytes."""
 
@@ -175,7 +176,7 @@ class MoveHistory:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """An operator at work. Its influence: the shard's load counts at the target in every period,
+    """An operator under way. Its influence: the shard's load counts at the target in every period,
     and at the source until `expected_end_s`."""
 
     id: str
@@ -188,7 +189,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that one plan is made from. Raises ValueError that names what does not fit together."""
+    """All inputs of one plan. Raises ValueError that names what does not fit together."""
 
     now_s: float
     period_s: float

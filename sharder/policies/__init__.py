@@ -1,3 +1,3 @@
-"""One file per policy. A policy is a function of a Draft and the hot instances (index, crossing):
-it accepts operators on the draft, or leaves numbered refusals. It proposes and never acts.
+"""One file per policy. A policy is a function of a Draft and the hot instances (index, crossing).
+It accepts operators on the draft, or leaves numbered refusals. It proposes and never acts.
 """

@@ -1,8 +1,8 @@
-"""Bring shards together that are used together, where their common instance stays under its limit.
+"""Bring shards together that are used together, if their common instance stays under its limit.
 
-A query over both then asks one instance instead of two. But shards used together peak together: so
-the target must have room for the worst period, and else they stay apart (reason 26). Never to an
-instance of a lower grade (tier), so the two policies do not pull against each other.
+A query over both then asks one instance instead of two. But shards used together peak together:
+the target must have room for the worst period, else they stay apart (reason 26). The target is
+never of a lower tier, so that this policy does not work against `tier`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from sharder.reasons import Reason
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
-    """Pairs by falling correlation; the shard that is cheaper to move goes to the other."""
+    """Pairs by falling correlation; the shard that is cheaper to move goes to the other's
+    instance."""
     left = draft.config.upkeep_operators_max
     for correlation, a, b in _pairs(draft):
         if left <= 0:

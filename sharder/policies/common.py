@@ -1,4 +1,4 @@
-"""What several policies need: who may move at all, what a move gains, and when it starts."""
+"""What several policies need: which shards may move, what a move gains, and when it starts."""
 
 import math
 
@@ -12,7 +12,7 @@ from sharder.risk import Floats, deviation, overload_cost, overload_probability,
 
 
 def eligible(draft: Draft, instance: int) -> tuple[NDArray[np.int64], list[Refusal]]:
-    """Rows of the shards of an instance that may move at all, and the refusals of the others."""
+    """Rows of the shards of an instance that may move, and the refusals of the others."""
     now, config = draft.view.now_s, draft.config
     in_flight = draft.in_flight
     name = draft.table.instances[instance].id
@@ -56,8 +56,8 @@ def latest_start_s(draft: Draft, crossing: Crossing, duration_s: float) -> float
 def start_s(draft: Draft, source: int, target: int, latest_s: float, duration_s: float) -> float:
     """`latest_s`, or the start of an earlier period if source and target are in a trough then.
 
-    Earlier only if the busier of the two is used less by `trough_gain` of its limit over the whole
-    move; the last of equal troughs.
+    Earlier only if the busier of the two has less load by `trough_gain` of its limit during the
+    whole move; of equal troughs the last one.
     """
     view, gain = draft.view, draft.config.trough_gain
     periods = int((latest_s - view.now_s) // view.period_s)
@@ -86,9 +86,9 @@ def gain(
     share: float,
     part: float = 1.0,
 ) -> float:
-    """Expected overload cost that a move avoids at the source, less what the target gets.
+    """Expected overload cost that a move avoids at the source, less what it adds at the target.
 
-    One of several moves that only together cure may leave the probability where it is; it counts
+    One of several moves that cure only together may leave the probability unchanged; it counts
     for at least its `share` of the excess. `part`: of the shard that moves.
     """
     t, config = draft.table, draft.config.risk
@@ -131,7 +131,7 @@ def reliefs(draft: Draft, instance: int, rows: NDArray[np.int64], duration_s: fl
 
 
 def relief(draft: Draft, instance: int, row: int, part: float, duration_s: float) -> float:
-    """Share of the excess that goes with that part of the shard; 1: it cures."""
+    """Share of the excess that moves away with that part of the shard; 1: it cures."""
     t = draft.table
     helped = t.starts_after(draft.view.now_s + duration_s)
     mean, sigma = t.shard_load(row)

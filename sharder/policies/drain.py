@@ -1,4 +1,4 @@
-"""Empty an instance that is to be removed: all its shards go, by a switch where that is enough."""
+"""Empty an instance that is to be removed: all its shards leave, by a switch where possible."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from sharder.reasons import Reason
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
-    """Bring every shard of live draining instances elsewhere, the largest load first."""
-    for instance, told in enumerate(draft.table.instances):
-        if not (told.draining and told.alive):
+    """Move every shard of live draining instances elsewhere, the largest load first."""
+    for instance, state in enumerate(draft.table.instances):
+        if not (state.draining and state.alive):
             continue
         place = draft.table.rows_of(instance)
         rows = [r for r in range(place.start, place.stop) if r not in draft.moved]
         rows.sort(key=lambda r: (-float(draft.table.mean[r].max()), draft.table.shards[r].id))
         draft.refusals[instance] = []
         if place.start == place.stop:
-            draft.refuse(instance, Refusal(Reason.DRAINED, told.id))
+            draft.refuse(instance, Refusal(Reason.DRAINED, state.id))
         for row in rows:
             why = _empty(draft, instance, row)
             if why is not None:
@@ -31,7 +31,7 @@ def _empty(draft: Draft, instance: int, row: int) -> Refusal | None:
     shard, name = draft.table.shards[row], draft.table.instances[instance].id
     why = may_move(draft, row, instance)
     if why is not None and why.reason in (Reason.PINNED, Reason.COOLDOWN):
-        # Neither holds a shard on what is going away; the limits on operators still do.
+        # A pinned or recently moved shard leaves, too; only the limits on operators hold.
         why = over_limits(draft, instance, shard.id, due=True)
     if why is not None:
         return why

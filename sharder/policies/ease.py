@@ -1,8 +1,9 @@
-"""Ease an instance that nothing cures: no target would stay under its limit, but some are better.
+"""Ease an instance without a cure: every target would exceed its limit, but some are better.
 
-Of whole shards and parts of shards (by learned keys) near half the gap to the least loaded
-instance, the one whose move lowers the expected overload of both sides most. It must pay for
-itself, so each such move lowers the expected cost of the whole cluster and the planner settles.
+Of whole shards and parts of shards (by learned split keys) near half the gap to the least loaded
+instance, it takes the one whose move lowers the expected overload of both sides most. The gain
+must exceed the move's cost, so that each such move lowers the expected cost of the whole cluster
+and the planner settles.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from sharder.view import SplitPoint
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A shard, or the part of it that a cut leaves; where it would go and what that brings."""
+    """A shard, or the part of it that a split leaves, with its target and the gain of the move."""
 
     row: int
     part: float
@@ -83,7 +84,7 @@ def _options(draft: Draft, instance: int) -> list[_Option]:
                 ]
         for part, whole in parts:
             later = draft.view.period_s if whole is not None else 0.0
-            # A whole shard costs no split: a little further off is as good.
+            # A whole shard needs no split, so it may be a little further off.
             off = abs(size * part - wanted) * (1.0 if whole is None else 1.25)
             if 0 < size * part < 2 * wanted:
                 found.append((off, shard.id, _Option(row, part, whole, took_s + later)))
@@ -92,7 +93,7 @@ def _options(draft: Draft, instance: int) -> list[_Option]:
 
 
 def _priced(draft: Draft, instance: int, crossing: Crossing, option: _Option) -> _Option | None:
-    """The option with its target, gain and cost, if it may start and pays."""
+    """The option with its target, gain and cost, if it may start and its gain exceeds its cost."""
     view, shard = draft.view, draft.table.shards[option.row]
     start = latest_start_s(draft, crossing, option.duration_s)
     due = start < view.now_s + view.period_s

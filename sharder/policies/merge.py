@@ -1,8 +1,8 @@
-"""Join neighbours of one log on one instance that hardly anyone uses.
+"""Join rarely used neighbours of one log on one instance.
 
-Fewer shards mean less to report, plan and keep in memory; the load stays where it is. Far below
-what a split needs (`merge_share` against the threshold), and only after `merge_age_s`, so that
-nothing is cut and joined in turns.
+Fewer shards mean less to report, plan and keep in memory; the load stays where it is. The bound
+(`merge_share`) is far below the threshold at which shards are split, and shards must be older
+than `merge_age_s`, so that none is split and joined in turns.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
 
 
 def _neighbours(draft: Draft) -> list[tuple[int, int]]:
-    """(lower, upper) rows of adjoining ranges that are both used less than `merge_share`."""
+    """(lower, upper) rows of adjoining ranges that both use less than `merge_share`."""
     t = draft.table
     peak = t.mean.max(axis=1)
     cold = peak < draft.config.merge_share * t.capacity[t.home, 0]

@@ -1,8 +1,8 @@
-"""Evacuate rarely used shards from busy instances.
+"""Move rarely used shards off busy instances.
 
-A cold shard is the least disturbing one to move: few clients notice, its copy takes little from
-anyone. Two needs: an instance that stores too much, and one that is still over its limit after
-moves of hot shards and splits. Coldest first, to targets that are used little and near (draft).
+A cold shard disturbs least: few clients notice the move, and its copy takes little capacity. Two
+kinds of instances need it: one that stores too much, and one that is still over its limit after
+moves of hot shards and splits. Coldest first, to near targets with low load (draft).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from sharder.reasons import Reason
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
-    """First instances that store too much, the fullest first; then `hot` ones still too busy."""
+    """First instances that store too much, the fullest first; then `hot` ones that stay too
+    busy."""
     for instance in _full(draft):
         _store_less(draft, instance)
     for instance, _ in hot:
@@ -53,7 +54,7 @@ def _cold(draft: Draft, instance: int) -> tuple[list[int], list[Refusal]]:
 
 def _store_less(draft: Draft, instance: int) -> None:
     """Move cold shards off until the instance stores less than its limit."""
-    told, most = draft.table.instances[instance], _limits(draft)[instance]
+    state, most = draft.table.instances[instance], _limits(draft)[instance]
     limit = draft.config.risk.threshold
     stays = float(draft.stored[instance])
     rows, refused = _cold(draft, instance)
@@ -69,16 +70,16 @@ def _store_less(draft: Draft, instance: int) -> None:
         if target.index is None:
             refused += [target.refusal] if target.refusal is not None else []
             continue
-        # A full disk is an overload that is sure and stays; each shard has its part in it.
+        # A full disk is a certain and lasting overload; each shard has its part in it.
         horizon_s = draft.table.horizon * draft.view.period_s
         gained = min(shard.bytes / over, 1.0) * horizon_s * draft.config.risk.overload_cost_per_s
         cost = cost_of(draft, row)
         if gained <= cost:
-            refused.append(Refusal(Reason.NOT_WORTH_IT, told.id, shard.id, gained, cost))
+            refused.append(Refusal(Reason.NOT_WORTH_IT, state.id, shard.id, gained, cost))
             continue
         there = draft.table.instances[target.index].id
         reason = (
-            f"{told.id} stores {stays / most:.0%} of its {most / 1e9:.1f} GB, above"
+            f"{state.id} stores {stays / most:.0%} of its {most / 1e9:.1f} GB, above"
             f" {limit:.0%}. {shard.id} ({shard.bytes / 1e6:.1f} MB) is rarely used and can go to"
             f" {there}."
         )
@@ -86,13 +87,13 @@ def _store_less(draft: Draft, instance: int) -> None:
         draft.accept(row, instance, target.index, made)
         stays -= shard.bytes
     if stays > limit * most:
-        refused.append(Refusal(Reason.STORAGE_FULL, told.id, None, stays / most, limit))
+        refused.append(Refusal(Reason.STORAGE_FULL, state.id, None, stays / most, limit))
     for refusal in refused:
         draft.refuse(instance, refusal)
 
 
 def _relieve(draft: Draft, instance: int, crossing: Crossing) -> None:
-    """Move cold shards off an instance that is too busy, as long as each pays and is needed."""
+    """Move cold shards off a busy instance, as long as each gains more than it costs."""
     searches = draft.searches
     for row in _cold(draft, instance)[0]:
         if draft.excess(instance).max(initial=0.0) <= TOLERANCE:

@@ -1,10 +1,10 @@
 """Move shards off an instance before its forecast load crosses its limit.
 
-If a single shard cures the crossing, the one with the least disturbance per migration weight goes,
-or, where forecasts reach behind the horizon, the one that spares most expected overload over all of
-them for the load that it carries; otherwise those that relieve most, until it is cured or nothing
-more fits. A move starts at the latest safe time (crossing - measured move time - margin), or in a
-trough before it.
+If a single shard cures the crossing, the one with the least disturbance per migration weight
+moves; with an outlook, the one that avoids the most expected overload for the load that it
+carries. Otherwise those that relieve most move, until the crossing is cured or no target has room.
+A move starts at the latest safe time (crossing - measured move time - margin), or in a trough
+before it.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from sharder.reasons import Reason
 from sharder.risk import Floats, move_cost, upper_bound
 
 _COMPARED_MAX = 64
-"""Shards of an instance that are compared by the outlook, those of least disturbance first."""
+"""Shards of an instance that the outlook compares, those of least disturbance first."""
 _LOAD_MIN = 0.01
-"""Share of capacity that a shard is taken to carry at least, when gain per load is compared."""
+"""Least share of capacity that a shard counts as carrying when gains per load are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class _Candidates:
     relief: Floats
     disturbance: Floats
     present: Floats
-    """The shard's present rate as a share of the capacity of its instance."""
+    """The shard's present rate as a share of its instance's capacity."""
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
-    """Relieve `hot` instances in order, again as long as a move makes room for another one."""
+    """Relieve `hot` instances in order; repeat while a move makes room for another one."""
     planned = -1
     while len(draft.operators) > planned:
         planned = len(draft.operators)
@@ -60,7 +60,7 @@ def _relieve(draft: Draft, instance: int) -> None:
         cured = any(r.reason is Reason.PASSES_BY_ITSELF for r in refused) and any(
             op.source == crossing.instance for op in draft.operators
         )
-        if accepted or not cured:  # what is left after a cure is over before the move ends
+        if accepted or not cured:  # the excess left is over before a move ends
             draft.refusals[instance] = refused
         if not accepted:
             return
@@ -109,7 +109,7 @@ def _step(draft: Draft, instance: int, crossing: Crossing) -> list[Refusal]:
 def _order(
     draft: Draft, instance: int, candidates: _Candidates, relieving: NDArray[np.bool_]
 ) -> list[int]:
-    """First those that cure alone, by disturbance; then those that relieve, by how much."""
+    """First the shards that cure alone, by disturbance; then those that relieve, by how much."""
     weight = draft.table.weight[candidates.rows]
     curing = relieving & (candidates.excess_after <= TOLERANCE)
     first = _sorted(np.flatnonzero(curing), candidates.disturbance / weight)
@@ -124,7 +124,7 @@ def _order(
 def _by_outlook(
     draft: Draft, outlook: Outlook, instance: int, candidates: _Candidates, order: list[int]
 ) -> list[int]:
-    """`order` by what a move to the best target spares, for each unit of load that it disturbs."""
+    """`order` by the overload that a move to the best target avoids, per load that it disturbs."""
     some = np.array(order[:_COMPARED_MAX])
     rows = candidates.rows[some]
     at = draft.emptiest(instance, TARGETS_MAX)
@@ -159,7 +159,7 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
     excess_before = (draft.excess(instance)[None, :] * helped).sum(axis=1)
     still_over = relative_excess(after, limit) * helped
     excess_after = still_over.sum(axis=1)
-    # A move disturbs for as long as it takes, and more the more of the source's load it carries.
+    # A move disturbs for its duration, and more with a larger share of the source's load.
     present = np.array([t.shards[r].ops_per_s for r in rows]) / t.capacity[instance, 0]
     return _Candidates(
         rows=rows,
@@ -174,14 +174,15 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
 
 
 def _sorted(which: NDArray[np.int64], score: Floats) -> list[int]:
-    """Positions by rising score; equal ones stay in the order of shard ids."""
+    """Positions by rising score; equal scores keep the order of shard ids."""
     return [int(c) for c in which[np.argsort(score[which], kind="stable")]]
 
 
 def _try(
     draft: Draft, instance: int, crossing: Crossing, candidates: _Candidates, c: int
 ) -> Refusal | None:
-    """Accept candidate `c` if it has a target, pays, and operators are free; else say why."""
+    """Accept candidate `c` if it has a target, gains enough, and operators are free; else why
+    not."""
     view, config = draft.view, draft.config
     row, duration_s = int(candidates.rows[c]), float(candidates.duration_s[c])
     shard = draft.table.shards[row]
@@ -226,7 +227,7 @@ def _try(
 
 
 def _later(draft: Draft, source: int, row: int, target: int) -> str:
-    """What the outlook says of a move, as a sentence; none without one."""
+    """The outlook's gain of a move, as a sentence; empty without an outlook."""
     if draft.outlook is None:
         return ""
     spared = draft.outlook.spared(source, np.array([row]), np.array([target]))

@@ -1,9 +1,9 @@
 """Split a shard of an instance that moves of whole shards do not cure.
 
-The cut is a learned key: of those that let a part go whose loss cures the instance, the one nearest
-to half of the load, else the one nearest to half. A single hot key is thereby cut off at its side,
-and the next plan cuts its other side. The part is moved by a later plan, when the two shards exist;
-this plan reserves its room, so that nothing else takes it.
+The split point is a learned key. Of those whose part cures the instance when it leaves, the one
+nearest to half of the load is taken, else of all the one nearest to half. So a single hot key is
+split off on one side, and the next plan splits its other side. A later plan moves the part, when
+the two shards exist; this plan reserves its room.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from sharder.risk import move_cost
 from sharder.view import SplitPoint
 
 HOT_KEY_SHARE = 0.5
-"""A stretch between two learned cuts that has this much of a shard's load is called a hot key."""
+"""A range between two learned keys that has this share of a shard's load is called a hot key."""
 
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
@@ -79,9 +79,9 @@ def _try(draft: Draft, instance: int, crossing: Crossing, row: int) -> Refusal |
 
 
 def _too_big(draft: Draft, instance: int, row: int) -> SplitPoint | None:
-    """The halving key of a shard that alone is too much for its instance; else None.
+    """The key that halves a shard which is too much for any instance; else None.
 
-    Halves that fit nowhere yet can be cut again by the next plans.
+    The next plans can split the halves again if no instance has room for them yet.
     """
     t, least = draft.table, draft.config.split_part_min
     mean, _ = t.shard_load(row)
@@ -126,7 +126,7 @@ def _operator(
 def _parts(
     draft: Draft, instance: int, row: int, duration_s: float
 ) -> list[tuple[SplitPoint, float]]:
-    """Cuts and the share of the part that would go, the best first."""
+    """Split points and the share of the part that would move, the best first."""
     least = draft.config.split_part_min
     options = [
         (cut, part)

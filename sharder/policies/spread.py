@@ -17,7 +17,7 @@ from sharder.reasons import Reason
 
 def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
     """For shards with two copies in one zone, the most used first."""
-    zone = {i.id: i.zone for i in draft.table.instances if i.alive}  # lost copies are repaired
+    zone = {i.id: i.zone for i in draft.table.instances if i.alive}  # repair replaces lost copies
     if len(set(zone.values())) < 2:
         return
     rows = []

@@ -1,7 +1,7 @@
-"""Switch a primary to an instance that holds the shard in sync already: relief without a copy.
+"""Make an in-sync follower the primary of a shard: relief without a copy.
 
-Comes before moves, because it costs no bytes and takes one cutover. Speaks only where switches are
-carried out (`planner.executable`): as mere advice it would hide the move that can be made.
+It comes before moves, because it costs no bytes and takes one cutover. It is used only where
+switches are carried out (`planner.executable`): as advice it would hide the move that can be made.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def propose(draft: Draft, hot: Sequence[tuple[int, Crossing]]) -> None:
 
 
 def _switch_one(draft: Draft, instance: int, crossing: Crossing) -> bool:
-    """The switch that relieves most, of two that cure the one of the smaller shard."""
+    """The switch that relieves most; of two that cure, the one of the smaller shard."""
     rows = [r for r in eligible(draft, instance)[0].tolist() if draft.table.shards[r].in_sync]
     if not rows:
         draft.also[instance] = []

@@ -1,8 +1,9 @@
 """Hot ranges on fast and reliable instances.
 
-What a better instance is worth to a shard, per second: `tier_gain_per_s` for each tier faster, and
-the time it would not answer after a failure (observed failures per day x `failover_s`), both times
-the share of an instance that the shard uses. It must pay for the move within `payback_s`.
+The gain of a better instance for a shard, per second: `tier_gain_per_s` for each tier faster, and
+the time that it would not answer after a failure (observed failures per day x `failover_s`), each
+times the share of an instance that the shard uses. It must exceed the cost of the move within
+`payback_s`.
 """
 
 from collections.abc import Sequence

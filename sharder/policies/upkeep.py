@@ -1,4 +1,4 @@
-"""Operators that answer no crossing: what drain, spread, tier, co-locate and move cold share."""
+"""Operators that cure no crossing: what drain, spread, tier, co-locate and move cold share."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def operator(
     copied: bool = True,
     partner: str | None = None,
 ) -> Operator:
-    """An operator that starts now. `copied=False`: no bytes have to go anywhere."""
+    """An operator that starts now. `copied=False`: no bytes are copied."""
     view, shard = draft.view, draft.table.shards[row]
     size = shard.bytes if copied else 0
     took_s = view.moves.duration_s(size) if copied else view.moves.switching_s

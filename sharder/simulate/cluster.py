@@ -1,4 +1,4 @@
-"""The state of a simulated cluster: shards on instances, moves at work, and what they cost.
+"""The state of a simulated cluster: shards on instances, moves under way, and what they cost.
 
 A shard is a run of sub-ranges of one column. A decision of slot t acts from slot t + 1: a split or
 merge of shards is then done; a move adds `copy_share` of the shard's load to both sides for
@@ -23,28 +23,28 @@ Uid = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a simulated cluster is like. Bounds are checked at construction."""
+    """Parameters of a simulated cluster. Bounds are checked at construction."""
 
     instances: Annotated[int, Interval(ge=1, le=1_000), Unit("instances")]
     """Instances, all alike."""
     capacity: Annotated[float, Interval(ge=1e-9, le=1e15), Unit("operations/slot")]
-    """What one instance takes in a slot."""
+    """Operations that one instance can do in a slot."""
     slot_s: Annotated[float, Interval(ge=1e-3, le=7 * 86_400.0), Unit("s")]
     """Length of a slot."""
     move_slots: Annotated[int, Interval(ge=0, le=1_000), Unit("slots")] = 2
     """Slots that a move takes."""
     copy_share: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.15
-    """Share of the shard's load that a move adds to its source and its target while it works."""
+    """Share of the shard's load that a move adds to its source and its target while it lasts."""
     operators_max: Annotated[int, Interval(ge=1, le=10_000), Unit("operators")] = 16
-    """Moves and splits at work at once."""
+    """Moves and splits under way at once."""
     operators_per_instance_max: Annotated[int, Interval(ge=1, le=10_000), Unit("operators")] = 4
-    """Operators at work that touch one instance."""
+    """Operators under way that touch one instance."""
     slo_ms: Annotated[float, Interval(ge=1e-3, le=1e6), Unit("ms")] = 20.0
     """A slot whose p95 of appends is longer breaks the service level."""
     service_ms: Annotated[float, Interval(ge=1e-6, le=1e6), Unit("ms")] = 0.5
     """Time to serve one append on an idle instance, group commit included."""
     queue_s_max: Annotated[float, Interval(ge=0.0, le=1e6), Unit("s")] = 30.0
-    """Work an instance holds back before admission refuses more."""
+    """Work that an instance queues before admission refuses more."""
     record_bytes: Annotated[int, Interval(ge=0, le=10**9), Unit("bytes")] = 1_000
     """Size of a record."""
     seed: Annotated[int, Interval(ge=0, le=2**63 - 1), Unit("(seed)")] = 0
@@ -58,7 +58,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class MoveShard:
-    """Bring a shard to instance `target`."""
+    """Move a shard to instance `target`."""
 
     shard: Uid
     target: int
@@ -66,7 +66,7 @@ class MoveShard:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Cut a shard at sub-range `at`, which becomes the first of the upper shard."""
+    """Split a shard at sub-range `at`, which becomes the first of the upper shard."""
 
     shard: Uid
     at: int
@@ -85,7 +85,7 @@ Action = MoveShard | Split | Merge
 
 @dataclass(frozen=True, slots=True)
 class MoveDone:
-    """A move that was made: slots [start, end) it worked, the load is at the target from `end`."""
+    """A move: under way in slots [start, end), the load is at the target from `end`."""
 
     shard: Uid
     source: int
@@ -114,15 +114,16 @@ class SimulatedCluster:
     share: Floats = field(init=False)
     """Share of the column's load."""
     target: NDArray[np.int64] = field(init=False)
-    """Where a shard is going; -1: it stays."""
+    """Target of a shard's move; -1: it stays."""
     ends: NDArray[np.int64] = field(init=False)
     moved_at: NDArray[np.int64] = field(init=False)
     """Slot in which the last move ended; -1: never moved."""
     moved_from: NDArray[np.int64] = field(init=False)
     born: NDArray[np.int64] = field(init=False)
-    """Slot of the split or merge that made it."""
+    """Slot of the split or merge that created it."""
     version: int = 0
-    """Grows with every change of shards or homes, so that policies may keep what they derived."""
+    """Grows with every change of shards or placement, so that policies can cache what they
+    derive."""
     _below: Floats = field(init=False)
 
     def __post_init__(self) -> None:
@@ -148,7 +149,7 @@ class SimulatedCluster:
         return float(self._below[column, part])
 
     def row(self, uid: Uid) -> int:
-        """Where a shard stands in the arrays; -1 if it is no more."""
+        """Index of a shard in the arrays; -1 if it does not exist any more."""
         try:
             return self.uids.index(uid)
         except ValueError:
@@ -159,14 +160,14 @@ class SimulatedCluster:
         return self.target >= 0
 
     def busy(self) -> NDArray[np.int64]:
-        """Moves at work that touch each instance."""
+        """Moves under way that touch each instance."""
         at = np.flatnonzero(self.target >= 0)
         k = self.settings.instances
         both = np.concatenate([self.home[at], self.target[at]])
         return np.bincount(both, minlength=k).astype(np.int64)
 
     def load(self, per_column: Floats) -> Floats:
-        """Operations of each instance in a slot in which the columns have these, [K]."""
+        """Operations of each instance in a slot with these operations of the columns, [K]."""
         k = self.settings.instances
         mine = per_column[self.column] * self.share
         total: Floats = np.bincount(self.home, weights=mine, minlength=k).astype(np.float64)
@@ -189,7 +190,7 @@ class SimulatedCluster:
             self.version += 1
 
     def act(self, slot: int, actions: Sequence[Action]) -> None:
-        """Start what fits the limits from `slot` on; what does not is counted in `refused`."""
+        """Start what fits the limits from `slot` on; `refused` counts the rest."""
         for action in actions:
             row = self.row(action.shard)
             if row < 0 or self.target[row] >= 0 or not self._take(slot, row, action):
@@ -241,7 +242,7 @@ class SimulatedCluster:
         return True
 
     def _replace(self, slot: int, rows: list[int], uids: list[Uid]) -> None:
-        """Put `uids` in place of `rows`; they keep the history of the first of them."""
+        """Replace `rows` by `uids`, which keep the history of the first of the rows."""
         keep = np.ones(len(self.uids), dtype=np.bool_)
         keep[rows] = False
         kept = np.flatnonzero(keep)

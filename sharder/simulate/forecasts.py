@@ -23,7 +23,7 @@ class Forecasts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the profiler said after each slot from `first` on; arrays [slots, C, H]."""
+    """The profiler's forecast after each slot from `first` on; arrays [slots, C, H]."""
 
     first: int
     mean: Singles
@@ -40,7 +40,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The future itself; the last slot stands for what is past the series."""
+    """The true future; beyond the series its last slot repeats."""
 
     series: Series
     horizon: int
@@ -65,9 +65,9 @@ class WithoutIntervals:
 def learn(
     series: Series, first: int, horizon: int, progress: Callable[[int], None] | None = None
 ) -> Learned:
-    """Feed a ForecastBook slot by slot; keep what it says after slots `first` to the last one.
+    """Feed a ForecastBook slot by slot; keep its forecasts after slots `first` to the last one.
 
-    Prequential: what is said after a slot has only seen slots up to it. `progress` is called with
+    Prequential: a forecast after a slot has seen only slots up to it. `progress` is called with
     each slot. Costs about 0.35 ms per column and slot.
     """
     slots, columns = series.loads.shape

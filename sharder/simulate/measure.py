@@ -1,4 +1,4 @@
-"""What a simulated run is judged by.
+"""The figures by which a simulated run is judged.
 
 The queue of an instance is fluid: work over capacity waits, at most `queue_s_max` of it, and is
 done when there is room. p95 = waiting time of that backlog + 3 x service time / (1 - utilisation),

@@ -25,12 +25,12 @@ HORIZON = 12
 
 
 def outlook_slots(series: Series) -> int:
-    """Slots that are forecast: a day, where the series has days; else just the horizon."""
+    """Slots that are forecast: a day if the series has days; else the horizon."""
     return max(HORIZON, min(series.season or 0, OUTLOOK_MAX))
 
 
 def planner_config(settings: Settings, **changes: object) -> PlannerConfig:
-    """The one set of parameters that all traces are planned with."""
+    """The one set of parameters for all traces."""
     values: dict[str, object] = {
         "risk": RiskConfig(threshold=0.88, upper_quantile=0.6),
         "seed": settings.seed,
@@ -51,10 +51,10 @@ def planner_config(settings: Settings, **changes: object) -> PlannerConfig:
 
 
 class Planned:
-    """Carries out what the planner says is due.
+    """Starts the planner's due operators.
 
-    A slot is planned only if some instance's upper bound is over its limit so soon that a move
-    could be due: otherwise nothing would be started anyway, and a year becomes cheap.
+    A slot is planned only if some instance's upper bound exceeds its limit so soon that a move
+    could be due: otherwise no operator would start, and a year becomes cheap to simulate.
     """
 
     def __init__(self, series: Series, forecasts: Forecasts, config: PlannerConfig) -> None:
@@ -63,7 +63,7 @@ class Planned:
         self._shares = np.zeros((0, 0))
         self._squares = np.zeros((0, 0))
         self._expected: Floats | None = None
-        """What was said after the slot before this one, of this one."""
+        """The forecast for this slot that was made after the slot before it."""
         self.plans = 0
 
     def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
@@ -82,7 +82,7 @@ class Planned:
         return [_action(op, names) for op in made.startable()]
 
     def _crosses(self, cluster: SimulatedCluster, mean: Floats, sigma: Floats) -> bool:
-        """Whether an instance would be over its limit, moving shards counted on both sides."""
+        """Whether an instance would exceed its limit, with moving shards counted on both sides."""
         if cluster.version != self._version:
             shape = (cluster.settings.instances, len(cluster.weights))
             self._shares, self._squares = np.zeros(shape), np.zeros(shape)
@@ -112,8 +112,8 @@ def make_view(
     config: PlannerConfig,
     expected: Floats | None = None,
 ) -> View:
-    """What the planner sees after `slot`; forecasts are handed over beside it, and what they said
-    of it, ops per slot of each column: `expected`."""
+    """The planner's view after `slot`; forecasts are passed separately. `expected`: their forecast
+    for this slot, ops per slot of each column."""
     s = cluster.settings
     slot_s = s.slot_s
     rate = series.loads[slot, cluster.column] * cluster.share / slot_s

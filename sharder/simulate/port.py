@@ -1,4 +1,4 @@
-"""What a simulated policy is, and the placement that all of them start from."""
+"""The port of a simulated policy, and the initial placement of all of them."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from sharder.simulate.cluster import Action, SimulatedCluster
 
 
 class Policy(Protocol):
-    """Decides after each slot. Only the oracle looks at slots that are still to come."""
+    """Decides after each slot. Only the oracle looks at coming slots."""
 
     def decide(self, slot: int, cluster: SimulatedCluster) -> list[Action]:
         """What to start in slot + 1; slots up to `slot` have been seen."""

@@ -1,7 +1,7 @@
-"""The hands that all rules but ours share: relieve an instance by moves and splits, greedily.
+"""Relief for all rules but the planner: relieve an instance by moves and splits, greedily.
 
-What differs between rules is what they believe the load to be. Giving all of them the same sensible
-hands keeps the comparison about foresight.
+The rules differ in the load that they expect. The same sensible moves for all of them keep the
+comparison about foresight.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ def relieve(
 ) -> list[Action]:
     """Moves off the instances that `believed` [n, H] (load of each shard) puts over `limit`.
 
-    A target stays under `room`. The smallest shard that cures goes; else the largest that fits
-    somewhere; else the largest is split at half of its load (`midpoint`: half of its key range).
+    A target stays under `room`. The smallest shard that cures moves; else the largest that fits
+    on a target; else the largest is split at half of its load (`midpoint`: half of its key range).
     """
     s = cluster.settings
     total = np.zeros((s.instances, believed.shape[1]))
@@ -88,7 +88,7 @@ def _split(
 
 
 def cut_of(cluster: SimulatedCluster, column: int, first: int, last: int, midpoint: bool) -> int:
-    """Where to cut [first, last) of a column: its middle, or where the load is halved best."""
+    """Where to split [first, last) of a column: in its middle, or nearest to half of the load."""
     if midpoint:
         return (first + last) // 2
     base, whole = cluster.below(column, first), cluster.below(column, last)

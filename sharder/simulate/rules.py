@@ -1,7 +1,7 @@
-"""Rules in use elsewhere, to be compared with.
+"""Rules of other systems, for comparison.
 
-Each is given the same hands (`relief`) where it has a placement of its own; its parameters are
-those that their sources state, or, where they state none, the best of a small search over all
+All relieve instances in the same way (`relief`) if they place shards themselves; parameters
+are those that their sources state, or, where they state none, the best of a small search over all
 traces (docs/measurements/planner.md says which).
 """
 
@@ -20,7 +20,7 @@ class Pravega:
 
     Split if the 2-min rate is over 5 x the target, the 5-min rate over 2 x, or the 10-min rate over
     it; merge neighbours of one instance if 2, 5 and 10 min are below and 20 min below half of it;
-    10 min of cooldown; equal key ranges. Pravega places segments by hash, whatever their load: so
+    10 min of cooldown; equal key ranges. Pravega places segments by hash, ignoring their load: so
     does this, moving the upper half.
     """
 
@@ -94,7 +94,7 @@ class Pip483:
 class MemoryRule:
     """Reactive with memory: a shard's load is the highest of its last `memory_s`.
 
-    So what was hot counts as hot for a while, and nothing comes back too soon.
+    So a hot shard stays hot for a while, and does not return too soon.
     """
 
     def __init__(self, series: Series, memory_s: float = 7_200.0, limit: float = 0.9) -> None:
@@ -105,14 +105,14 @@ class MemoryRule:
         recent = self._series.loads[max(0, slot + 1 - self._slots) : slot + 1].max(axis=0)
         capacity = cluster.settings.capacity
         now = cluster.load(self._series.loads[slot])
-        if now.max() <= self._limit * capacity:  # reacts to what is, remembers where to put it
+        if now.max() <= self._limit * capacity:  # reacts to the present, remembers for targets
             return []
         believed = (recent[cluster.column] * cluster.share)[:, None]
         return relieve(cluster, believed, self._limit * capacity, self._limit * capacity)
 
 
 class SeasonalQuantile:
-    """The five lines: the same hours of the last days, their upper quantile, one limit.
+    """The rule of five lines: the same hours of the last days, their upper quantile, one limit.
 
     Without a daily season in the series: that quantile of the last `window` slots.
     """

@@ -24,7 +24,7 @@ _FREE = {"move_cost_fixed": 0.0, "move_cost_per_gib": 0.0, "move_cost_per_s": 0.
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One setting: a series of which slots [first, T) are scored; those before are history."""
+    """A series whose slots [first, T) are scored; earlier ones are history."""
 
     series: Series
     settings: Settings
@@ -52,10 +52,10 @@ def simulate(
     policies: Sequence[str] = POLICIES,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Metrics]:
-    """Metrics of each policy, in the order asked for. ValueError for one that is unknown.
+    """Metrics of each policy, in the order asked for. ValueError for an unknown one.
 
-    The oracle is the best of our planner's runs that know the future; where another policy of the
-    same call does better still, its row takes those figures and `replaced_by` names it.
+    The oracle is the best of the planner's runs that know the future; where another policy of the
+    same call is still better, the oracle's row takes those figures and `replaced_by` names it.
     """
     for name in policies:
         if name not in POLICIES:
@@ -69,7 +69,7 @@ def simulate(
 
 
 def run(scenario: Scenario, name: str) -> Metrics:
-    """One policy by name, the oracle excepted."""
+    """One policy by name, except the oracle."""
     history = scenario.series.loads[: scenario.first]
     start = "peak" if name == "static-peak" else "mean"
     return run_policy(scenario, make_policy(scenario, name), _homes(history, scenario, start))
@@ -96,7 +96,7 @@ def make_policy(scenario: Scenario, name: str) -> Policy:
 
 
 def run_policy(scenario: Scenario, policy: Policy, homes: Sequence[int]) -> Metrics:
-    """Walk the scored slots: load falls, the policy decides, what it starts acts a slot later."""
+    """Walk the scored slots: load comes, the policy decides, its operators act a slot later."""
     series, settings = scenario.series, scenario.settings
     weights = part_weights(len(series.names), settings.seed)
     stored = series.loads[: scenario.first].sum(axis=0) * settings.record_bytes
@@ -126,7 +126,7 @@ def _homes(history: Floats, scenario: Scenario, start: str) -> list[int]:
 
 
 def _oracle(scenario: Scenario, others: Mapping[str, Metrics]) -> Metrics:
-    """The best of a few ways of planning with the true future, mended by any policy that beats it.
+    """The best of a few ways of planning with the true future, or any policy that beats it.
 
     Best: fewest overloaded instance-slots, then fewest moves.
     """

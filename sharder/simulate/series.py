@@ -1,7 +1,7 @@
-"""Load over time by key range: what the simulator replays, and ways to get it.
+"""Load over time by key range: the input of the simulator, and ways to get it.
 
 A series holds operations per slot, [T, C]: T slots of `slot_s` seconds, C key ranges (columns). In
-each column the load lies on PARTS sub-ranges by seeded zipf weights, so that splits find something.
+each column seeded zipf weights divide the load over PARTS sub-ranges, so that splits are possible.
 """
 
 from dataclasses import dataclass, replace
@@ -55,7 +55,8 @@ class Series:
         return replace(self, loads=self.loads[:slots])
 
     def rebin(self, slot_s: float) -> "Series":
-        """Longer slots; `slot_s` must be a multiple of the present one. A rest is left out."""
+        """Longer slots; `slot_s` must be a multiple of the present one. An incomplete one is left
+        out."""
         times = round(slot_s / self.slot_s)
         if times < 1 or abs(times * self.slot_s - slot_s) > 1e-6:
             raise ValueError(f"slot_s is {slot_s}, it must be a multiple of {self.slot_s} s")
@@ -89,7 +90,7 @@ def from_events(
 ) -> Series:
     """Series of single events: their times, and their keys as ranks in key order.
 
-    Ranges are cut so that each holds about the same number of distinct keys.
+    Ranges are chosen so that each holds about the same number of distinct keys.
     """
     if len(time_s) == 0 or len(time_s) != len(key_rank):
         raise ValueError(f"events: {len(time_s)} times and {len(key_rank)} keys")
@@ -118,10 +119,10 @@ def equal_ranges(key_rank: NDArray[np.int64], ranges: int) -> NDArray[np.int64]:
 def compose(
     rate: Floats, key_range: NDArray[np.int64], slot_s: float, window: int = 2_000
 ) -> Series:
-    """A rate curve [T] x a key sequence: a composition, no trace of a real store.
+    """A rate curve [T] x a key sequence: a composition, not a trace of a real store.
 
-    The sequence is walked once over the whole curve; in each slot the load is shared out as the
-    `window` keys around that place are.
+    The sequence is walked once over the whole curve; in each slot the load is divided like the
+    `window` keys around that place.
     """
     ranges = int(key_range.max()) + 1
     hits = np.zeros((len(key_range) + 1, ranges))
