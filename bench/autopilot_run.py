@@ -17,7 +17,6 @@ from bench.workload import generate, keys, rates
 from bench.workload.accesses import READ
 from coordinator.answers.base import decode
 from coordinator.answers.plans import PlanAnswer
-from coordinator.local.background import background
 from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from coordinator.local.demo.drive import Driver
 from coordinator.local.demo.run import START_US, cluster_options
@@ -26,6 +25,7 @@ from coordinator.local.demo.watch import Watch
 from coordinator.local.flights import flight_events
 from coordinator.migration.answers import Migration, MigrationRows
 from coordinator.migration.records import END_STATES, State
+from logstore.base.background import alongside
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError
 from logstore.client.client import Client, Log, connect
@@ -208,7 +208,7 @@ async def play(setup: Setup, mode: str, slo_ms: float, folder: Path) -> RunFigur
         helpers = [_look(cluster, driver, seen)]
         if mode == "reactive":
             helpers.append(_react(cluster))
-        async with background(*helpers):
+        async with alongside(*helpers):
             await driver.play(begin_s, begin_us)
         found = _figures(driver, seen, await _migrations(cluster), begin_us, slo_ms)
         if not found.moves:

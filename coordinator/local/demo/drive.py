@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from coordinator.local.demo.scene import HOUR_US, Replay
 from coordinator.local.journal import Journal, JournalEntry, value_hash
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import AppendManyError, LogstoreError, OutcomeUnknownError
 from logstore.base.types import Ack
@@ -111,7 +112,7 @@ class Driver:
         at_s, rows, reads = (
             self.replay.at_s.tolist(), self.replay.row.tolist(), self.replay.is_read.tolist()
         )  # fmt: skip
-        running: set[asyncio.Task[None]] = set()
+        running = Background("the demo's load")
         while self.sent < len(at_s):
             now = self.now_s()
             if at_s[self.sent] > now:
@@ -125,13 +126,10 @@ class Driver:
                     if reads[i]
                     else self._append(i, keys[row], values[row], times[row])
                 )
-                task = asyncio.create_task(work)
-                running.add(task)
-                task.add_done_callback(running.discard)
+                running.start(work)
                 self.sent += 1
             await asyncio.sleep(0)
-        if running:
-            await asyncio.gather(*running)
+        await asyncio.gather(*running)
 
     async def _append(self, i: int, key: bytes, value: bytes, time_us: int) -> None:
         n = self.journal.number(key) if self.journal is not None else 0

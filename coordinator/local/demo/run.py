@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from coordinator.local.background import background
 from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from coordinator.local.demo.drive import Counts, Driver, append_history
 from coordinator.local.demo.first_primaries import lead_at
@@ -34,6 +33,7 @@ from coordinator.local.demo.scene import (
 from coordinator.local.demo.watch import Watch
 from coordinator.local.flights import flight_events
 from coordinator.local.journal import Journal
+from logstore.base.background import alongside
 from logstore.base.env import Env
 from logstore.base.errors import UnavailableError
 from logstore.client.client import Client, Log, connect
@@ -248,7 +248,6 @@ async def _replay(
         console, scene, watch, drivers[0], "forecast-only" if options.autopilot else "off"
     )
     begin_s, begin_us = env.clock.monotonic_s() + 0.2, env.clock.wall_us() + 200_000
-    plays = [asyncio.create_task(d.play(begin_s, begin_us)) for d in drivers]
     helpers = [
         watch.run(),
         _show(view, drivers[0], main, watch),
@@ -257,9 +256,9 @@ async def _replay(
     if options.autopilot:
         helpers.append(_switch_on(main, drivers[0], scene, view))
     view.begin()
-    async with background(*helpers):
+    async with alongside(*helpers):
         try:
-            await asyncio.gather(*plays)
+            await asyncio.gather(*(d.play(begin_s, begin_us) for d in drivers))
             await _settled(watch)
         finally:
             view.end()
