@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
+from logstore.base.background import end
 from logstore.base.errors import LogstoreError
 from logstore.client.lifetime import Lifetime
 
@@ -89,7 +90,7 @@ class Funnel(Generic[T]):
         """Leave, and wait until the producers have ended."""
         running = list(self._running)
         self.leave()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end(*running)
 
     def _cancel(self) -> None:
         for task in self._running:

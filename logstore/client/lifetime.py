@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from logstore.base.background import Background, end
 from logstore.base.errors import ClientClosedError, ClientUseError, LogstoreError
 from logstore.proto import fork
 
@@ -19,7 +20,7 @@ _OTHER_LOOP = (
     " connect_sync, whose clients may be used from any thread"
 )
 
-_KEEPERS: set[asyncio.Task[None]] = set()
+_KEEPERS = Background("open clients")
 """Of all open clients. A loop does not hold its tasks, and a client that was dropped is to be
 closed with its loop too."""
 
@@ -72,7 +73,7 @@ class Lifetime:
         self._thread = ""
         self._process = 0
         self._closed = False
-        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their start
+        self._tasks = Background(name)
         self._tells: dict[Tell, None] = {}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -88,9 +89,7 @@ class Lifetime:
         self._thread = threading.current_thread().name
         self._process = fork.generation()
         _pass_over_late_answers(self._loop)
-        self._keeper = self._loop.create_task(self._keep(close))
-        _KEEPERS.add(self._keeper)
-        self._keeper.add_done_callback(_KEEPERS.discard)
+        self._keeper = _KEEPERS.answer(self._keep(close))
 
     def check(self) -> None:
         """Raise unless the client is open and this is its process and its loop."""
@@ -147,11 +146,9 @@ class Lifetime:
         Called in the loop's turn after the end. A task that was cancelled ended with an error too:
         who cancels it knows, and who does not know must not wait on.
         """
-        task = self.loop.create_task(work)
-        self._tasks[task] = None
+        task = self._tasks.answer(work)
 
         def done(task: "asyncio.Task[Any]") -> None:
-            self._tasks.pop(task, None)
             if task.cancelled():
                 closed = ClientClosedError(CLOSED) if self._closed else None
                 ended(task, closed or as_ours(asyncio.CancelledError()))
@@ -200,12 +197,7 @@ class Lifetime:
 
     async def finish(self) -> None:
         """Cancel the tasks that are left, and wait for them."""
-        if self._keeper is not None and self._keeper is not asyncio.current_task():
-            self._tasks[self._keeper] = None
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._tasks, *([self._keeper] if self._keeper is not None else []))
 
     async def _keep(self, close: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import grpc
 import grpc.aio
 
+from logstore.base.background import end
 from logstore.base.errors import InvalidArgumentError, LogstoreError, UnavailableError
 from logstore.client.lane import LaneEntry
 from logstore.client.lifetime import Lifetime
@@ -67,8 +68,7 @@ class AppendStream:
 
     async def close(self) -> None:
         self.closed = True
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _run(self) -> None:
         call = self._stub.AppendStream()
@@ -93,9 +93,8 @@ class AppendStream:
             raise UnavailableError(f"append stream to {self.address}: {error.message}") from None
         finally:
             leaving = True
-            writer.cancel()
             call.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            await end(writer)
 
     def _ended(self, _: "asyncio.Task[None]", error: LogstoreError | None) -> None:
         """Owners hear of it in the same turn of the loop in which `closed` shows, so none of them

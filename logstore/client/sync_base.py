@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from logstore.base.background import end
 from logstore.base.errors import ClientClosedError, ClientUseError
 from logstore.base.public import public
 from logstore.base.types import Record
@@ -42,11 +43,7 @@ class CallLoop:
         finally:
             with self._lock:
                 self._stopped = True
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            if left:
-                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(end(*asyncio.all_tasks(self._loop)))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
 
+from logstore.base.background import Background, end
 from logstore.base.limits import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX
 from logstore.feed.port import (
     BrokerAwayError,
@@ -49,6 +50,7 @@ CHANGES_IN_FLIGHT = 2_000
 SHARD_HEADER, OFFSET_HEADER = "logstore-shard", "logstore-offset"
 
 _log = structlog.get_logger(__name__)
+_TASKS = Background("the Kafka client")
 # A broker that is away is told by our own errors; the client would repeat it all the time.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
@@ -266,7 +268,7 @@ async def _answering(servers: str, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIt
 
 async def _started(client: AIOKafkaAdminClient | AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Start a client to the end also when we are cancelled: half-way its connections would leak."""
-    starting = asyncio.ensure_future(client.start())
+    starting = _TASKS.answer(client.start())
     try:
         await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -279,10 +281,9 @@ async def _quietly(closing: Coroutine[Any, Any, None]) -> None:
 
     In a task of its own: closing cancels the client's own tasks, and that may come back to us.
     """
-    task = asyncio.ensure_future(closing)
+    task = _TASKS.answer(closing)
     await asyncio.wait({task}, timeout=CLOSE_TIMEOUT_S)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await end(task)
 
 
 def _headers(message: FeedMessage) -> list[tuple[str, bytes]]:

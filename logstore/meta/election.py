@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import (
     ConflictError,
@@ -106,7 +107,7 @@ class Election:
         self._candidate, self._address = candidate, address
         self._attempt: _Attempt | None = None
         self._leadership: Leadership | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._keeper = Background(f"election {key}")
 
     async def campaign(self) -> Leadership:
         """Wait until this candidate leads. Rides out a store that does not answer."""
@@ -190,7 +191,7 @@ class Election:
         fence = Compare(self._key, revision)
         leadership = Leadership(fence, attempt.lease, attempt.sent_s, self._env)
         self._leadership = leadership
-        self._keeper = asyncio.create_task(self._keep(leadership))
+        self._keeper.start(self._keep(leadership))
         _log.info("leads", key=self._key, candidate=self._candidate, revision=revision)
         return leadership
 
@@ -214,13 +215,10 @@ class Election:
             _log.info("leads no more", key=self._key, candidate=self._candidate)
 
     async def _stop_keeping(self) -> None:
-        keeper, self._keeper = self._keeper, None
         if self._leadership is not None:
             self._leadership.lost.set()
             self._leadership = None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+        await self._keeper.stop()
 
 
 class FencedStore:

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
+from logstore.base.background import Background
 from logstore.base.errors import ConfigError, ConflictError, LogstoreError, UnavailableError
 from logstore.meta.etcd.calls import EtcdCalls, from_etcd
 from logstore.meta.port import WatchEvent
@@ -35,12 +36,12 @@ async def follow(
     """
     channel, metadata = await calls.stream_at(at)
     stream = rpc.WatchStub(channel).Watch(metadata=metadata)
-    reader: asyncio.Task[Any] | None = None
+    reading = Background("a watch of etcd")
     held: list[WatchEvent] = []
     try:
         await stream.write(_create(start, after_revision))
         while True:
-            reader = asyncio.ensure_future(stream.read())
+            reader = reading.answer(stream.read())
             await _alive(stream, reader, calls.endpoints[at])
             message = await reader
             if message is grpc.aio.EOF:
@@ -61,9 +62,7 @@ async def follow(
         raise UnavailableError(f"etcd at {calls.endpoints[at]} ended the watch") from None
     finally:
         stream.cancel()
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+        await reading.stop()
 
 
 def _create(start: tuple[bytes, bytes], after_revision: int) -> Any:
