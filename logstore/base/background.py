@@ -50,7 +50,7 @@ class Background:
         return task
 
     def answer(self, work: Work[T], name: str = "") -> asyncio.Task[T]:
-        """Run `work` for somebody who awaits the task, and to whom its error belongs."""
+        """Run `work` for somebody who awaits the task, and who handles its error."""
         task = asyncio.create_task(work, name=name or _name(work))
         self._tasks[task] = None
         task.add_done_callback(self._forget)

@@ -59,7 +59,9 @@ def test_rules_ask_for_metrics_that_exist() -> None:
 
 
 def test_every_rule_names_its_part_of_the_runbook() -> None:
-    headings = re.findall(r"^##+ (.*)$", (ROOT / "docs" / "how-to" / "runbook.md").read_text(), re.MULTILINE)
+    headings = re.findall(
+        r"^##+ (.*)$", (ROOT / "docs" / "how-to" / "runbook.md").read_text(), re.MULTILINE
+    )
     anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
     named = re.findall(r"runbook: docs/how-to/runbook\.md#(\S+)", RULES)
     assert len(named) == len(re.findall("- alert:", RULES))

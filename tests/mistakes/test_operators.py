@@ -1,4 +1,4 @@
-"""Further mistakes of operators, scripts and callers, against one cluster: docs/reference/mistakes.md.
+"""More mistakes of operators and callers, against one cluster: docs/reference/mistakes.md.
 
 Each row is what was typed, the status, and what it must say; every answer is one line that names
 the option or field and the value, within a moment.

@@ -2,7 +2,8 @@
 
 `--search [NAME...]` runs seeds 1, 2, … until one fails and writes it into `caught.json`, in rounds
 of more and more seeds; it goes on where an earlier search of the same code stopped, and skips what
-that one caught (`--afresh`: does not). `--write-doc` puts the table into docs/measurements/simulation.md.
+that one caught (`--afresh`: does not). `--write-doc` puts the table into
+docs/measurements/simulation.md.
 """
 
 import argparse
