@@ -252,6 +252,11 @@ class CatchUp:
         async with aclosing(source.follow(start, meta.feed_cursor)) as parts:
             async for part in parts:
                 self.source_high_watermark = part.high_watermark
+                if self._from_end and part.high_watermark <= start:
+                    raise DivergedError(
+                        f"{replica.shard} reaches {start} here, its source is committed to "
+                        f"{part.high_watermark}"
+                    )
                 await self._apply(list(part.batches), part.high_watermark, part.cursor)
                 self._from_end = self._from_end and not part.batches
                 replica.node.reporter.copied(sum(len(b.data) for b in part.batches))

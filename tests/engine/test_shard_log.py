@@ -25,8 +25,9 @@ def two_copies() -> tuple[MemoryEngine, ShardLog]:
 def test_a_handle_is_made_before_its_copy() -> None:
     log = ShardLog(MemoryEngine(), 7)
     assert log.meta() is None
-    with pytest.raises(UnknownShardError):
-        log.end()
+    for ask in (log.base, log.end, log.bytes_stored, lambda: log.position_at(0)):
+        with pytest.raises(UnknownShardError):
+            ask()
 
 
 def test_a_handle_reads_its_own_copy() -> None:

@@ -2,20 +2,28 @@
 
 from pathlib import Path
 
+import pytest
+
 from logstore.proto.v1 import log_pb2
+from tests.engine.scenes import append as store
 from tests.node.fix_nodes import Nodes, append, batch_of, nodes
 from tests.node.test_append_read import read_all
 from tests.node.test_failover import three
 from tests.node.test_move_by_intents import SHARD, in_sync_ids
 
 
-async def test_it_begins_anew_at_the_base_and_joins(tmp_path: Path) -> None:
+@pytest.mark.parametrize("never_committed", [0, 20])
+async def test_it_begins_anew_at_the_base_and_joins(tmp_path: Path, never_committed: int) -> None:
+    """Also when records that were never committed reach above the source's end."""
     async with nodes(tmp_path, 3) as n:
         await three(n)
         record = await n.record(SHARD)
         leader = record.primary.instance
         away = next(m for m in record.in_sync if m.instance != leader)
         await fill(n, 1, 5)
+        if never_committed:
+            old = n.servers[away.instance].instance.node.engine
+            store(old, away.replica_id, [b"lost"] * never_committed)
         await n.stop(away.instance)
         await n.until(SHARD, lambda r: away.replica_id not in in_sync_ids(r))
         await fill(n, 5, 11)

@@ -150,4 +150,17 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=132,
+        name="tail-above-a-trimmed-source",
+        what="A learner that reaches above its source waits for the mark (liveness).",
+        edits=(
+            Edit(
+                file="logstore/node/catch_up.py",
+                function="CatchUp._follow",
+                before="self._from_end and part.high_watermark <= start",
+                after="False",
+            ),
+        ),
+    ),
 )
