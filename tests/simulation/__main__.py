@@ -7,11 +7,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import msgspec
-
-from tests.simulation import corpus
+from tests.simulation import corpus, parallel
 from tests.simulation.aims import AIMS, FIRED
 from tests.simulation.corpus import Run
 from tests.simulation.doc import write_between
@@ -73,8 +72,6 @@ def main() -> int:
     """0: every seed held; 1: a violation, or a pair of fault and place that was not met."""
     given = _arguments()
     _fix_hashes()
-    if given.worker:
-        return _work(given)
     coverage: Counter[tuple[str, str]] = Counter()
     triples: Counter[Triple] = Counter()
     totals: Counter[str] = Counter()
@@ -199,8 +196,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
     parser.add_argument("--verbose", action="store_true", help="print the whole story")
-    parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -225,47 +220,12 @@ def _figures(result: Result) -> dict[str, int]:
 
 
 def _results(given: argparse.Namespace) -> Iterator[Result]:
-    """In the order of the runs; worker i of n runs every n-th one, from the i-th on."""
+    """In the order of the runs."""
     runs = _runs(given)
     if len(runs) == 1 or given.processes == 1:
         yield from (_one(run, given) for run in runs)
-        return
-    workers = []
-    for i in range(given.processes):
-        command = [sys.executable, "-m", "tests.simulation", "--worker", str(given.processes),
-                   "--first", str(i), "--seed", str(given.seed), "--seeds", str(given.seeds),
-                   "--mutation", str(given.mutation), "--ops", str(given.ops), *_flags(given),
-                   *(["--corpus", "--neighbours", str(given.neighbours)] if given.corpus else [])
-                  ]  # fmt: skip
-        workers.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
-    try:
-        for i, run in enumerate(runs):
-            out = workers[i % given.processes].stdout
-            assert out is not None
-            line = out.readline()
-            if not line:
-                raise RuntimeError(f"the worker of seed {run} died")
-            try:
-                yield msgspec.json.decode(line, type=Result)
-            except msgspec.DecodeError as e:
-                raise RuntimeError(f"the worker of seed {run} wrote {line[:200]!r}") from e
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-            assert worker.stdout is not None
-            worker.stdout.close()
-
-
-def _work(given: argparse.Namespace) -> int:
-    """Write each seed's result as a line of JSON."""
-    for run in _runs(given)[given.first :: given.worker]:
-        result = _one(run, given)
-        if result.ok:
-            result.story = []
-        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
-        sys.stdout.buffer.flush()
-    return 0
+    else:
+        yield from parallel.results(runs, partial(_one, given=given), given.processes)
 
 
 def _tell(result: Result, given: argparse.Namespace, *, whole: bool) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import gc
-import itertools
 import sys
 import traceback
 import warnings
@@ -78,9 +77,6 @@ TRIM_CHANCE = 0.25
 """Runs in which shards are trimmed."""
 SPLITS_CHANCE = 0.4
 """Runs whose shards are split and merged."""
-COLLECT_EVERY = 8
-"""Seeds between two runs of the collector, which costs as much as a tenth of a seed."""
-_seeds = itertools.count(1)
 
 
 @dataclass(slots=True)
@@ -364,10 +360,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
             structlog.configure(processors=[_drop])
-            if next(_seeds) % COLLECT_EVERY == 0:
-                gc.collect()
+            yield
     finally:
         structlog.configure(**configured)
         sys.unraisablehook = hook
@@ -397,22 +391,29 @@ def simulate(
     `mutation`: run that neighbour of the seed, in which one part of the run is drawn anew;
     `always_splits`: shards are split and merged in this seed, too, if it is not one of those;
     `mistakes`: an operator makes a mistake in it, of a kind with this in its name;
-    `aim`: the seed has this aim, whatever else it drew.
+    `aim`: the seed has this aim, whatever else it drew. What it leaves behind is collected, unless
+    the collector is off.
     """
-    with _quiet():
-        _freeze_once()
-        gc.disable()
-        try:
-            simulation = Simulation(
-                seed,
-                operations,
-                mutation=mutation,
-                always_splits=always_splits,
-                mistakes=mistakes,
-                aim=aim,
+    collects = gc.isenabled()
+    gc.disable()
+    _freeze_once()
+    try:
+        with _quiet():
+            result = _simulate(
+                Simulation(
+                    seed,
+                    operations,
+                    mutation=mutation,
+                    always_splits=always_splits,
+                    mistakes=mistakes,
+                    aim=aim,
+                )
             )
-            return _simulate(simulation)
-        finally:
+            if collects:
+                gc.collect(0)
+            return result
+    finally:
+        if collects:
             gc.enable()
 
 
