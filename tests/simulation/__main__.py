@@ -1,6 +1,7 @@
 """`python -m tests.simulation --seed N [--mutation M] [--seeds K] [--corpus] [--coverage]`."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import subprocess
@@ -27,6 +28,7 @@ from tests.simulation.faults import (
 )
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.run import Result, simulate
+from tests.simulation.saved import STORY_LINES, OtherRunError, Saved, about
 from tests.simulation.upkeep import (
     CELL_PLACES,
     DRAIN_FAULTS,
@@ -38,7 +40,6 @@ from tests.simulation.world import Triple
 
 ALL_PAIRS_FROM_SEEDS = 1_000
 """A run of so many seeds fails when a pair that can occur was never met."""
-STORY_LINES = 120
 PROGRESS_SEEDS = 100
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,6 +194,7 @@ def _arguments() -> argparse.Namespace:
         help="an operator errs in every seed, in a way with this in its name (default: any)",
     )
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="keep results; run only new ones")
     parser.add_argument("--coverage", action="store_true", help="print every pair's count")
     parser.add_argument("--write-doc", action="store_true", help="the coverage into docs/")
     parser.add_argument("--verbose", action="store_true", help="print the whole story")
@@ -220,12 +222,27 @@ def _figures(result: Result) -> dict[str, int]:
 
 
 def _results(given: argparse.Namespace) -> Iterator[Result]:
-    """In the order of the runs."""
+    """In the order of the runs; with --save, what was run before is read."""
     runs = _runs(given)
+    if given.save is None:
+        yield from _new(runs, given)
+        return
+    try:
+        saved = Saved(given.save, about([f"--ops={given.ops}", *_flags(given)]))
+    except OtherRunError as e:
+        raise SystemExit(f"--save: {e}") from e
+    with contextlib.closing(saved):
+        new = _new(list(dict.fromkeys(run for run in runs if run not in saved)), given)
+        for run in runs:
+            if run not in saved:
+                saved.keep(next(new))
+            yield saved[run]
+
+
+def _new(runs: list[Run], given: argparse.Namespace) -> Iterator[Result]:
     if len(runs) == 1 or given.processes == 1:
-        yield from (_one(run, given) for run in runs)
-    else:
-        yield from parallel.results(runs, partial(_one, given=given), given.processes)
+        return (_one(run, given) for run in runs)
+    return parallel.results(runs, partial(_one, given=given), given.processes)
 
 
 def _tell(result: Result, given: argparse.Namespace, *, whole: bool) -> None:
