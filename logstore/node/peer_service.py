@@ -19,7 +19,7 @@ from logstore.node.sealed import key_version
 from logstore.proto.status import detail_of, served
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceServicer
-from logstore.replication.events import PrimaryHeard, Role, Written
+from logstore.replication.events import NEVER, PrimaryHeard, Role, Written
 
 if TYPE_CHECKING:
     from logstore.node.instance import Instance
@@ -141,7 +141,7 @@ class PeerService(PeerServiceServicer):
             high_watermark_chain=at.chain if at is not None else b"",
             probe=request.probe,
             incarnation=self._node.incarnation,
-            sent_s=request.sent_s,
+            sent_s=request.sent_s if replica.machine.grants_lease() else NEVER,
         )
 
     # ---- pulls -------------------------------------------------------------------------------

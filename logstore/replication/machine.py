@@ -287,6 +287,11 @@ class ReplicationMachine(Doubt, Handing):
             for m in others
         )
 
+    def grants_lease(self) -> bool:
+        """What this copy answers its primary renews the primary's lease; not while a take-over of
+        this copy is undecided, which may still be carried out, however late (P7)."""
+        return self.role is not Role.FOLLOWER or self.pending is None
+
     # ---- what to do next -----------------------------------------------------------------------
 
     def _act(self, now_s: float) -> None:

@@ -26,18 +26,21 @@ class Rules:
     """P7: a restarted follower waits for a whole grace."""
     every_member_answers: bool = True
     """P7: the lease holds while each in-sync member has answered within it."""
+    candidate_grants_nothing: bool = True
+    """P7: an answer renews no lease while a take-over of its sender is undecided."""
 
 
 class Follower(NamedTuple):
     """`silent`: its ticks since it heard. `ahead`: its ticks minus the primary's since then.
     `sent`, `answer`: ages of what is under way, on the primary's clock. `lease`: what is left of
-    the primary's lease by this follower."""
+    the primary's lease by this follower. `tries`: its take-over is under way to the store."""
 
     silent: int = 0
     ahead: int = 0
     sent: int = NONE
     answer: int = NONE
     lease: int = LEASE
+    tries: bool = False
 
 
 class State(NamedTuple):
@@ -81,7 +84,8 @@ class Lease:
         if f.sent == NONE and f.answer == NONE:
             yield "is sent a heartbeat", _with(state, n, f._replace(sent=0))
         if f.sent != NONE:
-            heard = f._replace(silent=0, ahead=0, sent=NONE, answer=f.sent)
+            granted = f.sent if not (f.tries and self.rules.candidate_grants_nothing) else NONE
+            heard = f._replace(silent=0, ahead=0, sent=NONE, answer=granted)
             yield "hears and answers", _with(state, n, heard)
             yield "hears nothing, it is lost", _with(state, n, f._replace(sent=NONE))
         if f.answer != NONE:
@@ -91,9 +95,11 @@ class Lease:
         if state.restarts:
             silent = 0 if self.rules.grace_after_restart else self.grace
             ahead = 0 if self.rules.grace_after_restart else f.ahead
-            restarted = f._replace(silent=silent, ahead=ahead)
+            restarted = f._replace(silent=silent, ahead=ahead, tries=False)
             yield "restarts", _with(state, n, restarted)._replace(restarts=state.restarts - 1)
-        if f.silent >= self.grace:
+        if f.silent >= self.grace and not f.tries:
+            yield "asks the store to let it lead", _with(state, n, f._replace(tries=True))
+        if f.tries:
             yield "takes over", state._replace(led=True)
 
     def violation(self, state: State) -> str | None:
@@ -111,6 +117,7 @@ def _primary_ticks(f: Follower) -> Follower:
         min(f.sent + 1, LEASE) if f.sent != NONE else NONE,
         min(f.answer + 1, LEASE) if f.answer != NONE else NONE,
         max(f.lease - 1, 0),
+        f.tries,
     )
 
 
@@ -127,10 +134,11 @@ def _case(
 
 
 CASES = (
-    _case("1 follower, 1 restart", states=360),
+    _case("1 follower, 1 restart", states=556),
     _case("counted from the answer", "count_from_sending", "believes in its lease"),
     _case("no margin for drift", "grace_beyond_drift", "believes in its lease"),
     _case("takes over as it restarts", "grace_after_restart", "believes in its lease"),
+    _case("answers while it takes over", "candidate_grants_nothing", "believes in its lease"),
     _case("one answer of two is enough", "every_member_answers", "believes in its lease", 0, 2),
 )
 LARGE = (Case("2 followers, 1 restart", lambda: Lease(Rules(), 2, 1)),)

@@ -330,6 +330,19 @@ def test_follower_takes_over_only_after_the_grace() -> None:  # P4, P7
     ]
 
 
+def test_a_follower_grants_no_lease_while_its_take_over_is_undecided() -> None:  # P7
+    bench = following()
+    assert bench.machine.grants_lease()
+    bench.now_s = 2.7
+    (cas,) = bench.feed(Tick())
+    assert isinstance(cas, Cas)
+    bench.now_s = 2.8
+    bench.feed(PrimaryHeard())
+    assert not bench.machine.grants_lease()  # the store may still carry it out
+    bench.config(replace(RECORD, epoch=4, primary_since=2, in_sync=(S, T)))
+    assert bench.machine.grants_lease()
+
+
 def test_second_follower_waits_longer() -> None:
     third = Member("u", 1, 3)
     bench = following(third, (S, T, third))

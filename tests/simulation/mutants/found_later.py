@@ -163,4 +163,17 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=133,
+        name="lease-granted-while-taking-over",
+        what="A follower renews the lease of a primary that it is about to replace (P7).",
+        edits=(
+            Edit(
+                file="logstore/replication/machine.py",
+                function="ReplicationMachine.grants_lease",
+                before="self.role is not Role.FOLLOWER or self.pending is None",
+                after="True",
+            ),
+        ),
+    ),
 )
