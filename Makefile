@@ -59,19 +59,18 @@ sim: $(READY)             ## the real machines under simulated faults; make sim 
 	$(BIN)/python -m tests.simulation --corpus --seeds $(SEEDS) $(ARGS)
 
 properties: $(READY)      ## the property tests on new examples; prints what reproduces a failure
-	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -n $(WORKERS) tests/sharder tests/profiler \
-	  tests/client tests/engine $(ARGS)
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -n $(WORKERS) $(wildcard tests/*/sharder \
+	  tests/*/profiler tests/*/client tests/*/engine) $(ARGS)
 
 sim-mutants: $(READY)     ## does the simulator see deliberate faults?
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 test-moves: $(READY)      ## ten split-merge-move cycles; kills in every state; late rollbacks
-	$(BIN)/python -m pytest tests/migration/check_cycles.py tests/migration/check_kills.py \
-	  tests/migration/check_services.py tests/migration/check_rollback.py -q $(ARGS)
+	$(BIN)/python -m pytest -m moves tests/process/migration tests/unit/migration -q $(ARGS)
 
 test-mistakes: $(READY)   ## misplaced folders, stores and names; lost metadata rebuilt; rotten disks
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/mistakes/check_identity.py \
-	  tests/mistakes/check_recover.py tests/engine/check_rot.py -q $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m mistakes \
+	  tests/process/mistakes tests/unit/engine -q $(ARGS)
 
 test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)

@@ -30,7 +30,7 @@ NAME = re.compile(r"(?<![\w./*-])(?:\.\./)*(?:[\w.-]+/)*[\w-]+$")
 NAME_CHARS_MAX = 120
 MODULE = re.compile(rf"python -m ((?:{'|'.join(FOLDERS)})(?:\.\w+)*)")
 MADE = re.compile(r"^\+\+\+ (\S+)$", re.MULTILINE)
-"""Files that a how-to makes or changes; tests/howto proves that it can."""
+"""Files that a how-to makes or changes; tests/acceptance/howto proves that it can."""
 NOTE = re.compile(r"\bnotes? (\d{4})\b")
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 RULE = re.compile(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.replica_paths import paths_by_module
+from tests.support.replica_paths import paths_by_module
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("profiler", "sharder", "logstore", "coordinator", "bench")

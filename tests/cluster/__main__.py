@@ -14,7 +14,7 @@ from subprocess import run
 from bench.services.base import ServiceError
 from bench.services.install import on_path, program
 from bench.services.paths import cache_root
-from tests.checkers import porcupine
+from tests.support.checkers import porcupine
 
 INSIDE = "LOGSTORE_CLUSTER_RUN"
 """Set inside the namespaces: the folder of this run."""
@@ -29,8 +29,8 @@ PROGRAMS = {
 }
 NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 COMMANDS = {
-    "test": ["-m", "pytest", "tests/cluster", "-o", "python_files=fault_*.py", "-p",
-             "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=session", "-o",
+    "test": ["-m", "pytest", "tests/cluster", "-m", "cluster", "-p", "no:cacheprovider",
+             "-o", "asyncio_default_fixture_loop_scope=session", "-o",
              "asyncio_default_test_loop_scope=session", "-o", "timeout=300", "--maxfail=3", "-q",
              "-s"],
     "soak": ["-m", "tests.cluster.soak"],

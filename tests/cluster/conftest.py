@@ -14,7 +14,7 @@ from tests.cluster.__main__ import INSIDE
 from tests.cluster.cluster import Cluster
 from tests.cluster.judge import MetadataWatch, Verdict, judge
 from tests.cluster.load import Load, Rates
-from tests.history.record import Recorder, Story
+from tests.support.history.record import Recorder, Story
 
 
 @dataclass(slots=True)

@@ -13,12 +13,12 @@ from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.log_pb2_grpc import LogServiceStub
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
-from tests.checkers import i1_cover, i2_one_writer, i4_same_bytes
-from tests.checkers.history import MetadataTxn, ReadCall, Row, Violation
 from tests.cluster.cluster import INSTANCES, Cluster, NotConverged, eventually
 from tests.cluster.load import Load
-from tests.history import anomalies
-from tests.history.record import Story, load
+from tests.support.checkers import i1_cover, i2_one_writer, i4_same_bytes
+from tests.support.checkers.history import MetadataTxn, ReadCall, Row, Violation
+from tests.support.history import anomalies
+from tests.support.history.record import Story, load
 
 VERIFY_TIMEOUT_S = 60.0
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from logstore.base.errors import LogstoreError, OutcomeUnknownError, VersionConflictError
 from logstore.client.client import Client, Log, connect
-from tests.checkers.history import Row
 from tests.cluster.cluster import eventually
-from tests.history.record import Recorder
+from tests.support.checkers.history import Row
+from tests.support.history.record import Recorder
 
 SHARD_STARTS = (b"a", b"h", b"q")
 """First bytes of the keys of shard 0, 1, 2; `split_keys` are the last two."""

@@ -21,7 +21,7 @@ from tests.cluster.cluster import COORDINATORS, ETCD, INSTANCES, Cluster, NotCon
 from tests.cluster.judge import MetadataWatch, judge
 from tests.cluster.load import Load, Rates
 from tests.cluster.network import Pair
-from tests.history.record import Recorder
+from tests.support.history.record import Recorder
 
 LOG = "soak"
 HELD_S = (2.0, 8.0)

@@ -27,7 +27,8 @@ BUILD_LIMIT_S = 1_200.0
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=300", "-q", "-s", "--maxfail=3",
           "-o", "asyncio_default_fixture_loop_scope=session",
           "-o", "asyncio_default_test_loop_scope=session"]  # fmt: skip
-SUITES = {"test": "compose_*.py", "alerts": "alert_*.py"}
+SUITES = {"test": "compose and not alerts", "alerts": "alerts"}
+"""Markers that choose the tests."""
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 SMALL_DISK = cache_root() / "compose" / "small-disk"
 SMALL_DISK_BYTES = 384 * 1024 * 1024
@@ -140,7 +141,7 @@ def run_in(
             "compose": compose_command(), "project": PROJECT, "files": files,
             "environment": environment, "folder": str(folder),
         }  # fmt: skip
-        words = [sys.executable, *PYTEST, "-o", f"python_files={SUITES[suite]}", "tests/compose"]
+        words = [sys.executable, *PYTEST, "-m", SUITES[suite], "tests/compose"]
         try:
             return subprocess.run(
                 [*words, *arguments], check=False, cwd=ROOT,

@@ -19,7 +19,7 @@ from tests.compose.__main__ import RUN
 from tests.compose.docker import Compose
 from tests.compose.judge import judge
 from tests.compose.stack import Stack
-from tests.history.record import Recorder, Story
+from tests.support.history.record import Recorder, Story
 
 RATES = Rates(per_producer=20.0, conditional_pause_s=0.1, reader_pause_s=0.2, readers=1)
 """Fourteen containers and the clients share two cores."""

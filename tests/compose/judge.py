@@ -14,14 +14,14 @@ from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.log_pb2_grpc import LogServiceStub
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
-from tests.checkers import i4_same_bytes
-from tests.checkers.history import ReadCall, Row, Violation
 from tests.cluster.cluster import NotConverged, eventually
 from tests.cluster.judge import VERIFY_TIMEOUT_S, MetadataWatch, Verdict
 from tests.cluster.load import Load
 from tests.compose.stack import COPIES, Stack
-from tests.history import anomalies
-from tests.history.record import Story, load
+from tests.support.checkers import i4_same_bytes
+from tests.support.checkers.history import ReadCall, Row, Violation
+from tests.support.history import anomalies
+from tests.support.history.record import Story, load
 
 
 async def judge(stack: Stack, load_: Load, watch: MetadataWatch) -> tuple[Verdict, Story]:

@@ -17,11 +17,11 @@ from logstore.base.errors import (
 from logstore.client.client import Client, Log, connect
 from logstore.client.pages import page_of
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
-from tests.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
 from tests.simulation.loop import Process, die
 from tests.simulation.network import Network
 from tests.simulation.style import TIMEOUT_S, Mix
 from tests.simulation.world import World
+from tests.support.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
 
 TAIL_CHANCE = 0.25
 """The first client tails the log in every run, each other one now and then."""

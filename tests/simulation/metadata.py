@@ -32,10 +32,10 @@ from logstore.meta.records import (
     encode,
     generation_key,
 )
-from tests.checkers.history import MetadataTxn
 from tests.simulation.loop import PROCESS
 from tests.simulation.network import TICK_S, Network
 from tests.simulation.world import World
+from tests.support.checkers.history import MetadataTxn
 
 CLUSTER, GENERATION_ID = "5eed", "0000000000000001"
 STORE = "store"

@@ -18,11 +18,11 @@ from logstore.node.peer_service import PeerService
 from logstore.node.reporting import Reporter
 from logstore.node.statistics_reporter import Usage
 from logstore.replication.events import Role
-from tests.checkers.history import Departure, Floor, Row
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die
 from tests.simulation.metadata import Cluster, SimStore
 from tests.simulation.world import SLOW_S, SLOW_SHARE, SimClock, World
+from tests.support.checkers.history import Departure, Floor, Row
 
 TIMING = {
     "follower_timeout_s": 0.7,

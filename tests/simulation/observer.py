@@ -11,14 +11,14 @@ from logstore.engine.port import ReplicaMeta
 from logstore.meta.port import WatchEvent
 from logstore.meta.records import CELLS, MIGRATIONS, SHARDS, ShardRecord, decode_shard
 from logstore.proto.v1 import log_pb2
-from tests.checkers import i3_acked, i8_equal_chains
-from tests.checkers.history import CopyState, Link, ServerAck
 from tests.simulation import network as network_module
 from tests.simulation.aims import Aim
 from tests.simulation.metadata import Cluster
 from tests.simulation.network import Call
 from tests.simulation.node import SimNode
 from tests.simulation.world import World
+from tests.support.checkers import i3_acked, i8_equal_chains
+from tests.support.checkers.history import CopyState, Link, ServerAck
 
 
 @dataclass(slots=True)

@@ -15,10 +15,10 @@ from logstore.client.client import Log
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from sharder.keys import routing_key
-from tests.checkers.history import AppendCall, Outcome
 from tests.simulation.client import Caller, Pool
 from tests.simulation.network import Network
 from tests.simulation.world import World
+from tests.support.checkers.history import AppendCall, Outcome
 
 ATTEMPT_S = (0.15, 0.6, 1.5)
 GIVE_UP_S = (0.8, 3.0, 8.0)

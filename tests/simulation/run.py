@@ -24,19 +24,6 @@ from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
 from logstore.meta.records import TOMBSTONES, LogOptions, process_key
 from sharder.keys import Partitioner, routing_key
-from tests.checkers import (
-    i1_cover,
-    i2_one_writer,
-    i3_acked,
-    i4_same_bytes,
-    i5_prefix,
-    i6_once,
-    i7_migrations_end,
-    i8_equal_chains,
-    i9_compare_and_swap,
-    i13_bytes_stay,
-)
-from tests.checkers.history import Outcome, Violation
 from tests.simulation.client import LOG, Caller, FinalReader, Pool, SimClient
 from tests.simulation.coordinator import (
     PLANNED_OPS_PER_S,
@@ -58,6 +45,19 @@ from tests.simulation.resender import Resender
 from tests.simulation.strikes import Strikes
 from tests.simulation.style import Style, draw
 from tests.simulation.world import World
+from tests.support.checkers import (
+    i1_cover,
+    i2_one_writer,
+    i3_acked,
+    i4_same_bytes,
+    i5_prefix,
+    i6_once,
+    i7_migrations_end,
+    i8_equal_chains,
+    i9_compare_and_swap,
+    i13_bytes_stay,
+)
+from tests.support.checkers.history import Outcome, Violation
 
 CLIENTS = 3
 COORDINATORS = 2

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.checkers import porcupine
+from tests.support.checkers import porcupine
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (1, 2, 3)
@@ -14,7 +14,7 @@ OPERATIONS = 300
 
 CODE = """
 import json, sys
-from tests.checkers import porcupine
+from tests.support.checkers import porcupine
 from tests.simulation import run
 
 def kept(self, check=run.Simulation._check):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from logstore.meta.records import AUTOPILOT, DRAINS, ShardRecord
 from logstore.replication.events import Role
-from tests.checkers.history import Floor
 from tests.simulation.coordinator import SimCoordinator, Standing
 from tests.simulation.node import SimNode
+from tests.support.checkers.history import Floor
 
 if TYPE_CHECKING:
     from tests.simulation.faults import Faults

@@ -8,8 +8,8 @@ from contextvars import Context
 from typing import Any
 
 from logstore.base.env import Env
-from tests.checkers.history import History, Violation
 from tests.simulation.loop import PROCESS, Process, SimLoop
+from tests.support.checkers.history import History, Violation
 
 STORY_LINES_MAX = 50_000
 PARTS = ("delays", "faults", "clients")

@@ -1,3 +1,0 @@
-from tests.client.conftest import start
-
-__all__ = ["start"]

@@ -1,0 +1,36 @@
+"""I6: a retried append is stored once. A conditional append succeeds at most once per version."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.support.checkers.history import AppendCall, Outcome, Row, Violation
+from tests.support.checkers.i5_prefix import by_key
+
+
+def check(
+    appends: Sequence[AppendCall], final: Sequence[Row], excused: frozenset[str] = frozenset()
+) -> list[Violation]:
+    found = []
+    for value, count in Counter(row.value for row in final).items():
+        if count > 1:
+            found.append(Violation("I6", f"{value!r} is stored {count} times"))
+    stored = {row.value for row in final}
+    known = {call.value for call in appends}
+    for call in appends:
+        if call.outcome is Outcome.REFUSED and call.value in stored:
+            found.append(Violation("I6", f"{call.value!r} was refused and is stored"))
+    found += [Violation("I6", f"{value!r} was never appended") for value in stored - known]
+    versions: dict[tuple[bytes, int], AppendCall] = {}
+    order = by_key(final)
+    for call in appends:
+        if call.expected_version is None or call.outcome is not Outcome.ACKED:
+            continue
+        first = versions.setdefault((call.key, call.expected_version), call)
+        if first is not call and excused.isdisjoint((first.shard, call.shard)):
+            found.append(Violation("I6", f"{first.value!r} and {call.value!r} were both acked on "
+                                   f"version {call.expected_version} of {call.key!r}"))  # fmt: skip
+        place = [row.value for row in order.get(call.key, [])]
+        if call.value in place and place.index(call.value) != call.expected_version:
+            found.append(Violation("I6", f"{call.value!r} expected version {call.expected_version},"
+                                   f" it is number {place.index(call.value)}"))  # fmt: skip
+    return found

@@ -1,0 +1,57 @@
+"""Attributes of `Replica` that other modules reach: `python -m tests.support.replica_paths`.
+
+A path is what stands behind a copy in the code, as in `replica.machine.end.end`. A part that
+reaches many of them cannot be tested without the whole instance.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+NODE = Path(__file__).parents[2] / "logstore/node"
+HOME = "replica.py"
+NAMES = {"replica", "held", "own"}
+"""Variables that hold a `Replica`; parts keep theirs in `_replica`."""
+PORT = "log"
+"""Its copy's handle of the disk: what is called on it is the port's, and no path of the copy's."""
+
+
+def is_replica(node: ast.AST) -> bool:
+    return (isinstance(node, ast.Name) and node.id in NAMES) or (
+        isinstance(node, ast.Attribute) and node.attr == "_replica"
+    )
+
+
+def chains(tree: ast.AST) -> Iterator[str]:
+    """Each path as it is written, without those that it begins with."""
+    inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    for node in ast.walk(tree):
+        if id(node) in inner:
+            continue
+        names: list[str] = []
+        at: ast.AST = node
+        while isinstance(at, ast.Attribute) and not is_replica(at):
+            names = [] if at.attr == PORT else names
+            names.append(at.attr)
+            at = at.value
+        if names and is_replica(at):
+            yield ".".join(reversed(names))
+
+
+def paths_by_module() -> dict[str, set[str]]:
+    """Module of an instance -> the paths that it reaches; only modules that name `Replica`."""
+    found = {}
+    for file in sorted(NODE.rglob("*.py")):
+        text = file.read_text()
+        if file.name != HOME and "node.replica import Replica" in text:
+            reached = set(chains(ast.parse(text)))
+            if reached:
+                found[str(file.relative_to(NODE))] = reached
+    return found
+
+
+if __name__ == "__main__":
+    by_module = paths_by_module()
+    for module, paths in by_module.items():
+        print(f"{module}: {len(paths)}: {', '.join(sorted(paths))}")
+    print(f"{len(set().union(*by_module.values()))} paths from {len(by_module)} modules")

@@ -1,0 +1,3 @@
+from tests.support.clients import start
+
+__all__ = ["start"]
