@@ -1,4 +1,4 @@
-"""AccessLog: the last sampled accesses in a numpy ring, for whoever wants rows and not sums."""
+"""AccessLog: the last sampled accesses in a numpy ring, for callers that want rows, not sums."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +13,16 @@ ACCESS = np.dtype(
         ("op", np.uint8),  # index into OPS
         ("size_bytes", np.uint32),
         ("latency_us", np.float32),
-        ("weight", np.float32),  # how many accesses the row stands for
+        ("weight", np.float32),  # number of accesses that the row stands for
     ]
 )
 
 
 class AccessLog:
-    """A ring of `capacity` rows; of what is offered each access is kept with probability `rate`.
+    """A ring of `capacity` rows; each offered access is kept with probability `rate`.
 
-    Keys are told by a 64-bit hash of the caller's, so the memory (29 bytes a row) does not depend
-    on them.
+    A 64-bit hash of the caller identifies a key, so the memory (29 bytes a row) does not depend
+    on the keys.
     """
 
     def __init__(self, capacity: int, generator: np.random.Generator, rate: float = 1.0) -> None:
@@ -71,9 +71,9 @@ class AccessLog:
         op: npt.NDArray[np.str_],
         size_bytes: npt.NDArray[np.int64],
     ) -> None:
-        """A recorded stream, columns of one length, in the order that it happened.
+        """A recorded stream, columns of one length, in the order in which it happened.
 
-        `op` holds OpType values, any case; ValueError names one that is none.
+        `op` holds OpType values, any case; ValueError names an unknown one.
         """
         named = np.char.lower(op.astype(np.str_))
         unknown = set(np.unique(named).tolist()) - {str(kind) for kind in OPS}
@@ -86,7 +86,7 @@ class AccessLog:
                 self.record_batch(kind, time_us, key_hash[at], size_bytes[at], 0.0)
 
     def rows(self, since_us: int | None = None) -> npt.NDArray[np.void]:
-        """A copy of what is held, oldest first, of dtype ACCESS; from `since_us` on where given."""
+        """A copy of the rows, oldest first, of dtype ACCESS; from `since_us` on if given."""
         capacity = len(self._ring)
         if self._written <= capacity:
             held = self._ring[: self._written].copy()

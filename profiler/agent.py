@@ -1,4 +1,4 @@
-"""The agent on an instance's hot path: what each shard carried in each slot, counted by batch."""
+"""The agent on an instance's hot path: counts each shard's load in each slot, by batch."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -16,14 +16,14 @@ GROUPS_MAX = 64
 OTHER_GROUPS = "other"
 GROUP_CHARS_MAX = 64
 OPEN_SLOTS_MAX = 65_536
-"""Slots of all shards held at once, not drained; over it, batches go to the next one before that is
-held."""
+"""Slots of all shards held at once, not drained; beyond it, batches count in the next slot that is
+held already."""
 ZERO_RUN_SLOTS_MAX = 1_024
-"""A longer silence of a shard is not told slot by slot: it is a gap in its statistics."""
+"""A longer silence of a shard is not reported slot by slot: it is a gap in its statistics."""
 
 
 class _OpenSlot:
-    """One shard in one slot, still counting."""
+    """One shard in one slot that still counts."""
 
     __slots__ = ("bytes_in", "bytes_out", "counts", "failed", "groups", "keys", "late", "latency")
 
@@ -38,7 +38,7 @@ class _OpenSlot:
         self.keys = KeySample(keys_max)
 
     def take(self, other: "_OpenSlot") -> None:
-        """Add the operations of `other`; its response times and keys are left."""
+        """Add the operations of `other`, without its response times and keys."""
         for op, count in other.counts.items():
             self.counts[op] = self.counts.get(op, 0) + count
         for group, count in other.groups.items():
@@ -54,9 +54,9 @@ class _OpenSlot:
 class Agent:
     """Counts operations, bytes, response times and sampled keys by shard and slot.
 
-    A slot is `time_us // period_us`, of the records' own times where they are given (event time:
-    one batch may span many slots) and else of `now_us`. Nothing is lost to lateness: what falls in
-    a slot that was drained already is counted in the first open one, and in `late_count`.
+    A slot is `time_us // period_us`, of the records' own times if given (event time: one batch
+    may span many slots), else of `now_us`. Late operations are not lost: those of a slot that
+    was drained already are counted in the first open one, and in `late_count`.
     Not thread-safe: one event loop owns it.
     """
 
@@ -88,7 +88,8 @@ class Agent:
         self.refused_count = 0
 
     def track(self, shard: str, migration_weight: float = 1.0) -> None:
-        """Count the shard under this weight; told from its first slot with operations on."""
+        """Count the shard under this weight; it is reported from its first slot with operations
+        on."""
         if shard not in self._open:
             if len(self._open) >= self._shards_max:
                 raise ValueError(
@@ -98,7 +99,7 @@ class Agent:
         self._weights[shard] = migration_weight
 
     def forget(self, shard: str) -> None:
-        """The shard has gone from here: drop what is not drained of it."""
+        """The shard has left this instance: drop its figures that are not drained."""
         self._open_count -= len(self._open.pop(shard, ()))
         self._next.pop(shard, None)
         self._weights.pop(shard, None)
@@ -117,10 +118,10 @@ class Agent:
     ) -> None:
         """One batch: `count` operations of `byte_count` bytes in all that took `latency_s` each.
 
-        `group` is the client group that sent them; empty: not told.
+        `group` is the client group that sent them; empty: unknown.
 
-        `event_time_us` and `keys`, where given, have one element for each operation; of the keys
-        only a few are looked at. A shard beyond the limit is not counted, but in `refused_count`.
+        `event_time_us` and `keys`, where given, have one element for each operation; only a few of
+        the keys are read. A shard beyond the limit counts only in `refused_count`.
         """
         if count <= 0:
             return
@@ -146,7 +147,7 @@ class Agent:
         self._sample(slots, each, count, keys)
 
     def failed(self, shard: str, count: int, now_us: int) -> None:
-        """`count` operations were asked for and could not be served."""
+        """Count `count` operations that were requested and could not be served."""
         slots = self._open.get(shard)
         if slots is None:
             if len(self._open) >= self._shards_max:
@@ -158,35 +159,35 @@ class Agent:
     def drain(self, up_to_slot: int) -> list[ShardStatistics]:
         """Close the slots up to and with `up_to_slot`: their statistics, by shard and slot.
 
-        A shard that was seen before is told with zeros for slots without operations, so that
-        silence and absence differ; after more than ZERO_RUN_SLOTS_MAX of them only the last is.
+        A known shard has zeros for slots without operations, so that silence and absence
+        differ; after more than ZERO_RUN_SLOTS_MAX of them only the last one is reported.
         """
         found: list[ShardStatistics] = []
         for shard, slots in self._open.items():
             due = [slot for slot in slots if slot <= up_to_slot]
             start = self._next.get(shard, min(due, default=up_to_slot + 1))
             if up_to_slot - start >= ZERO_RUN_SLOTS_MAX:
-                told: Sequence[int] = sorted({*due, up_to_slot})
+                reported: Sequence[int] = sorted({*due, up_to_slot})
             else:
-                told = range(start, up_to_slot + 1)
-            for slot in told:
+                reported = range(start, up_to_slot + 1)
+            for slot in reported:
                 opened = slots.pop(slot, None)
                 self._open_count -= opened is not None
                 found.append(self._statistics(shard, slot, opened))
-            if told:
+            if reported:
                 self._next[shard] = up_to_slot + 1
         self._floor = max(up_to_slot + 1, self._floor or up_to_slot + 1)
         return found
 
     def reopen(self, slot: int) -> None:
-        """What was closed from `slot` on was closed too early, by a clock that was wrong: it takes
-        operations again, and is told again with those."""
+        """Open slots from `slot` on again, which a wrong clock closed too early: they count further
+        operations, and are reported again with those."""
         if self._floor is not None and slot < self._floor:
             self._floor = slot
             self._next = {shard: min(slot, first) for shard, first in self._next.items()}
 
     def fold(self, beyond: int, into: int) -> None:
-        """Operations of slots after `beyond` were stamped wrongly: they are counted in `into`."""
+        """Count operations of slots after `beyond`, whose times were wrong, in `into`."""
         for slots in self._open.values():
             for slot in [slot for slot in slots if slot > beyond]:
                 wrong = slots.pop(slot)
@@ -246,7 +247,7 @@ class Agent:
         if keys is None:
             return
         if isinstance(each, int) and count > self._keys_per_batch:
-            # Draw only as many as the full sample would keep: the busier the slot, the cheaper.
+            # Draw only as many as the full sample would keep: a busier slot costs less.
             held = self._at(slots, each).keys
             wanted = self._keys_per_batch * held.rate
             n = int(wanted + self._generator.random())

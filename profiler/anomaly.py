@@ -1,4 +1,4 @@
-"""Names for what is not normal: spike, level shift, outage. One detector a shard."""
+"""Names of anomalies: spike, level shift, outage. One detector a shard."""
 
 import math
 from collections import Counter, deque
@@ -25,7 +25,7 @@ class AnomalyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """`score` is the distance from what was expected in mean deviations, signed."""
+    """`score` is the distance from the expected value in mean deviations, signed."""
 
     slot: int
     kind: AnomalyKind
@@ -35,10 +35,10 @@ class Anomaly:
 
 
 class AnomalyDetector:
-    """Compares each value with what was expected of its slot.
+    """Compares each value with the one that was expected for its slot.
 
-    A value further off than `threshold` running mean deviations is a spike, or an outage when
-    nothing came where more than that was expected. A level shift is a change of the mean
+    A value further off than `threshold` running mean deviations is a spike, or an outage if it is
+    0 where more than that was expected. A level shift is a change of the mean
     of the deviations (ADWIN: Bifet and Gavaldà, 2007). Large deviations are clipped before they
     are learned, so an anomaly does not become the norm at once.
     """
@@ -51,7 +51,7 @@ class AnomalyDetector:
         self._drift: Any = adwin(delta=0.001)
 
     def learn(self, slot: int, value: float, expected: float) -> Anomaly | None:
-        """The anomaly that this value is, if any; an outage or spike goes before a shift."""
+        """The anomaly of this value, if any; an outage or spike comes before a shift."""
         error = value - expected
         scale = max(self._scale, 1e-3 * abs(expected), 1e-9)
         score = max(-Z_MAX, min(error / scale, Z_MAX))
@@ -75,8 +75,8 @@ class AnomalyDetector:
 class AnomalyBook:
     """The detectors of many shards, and the newest anomalies of them all.
 
-    Bounded: `watched_max` shards, those that are told first, and `kept_max` anomalies. `counts`:
-    how many of each kind there were; `unwatched`: shards of the newest slot beyond the bound.
+    Bounded: `watched_max` shards, the first ones seen, and `kept_max` anomalies. `counts`:
+    anomalies of each kind; `unwatched`: shards of the newest slot beyond the bound.
     """
 
     def __init__(self, watched_max: int = WATCHED_MAX, kept_max: int = KEPT_MAX) -> None:
@@ -93,7 +93,7 @@ class AnomalyBook:
         values: Sequence[float],
         expected: NDArray[np.float64],
     ) -> None:
-        """One slot of many shards; where nothing was expected (nan) nothing is judged."""
+        """One slot of many shards; a shard without an expected value (nan) is not judged."""
         self.unwatched = 0
         for shard, value, said in zip(shards, values, expected.tolist(), strict=True):
             if math.isnan(said):
@@ -110,7 +110,7 @@ class AnomalyBook:
                 self.counts[found.kind] += 1
 
     def forget(self, shard: str) -> None:
-        """Its place is free for another; what was found stays."""
+        """Free the shard's place for another one; its anomalies stay."""
         self._detectors.pop(shard, None)
 
     def newest(self, shard: str | None = None, count: int = 100) -> list[tuple[str, Anomaly]]:

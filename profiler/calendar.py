@@ -12,8 +12,8 @@ LEARN_RATE = 0.3
 class Event:
     """Between `start_s` and `end_s` (Unix seconds, end excluded) the load is `factor` times usual.
 
-    `kind` groups events of one sort ("sale", "holiday"): what one of them turned out to be is the
-    factor of the next that states none. `shards` are prefixes of shard names, none means all.
+    `kind` groups events of one sort ("sale", "holiday"): the observed factor of one event is
+    the factor of the next that states none. `shards` are prefixes of shard names; empty: all.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Event:
 
 
 class Calendar:
-    """Events by name, and what kinds of events turned out to be. At most EVENTS_MAX events."""
+    """Events by name, and the observed factors of their kinds. At most EVENTS_MAX events."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._events: dict[str, Event] = {}
@@ -54,7 +54,7 @@ class Calendar:
         self._events[event.name] = event
 
     def remove(self, name: str) -> bool:
-        """Take an event back; False when there is none of that name."""
+        """Remove an event; False when there is none of that name."""
         return self._events.pop(name, None) is not None
 
     def events(self) -> list[Event]:
@@ -69,10 +69,10 @@ class Calendar:
         return len(old)
 
     def factor(self, shard: str, start_s: float, end_s: float) -> float:
-        """How many times the usual load [start_s, end_s) of the shard will carry; 1 without events.
+        """How many times the usual load the shard will carry in [start_s, end_s); 1 without events.
 
-        Factors of events at one time multiply, within FACTOR_MIN and FACTOR_MAX; one that covers a
-        part of the time counts by it.
+        Factors of simultaneous events multiply, within FACTOR_MIN and FACTOR_MAX; one that covers a
+        part of the time counts by that part.
         """
         found = 1.0
         for event in self._events.values():
@@ -82,25 +82,26 @@ class Calendar:
         return min(max(found, FACTOR_MIN), FACTOR_MAX)
 
     def active(self, start_s: float, end_s: float) -> bool:
-        """Is any event announced for a part of [start_s, end_s)?"""
+        """Whether an event is announced for a part of [start_s, end_s)."""
         return any(e.start_s < end_s and e.end_s > start_s for e in self._events.values())
 
     def expected(self, event: Event) -> float:
-        """The factor that was stated, else what came of the last events of its kind, else 1."""
+        """The stated factor, else the observed one of the last events of its kind, else 1."""
         if event.factor is None:
             return self._kinds.get(event.kind or event.name, 1.0)
         return event.factor
 
     def kinds(self) -> dict[str, float]:
-        """What kinds of events turned out to be; to be kept over a restart."""
+        """The observed factors of kinds, to be kept over a restart."""
         return {kind: float(factor) for kind, factor in self._kinds.items()}
 
     def restore(self, kinds: Mapping[str, float]) -> None:
-        """Take up what was kept, beside what was learned since."""
+        """Restore kept factors; newer ones stay."""
         self._kinds = {**kinds, **self._kinds}
 
     def learn(self, shard: str, start_s: float, end_s: float, usual: float, came: float) -> None:
-        """What came instead of `usual` while events ran: the kinds' factors move towards it."""
+        """Learn the load that came instead of `usual` during events: the kinds' factors follow
+        it."""
         if usual <= 0:
             return
         for event in self._events.values():
@@ -111,7 +112,7 @@ class Calendar:
                 self._kinds[kind] = held + LEARN_RATE * (seen - held)
 
     def unknown(self, shard: str, start_s: float, end_s: float) -> bool:
-        """Does an event of a kind of which nothing is known touch the shard then?"""
+        """Whether an event of a kind without an observed factor touches the shard then."""
         return any(
             e.factor is None
             and (e.kind or e.name) not in self._kinds

@@ -1,4 +1,4 @@
-"""Clusters of series by the shape of their day, whatever their size (k-means, few shapes)."""
+"""Clusters of series by the shape of their day, independent of their size (k-means)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ IntArray = npt.NDArray[np.int64]
 
 ROUNDS_MAX = 20
 PARTS_MAX = 48
-"""Parts of the season that are told apart: finer differences are noise."""
+"""Parts of the season that are compared: finer differences are noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Clusters:
     """`of` (series,) the cluster of each, -1 for series of zeros; `medoids` (clusters,) the series
     nearest each centre; `centres` (clusters, parts) of mean 1; largest cluster first.
 
-    `unlike` (clusters,): how far members are from the centre of the *others* in their cluster, over
-    how far they are from a constant. Near 0: who is in the cluster is known by its shape; 1 and
-    more, and infinity for a cluster of one: the shape says nothing.
+    `unlike` (clusters,): distance of members from the centre of the *others* in their cluster,
+    over their distance from a constant. Near 0: the members have one shape; 1 and
+    more, and infinity for a cluster of one: the shape is no information.
     """
 
     of: IntArray
@@ -46,8 +46,8 @@ def clusters_of(seasons: FloatArray, count_max: int = 16, join: float = 0.5) -> 
     """Group series (series, slots of one season) whose shapes differ by little.
 
     Centres start as the series furthest from those chosen before (Gonzalez, 1985), until none is
-    further than `join` times what the shapes are from a constant (mean absolute differences), or
-    `count_max` is reached; then k-means (Lloyd). The same input gives the same clusters.
+    further than `join` times the distance of the shapes from a constant (mean absolute
+    differences), or `count_max` is reached; then k-means (Lloyd). Deterministic.
     """
     shapes = shapes_of(seasons)
     live = np.flatnonzero(shapes.any(axis=1))
@@ -63,7 +63,7 @@ def clusters_of(seasons: FloatArray, count_max: int = 16, join: float = 0.5) -> 
         centres = np.stack([points[nearest == k].mean(axis=0) for k in range(len(centres))])
         moved = _nearest(points, centres)
         kept = np.unique(moved)
-        if len(kept) < len(centres):  # a cluster has lost its last series
+        if len(kept) < len(centres):  # a cluster without series
             centres, moved = centres[kept], np.searchsorted(kept, moved)
         if np.array_equal(moved, nearest):
             break
@@ -80,7 +80,7 @@ def clusters_of(seasons: FloatArray, count_max: int = 16, join: float = 0.5) -> 
         if len(mine) < 2 or uneven == 0:
             unlike.append(float("inf"))
         else:
-            others = len(mine) / (len(mine) - 1)  # a member pulls its own centre
+            others = len(mine) / (len(mine) - 1)  # a member moves its own centre
             unlike.append(float(gaps[mine].mean()) * others / uneven)
     return Clusters(of, np.array(medoids), centres, np.array(unlike))
 

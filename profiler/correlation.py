@@ -54,10 +54,10 @@ class CorrelationMatrix:
 
 
 class CoAccess:
-    """How often two groups are touched by one client within `window_us` of each other.
+    """How often one client touches two groups within `window_us` of each other.
 
-    At most `recent_max` touches are looked back at and `pairs_max` pairs are held: when full, all
-    counts are halved and the smallest go, so what is often stays.
+    At most `recent_max` touches are compared and `pairs_max` pairs are held: when full, all
+    counts are halved and the smallest dropped, so that frequent pairs stay.
     """
 
     def __init__(self, window_us: int, *, recent_max: int = 64, pairs_max: int = 65_536) -> None:
@@ -68,7 +68,7 @@ class CoAccess:
         self._counts: dict[tuple[int, int], float] = {}
 
     def learn(self, client: str, groups: Iterable[int], time_us: int) -> None:
-        """One request of `client` that touched `groups`. Times should not fall."""
+        """One request of `client` that touched `groups`. Times should not decrease."""
         touched = sorted(set(groups))
         near = {
             group

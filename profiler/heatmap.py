@@ -1,4 +1,4 @@
-"""AccessHeatmap: key x time, in buckets that follow the traffic, in memory that does not grow."""
+"""AccessHeatmap: key x time, in buckets that follow the traffic, in bounded memory."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,9 @@ KEYS_PER_BUCKET = 128
 class AccessHeatmap:
     """Weights of accesses over `buckets_max` key ranges and the last `slots_max` slots.
 
-    A bucket that carries more than twice its part of the recent (decayed) weight is cut at the
+    A bucket with more than twice its part of the recent (decayed) weight is split at the
     weighted median of the keys seen in it; when there are too many, the coldest neighbours are
-    joined. Counts of a bucket that is cut are shared out by the keys that are remembered, so past
+    joined. Counts of a split bucket are divided by the keys that are remembered, so past
     columns are estimates while totals stay exact. Each bucket remembers at most KEYS_PER_BUCKET
     keys of at most KEY_BYTES_MAX bytes (the space-saving algorithm of Metwally et al., 2005, so a
     heavy key is never lost): that and the grid is all the memory, whatever the number of keys.
@@ -44,20 +44,20 @@ class AccessHeatmap:
         self.dropped_weight = 0.0
 
     def add(self, keys: Sequence[bytes], weights: Iterable[float] | None, slot: int) -> None:
-        """Accesses of `keys` in `slot`, each of weight 1 unless told.
+        """Accesses of `keys` in `slot`, of weight 1 each without `weights`.
 
         A slot older than the window is dropped and its weight counted in `dropped_weight`.
         """
         self._advance(slot)
-        told = [1.0] * len(keys) if weights is None else list(weights)
-        if len(told) != len(keys):
-            raise ValueError(f"weights has {len(told)} elements, keys has {len(keys)}")
+        weight_of = [1.0] * len(keys) if weights is None else list(weights)
+        if len(weight_of) != len(keys):
+            raise ValueError(f"weights has {len(weight_of)} elements, keys has {len(keys)}")
         newest = self._newest or 0
         if slot <= newest - self._slots_max:
-            self.dropped_weight += sum(told)
+            self.dropped_weight += sum(weight_of)
             return
         column, fade = self._grid[slot % self._slots_max], self._fade ** (newest - slot)
-        for key, weight in zip(keys, told, strict=True):
+        for key, weight in zip(keys, weight_of, strict=True):
             key = key[:KEY_BYTES_MAX]
             at = bisect_right(self._starts, key) - 1
             column[at] += weight
@@ -69,15 +69,15 @@ class AccessHeatmap:
                 column = self._grid[slot % self._slots_max]
 
     def add_samples(self, samples: Iterable[tuple[bytes, float]], slot: int) -> None:
-        """(key, estimated count) pairs, as `ShardStatistics.sampled_keys` tells them."""
+        """(key, estimated count) pairs, like `ShardStatistics.sampled_keys`."""
         pairs = list(samples)
         self.add([key for key, _ in pairs], [weight for _, weight in pairs], slot)
 
     def merge(self, other: "AccessHeatmap") -> None:
-        """Add what another instance saw; slots must mean the same and the windows be as long.
+        """Add the heatmap of another instance; slots must mean the same and the windows be as long.
 
-        Both are cut at the boundaries of either, then the coldest neighbours are joined: totals of
-        a slot stay exact, shares within a cut bucket are those of the keys remembered in it.
+        Both are split at the boundaries of either, then the coldest neighbours are joined: totals
+        of a slot stay exact, shares within a split bucket are those of the keys remembered in it.
         """
         if other._slots_max != self._slots_max:
             raise ValueError(f"slots_max is {other._slots_max}, the limit is {self._slots_max}")
@@ -115,7 +115,7 @@ class AccessHeatmap:
     def hottest(self, count: int = 10) -> list[tuple[bytes, float]]:
         """The heaviest keys and their share of the recent load, largest first.
 
-        Shares are upper bounds: too high by at most what the lightest remembered neighbour has.
+        Shares are upper bounds: too high by at most the share of the lightest remembered neighbour.
         """
         total = float(self._recent.sum()) or 1.0
         found = [(key, weight / total) for held in self._keys for key, weight in held.items()]
@@ -124,7 +124,7 @@ class AccessHeatmap:
     def split_key(self, start: bytes, end: bytes | None) -> bytes | None:
         """The key that halves the recent load of [start, end): strictly inside, and short.
 
-        One hot key cannot be halved: the answer is then the cut beside it that is nearest to half.
+        One hot key cannot be halved: the answer is then the key beside it that is nearest to half.
         None when fewer than two keys of the range are known.
         """
         weighted = self._weighted(start, end)
@@ -137,7 +137,8 @@ class AccessHeatmap:
     def weighted_keys(
         self, start: bytes = b"", end: bytes | None = None
     ) -> list[tuple[bytes, float]]:
-        """The remembered keys in [start, end), rising, with the recent weight they stand for."""
+        """The remembered keys in [start, end), rising, with the recent weight that they stand
+        for."""
         return self._weighted(start, end)
 
     def cuts(
@@ -145,8 +146,8 @@ class AccessHeatmap:
     ) -> list[tuple[bytes, float]]:
         """Keys strictly inside [start, end) to split at, rising, and the share of load below each.
 
-        Cuts lie at about equal steps of load and on both sides of every key that is heavier than a
-        step, so that a hot key can be cut off. None when fewer than two keys are known.
+        They lie at about equal steps of load and on both sides of every key that is heavier than a
+        step, so that a hot key can be split off. None when fewer than two keys are known.
         """
         weighted = [(key, weight) for key, weight in self._weighted(start, end) if weight > 0]
         if len(weighted) < 2 or cuts_max < 1:
@@ -220,7 +221,7 @@ class AccessHeatmap:
         return found
 
     def _fit(self) -> None:
-        """Cut what is hot, then join what is cold, until the number of buckets fits."""
+        """Split hot buckets, then join cold ones, until the number of buckets fits."""
         self._since_fit = 0
         hot = 2.0 * float(self._recent.sum()) / self._buckets_max
         if hot <= 0:
@@ -245,7 +246,7 @@ class AccessHeatmap:
         self._cut_at(separator(ordered[cut][0], ordered[cut + 1][0]))
 
     def _cut_at(self, start: bytes) -> None:
-        """Make `start` a boundary; the weight is shared out by the keys that are remembered."""
+        """Make `start` a boundary; the remembered keys decide how the weight is divided."""
         at = bisect_right(self._starts, start) - 1
         if self._starts[at] == start:
             return
@@ -279,7 +280,8 @@ def separator(left: bytes, right: bytes) -> bytes:
 
 
 def strip_of(values: npt.ArrayLike, width: int = 64) -> str:
-    """Values as blocks ▁ to █ against the largest, joined or stretched to `width` characters."""
+    """Values as blocks ▁ to █ relative to the largest, joined or stretched to `width`
+    characters."""
     found = np.asarray(values, dtype=np.float64)
     if width < 1 or not len(found):
         return ""
@@ -299,6 +301,6 @@ def _remember(held: dict[bytes, float], key: bytes, weight: float) -> None:
     if key in held or len(held) < KEYS_PER_BUCKET:
         held[key] = held.get(key, 0.0) + weight
         return
-    # Space saving: the newcomer takes the place, and the weight, of the lightest.
+    # Space saving: the new key takes the place, and the weight, of the lightest.
     lightest = min(held, key=held.__getitem__)
     held[key] = held.pop(lightest) + weight

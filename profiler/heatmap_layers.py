@@ -1,4 +1,4 @@
-"""Heatmaps at several resolutions and of several things: reads, writes, bytes."""
+"""Heatmaps at several resolutions and of several kinds: reads, writes, bytes."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ class LayeredHeatmap:
         return found
 
     def merge(self, other: "LayeredHeatmap") -> None:
-        """Add what another instance saw, at the resolutions that both have."""
+        """Add the heatmaps of another instance, at the resolutions that both have."""
         for key, mine in self._maps.items():
             if key in other._maps:
                 mine.merge(other._maps[key])

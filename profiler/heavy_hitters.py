@@ -1,4 +1,4 @@
-"""Which single keys are hot, among any number of keys, in memory that does not grow."""
+"""Which single keys are hot, among any number of keys, in bounded memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ ODD = np.array(
 class HeavyHitters:
     """A count-min sketch (Cormode and Muthukrishnan, 2005) with a list of the heaviest keys.
 
-    Keys are 64-bit hashes; a hash that is new in the list is named by the caller. An estimate is
-    never under the true count, and over it by more than e / `width` of all that was counted only
+    Keys are 64-bit hashes; the caller names a hash that is new in the list. An estimate is
+    never under the true count, and over it by more than e / `width` of the total only
     with probability exp(-4). Cells are found by multiply-shift (Dietzfelbinger et al., 1997).
     A batch costs a few numpy calls: river's HeavyHitters takes a Python call for each key, which is
     more than the append itself. Memory: 4 x `width` x 8 bytes and `capacity` names.
@@ -45,16 +45,17 @@ class HeavyHitters:
         weights: FloatArray | None = None,
         name: Callable[[int], Any] | None = None,
     ) -> None:
-        """A batch of accesses, each of weight 1 unless told; `name(i)` tells the key of element i.
+        """A batch of accesses, of weight 1 each without `weights`; `name(i)` is the key of element
+        i.
 
-        Only elements that come into the list are named; without `name` a key is its hash.
+        Only elements that enter the list are named; without `name` a key is its hash.
         """
         self.total += float(len(hashes) if weights is None else weights.sum())
         at = self._at(hashes)
         for cells, found in zip(self._cells, at, strict=True):
             cells += np.bincount(found, weights=weights, minlength=self.width)
         estimate = self._estimate(at)
-        # Once the list is full, only what is heavier than its lightest can come in.
+        # Once the list is full, only keys heavier than its lightest can enter.
         hot = np.flatnonzero(estimate >= self._bar)
         unique, first = np.unique(hashes[hot], return_index=True)
         most = 2 * self.capacity
@@ -68,7 +69,7 @@ class HeavyHitters:
             self._trim()
 
     def tick(self) -> None:
-        """A slot has gone by: what was counted fades."""
+        """A slot has passed: older counts fade."""
         if self._fade < 1.0:
             self._cells *= self._fade
             self.total *= self._fade
@@ -79,7 +80,7 @@ class HeavyHitters:
         return [(self._names[key], n) for key, n in self._ordered()[: min(count, self.capacity)]]
 
     def merge(self, other: "HeavyHitters") -> None:
-        """Add what another instance counted; the widths must be equal."""
+        """Add the counts of another instance; the widths must be equal."""
         if other.width != self.width:
             raise ValueError(f"width is {other.width}, the limit is {self.width} as here")
         self._cells += other._cells

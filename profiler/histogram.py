@@ -10,7 +10,7 @@ LOWEST_S = 1e-6
 HIGHEST_S = 100.0
 BUCKETS = math.ceil(math.log2(HIGHEST_S / LOWEST_S) * PER_OCTAVE) + 1
 RELATIVE_ERROR_MAX = 2 ** (1 / (2 * PER_OCTAVE)) - 1
-"""Half a bucket in log scale, 4.4 %: a percentile is told as the geometric middle of its bucket."""
+"""Half a bucket in log scale, 4.4 %: a percentile is the geometric middle of its bucket."""
 
 
 class LatencyHistogram:

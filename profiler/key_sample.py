@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 KEY_BYTES_MAX = 256
-"""Longer keys are cut for the statistics: a prefix still orders them for cuts of ranges."""
+"""Longer keys are cut to this for the statistics: a prefix still orders them for split keys."""
 
 
 class KeySample:
@@ -45,7 +45,7 @@ class KeySample:
     def add_kept(
         self, keys: Sequence[bytes], weight: float, generator: np.random.Generator
     ) -> None:
-        """As `add`, where the caller has drawn each of `keys` with `rate` already."""
+        """Like `add`, for a caller that has drawn each of `keys` with `rate` already."""
         weight /= self._rate
         self._keys.extend(keys)
         self._weights.extend([weight] * len(keys))
@@ -64,6 +64,6 @@ class KeySample:
 
 
 def as_key(key: Any) -> bytes:
-    """The bytes of one element of a sequence of keys (bytes or Arrow scalar), cut to size."""
+    """The bytes of one element of a sequence of keys (bytes or Arrow scalar), at most this long."""
     found = key if isinstance(key, bytes) else key.as_py() if hasattr(key, "as_py") else bytes(key)
     return bytes(found[:KEY_BYTES_MAX])

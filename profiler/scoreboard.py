@@ -23,13 +23,13 @@ ERROR, WINKLER_80, WINKLER_95, INSIDE_80, INSIDE_95, WIDTH_80, WIDTH_95 = range(
 class Score:
     """How a model did at one horizon over `n` scored slots.
 
-    `wape` is sum |error| / sum actual (Kolassa and Schütz, 2007; inf when nothing but zeros came).
+    `wape` is sum |error| / sum actual (Kolassa and Schütz, 2007; inf when all values were 0).
     `winkler80` and `winkler95` are mean interval scores (Winkler, 1972) and `width80`, `width95`
     mean widths, `coverage80` and `coverage95` the shares of actuals inside. `pinball` is the mean
     pinball loss of the five quantiles 2.5, 10, 50, 90 and 97.5 %, which is the weighted interval
     score (Bracher et al., 2021) with the mean as the median. Losses and widths are in the unit of
-    the series. The spoken forecast has its own intervals; those of the single models are Laplace
-    ones around what they said, of the size of their recent mean error.
+    the series. The published forecast has its own intervals; single models have Laplace
+    ones around their means, of the size of their recent mean error.
     """
 
     wape: float
@@ -51,7 +51,7 @@ class Scoreboard:
         size = (len(horizons), len(models))
         self._sums: FloatArray = np.zeros((0, *size, 7))
         self._base: FloatArray = np.zeros((0, len(horizons), 2))
-        """Scored slots, and the sum of what came."""
+        """Scored slots, and the sum of the actual values."""
         self._gone = np.zeros((*size, 7)), np.zeros((len(horizons), 2))
 
     def grow(self, rows: int) -> None:
@@ -60,13 +60,13 @@ class Scoreboard:
         self._base = np.concatenate([self._base, np.zeros((more, *self._base.shape[1:]))])
 
     def clear(self, row: int) -> None:
-        """The row is another shard's now: what was scored of it stays in the sums over all."""
+        """The row is another shard's now: its scores stay in the sums over all."""
         self._gone[0][:] += self._sums[row]
         self._gone[1][:] += self._base[row]
         self._sums[row] = self._base[row] = 0.0
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        """Nothing: what the parent said is scored once, as the parent's."""
+        """Nothing to do: the parent's forecasts are scored once, as the parent's."""
 
     def reset(self) -> None:
         for held in (self._sums, self._base, *self._gone):
@@ -108,8 +108,8 @@ class Scoreboard:
         self._base[rows, :, 1] += np.where(due, actual[:, None], 0.0)
 
     def score(self, row: int | None = None) -> dict[str, dict[int, Score]]:
-        """By model, then by horizon in slots, of one row or of all that ever were; horizons with
-        nothing scored are left out."""
+        """By model, then by horizon in slots, of one row or of all rows, past ones included;
+        horizons without a score are left out."""
         if row is None:
             sums, base = (
                 self._sums.sum(axis=0) + self._gone[0],
@@ -134,7 +134,7 @@ class Scoreboard:
         }
 
     def restore(self, row: int, state: dict[str, Any]) -> None:
-        """Take a saved state; one of other models or horizons is left."""
+        """Restore a saved state; one of other models or horizons is ignored."""
         base: Sequence[float] = state["base"]
         if tuple(state["models"]) == self.models and len(base) == self._base[row].size:
             self._sums[row] = np.array(state["sums"]).reshape(self._sums.shape[1:])

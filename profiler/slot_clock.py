@@ -1,24 +1,24 @@
-"""Which slot a log's own time has reached, by what is told of it. Pure.
+"""Which slot a log's own time has reached, by the batches or reports about it. Pure.
 
-No maximum of what comes from outside is a clock: one record stamped in nanoseconds would close all
-slots up to its own, for good. Nor does the wall clock bound this one, for history is replayed
-thousands of times as fast as it happened. What bounds it is agreement:
+No maximum of outside input is a clock: one record stamped in nanoseconds would close all
+slots up to its own, for good. The wall clock is no bound either, for history is replayed
+thousands of times as fast as it happened. The bound is agreement between batches:
 
 1. Time goes on to the next slot with any record of it: a record that is one slot ahead does no
    harm.
-2. Several slots are passed at once only where one telling runs through them without a break, as a
-   feed of history does: from slot to slot, no gap longer than the telling has slots (and at most
+2. Several slots are passed at once only where one batch runs through them without a break, as a
+   feed of history does: from slot to slot, no gap longer than the batch has slots (and at most
    GAP_SLOTS_MAX, or GAP_SHARE_MAX of them), and with more than one record still to come (in one of
    fewer slots than GAP_SLOTS_MAX, with SHARE_MIN of its records). A batch whose records are all at
    one time an hour ahead is no run, and neither is a batch of now with some of such records in it.
-3. Any other jump ahead must be told AGREE_MIN times, with nothing from near the present told in
-   between, for AGREE_S; back (everything that is told is long past) BACK_MIN times for BACK_S, for
-   late records are no rarity. Against the very first telling alone two votes are enough: it may
-   have been the wrong one. Time then jumps to the median of the votes.
+3. Any other jump ahead needs AGREE_MIN batches, with none from near the present in
+   between, over AGREE_S. A jump back (all batches are long past) needs BACK_MIN batches over
+   BACK_S, since late records are common. Against a single first batch two votes are enough: the
+   first may have been the wrong one. Time then jumps to the median of the votes.
 
-So a glitch of any size, also of many records, moves nothing as long as right ones come between;
-where nothing else is told for seconds, that is the log's time; and what was wrong is left again by
-the same rules, after a few records.
+So a glitch of any size, also of many records, moves nothing as long as right records come between;
+if none come for seconds, the new time is the log's time; and the same rules leave a wrong time
+again, after a few records.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ VOTES_MAX = 64
 
 @dataclass(slots=True)
 class _Votes:
-    """Tellings in a row that are all on one side of the present, far away."""
+    """Batches in a row that are all on one side of the present, far away."""
 
     ahead: bool
     since_s: float
@@ -46,20 +46,20 @@ class _Votes:
 
 
 class SlotClock:
-    """`slot` is the newest slot that has begun; None before anything was told.
+    """`slot` is the newest slot that has begun; None before the first batch.
 
-    `reach`: how many slots a single record takes it ahead (rule 1): one where single records are
-    told, more where each telling is itself agreed upon.
+    `reach`: how many slots a single record takes it ahead (rule 1): one where batches hold single
+    records, more where each batch is itself agreed upon.
     """
 
     __slots__ = ("_near", "_reach", "_votes", "slot")
 
     def __init__(self, reach: int = 1, start: int | None = None) -> None:
-        """`start`: what is known of the log's time already."""
+        """`start`: the known slot of the log's time, if any."""
         self._reach = reach
         self.slot = start
         self._near = 0 if start is None else AGREE_MIN
-        """Tellings that speak for the present, as far as they matter."""
+        """Number of batches that speak for the present, as far as they matter."""
         self._votes: _Votes | None = None
 
     def tell(self, slots: Sequence[int], counts: Sequence[int], now_s: float) -> bool:

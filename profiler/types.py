@@ -1,4 +1,4 @@
-"""Plain data that the profiler hands up: statistics in, forecasts out."""
+"""Plain data of the profiler: statistics in, forecasts out."""
 
 import math
 from bisect import bisect_left
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class OpType(StrEnum):
-    """What a client did. `APPEND` counts as a write, the rest as reads."""
+    """A client's operation. `APPEND` counts as a write, the rest as reads."""
 
     APPEND = "append"
     KEY_READ = "key_read"
@@ -17,13 +17,13 @@ class OpType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShardStatistics:
-    """What one instance saw of one shard in one planning period.
+    """One instance's figures of one shard in one planning period.
 
     `slot` is the index of the period (`time_us // period_us`), `counts` the operations by type,
     `query_count` their sum, `bytes_in` and `bytes_out` bytes appended and read, the response times
     milliseconds per operation (p50 and p99 from a histogram: within 5 %). `sampled_keys` are
     (routing key, estimated count) pairs, largest first: an unbiased sample, so its counts sum to
-    about `query_count`. `group_counts` are the operations by client group, where it was told.
+    about `query_count`. `group_counts` are the operations by client group, where known.
     `late_count` operations belonged to slots that had been reported before. `failed_count`
     operations are not in `query_count`: the instance failed to serve them.
     """
@@ -58,7 +58,7 @@ class ShardStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What an instance can do; `inf` is unlimited. `cpu_share` is in cores, the rest as named."""
+    """The limits of an instance; `inf` is unlimited. `cpu_share` is in cores, the rest as named."""
 
     ops_per_s: float = math.inf
     bytes_per_s: float = math.inf
@@ -89,7 +89,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class DataStoreStatus:
-    """One instance at one moment: its load (largest used fraction) and what each resource carries.
+    """One instance at one moment: its load (largest used fraction) and its use of each resource.
 
     `round_trip_ms` is measured to each peer, by instance id. `throttled` counts the operations that
     its admission refused since it started.
@@ -115,11 +115,11 @@ class DataStoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a shard will carry at slots `made_at_slot + step`, in the unit that was learned.
+    """The forecast load of a shard at slots `made_at_slot + step`, in the unit that was learned.
 
     All tuples run along `horizon_slots`. `quantiles[i]` are the values of the predictive
     distribution of step `horizon_slots[i]` at `levels`; the interval bounds are among them.
-    `model` says who spoke at each step. `learned_slots` is how much history is behind it.
+    `model` is the model used at each step. `learned_slots` is the length of its history.
     """
 
     shard: str
@@ -136,7 +136,7 @@ class Forecast:
     learned_slots: int = 0
 
     def index(self, step: int) -> int:
-        """Where `step` (slots ahead) stands in the tuples; ValueError when it was not asked for."""
+        """The index of `step` (slots ahead) in the tuples; ValueError when it was not asked for."""
         i = bisect_left(self.horizon_slots, step)
         if i == len(self.horizon_slots) or self.horizon_slots[i] != step:
             raise ValueError(f"step is {step}, the forecast holds {self.horizon_slots}")

@@ -1,6 +1,6 @@
-"""Forecasts of the load of shards: several models, the best by recent error speaks, with intervals.
+"""Forecasts of the load of shards: several models, of which the best by recent error is used.
 
-The door is `ForecastBook`; models implement the port in `port`.
+The entry point is `ForecastBook`; models implement the port in `port`.
 """
 
 from profiler.forecast.book import ForecastBook, seasons_of

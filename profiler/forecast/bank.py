@@ -1,4 +1,4 @@
-"""All models over many rows at once: score what was due, learn, say the next."""
+"""All models over many rows at once: score the forecasts that are due, learn, forecast."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from profiler.scoreboard import Scoreboard
 
 SPOKEN = "spoken"
 BORROWED_WIDER = 2.0
-"""How much less is known of a shard whose models are another's."""
+"""Factor of the uncertainty of a shard whose models were borrowed from another."""
 NEVER = np.iinfo(np.int64).min
 
 ModelFactory = Callable[[History, tuple[int, ...], IntArray], Sequence[Forecaster]]
@@ -30,7 +30,7 @@ ModelFactory = Callable[[History, tuple[int, ...], IntArray], Sequence[Forecaste
 def default_models(
     history: History, season_slots: tuple[int, ...], horizons: IntArray
 ) -> list[Forecaster]:
-    """Last value first (it is the bar), then what the seasons allow."""
+    """Last value first (the model to beat), then the models that the seasons allow."""
     models: list[Forecaster] = [LastValue(history), MovingAverage(history)]
     models += [Level(history, alpha) for alpha in (0.5, 0.15, 0.03)]
     models.append(ShortRegression(history, horizons))
@@ -45,7 +45,7 @@ def default_models(
 @dataclass(frozen=True, slots=True)
 class BankForecast:
     """Forecasts of rows x steps: the means of every model, the blend, the moved blend and the
-    ensemble; which of `Selector.names` speaks, and what it says."""
+    ensemble; which of `Selector.names` is used, and its forecast."""
 
     means: FloatArray
     speaker: IntArray
@@ -53,7 +53,7 @@ class BankForecast:
     scale: FloatArray
     quantiles: FloatArray
     tried: FloatArray
-    """What each distribution of the `Mixture` alone would have said, at BOUNDS."""
+    """The forecast of each distribution of the `Mixture` alone, at BOUNDS."""
 
 
 class Bank:
@@ -83,10 +83,10 @@ class Bank:
             *((self.repair,) if self.repair is not None else ()),
             *self._models,
         )
-        # Of the means, those with a score of their own: models, ensemble, spoken.
+        # Columns of means with a score of their own: models, ensemble, published.
         self._shown = [*range(len(names)), self.selector.columns - 1, self.selector.columns]
         self._ring = horizons[-1] + 1
-        # What was said and waits for its slot: means, spoken mean, scale, quantiles, tried.
+        # Forecasts that wait for their slot: means, published mean, scale, quantiles, tried.
         self._tried = self.mixture.count * len(BOUNDS)
         width = self.selector.columns + 2 + len(LEVELS) + self._tried
         self._said = np.zeros((0, self._ring, len(horizons), width), dtype=np.float32)
@@ -113,19 +113,21 @@ class Bank:
         self.history.copy(parent, child, share)
         for part in self._parts:
             part.copy(parent, child, share)
-        self._made[child] = NEVER  # what the parent said is scored once, by the parent
+        self._made[child] = NEVER  # the parent's forecasts are scored once, as the parent's
 
     def borrow(self, lender: int, row: int, share: float, own_slots: int) -> None:
-        """Make `row` what `lender` would be at `share` of its size, but for its own last slots."""
+        """Make `row` what `lender` would be at `share` of its size, except for its own last
+        slots."""
         at = np.array([row])
         own = self.history.lag(at, np.arange(own_slots - 1, -1, -1))
         self.copy(lender, row, share)
         self.history.preload(at, own)
-        # A copy's errors are those of a part of a sum; these are those of another of that size.
+        # A child's errors are those of a part of a sum; these are another shard's of that size.
         self.intervals.widen(row, BORROWED_WIDER * share**0.5)
 
     def step(self, rows: IntArray, values: FloatArray) -> None:
-        """One value for each row, of the slot after its last: score, learn, and say the next."""
+        """One value for each row, of the slot after its last: score, learn, and forecast the
+        next."""
         self._score(rows, values)
         self.absorb(rows, values)
         said = self.say(rows, self.horizons)
@@ -137,7 +139,7 @@ class Bank:
         self._made[rows, slot % self._ring] = slot
 
     def absorb(self, rows: IntArray, values: FloatArray) -> None:
-        """Let history and models have a value without scoring it: filled gaps, restored rows."""
+        """Add a value to history and models without scoring it: filled gaps, restored rows."""
         self.history.push(rows, values)
         if self.repair is not None:
             self.repair.absorb(rows, values)
@@ -171,7 +173,7 @@ class Bank:
         return BankForecast(means, speaker, mean, scale, quantiles, tried)
 
     def said(self, rows: IntArray) -> BankForecast:
-        """What `step` said last of each row, at the scored horizons."""
+        """The last forecasts that `step` made of each row, at the scored horizons."""
         held = self._said[rows, self.history.last[rows] % self._ring].astype(np.float64)
         n = self.selector.columns
         speaker = self.selector.speaker(rows)
@@ -185,7 +187,7 @@ class Bank:
         )
 
     def expected(self, rows: IntArray) -> FloatArray:
-        """What was said of the slot after each row's newest; nan where nothing was."""
+        """The forecast of the slot after each row's newest; nan where there is none."""
         last = self.history.last[rows]
         at = last % self._ring
         known = (self._made[rows, at] == last) & (self.horizons[0] == 1)

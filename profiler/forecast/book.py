@@ -1,4 +1,4 @@
-"""ForecastBook: the door. Shards by name, slots as they come, forecasts with intervals, scores."""
+"""ForecastBook, the entry point: shards by name, slots in order, forecasts with intervals."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ DAY_S, WEEK_S = 86_400.0, 604_800.0
 
 
 def seasons_of(period_s: float, history_slots_max: int = HISTORY_SLOTS_MAX) -> tuple[int, ...]:
-    """A day and a week in slots of `period_s`, where whole and a history can hold two."""
+    """A day and a week in slots of `period_s`, if they are whole and a history can hold two."""
     found = []
     for season_s in (DAY_S, WEEK_S):
         slots = round(season_s / period_s)
@@ -35,26 +35,26 @@ def seasons_of(period_s: float, history_slots_max: int = HISTORY_SLOTS_MAX) -> t
 
 
 class ForecastBook:
-    """Learns the load of shards slot by slot and says what comes, how sure, and how well it did.
+    """Learns the load of shards slot by slot and forecasts it, with intervals and scores.
 
     Time is the slot number only, so history can be fed as fast as it is read. `learn_many` takes
     one slot of many shards in one go and costs little more than one shard: prefer it.
 
-    Per shard several models learn; the one with the lowest recent error at a horizon speaks, and
-    none that does not beat last value (`Selector`). Intervals are conformal (`Intervals`). Scores
+    Several models learn each shard. At each horizon the one with the lowest recent error is used,
+    and only if it beats last value (`Selector`). Intervals are conformal (`Intervals`). Scores
     are prequential: a forecast is kept when made and scored when its slot has come.
 
-    Gaps: a missing slot means "not observed". Up to the depth of the history it is filled with what
-    was forecast for it, and neither it nor a forecast made meanwhile is scored; after a longer gap
-    the shard starts anew. Silence that is known to be silence must be learned as 0.
+    Gaps: a missing slot means "not observed". Up to the depth of the history it is filled with
+    the forecast for it, and neither it nor a forecast made meanwhile is scored; after a longer gap
+    the shard starts again from nothing. Known silence must be learned as 0.
 
     With a `calendar` (slots are then `period_s` seconds from the Unix epoch) announced events are
-    taken out of what is learned and put into what is forecast: the models know the usual load only,
-    so no event becomes next week's season, and none has to be seen to be expected. Scores are of
-    the usual load too. What kinds of events turn out to be is learned from this book if it
-    `teaches`: of totals, not of their small parts.
+    removed from the learned values and added to the forecasts: the models know only the usual
+    load, so an event does not become next week's season, and need not be seen to be expected.
+    Scores are of the usual load too. The calendar learns the observed factors of kinds from this
+    book if it `teaches`: from totals, not from their small parts.
 
-    `anomalies` is told each value beside what had been said of it, of the usual load too.
+    `anomalies` gets each value with its forecast, of the usual load too.
 
     Bounded: `shards_max` shards of `history_slots_max` slots; over it ValueError.
     """
@@ -94,9 +94,9 @@ class ForecastBook:
         self.shards_max = shards_max
         self._cold = ColdStart(self._bank.history, seasons[0]) if seasons else None
         self._first: dict[str, int] = {}
-        """Shards that began with nothing, and their first slot."""
+        """Shards that began without a parent, and their first slot."""
         self._young: set[str] = set()
-        """Those that have not seen a whole season yet."""
+        """Shards that have not seen a whole season yet."""
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
         self._room = 0
@@ -119,8 +119,8 @@ class ForecastBook:
     def learn_many(self, slot: int, values: Mapping[str, float]) -> None:
         """The values of one complete slot by shard, in the unit to be forecast, >= 0.
 
-        A slot that a shard has learned already, or an older one, is not taken again and counted in
-        `stale_count`: add up what several instances report of a slot before learning it.
+        A slot that a shard has learned already, or an older one, is ignored and counted in
+        `stale_count`: add up the reports of several instances about a slot before learning it.
         """
         for shard, value in values.items():
             if not (value >= 0 and math.isfinite(value)):
@@ -179,27 +179,27 @@ class ForecastBook:
         return found
 
     def said(self, shards: Sequence[str]) -> BankForecast:
-        """What was said at the scored horizons when the newest slot of each shard was learned.
+        """The forecasts at the scored horizons from when the newest slot of each shard was learned.
 
         Of every model and of the ensemble, in the order of `model_names`, rows as `shards`; for
-        benchmarks that score models apart. Held in single precision.
+        benchmarks that score models separately. Held in single precision.
         """
         rows = np.array([self._known(shard) for shard in shards], dtype=np.int64)
         return self._bank.said(rows)
 
     def score(self, shard: str | None = None) -> dict[str, dict[int, Score]]:
-        """By model, `ensemble` (the blend) and `spoken` (what was really said), and by horizon.
+        """By model, `ensemble` (the blend) and `spoken` (the published forecast), and by horizon.
 
-        Of one shard since it is known, or of all, those that were forgotten included.
+        Of one shard since its beginning, or of all, forgotten ones included.
         """
         return self._bank.scores.score(None if shard is None else self._known(shard))
 
     def reset_score(self) -> None:
-        """Start the score again, for example after the first weeks; what was learned stays."""
+        """Start the score again, for example after the first weeks; the models stay."""
         self._bank.scores.reset()
 
     def inherit(self, parent: str, child: str, share: float) -> None:
-        """Start `child` as `share` (0 to 1] of what is known of `parent`: a split, a cold start."""
+        """Start `child` as `share` (0 to 1] of the state of `parent`: a split, a cold start."""
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share of {child!r} is {share}, the limit is 0 to 1")
         if child in self._rows:
@@ -209,7 +209,7 @@ class ForecastBook:
         self._bank.copy(source, row, share)
 
     def forget(self, shard: str) -> None:
-        """Free what is held of the shard (its scores stay in the sums); unknown ones are fine."""
+        """Free the state of the shard (its scores stay in the sums); unknown ones are ignored."""
         row = self._rows.pop(shard, None)
         self._first.pop(shard, None)
         self._young.discard(shard)
@@ -222,8 +222,8 @@ class ForecastBook:
         return shard in self._rows
 
     def rewind(self, shards: Iterable[str], newest: int) -> list[str]:
-        """Forget what was learned of slots after `newest`: they were none. Returns the shards of
-        which nothing is left, and that are forgotten."""
+        """Forget the values of slots after `newest`, which a wrong clock opened. Returns the shards
+        without any value left, which are forgotten."""
         wrong = [s for s in shards if s in self._rows and self.last_slot(s) > newest]
         kept: dict[str, dict[str, Any]] = {}
         for shard in wrong:
@@ -240,7 +240,7 @@ class ForecastBook:
         return int(self._bank.history.last[self._known(shard)])
 
     def state(self, shard: str) -> dict[str, Any]:
-        """What is known of the shard, of JSON types: about 40 KB at the default seasons."""
+        """The state of the shard, of JSON types: about 40 KB at the default seasons."""
         row = self._known(shard)
         bank = self._bank
         return {
@@ -253,7 +253,8 @@ class ForecastBook:
         }
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take saved states by shard. Forecasts that were waiting for their slot are not scored."""
+        """Restore saved states by shard. Forecasts that were waiting for their slot are not
+        scored."""
         rows: list[int] = []
         series: list[FloatArray] = []
         for shard, state in states.items():
@@ -304,7 +305,7 @@ class ForecastBook:
             self._bank.absorb(at, said.mean[:, 0])
 
     def _borrow(self, slot: int, values: Mapping[str, float]) -> None:
-        """Let young shards borrow from the cluster that they are like (`ColdStart`)."""
+        """Let young shards borrow models from the cluster that fits them (`ColdStart`)."""
         cold = self._cold
         if cold is None:
             return
@@ -335,14 +336,14 @@ class ForecastBook:
         if not self._bank.history.count[row]:
             return value / factor
         expected = float(self._bank.say(np.array([row]), np.array([1])).mean[0, 0])
-        # Of an event of an unknown kind only its size is learned; the models take what is usual.
+        # Of an event of an unknown kind only the factor is learned; the models get the usual value.
         usual = expected if self.calendar.unknown(shard, start_s, end_s) else value / factor
         if self._teaches:
             self.calendar.learn(shard, start_s, end_s, expected, value)
         return usual
 
     def _own_slots(self, shard: str, known: int) -> int:
-        """How much of the history that is known of the shard is its own, or its parent's."""
+        """The share of the shard's history that is its own or its parent's."""
         first = self._first.get(shard)
         return known if first is None else min(known, self.last_slot(shard) - first + 1)
 

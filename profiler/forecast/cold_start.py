@@ -1,4 +1,4 @@
-"""What a shard without history borrows: the models of the one whose shape is its cluster's."""
+"""Models for a shard without history, borrowed from the middle member of its cluster."""
 
 from dataclasses import dataclass
 
@@ -9,30 +9,31 @@ from profiler.forecast.history import History
 from profiler.forecast.port import FloatArray, IntArray
 
 LOOKS = (6, 12, 24, 48, 96)
-"""At so many values of its own a new shard is compared with the clusters, until it has a day."""
+"""Numbers of own values at which a new shard is compared with the clusters, until it has a day."""
 UNLIKE_MAX = 0.5
-"""Only clusters lend whose members are this near to each other, against a constant (`Clusters`)."""
+"""Only clusters whose members are this near to each other lend, relative to a constant
+(`Clusters`)."""
 LENDERS_MAX = 2_048
 REFRESH_PARTS = 8
-"""Clusters are made anew at most so many times a season."""
+"""Clusters are computed again at most this often a season."""
 WORSE_MAX, NOISE = 1.25, 0.02
-"""A cluster must fit what came no worse than this many times a constant does, and a bit."""
+"""A cluster must fit the values no worse than this many times a constant does, and a bit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """`lender`: the row whose models are borrowed, `share` how many times its size the borrower's
-    is."""
+    """`lender`: the row whose models are borrowed, `share`: size of the borrower over that of the
+    lender."""
 
     lender: int
     share: float
 
 
 class ColdStart:
-    """Clusters the rows that know a whole season, and finds the one that a young row is like.
+    """Clusters the rows that have a whole season, and finds the cluster of a young row.
 
-    With few values of its own every shape fits, and the largest cluster wins; the more there are,
-    the more the shape decides. A row that a constant fits much better gets no loan.
+    With few values every shape fits, and the largest cluster wins; with more values the shape
+    decides. A row that a constant fits much better gets no loan.
     """
 
     def __init__(self, history: History, season_slots: int) -> None:
@@ -71,7 +72,7 @@ class ColdStart:
         share = own.sum() / np.where(sums > 0, sums, np.inf)
         gap = np.abs(own - share[:, None] * theirs).mean(axis=1)
         gap[sums <= 0] = np.inf
-        # Larger clusters first: among those that fit about as well the first is taken.
+        # Larger clusters first: of those that fit about as well, the first is taken.
         best = int(np.flatnonzero(gap <= 1.1 * gap.min() + 1e-12)[0])
         level = float(own.mean())
         constant = float(np.abs(own - level).mean())

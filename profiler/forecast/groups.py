@@ -20,11 +20,11 @@ SEPARATOR = "\x1f"
 
 @dataclass(frozen=True, slots=True)
 class UsageProfile:
-    """What a client group says that it will do: operations in each slot from `first_slot` on.
+    """The load that a client group announces: operations in each slot from `first_slot` on.
 
     Of the whole group, over all shards. With `repeats` the profile starts again at its end (a day's
-    or week's rhythm); else slots outside it are not told. `shards` are prefixes of the names of the
-    shards that it is about, none means all.
+    or week's rhythm); else it says nothing of slots outside it. `shards` are prefixes of the names
+    of its shards; empty: all.
     """
 
     first_slot: int
@@ -44,7 +44,7 @@ class UsageProfile:
         return not self.shards or shard.startswith(self.shards)
 
     def at(self, slots: Sequence[int]) -> FloatArray:
-        """Operations in each of `slots`, NaN where the profile tells nothing."""
+        """Operations in each of `slots`, NaN outside the profile."""
         offset = np.asarray(slots, dtype=np.int64) - self.first_slot
         size = len(self.ops)
         inside = (offset >= 0) if self.repeats else (offset >= 0) & (offset < size)
@@ -53,13 +53,13 @@ class UsageProfile:
 
 
 class GroupBook:
-    """A ForecastBook of shards and, beside it, one of (shard, client group) parts.
+    """A ForecastBook of shards and a second one of (shard, client group) parts.
 
-    A profile is trusted from its registration; once its slots come, by its error against that of
-    the group's own model (both fade). What it says beyond the model is added to the group's part
+    A profile is trusted from its registration; once its slots come, by its error relative to that
+    of the group's own model (both fade). What it adds to the model is added to the group's part
     and to the total: history cannot know it. Then parts and total are made to agree: the gap is
-    shared out by the variance of each (weighted least squares: Wickramasuriya, Athanasopoulos and
-    Hyndman, 2019, with a diagonal matrix), so whoever errs more gives way.
+    divided by the variance of each (weighted least squares: Wickramasuriya, Athanasopoulos and
+    Hyndman, 2019, with a diagonal matrix), so the less certain one changes more.
     """
 
     def __init__(self, total: ForecastBook, parts: ForecastBook) -> None:
@@ -71,7 +71,7 @@ class GroupBook:
         self._error: dict[tuple[str, str], tuple[float, float]] = {}
 
     def set_profile(self, group: str, profile: UsageProfile | None) -> None:
-        """Register what `group` expects to do, in place of what it said before; None: nothing."""
+        """Register the profile of `group`, in place of its previous one; None: remove it."""
         if profile is None:
             self._profiles.pop(group, None)
         elif group not in self._profiles and len(self._profiles) >= GROUPS_MAX:
@@ -82,12 +82,12 @@ class GroupBook:
             del self._error[key]
 
     def know(self, shards: Iterable[str]) -> None:
-        """Shards that a group which was never heard of may come to."""
+        """Shards that a group without any operations yet may use."""
         for shard in shards:
             self._groups.setdefault(shard, set())
 
     def forget(self, shard: str) -> None:
-        """Free what is held of the shard and its parts."""
+        """Free the state of the shard and its parts."""
         for group in self._groups.pop(shard, ()):
             self.parts.forget(shard + SEPARATOR + group)
             self._share.pop((shard, group), None)
@@ -95,7 +95,7 @@ class GroupBook:
         self.total.forget(shard)
 
     def rewind(self, shards: Collection[str], newest: int) -> list[str]:
-        """As `ForecastBook.rewind`, of the shards and their parts."""
+        """As `ForecastBook.rewind`, for the shards and their parts."""
         parts = [s + SEPARATOR + g for s in shards for g in self._groups.get(s, ())]
         self.parts.rewind(parts, newest)
         return self.total.rewind(shards, newest)
@@ -104,7 +104,7 @@ class GroupBook:
         return dict(self._profiles)
 
     def state(self) -> dict[str, Any]:
-        """Profiles, trust, shares and the models of the parts, of JSON types; nothing while no
+        """Profiles, trust, shares and the models of the parts, of JSON types; empty while no
         profile is registered."""
         if not self._profiles:
             return {}
@@ -120,7 +120,7 @@ class GroupBook:
         }
 
     def restore(self, state: Mapping[str, Any], shards: Collection[str]) -> None:
-        """Take a saved state, of `shards` only, before anything was learned."""
+        """Restore a saved state, of `shards` only, before anything is learned."""
         if not state:
             return
         for group, (first_slot, ops, repeats, prefixes) in state["profiles"].items():
@@ -136,10 +136,10 @@ class GroupBook:
     def learn(self, slot: int, parts: Mapping[str, Mapping[str, float]]) -> None:
         """One slot: shard -> client group -> operations. The shard's total is their sum.
 
-        A group that was heard of and is not told did nothing. New groups beyond GROUPS_MAX of a
-        shard, or beyond what the book of the parts has room for, count in the total alone.
+        A known group that is missing did nothing. New groups beyond GROUPS_MAX of a
+        shard, or beyond the room of the book of the parts, count only in the total.
         """
-        told: dict[str, float] = {}
+        by_part: dict[str, float] = {}
         room = self.parts.shards_max - len(self.parts.shards)
         for shard, by_group in parts.items():
             groups = self._groups.setdefault(shard, set())
@@ -150,9 +150,9 @@ class GroupBook:
             for group in groups:
                 value = float(by_group.get(group, 0.0))
                 self._judge(shard, group, slot, value)
-                told[shard + SEPARATOR + group] = value
+                by_part[shard + SEPARATOR + group] = value
         self._learn_shares(parts)
-        self.parts.learn_many(slot, told)
+        self.parts.learn_many(slot, by_part)
         self.total.learn_many(
             slot, {shard: float(sum(by_group.values())) for shard, by_group in parts.items()}
         )
@@ -186,7 +186,7 @@ class GroupBook:
         return _moved(total, moved), found
 
     def trust(self, shard: str, group: str) -> float:
-        """How much the group's profile counts against its own model, 0 to 1."""
+        """The weight of the group's profile against its own model, 0 to 1."""
         if group not in self._profiles:
             return 0.0
         own, profile = self._error.get((shard, group), (1.0, 0.0))
@@ -195,7 +195,7 @@ class GroupBook:
         return float(own**TRUST_POWER / (own**TRUST_POWER + profile**TRUST_POWER))
 
     def _news(self, shard: str, group: str, said: Forecast, slots: Sequence[int]) -> FloatArray:
-        """What the group's profile says beyond its own model."""
+        """What the group's profile adds to its own model."""
         profile = self._profiles.get(group)
         if profile is None or not profile.touches(shard):
             return np.zeros(len(slots))
@@ -204,13 +204,12 @@ class GroupBook:
         return np.asarray(self.trust(shard, group) * gap)
 
     def _unheard(self, shard: str, group: str, slots: Sequence[int]) -> FloatArray:
-        """A group that never came yet: its profile, in equal parts over the known shards that it is
-        about."""
+        """A group without any operations yet: its profile, in equal parts over its known shards."""
         profile = self._profiles[group]
         if not profile.touches(shard):
             return np.zeros(len(slots))
         heard = [s for s, groups in self._groups.items() if group in groups]
-        if heard:  # it comes, to other shards
+        if heard:  # the group uses other shards
             return np.zeros(len(slots))
         expected = profile.at(slots) / max(1, sum(profile.touches(s) for s in self._groups))
         return np.where(np.isnan(expected), 0.0, expected)
@@ -230,7 +229,7 @@ class GroupBook:
         )
 
     def _learn_shares(self, parts: Mapping[str, Mapping[str, float]]) -> None:
-        """Which part of a group's operations each shard gets; fades like the errors."""
+        """The share of a group's operations that each shard gets; fades like the errors."""
         sums: dict[str, float] = {}
         for by_group in parts.values():
             for group, value in by_group.items():
@@ -249,7 +248,7 @@ def _variance(said: Forecast) -> FloatArray:
 
 
 def _moved(said: Forecast, by: FloatArray) -> Forecast:
-    """The forecast with its whole distribution moved, never under 0."""
+    """The forecast with its whole distribution moved, never below 0."""
 
     def move(values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(np.maximum(np.array(values) + by, 0.0).tolist())

@@ -16,7 +16,7 @@ class History:
         self.last: IntArray = np.zeros(0, dtype=np.int64)
         self.count: IntArray = np.zeros(0, dtype=np.int64)
         self.amended: FloatArray = np.zeros(0)
-        """The sum of all that `amend` changed in each row: who keeps running sums adds the news."""
+        """The sum of all changes by `amend` in each row, for owners of running sums."""
 
     def grow(self, rows: int) -> None:
         more = rows - len(self.last)
@@ -38,26 +38,26 @@ class History:
         self.amended[child] = self.amended[parent] * share
 
     def push(self, rows: IntArray, values: FloatArray) -> None:
-        """One value more for each row, for the slot after its last."""
+        """Add one value to each row, for the slot after its last."""
         self.last[rows] += 1
         self._values[rows, self.last[rows] % self.depth] = values
         self.count[rows] = np.minimum(self.count[rows] + 1, self.depth)
 
     def amend(self, rows: IntArray, age: int, values: FloatArray) -> None:
-        """Put `values` in place of what is held of the slot `age` before each row's newest."""
+        """Replace the values of the slot `age` before each row's newest by `values`."""
         at = (self.last[rows] - age) % self.depth
         self.amended[rows] += values - self._values[rows, at]
         self._values[rows, at] = values
 
     def preload(self, rows: IntArray, values: FloatArray) -> None:
-        """Take (rows, n <= depth) values, oldest first, as those of the last n slots."""
+        """Add (rows, n <= depth) values, oldest first, as those of the last n slots."""
         n = values.shape[1]
         slots = self.last[rows][:, None] - np.arange(n - 1, -1, -1)
         self._values[rows[:, None], slots % self.depth] = values
         self.count[rows] = np.maximum(self.count[rows], n)
 
     def lag(self, rows: IntArray, lags: IntArray) -> FloatArray:
-        """Values `lags` slots before the newest (0 = newest), NaN where not known.
+        """Values `lags` slots before the newest (0 = newest), NaN where unknown.
 
         Shape (rows,) + lags.shape. A negative lag is the future and NaN.
         """
@@ -73,7 +73,7 @@ class History:
         return np.where(self.count[rows] > 0, found, 0.0)
 
     def series(self, row: int) -> FloatArray:
-        """What is held of the row, oldest first; the newest is of slot `last[row]`."""
+        """The values of the row, oldest first; the newest is of slot `last[row]`."""
         n, last = int(self.count[row]), int(self.last[row])
         found: FloatArray = self._values[row, np.arange(last - n + 1, last + 1) % self.depth]
         return found

@@ -1,4 +1,4 @@
-"""Between the fixed horizons that are scored, what was learned is interpolated."""
+"""Interpolation of learned values between the fixed, scored horizons."""
 
 import numpy as np
 

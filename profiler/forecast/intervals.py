@@ -10,24 +10,24 @@ from profiler.forecast.port import BoolArray, FloatArray, IntArray
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 """Quantiles of the predictive distribution."""
 I95, I80 = (1, 13), (3, 11)
-"""Where the bounds of the two intervals stand in LEVELS."""
+"""Positions of the bounds of the two intervals in LEVELS."""
 _NORMAL = (-2.33, -1.96, -1.64, -1.28, -0.84, -0.52, -0.25, 0.0,
            0.25, 0.52, 0.84, 1.28, 1.64, 1.96, 2.33)  # fmt: skip
 _COVERED = np.array([0.8, 0.95])
 _TAIL = np.abs(2.0 * np.array(LEVELS) - 1.0)
 OUTER = np.clip((_TAIL - 0.8) / 0.15, 0.0, 1.0)
-"""How much of the 95 % factor (against that of 80 %) each level takes."""
+"""How much of the 95 % factor (relative to that of 80 %) each level takes."""
 UNIT_MAX = 100.0
 BUCKETS_MAX = 48
 """Parts of the season (the day) with a scale of their own."""
 FACTOR_MAX = 20.0
 REFRESH_SLOTS = 4
-"""The quantiles of the errors are drawn anew every so many errors: sorting costs most of all."""
+"""The error quantiles are computed again after this many errors: sorting costs most."""
 EDGE = 0.02
-"""Of the scale, added to each distance before it is stretched: a width of 0 could not be."""
+"""Share of the scale that is added to each distance before stretching: a width of 0 would stay."""
 SURE = 0.02
-"""Of the mean error: an interval narrower than this is an atom (a run of zeros), and being right
-about atoms must not make the rest of the day's intervals narrower."""
+"""Share of the mean error: a narrower interval is an atom (a run of zeros), and hits of
+atoms must not make the rest of the day's intervals narrower."""
 _SIDE = np.sign(np.array(LEVELS) - 0.5)
 _MEDIAN = LEVELS.index(0.5)
 _REACH = np.abs(np.array(_NORMAL)) / _NORMAL[I80[1]]
@@ -37,8 +37,8 @@ _REACH = np.abs(np.array(_NORMAL)) / _NORMAL[I80[1]]
 class Intervals:
     """Split conformal prediction on the signed errors of each row and horizon, made adaptive.
 
-    An error is divided by a scale first: the running mean error at the target's time of day, times
-    how stormy the last slots were. The last `window` scaled errors of each horizon give the
+    An error is first divided by a scale: the running mean error at the target's time of day, times
+    the variation of the last slots. The last `window` scaled errors of each horizon give the
     quantiles. The bounds are then stretched by a factor that rises with each miss and falls with
     each hit, so coverage holds under drift (adaptive conformal inference: Gibbs and Candès, 2021,
     on the size of the interval instead of its level, so that it cannot run out of errors). Each
@@ -75,7 +75,7 @@ class Intervals:
         self._scale: FloatArray = np.zeros((0, size, self._buckets))
         self._seen: FloatArray = np.zeros((0, size, self._buckets))
         self._levels: FloatArray = np.zeros((0, size, len(LEVELS)))
-        # The mean error of all times of day, and the mean scaled error of late.
+        # The mean error over all times of day, and the recent mean scaled error.
         self._overall: FloatArray = np.zeros((0, size, 2))
 
     def grow(self, rows: int) -> None:
@@ -115,19 +115,19 @@ class Intervals:
             self._levels,
         ):
             held[child] = held[parent]
-        # Errors of parts add up like independent ones: they shrink with the root of the share.
+        # Errors of parts add up like independent ones: they scale with the root of the share.
         self._scale[child] = self._scale[parent] * share  # squares
         self._overall[child] = self._overall[parent] * (share**0.5, 1.0)
 
     def widen(self, row: int, factor: float) -> None:
-        """Take errors of the row to be `factor` times what they were."""
+        """Scale the errors of the row by `factor`."""
         self._scale[row] *= factor * factor
         self._overall[row, :, 0] *= factor
 
     def scale(self, rows: IntArray, slots: IntArray, mean: FloatArray, at: IntArray) -> FloatArray:
         """The unit of an error for each target, shape (rows, steps); never 0.
 
-        `slots` and `mean` are (rows, steps), `at` the horizon that stands for each step.
+        `slots` and `mean` are (rows, steps), `at` the horizon of each step.
         """
         where = (rows[:, None], at, self._bucket(slots))
         of_bucket, seen = np.sqrt(self._scale[where]), self._seen[where]
@@ -147,10 +147,10 @@ class Intervals:
         scale: FloatArray,
         bounds: FloatArray,
     ) -> None:
-        """What came of predictions due now, NaN in `mean` where none was.
+        """Outcomes of predictions that are due now, NaN in `mean` where there was none.
 
         `slots` and `actual` are (rows,), `mean` and `scale` (rows, horizons), `bounds` the two
-        intervals that were said, (rows, horizons, 4) as lower80, upper80, lower95, upper95.
+        forecast intervals, (rows, horizons, 4) as lower80, upper80, lower95, upper95.
         """
         due = ~np.isnan(mean)
         error = np.where(due, actual[:, None] - mean, 0.0)
@@ -187,7 +187,7 @@ class Intervals:
     ) -> FloatArray:
         """`quantiles` (rows, steps, levels) with their distances from the median stretched.
 
-        `slots`, `at` and `scale` as in `scale`. Never under 0, ascending.
+        `slots`, `at` and `scale` as in `scale`. Never below 0, ascending.
         """
         log = self._by_bucket[rows[:, None], at, self._bucket(slots)] + self._stretch[rows][:, at]
         factor = np.exp(log[:, :, :1] + (log[:, :, 1:] - log[:, :, :1]) * OUTER)
@@ -208,7 +208,7 @@ class Intervals:
 
     def restore(self, row: int, state: dict[str, Any]) -> None:
         if np.shape(state["scale"]) != self._scale.shape[1:]:
-            return  # made with other horizons or seasons: start anew
+            return  # made with other horizons or seasons: start again
         for i, units in enumerate(state["units"]):
             self._units[row, i] = np.nan
             self._units[row, i, : len(units)] = units[: self._window]
@@ -242,16 +242,16 @@ class Intervals:
         self._overall[rows, :, 1] = np.where(due, storm + self._storm_rate * (now - storm), storm)
 
     def _draw(self, rows: IntArray) -> None:
-        """Draw quantiles of the errors anew: rows take turns, those with few errors come always."""
+        """Compute the error quantiles again: rows take turns, rows with few errors come always."""
         held = self._held[rows].max(axis=1)
         turn = rows[(held < 8 * REFRESH_SLOTS) | ((held + rows) % REFRESH_SLOTS == 0)]
         if len(turn):
             self._levels[turn] = self._drawn(self._units[turn], self._held[turn])
 
     def _drawn(self, units: NDArray[np.float32], held: IntArray) -> FloatArray:
-        """Quantiles at LEVELS along the last axis of `units`, NaN beyond what is held.
+        """Quantiles at LEVELS along the last axis of `units`, NaN beyond the known ones.
 
-        (n + 1) q - 1: the finite-sample rank of conformal prediction, between ranks linear.
+        (n + 1) q - 1: the finite-sample rank of conformal prediction, linear between ranks.
         """
         n = np.minimum(held, self._window)[..., None]
         return at_rank(np.sort(units, axis=-1), (n + 1) * np.array(LEVELS) - 1.0, n)
@@ -263,14 +263,14 @@ def incoherent(quantiles: FloatArray, mean: FloatArray) -> BoolArray:
 
 
 def coherent(quantiles: FloatArray, own: FloatArray, mean: FloatArray) -> FloatArray:
-    """`quantiles` that do not contradict the mean: it lies within the 80 % interval.
+    """`quantiles` that agree with the mean: it lies within the 80 % interval.
 
-    All of (rows, steps, levels), `mean` (rows, steps). Where the mean is outside, whoever speaks
-    disagrees with the distributions of past values, and nobody knows yet who is right (the first
-    slot of a step is a spike to the past): the distribution then spans both, with the speaker's
-    median. `own` are the quantiles around the mean itself. If they do not reach it either (it is
-    the mean of rare spikes) the side that is short is drawn out to it, as a normal tail would be.
-    Ascending, never under 0, unchanged where the mean is inside.
+    All of (rows, steps, levels), `mean` (rows, steps). Where the mean is outside, the used model
+    disagrees with the distributions of past values, and either may be right (the first
+    slot of a step looks like a spike): the distribution then spans both, with the
+    model's median. `own` are the quantiles around the mean itself. If they do not reach it either
+    (it is the mean of rare spikes), the short side is extended to it, like a normal tail.
+    Ascending, never below 0, unchanged where the mean is inside.
     """
     off = incoherent(quantiles, mean)[:, :, None]
     hull = np.where(
@@ -285,7 +285,7 @@ def coherent(quantiles: FloatArray, own: FloatArray, mean: FloatArray) -> FloatA
     high = (aim > found[:, :, I80[1] : I80[1] + 1]) & (_SIDE > 0)
     low = (aim < found[:, :, I80[0] : I80[0] + 1]) & (_SIDE < 0)
     found = np.where(high, np.maximum(found, drawn), np.where(low, np.minimum(found, drawn), found))
-    # Rounding must not put the bound beside the mean that it was drawn to.
+    # Rounding must not move the bound past the mean that it was extended to.
     found[:, :, I80[1] :] = np.where(off, np.maximum(found[:, :, I80[1] :], aim),
                                      found[:, :, I80[1] :])  # fmt: skip
     found[:, :, : I80[0] + 1] = np.where(off, np.minimum(found[:, :, : I80[0] + 1], aim),

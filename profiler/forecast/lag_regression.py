@@ -10,13 +10,13 @@ from profiler.forecast.port import FloatArray, IntArray
 FEATURES = 5
 LAST_SLOTS = 3
 RISE_MAX = 2.0
-"""A forecast is held under this many times what the seasons before and the last slot show."""
+"""A forecast is kept below this many times the values of the seasons before and the last slot."""
 
 
 class LagRegression:
     """Value = that of one season before + w . x, with w learned by recursive least squares.
 
-    x holds deviations of what has come since from the season before it: the season before that,
+    x holds deviations of later slots from the season before them: the season before that,
     the same slot one short season (a day) ago, the last slot, the mean of the last slots, and a
     constant. With w = 0 it is the seasonal naive model, where it starts and where a row without
     information stays. One w for each of the fixed horizons; between them w is interpolated.
@@ -34,10 +34,11 @@ class LagRegression:
         self._horizons = horizons
         self._ring = int(horizons[-1]) + 1
         self._last = np.arange(LAST_SLOTS)
-        # Of the last short season: the sum of what came minus what came a season before.
+        # Over the last short season: the sum of values minus those of a season before.
         self._sum: FloatArray = np.zeros(0)
         self._amended: FloatArray = np.zeros(0)
-        """How much of `History.amended` is in `_sum`: what is amended is of the last season."""
+        """The part of `History.amended` that is in `_sum`: amended values are of the last
+        season."""
         size = len(horizons)
         self._solver = LeastSquares(size, FEATURES)
         self._x: FloatArray = np.zeros((0, self._ring, size, FEATURES))
@@ -61,7 +62,7 @@ class LagRegression:
         self._made[row] = np.iinfo(np.int64).min
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        """Weights and times know no unit; features and bases scale with the share."""
+        """Weights and times have no unit; features and bases scale with the share."""
         self._solver.copy(parent, child, share)
         self._made[child] = self._made[parent]
         for held in (self._x, self._base, self._sum, self._amended):
@@ -131,7 +132,7 @@ class LagRegression:
         return np.where(np.isnan(x), 0.0, x), base
 
     def _moved(self, rows: IntArray) -> FloatArray:
-        """What the newest slot adds to `_sum`, and the one that leaves it takes away."""
+        """What the newest slot adds to `_sum`, less the slot that leaves it."""
         season, short = self._season, self._short
         at = self._history.lag(rows, np.array([0, season, short, season + short]))
         gap = at[:, ::2] - at[:, 1::2]

@@ -43,7 +43,7 @@ class LeastSquares:
         self._inverse[row] = np.eye(self._features) / self._ridge
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        """Weights know no unit; the spread scales with the share."""
+        """Weights have no unit; the spread scales with the share."""
         self._weights[child] = self._weights[parent]
         self._inverse[child] = self._inverse[parent]
         self._spread[child] = self._spread[parent] * share

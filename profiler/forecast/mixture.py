@@ -1,4 +1,4 @@
-"""Several predictive distributions for one slot, mixed by how well each did of late."""
+"""Several predictive distributions for one slot, mixed by their recent scores."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from profiler.forecast.port import BoolArray, FloatArray, IntArray
 
 BOUNDS = [I80[0], I80[1], I95[0], I95[1]]
 SEASONS_BACK = (28, 8)
-"""How many days, and weeks, are looked back."""
+"""How many days, and weeks, are used."""
 SEASONS_MIN, VALUES_MIN = 3, 8
 VALUES = 256
-"""Last values whose quantiles are the distribution that knows no time of day."""
+"""Last values whose quantiles are the distribution without a time of day."""
 REFRESH_SLOTS = 8
 LOSS_POWER = 6.0
-"""How sharply the distribution that scored better of late is preferred."""
+"""How strongly the distribution with the better recent score is preferred."""
 LOSS_SLOTS, LOSS_HASTE = 96.0, 4.0
 _ALPHA = np.array([0.2, 0.05])
 
@@ -25,11 +25,11 @@ class Mixture:
     """The quantiles around the ensemble's mean, those of the values at the same time of the last
     days and of the last weeks, and those of the last values, averaged level by level.
 
-    Weights are (running interval score: Winkler, 1972) ** -LOSS_POWER, apart for 80 and 95 %. The
-    score of an average of quantiles is at most the average of the scores, so a mix is never worse
-    than what it prefers by much, and a series that is what it was at this time yesterday gets the
-    quantiles that say so. The first scores fade fast (LOSS_HASTE): they are of rows that had
-    nothing to go by.
+    Weights are (running interval score: Winkler, 1972) ** -LOSS_POWER, separate for 80 and 95 %.
+    The score of an average of quantiles is at most the average of the scores, so a mix is never
+    much worse than its preferred distribution, and a series that repeats yesterday's values gets
+    the quantiles of yesterday. The first scores fade fast (LOSS_HASTE): they are of rows without
+    enough history.
     """
 
     def __init__(self, history: History, season_slots: tuple[int, ...], horizons: IntArray) -> None:
@@ -62,7 +62,7 @@ class Mixture:
         self._scored[child] = self._scored[parent]
 
     def absorb(self, rows: IntArray) -> None:
-        """The history has a value more of each row."""
+        """The history has one more value of each row."""
         count = self._history.count[rows]
         turn = (count <= REFRESH_SLOTS) | ((self._history.last[rows] + rows) % REFRESH_SLOTS == 0)
         turn |= np.isnan(self._values[rows, 0])
@@ -73,7 +73,7 @@ class Mixture:
     def candidates(self, rows: IntArray, steps: IntArray, own: FloatArray) -> FloatArray:
         """Each distribution's quantiles, (rows, steps, distributions, levels), `own` first.
 
-        Where one has too little to go by it is `own`.
+        A distribution with too little history is `own`.
         """
         found = np.empty((len(rows), len(steps), self.count, len(LEVELS)))
         found[:, :, 0] = own
@@ -86,7 +86,7 @@ class Mixture:
         return np.maximum(found, 0.0, out=found)
 
     def mix(self, rows: IntArray, at: IntArray, candidates: FloatArray) -> FloatArray:
-        """Quantiles (rows, steps, levels); `at` is the horizon that stands for each step."""
+        """Quantiles (rows, steps, levels); `at` is the horizon of each step."""
         loss = self._loss[rows][:, at] + 1e-12
         weight = (loss / loss.min(axis=2, keepdims=True)) ** -LOSS_POWER
         weight /= weight.sum(axis=2, keepdims=True)
@@ -95,8 +95,8 @@ class Mixture:
         return found
 
     def learn(self, rows: IntArray, actual: FloatArray, tried: FloatArray, due: BoolArray) -> None:
-        """What came of predictions due now: `actual` (rows,), `tried` (rows, horizons,
-        distributions x 4) what each said at BOUNDS, `due` (rows, horizons)."""
+        """Outcomes of predictions that are due now: `actual` (rows,), `tried` (rows, horizons,
+        distributions x 4) each one's forecast at BOUNDS, `due` (rows, horizons)."""
         pairs = tried.reshape(*tried.shape[:2], self.count, 2, 2)
         lower, upper = pairs[..., 0], pairs[..., 1]
         y = actual[:, None, None, None]

@@ -1,4 +1,4 @@
-"""Anomalies are taken out of the history before a season reads them again."""
+"""Removes anomalies from the history before a season reads them again."""
 
 import numpy as np
 
@@ -9,20 +9,20 @@ DAYS_BACK, WEEKS_BACK = np.array([1, 2, 3]), np.array([1, 2])
 THRESHOLD = 12.0
 CLIP = 4.0
 FLOOR = 0.05
-"""Of what was expected: a deviation under THRESHOLD times this is no anomaly."""
+"""Share of the expected value: a deviation under THRESHOLD times this is no anomaly."""
 
 
 class Repair:
-    """Flags values that are far from all that the seasons let expect, and puts what is usual in
-    their place once they are a quarter of a day (of the first season) old.
+    """Flags values that are far from what the seasons let expect, and replaces them by the usual
+    value once they are a quarter of a day (of the first season) old.
 
-    Expected are the median of the same slot of the last three days, and what came one and two weeks
-    (second seasons) before; usual is the median of these. Until the quarter of a day is over all
-    models see what came: an anomaly may be the beginning of something. Two things are no anomalies
-    and stay: what was flagged at the same time of the day or the week before (a new habit), and
-    what goes on for more than an eighth of a day (a new level). Far is more than THRESHOLD times
-    the running mean deviation, which takes large ones only clipped. Nothing is flagged before three
-    days and one of the longest season have been seen.
+    Expected are the median of the same slot of the last three days, and the values one and two
+    weeks (second seasons) before; usual is the median of these. For the quarter of a day all models
+    see the real value: an anomaly may be the beginning of a change. Two kinds of values are no
+    anomalies and stay: one that was flagged at the same time of the day or the week before (a new
+    habit), and one that lasts more than an eighth of a day (a new level). Far is more than
+    THRESHOLD times the running mean deviation, which takes large ones only clipped. Nothing is
+    flagged before three days and one of the longest season have been seen.
     """
 
     def __init__(self, history: History, season_slots: tuple[int, ...]) -> None:
@@ -37,7 +37,7 @@ class Repair:
         self._spread: FloatArray = np.zeros(0)
         self._seen: IntArray = np.zeros(0, dtype=np.int64)
         self._flagged: IntArray = np.zeros(0, dtype=np.int64)
-        """How many of the last `_age` slots are flagged."""
+        """Number of flagged slots among the last `_age`."""
         self.repaired_count = 0
 
     def grow(self, rows: int) -> None:
@@ -57,7 +57,7 @@ class Repair:
         self._flagged[child] = self._flagged[parent]
 
     def absorb(self, rows: IntArray, values: FloatArray) -> None:
-        """The history has a value more of each row."""
+        """The history has one more value of each row."""
         known = self._history.count[rows] > self._known_after
         if not self._usable or not known.any():
             return

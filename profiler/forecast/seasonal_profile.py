@@ -1,4 +1,4 @@
-"""The mean of the same slot in past seasons, lifted to the recent level."""
+"""The mean of the same slot in past seasons, scaled to the recent level."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class SeasonalProfile(HistoryForecaster):
         self.name = f"seasonal_profile_{season_slots}"
 
     def profile(self, rows: IntArray, offsets: IntArray) -> FloatArray:
-        """The profile of slots `newest + offsets` (rows, offsets), NaN where none is known."""
+        """The profile of slots `newest + offsets` (rows, offsets), NaN where unknown."""
         ahead = np.maximum(0, -(-offsets // self._season) - 1)
         past = (1 + np.arange(self._seasons))[None, :] + ahead[:, None]
         found = self._history.lag(rows, past * self._season - offsets[:, None])

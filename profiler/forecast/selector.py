@@ -1,4 +1,4 @@
-"""Who speaks: each model's recent error per row and horizon, the ensemble, and the choice."""
+"""Which model is used: recent errors per row and horizon, the ensemble, and the choice."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from profiler.forecast.port import FloatArray, IntArray
 
 BLEND = "ensemble"
 BIAS_MAX = 2.0
-"""The ensemble is moved by at most so many of its mean errors towards the median."""
+"""The ensemble is moved by at most this many of its mean errors towards the median."""
 
 
 class Selector:
@@ -15,11 +15,11 @@ class Selector:
     Errors fade over a short and a long memory: the short one follows changes, the long one does not
     chase noise. The ensemble's weights are (short x long error) ** -`sharpness`/2, so it is nearly
     the best model where one is clearly best and an average of the good ones elsewhere (the average
-    is then better than each; Timmermann, Forecast Combinations, 2006). Loads are skewed and a mean
-    is no median: the blend is moved towards the median by a running count of its signs, by as much
-    as that has lately been paying.
+    is then better than each; Timmermann, Forecast Combinations, 2006). Loads are skewed, so the
+    mean is not the median: the blend is moved towards the median by a running count of its signs,
+    by as much as that has recently lowered the error.
 
-    Model 0 must be last value: the ensemble speaks only while its long error is lower than that of
+    Model 0 must be last value: the ensemble is used only while its long error is lower than that of
     model 0 by `beat_by`, so a forecast that does not beat last value is not used.
     """
 
@@ -45,7 +45,7 @@ class Selector:
 
     @property
     def columns(self) -> int:
-        """How many means `combine` says: the models, the blend, the moved blend, the ensemble."""
+        """Number of means from `combine`: the models, the blend, the moved blend, the ensemble."""
         return int(self._error.shape[3])
 
     def grow(self, rows: int) -> None:
@@ -64,7 +64,7 @@ class Selector:
         self._scored[child] = self._scored[parent]
 
     def learn(self, rows: IntArray, errors: FloatArray) -> None:
-        """Actual minus said, shape (rows, horizons, columns); NaN where nothing was due."""
+        """Actual minus forecast, shape (rows, horizons, columns); NaN where none was due."""
         due = ~np.isnan(errors[:, :, 0])
         scored = self._scored[rows] + due
         rate = np.maximum(self._rates[:, None], 1.0 / np.maximum(scored, 1)[:, None, :])
@@ -84,8 +84,8 @@ class Selector:
         `below` the one before it where the step is between two (else the same).
 
         The columns: the blend, the blend moved to the median, and the ensemble of these two. A
-        model that is good at one of the two horizons only is not trusted between them: last value
-        is perfect a whole season ahead, and nowhere before.
+        model that is good at only one of the two horizons is not used between them: last value
+        is perfect a whole season ahead, and at no horizon before.
         """
         error = self._error[rows]
         if not np.array_equal(at, np.arange(len(self._horizons))):
@@ -99,14 +99,14 @@ class Selector:
         return np.concatenate([said, np.stack([blend, moved, ensemble], axis=2)], axis=2)
 
     def speaker(self, rows: IntArray) -> IntArray:
-        """The index into `names` that speaks at each horizon, shape (rows, horizons)."""
+        """The index into `names` of the model used at each horizon, shape (rows, horizons)."""
         error = self._error[rows, 1]
         beaten = error[:, :, -1] < (1.0 - self._beat_by) * error[:, :, 0]
         speaks = beaten & (self._scored[rows] >= self._min_scored)
         return np.where(speaks, len(self.names) - 1, 0)
 
     def usual_error(self, rows: IntArray) -> FloatArray:
-        """The mean absolute error of late of all columns, shape (rows, horizons, columns)."""
+        """The recent mean absolute error of all columns, shape (rows, horizons, columns)."""
         return np.asarray(self._error[rows, 1])
 
     def state(self, row: int) -> dict[str, object]:
@@ -118,7 +118,7 @@ class Selector:
 
     def restore(self, row: int, state: dict[str, object]) -> None:
         error = np.array(state["error"], dtype=np.float64)
-        if error.shape == self._error.shape[1:]:  # else the models are others now: start anew
+        if error.shape == self._error.shape[1:]:  # other models than now: start again
             self._error[row] = error
             self._bias[row] = np.array(state["bias"], dtype=np.float64)
             self._scored[row] = np.array(state["scored"], dtype=np.int64)

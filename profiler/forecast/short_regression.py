@@ -1,4 +1,4 @@
-"""An online regression on the last slots: how fast a deviation from the level comes back."""
+"""An online regression on the last slots: how fast a deviation from the level ends."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class ShortRegression:
     """Value = last value + w . x for each fixed horizon; w by recursive least squares.
 
     x are differences of the last value to the mean of the last 3, 6 and LEVEL_SLOTS, and to the two
-    values before it: what an autoregressive model of low order knows, in terms that are 0 for a
+    values before it: the terms of an autoregressive model of low order, each 0 for a
     constant series. With w = 0 it is last value, where it starts.
     """
 

@@ -1,4 +1,4 @@
-"""The baselines: last value, seasonal naive, moving average. They keep nothing of their own."""
+"""The baselines: last value, seasonal naive, moving average. They have no state of their own."""
 
 import numpy as np
 
@@ -21,14 +21,14 @@ class HistoryForecaster:
         """Nothing to clear."""
 
     def copy(self, parent: int, child: int, share: float) -> None:
-        """The history was copied."""
+        """Nothing to do: the history was copied."""
 
     def learn(self, rows: IntArray, values: FloatArray) -> None:
-        """The history has it."""
+        """Nothing to do: the history has the value."""
 
 
 class LastValue(HistoryForecaster):
-    """What is, will be. Every other model has to beat this one to be heard."""
+    """The last value. Every other model has to beat this one to be used."""
 
     name = "last_value"
 
@@ -37,7 +37,7 @@ class LastValue(HistoryForecaster):
 
 
 class SeasonalNaive(HistoryForecaster):
-    """What was one season before the target slot."""
+    """The value one season before the target slot."""
 
     def __init__(self, history: History, season_slots: int) -> None:
         super().__init__(history)

@@ -1,7 +1,7 @@
 """The slow learners: SNARIMAX and Hoeffding trees of river, a series at a time, in turns.
 
-They are behind the port like the others, but not among the default models: where they were tried
-they cost ten times the whole ensemble and made it no better (docs/measurements/forecasts.md).
+They implement the port like the others, but are not among the default models: in the comparison
+they cost ten times the whole ensemble and did not improve it (docs/measurements/forecasts.md).
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from profiler.forecast.port import FloatArray, Forecaster, IntArray
 from profiler.forecast.turns import SEATS, Turns
 
 RECENT = np.arange(6)
-"""Last values that a tree is shown."""
+"""Last values that a tree gets."""
 
 
 class Snarimax:
     """river's SNARIMAX on the last values, those of a season ago and the last error.
 
-    The regression is Bayesian and forgets: the stochastic gradient that is river's default runs
-    away on loads that jump.
+    The regression is Bayesian and forgets: stochastic gradient descent, river's default, diverges
+    on loads that jump.
     """
 
     def __init__(self, season_slots: int, horizons: IntArray) -> None:
@@ -45,8 +45,8 @@ class Snarimax:
 class Trees:
     """A Hoeffding tree with linear leaves for each horizon, on how the load will differ from now.
 
-    It is shown the time of the season, the last differences, and by how much the target slot of the
-    season before was over the last value.
+    Its features are the time of the season, the last differences, and by how much the target slot
+    of the season before was over the last value.
     """
 
     def __init__(self, season_slots: tuple[int, ...], horizons: IntArray) -> None:

@@ -6,7 +6,7 @@ from profiler.forecast.history import History
 from profiler.forecast.port import FloatArray, IntArray
 
 RISE_MAX = 4.0
-"""A forecast is held under this many times the largest of late: trends run away."""
+"""A forecast is kept below this many times the largest recent value: trends diverge."""
 
 
 class Level:
@@ -97,7 +97,7 @@ class HoltWinters:
         limit = np.where(seen >= self._season, self._clip * spread, np.inf)
         held = np.clip(error, -limit, limit)
         spread = spread + np.maximum(0.02, 1.0 / (seen + 1.0)) * (np.abs(held) - spread)
-        fresh = known == 0  # the first time of a phase: the level knows better than a season of 0
+        fresh = known == 0  # the first time of a phase: the level is better than a season of 0
         alpha = np.where(fresh, self._alpha, self._alpha * 0.5)
         self._state[rows, 0] = base + alpha * held
         self._state[rows, 1] = self._damp * trend + self._beta * held

@@ -1,4 +1,4 @@
-"""Slow learners take turns: a model of river for some of the rows at a time, behind the port."""
+"""Slow learners take turns: a model of river for some of the rows at a time."""
 
 import copy
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SEATS = 16
 TURN_SLOTS = 576
 CATCH_UP_SLOTS = 512
 RISE_MAX = 3.0
-"""A forecast is held under this many times the largest of late."""
+"""A forecast is kept below this many times the largest recent value."""
 LATE = np.arange(24)
 
 
@@ -28,12 +28,12 @@ class SlowModel(Protocol):
 
 
 class Turns:
-    """At most `seats` rows have a model; each keeps it for `turn_slots`, then it is the next's.
+    """At most `seats` rows have a model; each keeps it for `turn_slots`, then passes it on.
 
-    What a period costs is bounded by the seats, whatever the number of rows. Rows take turns only
-    where they are more than the seats: a few rows keep theirs for good. Who sits down learns the
-    last `catch_up_slots` of its history first; newcomers come one a period. A row without a
-    seat is told its last value, so its ensemble comes to leave this model out by itself.
+    The cost of a period is bounded by the seats, whatever the number of rows. Rows take turns only
+    if there are more rows than seats: a few rows keep theirs. A row that gets a seat first learns
+    the last `catch_up_slots` of its history; one new row a period. A row without a
+    seat gets its last value as the forecast, so its ensemble stops using this model by itself.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Turns:
         self._seats, self._turn_slots, self._catch_up = seats, turn_slots, catch_up_slots
         self._models: dict[int, SlowModel] = {}
         self._since: dict[int, int] = {}
-        """Row -> the slot in which it sat down; in the order of sitting down."""
+        """Row -> the slot in which it got its seat; in that order."""
         self._unit: FloatArray = np.zeros(0)
         self._seen: IntArray = np.zeros(0, dtype=np.int64)
         self._next = 0
@@ -106,7 +106,7 @@ class Turns:
         return np.array([row for row in rows.tolist() if row in self._models], dtype=np.int64)
 
     def _past(self, rows: IntArray, lags: IntArray) -> FloatArray:
-        """Values in units of each row's mean; where one is not known, the newest of `lags`."""
+        """Values in units of each row's mean; the newest of `lags` replaces an unknown one."""
         found = self._history.lag(rows, lags) / np.maximum(self._unit[rows], 1e-9)[:, None]
         return np.where(np.isnan(found), found[:, :1], found)
 
@@ -115,7 +115,7 @@ class Turns:
         self._since.pop(row, None)
 
     def _take_turns(self, rows: IntArray) -> None:
-        """Fill the free seats; where there is none, who sat longest may have to leave."""
+        """Fill the free seats; without one, the row with the oldest seat may have to give it up."""
         waiting = [row for row in rows.tolist() if row not in self._models]
         if not waiting:
             return
@@ -125,7 +125,7 @@ class Turns:
             if int(self._history.last[first]) - since < self._turn_slots:
                 return
             self._stand_up(first)
-        # Those behind the last newcomer come first, so that all have their turn.
+        # Rows after the last new one come first, so that all have their turn.
         later = [row for row in waiting if row >= self._next]
         for row in (later or waiting)[: max(free, 1) if len(waiting) <= free else 1]:
             self._sit_down(row)
