@@ -1,4 +1,4 @@
-"""Benches, workloads and peers: ours beside Kafka, NATS, Redis and the machine's own limits.
+"""Benches, workloads and peers: this store compared with Kafka, NATS, Redis and machine limits.
 
-The top of the house: nothing imports it but tests.
+The top layer: only tests import it.
 """

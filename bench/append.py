@@ -1,4 +1,4 @@
-"""`python -m bench append`: how fast one instance takes records through the public client.
+"""`python -m bench append`: how many records one instance takes through the public client.
 
 Keys and values are distinct and made before the clock starts; encoding, routing and the client's
 own work are inside the timing. `many`: `append_many` of `--batch` rows as lists of bytes. `one`:
@@ -48,7 +48,7 @@ class AppendRun:
 async def closed_loop(
     calls: int, in_flight: int, call: Callable[[int], Awaitable[int]]
 ) -> tuple[float, int, HdrHistogram]:
-    """Call 0..calls-1 with so many at a time: (seconds, records acked, latencies in µs)."""
+    """Calls 0..calls-1, `in_flight` at a time: (seconds, records acked, latencies in µs)."""
     latencies_s: list[float] = []
     numbers = iter(range(calls))
     acked = 0
@@ -113,7 +113,7 @@ async def measure(
 
 @contextlib.asynccontextmanager
 async def _target(address: str | None) -> AsyncIterator[str]:
-    """The given cluster, or a fresh one of one instance in a folder that goes away."""
+    """The given cluster, or a fresh one of one instance in a temporary folder."""
     if address is not None:
         yield address
         return
@@ -135,7 +135,7 @@ async def run(
     indexes: list[bool],
     seed: int,
 ) -> list[AppendRun]:
-    """All the runs that were asked for, one after the other on one cluster."""
+    """All requested runs, one after the other on one cluster."""
     data = make_records(records, record_bytes=size, seed=seed)
     runs: list[AppendRun] = []
     async with _target(address) as where, logstore.connect(where, client_group="bench") as db:

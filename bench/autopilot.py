@@ -1,12 +1,13 @@
 """Does planning ahead pay on a live cluster? The same load with the autopilot on, off and reactive.
 
 Three real instances with stated capacity are driven in an open loop by a flash crowd or by real
-flights (an hour a second, after the history before them was learned). `reactive` has the planner's
-own hands but sees only the present rates, so it acts when an instance is over its threshold.
+flights (an hour a second, after the history before them was learned). `reactive` makes the same
+moves as the planner but sees only the present rates, so it acts when an instance is over its
+threshold.
 
-A second counts as over the SLO when the p99 of the operations that were meant for it is. It is put
-down to `overload` when an instance refused operations at that time, else to `move` when one was at
-work then, else to `machine`: nothing of ours is known to have caused it.
+A second counts as over the SLO when the p99 of its operations is. Its cause is `overload` when an
+instance refused operations at that time, else `move` when a move was under way, else `machine`:
+no known cause in this store.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ def command(
         "slo_ms": slo_ms,
         "seconds": setup.seconds,
         "ops_per_s_max": setup.ops_per_s,
-        "modes": {mode: figures.told() for mode, figures in found.items()},
+        "modes": {mode: figures.as_json() for mode, figures in found.items()},
         "machine": machine(),
     }
     if history:
@@ -58,7 +59,7 @@ def command(
         typer.echo(json.dumps(result, indent=2))
         return
     for mode, figures in found.items():
-        typer.echo(f"{mode:>9} " + "  ".join(f"{k} {v}" for k, v in figures.told().items()))
+        typer.echo(f"{mode:>9} " + "  ".join(f"{k} {v}" for k, v in figures.as_json().items()))
 
 
 async def _one(setup: Setup, mode: str, slo_ms: float) -> RunFigures:

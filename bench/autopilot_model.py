@@ -1,7 +1,7 @@
-"""The simulator's queueing model held against a real run in which nothing moved.
+"""The simulator's queueing model compared with a real run in which nothing moved.
 
 The offered load of each instance in each second is known, so the model (sharder.simulate.measure)
-says a p95 for each; the run measured one. Two parameters are taken from the run: the time to serve
+gives a p95 for each; the run measured one. Two parameters are fitted to the run: the time to serve
 an operation on an idle instance, from the seconds under half of the capacity; and the share of the
 stated capacity that is usable before clients wait for each other's retries, in steps of 1/20.
 """
@@ -18,10 +18,10 @@ from sharder.simulate.measure import response_p95_ms
 Floats = npt.NDArray[np.float64]
 QUIET_SHARE = 0.5
 SAMPLES_MIN = 5
-"""Operations of a second and instance from which a p95 is told."""
+"""Least operations of a second and instance for a p95."""
 USABLE = tuple(n / 20 for n in range(10, 21))
 CLIENT_QUEUE_S = 60.0
-"""What waits longer is given up by the client."""
+"""A client gives up an operation that waits longer."""
 
 
 def compare(
@@ -31,7 +31,7 @@ def compare(
     capacity: float,
     slo_ms: float,
 ) -> dict[str, Any]:
-    """`at_s`: when each operation was meant, `instance`: where its shard is; NaN: not answered."""
+    """`at_s`: when each operation was due, `instance`: where its shard is; NaN: not answered."""
     seconds, instances = int(at_s.max()) + 1, int(instance.max()) + 1
     second = at_s.astype(np.int64)
     loads = np.zeros((seconds, instances))

@@ -1,4 +1,4 @@
-"""One run of `bench autopilot`: a cluster, its load, who moves shards, and what was measured."""
+"""One run of `bench autopilot`: a cluster, its load, its rule for moves, and the measurements."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ CROWD_S = 120.0
 CROWD_BASE_PER_S = 100.0
 CROWD_FACTOR = 5.0
 CROWD_SHARE = 0.33
-"""Of the crowd on one key: 165 operations/s at its height, 0.6 of an instance."""
+"""Operations/s of the crowd on one key: 165 at its height, 0.6 of an instance."""
 CROWD_OPS_PER_S = 270.0
 HISTORY_DAYS = 42
 _WORKED = {State.SOAKING, *END_STATES}
@@ -58,8 +58,8 @@ _WORKED = {State.SOAKING, *END_STATES}
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A load and the cluster that it is played on. `events`: the table that `replay` points into;
-    `history`: what was before it (event times, learned first)."""
+    """A load and the cluster that it runs on. `events`: the table that `replay` points into;
+    `history`: the events before it (event times, learned first)."""
 
     replay: Replay
     events: pa.Table
@@ -77,7 +77,7 @@ class Setup:
 
 
 def flights_setup(seed: int, days: int) -> Setup:
-    """The demo's scene: one instance's daily peak is above its capacity, one move cures it."""
+    """The demo's load: one instance's daily peak is above its capacity, one move cures it."""
     generator = np.random.default_rng(seed)
     events = flight_events(range(1, 13 if days > 30 else 12))
     times = events["event_time_us"].to_numpy()
@@ -143,7 +143,7 @@ def crowd_setup(seed: int) -> Setup:
 
 @dataclass(slots=True)
 class RunFigures:
-    """What one run gave. Seconds over the SLO by cause; `p99_ms`: of all operations."""
+    """Results of one run. Seconds over the SLO by cause; `p99_ms`: of all operations."""
 
     slo_seconds: int = 0
     overload: int = 0
@@ -155,9 +155,9 @@ class RunFigures:
     throttled: int = 0
     moves: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
-    """The simulator's queueing model against this run, where nothing moved."""
+    """The simulator's queueing model compared with this run, in which nothing moved."""
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {
             "slo_seconds": self.slo_seconds,
             "by_overload": self.overload,
@@ -182,7 +182,7 @@ class RefusalCounts:
     refused: list[int] = field(default_factory=list)
 
     def refused_in(self, second: int) -> bool:
-        """Within the second or a look before or after it."""
+        """Within the second or one reading before or after it."""
         inside = [r for t, r in zip(self.at_s, self.refused, strict=True)
                   if second - 2 * LOOK_S <= t <= second + 1 + 2 * LOOK_S]  # fmt: skip
         return len(inside) > 1 and inside[-1] > inside[0]
@@ -226,7 +226,7 @@ async def _log(db: Client, setup: Setup) -> Log:
 
 
 async def _teach(cluster: LocalCluster, log: Log, history: pa.Table) -> None:
-    """Append the history while no capacity is stated; wait until the forecasts know it."""
+    """Append the history while no capacity is stated; wait until the forecasts include it."""
     for at in range(0, len(history), BULK_ROWS):
         part = history.slice(at, BULK_ROWS).combine_chunks()
         await log.append_many(part["key"], part["value"], part["event_time_us"])
@@ -256,7 +256,7 @@ async def _look(cluster: LocalCluster, driver: Driver, seen: RefusalCounts) -> N
 
 
 async def _react(cluster: LocalCluster) -> None:
-    """The reactive rule: each second what the planner would do if the present were the future."""
+    """The reactive rule: each second the planner's moves for a view in which the present lasts."""
     async with open_channel(cluster.address) as channel:
         while True:
             await asyncio.sleep(1.0)
@@ -272,14 +272,14 @@ async def _view(channel: Any) -> View:
 
 
 def _due(view: View) -> Iterator[Operator]:
-    """What is due without any forecast: moves off instances that are over their threshold now."""
+    """The moves that are due without any forecast: off instances over their threshold now."""
     config = replace(view.config, mode=PlanMode.ACTIVE, horizon_periods=1, trough_gain=None)
     shards = tuple(replace(s, forecast=None) for s in view.shards)
     hot = {
         i.id for i in view.instances
         if i.capacity_ops_per_s and i.ops_per_s > config.risk.threshold * i.capacity_ops_per_s
     }  # fmt: skip
-    # A move in place of the present is worth the overload that goes on if nothing is done.
+    # A move now is worth the overload that lasts if nothing is done.
     moves = replace(view.moves, fixed_s=0.0, switch_s=0.0, copy_mb_per_s=1e6)
     made = plan(replace(view, shards=shards, config=config, moves=moves))
     return (op for op in made.startable() if op.source in hot)
@@ -323,13 +323,13 @@ def _figures(
         since = (move.created_us - begin_us) / 1e6
         until = (ended[0] - begin_us) / 1e6 if ended else driver.now_s()
         spans.append((since, until))
-        told = ("shard", "source", "target", "strategy", "state", "trigger", "blackout_ms")
+        names = ("shard", "source", "target", "strategy", "state", "trigger", "blackout_ms")
         found.moves.append({"at_s": round(since, 1), "took_s": round(until - since, 1),
-                            **{name: getattr(move, name) for name in told}})  # fmt: skip
+                            **{name: getattr(move, name) for name in names}})  # fmt: skip
     second = driver.replay.at_s.astype(np.int64)
     for at in range(int(second.max()) + 1):
         here = latency[second == at]
-        # What was never answered is worse than any bound.
+        # An operation without an answer is worse than any bound.
         if not len(here) or np.percentile(np.where(np.isnan(here), np.inf, here), 99) <= slo_ms:
             continue
         found.slo_seconds += 1

@@ -1,8 +1,8 @@
-"""`python -m bench compare`: ours, the peers and the machine's limits, in turns, in one run.
+"""`python -m bench compare`: this store, the peers and the machine's limits, in turns, in one run.
 
 Every system is started first and loaded in turns, the order rotated each round, so that noise of
-the machine falls on all; systems that are not being loaded are idle. Before the first counted
-round each has a run that warms it up and tells how many records fill the time of a measure.
+the machine affects all; systems that are not being loaded are idle. Before the first counted
+round each has a warm-up run, which also finds how many records fill the time of a measurement.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from logstore.base.errors import LogstoreError
 RECORD_BYTES = 100
 WARM_UP_RECORDS = 2_000
 WARM_UPS_MAX = 4
-"""The first is never trusted alone: it opens connections and creates what is created once."""
+"""Warm-up runs; the first one is not used alone, as it opens connections and creates files."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompareScale:
-    """How long and how often. Times in seconds."""
+    """Lengths and repetitions. Times in seconds."""
 
     name: str
     rounds: int
@@ -50,13 +50,13 @@ QUICK = CompareScale("quick", 5, 0.8, 1_500_000, 300_000, 200)
 FULL = CompareScale("full", 7, 4.0, 4_000_000, 10_000_000, 2_000)
 
 
-# What a system under load may do: it is told in the table, and the other systems go on.
+# A system may fail under load: the table shows it, and the other systems go on.
 FAILURES = (PeerError, ServiceError, LogstoreError, OSError, TimeoutError)
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What one run holds: the figures and the peers that are up."""
+    """The state of one run: the figures and the peers that are up."""
 
     mode: CompareScale
     seed: int
@@ -69,7 +69,7 @@ class Comparison:
 
 
 async def _count_for(peer: Peer, bench: Comparison) -> int:
-    """Warm the peer up and find how many records fill a measure."""
+    """Warm the peer up and find how many records fill a measurement."""
     if isinstance(peer, KafkaJava):
         await peer.append(bench.records)  # for the broker's sake
         return bench.mode.records_max  # the tool's own warm-up is longer than a short run
@@ -125,7 +125,7 @@ async def _measure_limits(bench: Comparison, echo: str) -> None:
 async def _rounds(
     bench: Comparison, steps: list[tuple[str, Callable[[], Awaitable[None]]]]
 ) -> None:
-    """All steps each round, the order rotated. A step that fails is told and not tried again."""
+    """All steps each round, the order rotated. A failed step is reported and not tried again."""
     failed: set[str] = set()
     for number in range(bench.mode.rounds):
         at = number % len(steps)
@@ -142,7 +142,7 @@ async def _rounds(
 
 
 async def _attempt(bench: Comparison, figure: str, work: Awaitable[None]) -> None:
-    """Do one part of the run; if it fails, its figure is missing for that reason."""
+    """Run one part; if it fails, its figure is missing for that reason."""
     try:
         await work
     except FAILURES as error:
@@ -151,7 +151,7 @@ async def _attempt(bench: Comparison, figure: str, work: Awaitable[None]) -> Non
 
 
 async def _latency(bench: Comparison, kafka: KafkaJava, ours: Ours | None) -> None:
-    """p99 at half of the rate that Kafka's own tool reached at its best."""
+    """p99 at half of the highest rate of Kafka's own tool."""
     best = bench.figures.median(f"append/{kafka.name}")
     if best is None:
         return
@@ -189,7 +189,7 @@ async def _ours_keys(bench: Comparison, indexed: Ours) -> None:
 
 
 async def _three(bench: Comparison, with_ours: bool) -> None:
-    """Three brokers against three instances, by themselves: they fill the machine."""
+    """Three brokers and three instances, measured alone: they fill the machine."""
     async with contextlib.AsyncExitStack() as stack:
         peers: list[Peer] = [await stack.enter_async_context(KafkaJava(3))]
         if with_ours:

@@ -1,4 +1,4 @@
-"""Figures of one run, the ratios between them, and the budgets they are held against."""
+"""Figures of one run, the ratios between them, and the budgets that they must meet."""
 
 import statistics
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Figures:
         self.values.setdefault(name, []).append(value)
 
     def cannot(self, name: str, reason: str) -> None:
-        """Say why a figure is not there; the table shows it."""
+        """Record why a figure is missing; the table shows it."""
         self.missing[name] = reason
 
     def median(self, name: str) -> float | None:
@@ -105,7 +105,7 @@ RULES = (
 
 
 def budget_rows(figures: Figures, rules: tuple[Rule, ...] = RULES) -> list[FigureRow]:
-    """One row per rule. A figure that is not there is `not measured`, with the reason."""
+    """One row per rule. A missing figure is `not measured`, with the reason."""
     rows = []
     for rule in rules:
         value = figures.median(rule.name)

@@ -1,4 +1,4 @@
-"""`python -m bench forecast`: how well each model and the ensemble foretell a file of series."""
+"""`python -m bench forecast`: how well each model and the ensemble forecast a file of series."""
 
 import json
 import time
@@ -23,12 +23,12 @@ HORIZONS = (1, 3, 6, 12)
 WINDOW = 256
 """Errors behind the intervals of a single model: plain split conformal prediction."""
 REFRESH = 8
-"""Slots between two looks at those errors; sorting them at every slot would take longest of all."""
+"""Slots between two updates of those errors; sorting them at every slot would take longest."""
 SEASONS_BACK = {"day": 28, "week": 8}
 
 
 class Timed:
-    """A model that adds up the time it takes."""
+    """A model that measures its own time."""
 
     def __init__(self, model: Forecaster) -> None:
         self._model, self.name = model, model.name
@@ -50,8 +50,8 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class ForecastRun:
-    """What was said when: `means` (slots, series, horizons, models), `quantiles` likewise with
-    LEVELS; the last model is what was spoken. NaN where nothing was said."""
+    """Forecasts by slot: `means` (slots, series, horizons, models), `quantiles` likewise with
+    LEVELS; the last model is the published forecast. NaN where there is none."""
 
     names: tuple[str, ...]
     means: FloatArray
@@ -62,7 +62,7 @@ class ForecastRun:
 def walk(
     found: SeriesSet, horizons: Sequence[int] = HORIZONS, *, slow: bool = False
 ) -> ForecastRun:
-    """Feed the book slot by slot and keep what it says before the next slot is shown to it.
+    """Feed the book slot by slot and keep each forecast before the next slot is shown to it.
 
     With `slow` the slow learners are in the ensemble too, with a seat for every series.
     """
@@ -124,15 +124,15 @@ def evaluate(
                     levels = ahead(run.quantiles[:, s, k], horizon)
                 else:
                     levels = conformal(mean, actual, horizon)
-                told = ForecastPair(actual, mean, levels, hours, warm)
+                pair = ForecastPair(actual, mean, levels, hours, warm)
                 models.setdefault(model, {})[str(horizon)] = {
-                    **quantile_metrics(told),
+                    **quantile_metrics(pair),
                     "us_per_update": round(run.us_per_update[model], 1),
                 }
             for model, levels, cost_us in seasonal_quantiles(actual, found.slot_s, horizon):
-                told = ForecastPair(actual, levels[:, LEVELS.index(0.5)], levels, hours, warm)
+                pair = ForecastPair(actual, levels[:, LEVELS.index(0.5)], levels, hours, warm)
                 models.setdefault(model, {})[str(horizon)] = {
-                    **quantile_metrics(told),
+                    **quantile_metrics(pair),
                     "us_per_update": round(cost_us, 1),
                 }
         results[series] = models
@@ -145,7 +145,7 @@ def default_warm(found: SeriesSet) -> int:
 
 
 def ahead(made: FloatArray, horizon: int) -> FloatArray:
-    """What was said `horizon` slots before, by target slot."""
+    """The forecasts made `horizon` slots before, by target slot."""
     moved = np.full_like(made, np.nan)
     moved[horizon:] = made[:-horizon]
     return moved
@@ -196,8 +196,8 @@ def seasonal_quantiles(
 
 
 def climatology(actual: FloatArray, horizon: int) -> FloatArray:
-    """Quantiles of the last WINDOW values known at the time, by target slot: where a baseline of
-    seasons starts, so that all are scored on the same slots."""
+    """Quantiles of the last WINDOW values known at the time, by target slot: the start of seasonal
+    baselines, so that all are scored on the same slots."""
     found = np.full((len(actual), len(LEVELS)), np.nan)
     for start in range(0, len(actual), REFRESH):
         known = actual[max(0, start - horizon + 1 - WINDOW) : max(0, start - horizon + 1)]

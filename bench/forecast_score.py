@@ -1,4 +1,4 @@
-"""Scores of forecasts that were made in time; formulas with their sources."""
+"""Scores of forecasts that were made before their slots; formulas with their sources."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ ATOM_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ForecastPair:
-    """One model at one horizon by target slot: what came, the mean and quantiles said for it.
+    """One model at one horizon by target slot: actual values, forecast mean and quantiles.
 
     `hours` is the hour of day of each slot (-1 where slots are as long as that), `warm` the first
     slot that is scored.
@@ -32,17 +32,17 @@ def hours_of(first_slot: int, slots: int, slot_s: float) -> IntArray:
     return hours if slot_s <= 3600 else np.full(slots, -1)
 
 
-def quantile_metrics(told: ForecastPair) -> dict[str, float]:
+def quantile_metrics(pair: ForecastPair) -> dict[str, float]:
     """WAPE (Kolassa and Schütz, 2007), mean pinball loss over LEVELS, Winkler's interval score
     (Winkler, 1972; Gneiting and Raftery, 2007), coverage, mean width; n slots.
 
-    Pinball, Winkler and width are divided by the mean of what came, so that series compare.
-    `_free` leaves the hours of atoms out (`_atoms`). The slots without intervals yet are left out
-    of all of them, `n` counts the rest.
+    Pinball, Winkler and width are divided by the mean actual value, so that series compare.
+    `_free` leaves out the hours of atoms (`_atoms`). All of them leave out the slots before the
+    first intervals; `n` counts the rest.
     """
-    usable = ~(np.isnan(told.actual) | np.isnan(told.mean) | np.isnan(told.quantiles).any(axis=1))
-    usable[: told.warm] = False
-    y, mean, quantiles = told.actual[usable], told.mean[usable], told.quantiles[usable]
+    usable = ~(np.isnan(pair.actual) | np.isnan(pair.mean) | np.isnan(pair.quantiles).any(axis=1))
+    usable[: pair.warm] = False
+    y, mean, quantiles = pair.actual[usable], pair.mean[usable], pair.quantiles[usable]
     n, total = len(y), float(y.sum())
     if n == 0 or total <= 0:
         return {"n": n}
@@ -61,7 +61,7 @@ def quantile_metrics(told: ForecastPair) -> dict[str, float]:
         found[f"winkler{name}"] = float((upper - lower + 2.0 / miss * outside).mean() / unit)
         found[f"coverage{name}"] = float(inside.mean())
         found[f"width{name}"] = float((upper - lower).mean() / unit)
-        hours = told.hours[usable]
+        hours = pair.hours[usable]
         hourly, atoms = _by_hour(inside, hours), _atoms(y, hours)
         free = ~np.isin(hours, atoms)
         if free.any():
@@ -86,9 +86,9 @@ def _by_hour(inside: npt.NDArray[np.bool_], hours: IntArray) -> dict[int, float]
 
 
 def _atoms(actual: FloatArray, hours: IntArray) -> list[int]:
-    """Hours of the day in which one value is most of what comes (nights of zeros).
+    """Hours of the day in which most values are equal (nights of zeros).
 
-    No interval around such a value can cover 80 %: it holds the value, or it does not.
+    No interval around such a value can cover 80 %: it contains the value or does not.
     """
     found = []
     for hour in range(24):

@@ -46,7 +46,7 @@ def sources(traces: Path) -> Iterator[tuple[str, Callable[[], SeriesSet]]]:
 
 def held_out(traces: Path) -> Iterator[tuple[str, Callable[[], SeriesSet]]]:
     """Sets on which nothing was ever tuned: the forecasts met them for the first time in this
-    table, and may not be changed for them."""
+    table, and must not be changed for them."""
     yield "flights by destination 1 h", lambda: flights_series(60, 6_000, ("dest",))
     blocks = traces / "cloudphysics_io" / "cloudPhysicsIO.csv.gz"
     if blocks.is_file():
@@ -118,7 +118,7 @@ def medians(scores: Scores, model: str, horizon: int, key: str) -> float:
 
 
 def verdicts(found: dict[str, dict[str, Any]]) -> list[str]:
-    """The targets, over all series, and by name where they are missed."""
+    """The targets over all series, with the names of the series that miss them."""
     if not any(kept["slots"] >= LONG_SLOTS for kept in found.values()):
         return [f"No set of {LONG_SLOTS} slots: nothing to hold against the targets."]
     lines = ["## Against the targets", "", "| | 1 | 6 | 12 slots |", "|---|---|---|---|"]

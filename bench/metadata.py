@@ -1,4 +1,4 @@
-"""`python -m bench metadata`: transactions, watches and fail-over of each metadata store."""
+"""`python -m bench metadata`: transactions, watches and failover of each metadata store."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import add_MetadataServicer_to_server
 
 VALUE = bytes(500)
-"""About a shard's record."""
+"""About the size of a shard's record."""
 ALONE, TOGETHER, IN_FLIGHT = 300, 3_000, 64
 KEY = "/cells/bench/leader"
 _CANDIDATE = """
@@ -49,7 +49,7 @@ async def _swap(store: MetadataStore, key: str, revision: int) -> int:
 
 
 async def _figures(store: MetadataStore) -> dict[str, float]:
-    """Compare-and-swaps a second with 1 and with 64 in flight; ms until a watch tells of one."""
+    """Compare-and-swaps a second with 1 and with 64 in flight; ms until a watch shows a change."""
     revision = 0
     for _ in range(ALONE):  # a store's first second is several times slower
         revision = await _swap(store, "/bench/warm", revision)
@@ -171,7 +171,7 @@ async def _all(rounds: int) -> dict[str, object]:
 def command(
     rounds: Annotated[int, typer.Option(help="Leaders killed to measure the election.")] = 5,
 ) -> None:
-    """Compare-and-swaps a second, watch latency and fail-over, embedded and etcd; prints JSON.
+    """Compare-and-swaps a second, watch latency and failover, embedded and etcd; prints JSON.
 
     Example: python -m bench metadata
     """

@@ -1,9 +1,9 @@
-"""`python -m bench migrate`: what a move costs its callers, beside Kafka's own reassignment.
+"""`python -m bench migrate`: what a move costs clients, compared with Kafka's reassignment.
 
-A shard is filled, 20 MB/s of appends and their reads go to shards beside it, and a client in a
-process of its own sends the moved shard 1,000 appends/s and key reads, open loop. Each strategy is
-run with each feed. `blackout` is the longest gap without an ack during a move; the longest gap in
-the still time before it is told beside it, because a busy machine makes gaps, too.
+A shard is filled, 20 MB/s of appends and their reads go to other shards, and a client in a
+process of its own sends the moved shard 1,000 appends/s and key reads, open loop. Each strategy
+runs with each feed. `blackout` is the longest gap without an ack during a move; the longest gap in
+the still time before it is reported too, because a busy machine also causes gaps.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ KAFKA_HEAP_MB = 256
 
 @dataclass(frozen=True, slots=True)
 class MigrateScale:
-    """How much and how often. `still_s`: before and after each move."""
+    """Sizes and repetitions. `still_s`: before and after each move."""
 
     name: str
     megabytes: int
@@ -47,7 +47,7 @@ class MigrateScale:
     throttle_mb: int
     throttle_moves: int
     part_s_max: float
-    """No further move of a part is begun after it, but for the least number."""
+    """No further move of a part begins after this time, except for the least number."""
 
 
 QUICK = MigrateScale("quick", 60, 20.0, 3, 2, 1.5, 200, 1, 60.0)
@@ -64,19 +64,19 @@ class MoveMeasurement:
     replicas: int = 1
 
     def keep(self) -> None:
-        """What is measured so far, in a form that `--merge` takes."""
+        """The figures so far, in the form that `--merge` takes."""
         if self.out is not None:
-            told = {"figures": self.figures.as_json(), "notes": self.figures.missing}
-            self.out.write_text(json.dumps(told))
+            found = {"figures": self.figures.as_json(), "notes": self.figures.missing}
+            self.out.write_text(json.dumps(found))
 
 
 def all_parts() -> list[str]:
-    """What a run is made of. `throttle` is run only when it is asked for."""
+    """The parts of a run. `throttle` runs only on request."""
     return [table.IDLE, *table.strategy_parts(), table.PEER]
 
 
 def file_copy_mb_per_s(folder: Path, megabytes: int) -> float:
-    """A plain copy of a file in the page cache to a new one, not synced; so is ours."""
+    """A plain copy of a file in the page cache to a new one, not synced, like the store's."""
     source, target = folder / "copy-from", folder / "copy-to"
     source.write_bytes(np.random.default_rng(1).bytes(megabytes * 1_000_000))
     begin = time.perf_counter()
@@ -94,7 +94,7 @@ def _limits(bench: MoveMeasurement) -> None:
 
 
 async def _idle(bench: MoveMeasurement, cluster: LocalCluster, db: Any) -> None:
-    """Copies with nobody about, each beside the machine's limits."""
+    """Copies without other load, each next to the machine's limits."""
     for feed in table.FEEDS:
         moving = Moving(cluster, db, f"idle-{feed}")
         await moving.create(bench.mode.megabytes)
@@ -115,8 +115,9 @@ async def _strategy(
     megabytes: int,
     count: int,
 ) -> None:
-    """Moves of the strategy and feed `of`, told under `name`. With replicas appends wait for a
-    follower before the move, too; one alone has it best before, and feels the shadow most."""
+    """Moves of the strategy and feed `of`, under the name `name`. With replicas appends wait for a
+    follower before the move, too; a single copy has the best figures before, and the shadow slows
+    it most."""
     if bench.replicas > 1 and of not in table.NO_FEED:
         name = f"{name}/{bench.replicas}-replicas"
     strategy, _, feed = of.partition("/")
@@ -190,7 +191,7 @@ async def run_migrate(
     out: Path | None = None,
     replicas: int = 1,
 ) -> dict[str, Any]:
-    """The whole run, or those `parts` of it; what `--json` prints."""
+    """The whole run, or `parts` of it; what `--json` prints."""
     machine = history.machine()
     folder = shared_run().folder / "migrate"
     folder.mkdir()

@@ -27,8 +27,8 @@ def command(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    told = msgspec.json.decode(report.read_bytes())
-    cuts = [b"", *(k.encode() for k in told["shards"]["split_keys"])]
+    demo = msgspec.json.decode(report.read_bytes())
+    cuts = [b"", *(k.encode() for k in demo["shards"]["split_keys"])]
     events = flight_events(months=(10,))
     at_us = events["event_time_us"].to_numpy()
     shown = (at_us >= START_US) & (at_us < START_US + DAYS * 24 * HOUR_US)
@@ -43,13 +43,13 @@ def command(
     axes = figure.add_subplot()
     image = axes.imshow(grid, aspect="auto", origin="lower", cmap="magma", interpolation="nearest")
     figure.colorbar(image, ax=axes, label="appends per hour")
-    homes = told["shards"]["first_instances"]
+    homes = demo["shards"]["first_instances"]
     names = [
         f"{i}: {c.decode() or '(first)'} · {h}"
         for i, (c, h) in enumerate(zip(cuts, homes, strict=True))
     ]
     axes.set_yticks(range(len(cuts)), names, fontsize=7)
-    for move in told["migrations"]:
+    for move in demo["migrations"]:
         row, begin_h = int(move["shard"].split("/")[1]), move["begin_s"]
         cutover_h = move["crossing_s"] - move["lead_s"]
         axes.plot([begin_h, cutover_h], [row, row], color="cyan", lw=4)

@@ -1,8 +1,8 @@
 """Budget B10: one plan of 100,000 shards on 1,000 instances, with all policies; time and memory.
 
 Synthetic, seeded: zipf-like loads, forecasts of 24 periods with intervals, a second copy of each
-shard in another zone, learned cuts for the busiest, CROSSING of the instances going to be over
-their limit.
+shard in another zone, learned split keys for the busiest, CROSSING of the instances forecast to
+exceed their limit.
 """
 
 import json
@@ -24,13 +24,13 @@ from sharder.view import ForecastView, InstanceView, ShardView, SplitPoint, View
 PERIODS = 24
 CROSSING = 0.17
 CUTS_OF = 256
-"""As many shards have learned cuts in a live coordinator's view."""
+"""Number of shards with learned split keys, as in a live coordinator's view."""
 CAPACITY = 10_000.0
 LIMIT_S = 2.0
 
 
 def make_view(shards: int, instances: int, crossing: float, seed: int) -> View:
-    """`crossing`: share of the instances whose load is to go over their limit."""
+    """`crossing`: share of the instances whose load will exceed their limit."""
     rng = np.random.default_rng(seed)
     per = shards // instances
     home = np.repeat(np.arange(instances), per)

@@ -1,4 +1,4 @@
-"""`python -m bench profiler`: what the profiler costs, and how true its pictures are (B9, B10)."""
+"""`python -m bench profiler`: what the profiler costs, and how exact its figures are (B9, B10)."""
 
 import asyncio
 import gc
@@ -89,7 +89,7 @@ def agent_cost(pairs: int, batches: int = 200) -> dict[str, float]:
 def memory(distinct: int, batch: int = 1_000_000) -> dict[str, float]:
     """Bytes of Python and numpy that agent, heatmap and heavy hitters hold after so many keys.
 
-    Each batch has new keys only. The agent is given all of them; the heatmap its samples.
+    Each batch has only new keys. The agent gets all of them; the heatmap its samples.
     """
     gc.collect()
     tracemalloc.start()
@@ -103,8 +103,8 @@ def memory(distinct: int, batch: int = 1_000_000) -> dict[str, float]:
         slot = done // len(scratch)
         keys: Any = _Keys(done, len(scratch))
         agent.record("s/0", OpType.APPEND, len(scratch), 0, 0.001, slot * 1_000_000, None, keys)
-        for told in agent.drain(slot):
-            heatmap.add_samples(told.sampled_keys, slot)
+        for statistics in agent.drain(slot):
+            heatmap.add_samples(statistics.sampled_keys, slot)
     spent = time.perf_counter() - start
     held = tracemalloc.get_traced_memory()[0] - scratch.nbytes
     tracemalloc.stop()
@@ -139,11 +139,11 @@ def picture(path: Path) -> dict[str, float]:
         heavy.add(hashes, name=lambda i, part=part: part[i])  # type: ignore[misc]
     spent = time.perf_counter() - start
     places = np.array([int(block) for block in blocks])
-    # Ranges of equal width, which know nothing of the heatmap's own boundaries.
+    # Ranges of equal width, independent of the heatmap's own boundaries.
     width = int(places.max() - places.min()) // RANGES + 1
     exact = np.bincount((places - places.min()) // width, minlength=RANGES)
     edges = [b"%012d" % (int(places.min()) + i * width) for i in range(RANGES + 1)]
-    told = np.array([heatmap.recent_load(a, b) for a, b in pairwise(edges)])
+    estimated = np.array([heatmap.recent_load(a, b) for a, b in pairwise(edges)])
     top = np.argsort(-exact)[:100]
     top = top[exact[top] > 0]
     true = [key for key, _ in Counter(blocks).most_common(100)]
@@ -152,8 +152,8 @@ def picture(path: Path) -> dict[str, float]:
     counts = Counter(blocks)
     return {
         "ranges_compared": len(top),
-        "rank_correlation_top_100": _ranks_agree(exact[top], told[top]),
-        "median_error_top_100": float(np.median(np.abs(told[top] / exact[top] - 1.0))),
+        "rank_correlation_top_100": _ranks_agree(exact[top], estimated[top]),
+        "median_error_top_100": float(np.median(np.abs(estimated[top] / exact[top] - 1.0))),
         "heavy_hitters_recall_100": len(found & set(true)) / 100,
         "heavy_hitters_as_heavy": sum(counts[key] >= least for key in found) / len(found),
         "us_per_access": 1e6 * spent / len(blocks),
@@ -189,9 +189,9 @@ def forecasts(shards: int, periods: int = 20, *, slow: bool = False) -> dict[str
 
     def period(t: int) -> float:
         wave = size * (1.0 + 0.5 * np.sin(2 * np.pi * t / 288)) + rng.normal(0, 3, shards)
-        told = dict(zip(names, np.maximum(wave, 0).tolist(), strict=True))
+        values = dict(zip(names, np.maximum(wave, 0).tolist(), strict=True))
         start = time.process_time()
-        book.learn_many(t, told)
+        book.learn_many(t, values)
         book.said(names)
         return time.process_time() - start
 
@@ -207,16 +207,16 @@ def forecasts(shards: int, periods: int = 20, *, slow: bool = False) -> dict[str
 
 
 def together(path: Path) -> list[dict[str, Any]]:
-    """What CoAccess finds in mooncake: blocks of 500 hash ids that requests touch together."""
+    """The pairs that CoAccess finds in mooncake: blocks of 500 hash ids that requests share."""
     import gzip
 
     pairs = CoAccess(0)
     with gzip.open(path, "rt") as lines:
         for line in lines:
-            told = json.loads(line)
-            groups = {int(block) // 500 for block in told["hash_ids"]}
+            request = json.loads(line)
+            groups = {int(block) // 500 for block in request["hash_ids"]}
             if len(groups) <= 32:
-                pairs.learn("", groups, int(told["timestamp"]) * 1_000)
+                pairs.learn("", groups, int(request["timestamp"]) * 1_000)
     return [{"groups": [i, j], "requests": n} for i, j, n in pairs.top(10)]
 
 
@@ -228,7 +228,7 @@ def command(
     records: Annotated[int, typer.Option(help="appended a turn on the whole path")] = 400_000,
     path_only: Annotated[bool, typer.Option(help="only the whole append path (B9)")] = False,
 ) -> None:
-    """Cost of the agent, memory by distinct keys, truth of the pictures, time of the forecasts."""
+    """Cost of the agent, memory by distinct keys, exactness of the figures, time of forecasts."""
     found: dict[str, Any] = {"append_path": asyncio.run(append_path(pairs, records))}
     if path_only:
         typer.echo(json.dumps(found, indent=1))

@@ -3,10 +3,10 @@
 Two clusters run side by side and differ in one setting (`NodeConfig.profile`). The same batches go
 to one, then to the other, in turns that swap from pair to pair. The CPU is that of the instances'
 processes, by the scheduler's own account (nanoseconds), from one turn of a cluster to its next, so
-what it does afterwards (index, compaction, reports) is in it. It is told twice: of all threads, and
-of the threads of the event loops alone. All that the agent does, it does in those; index and
-compaction, which come in lumps of a second and hide three per cent of anything, run in others. So
-the share is what the agent adds to the loops by what all threads take.
+that it includes later work (index, compaction, reports). There are two figures: of all threads, and
+of the threads of the event loops alone. The agent works only in those; index and
+compaction take a second at a time in other threads and hide a difference of three per cent. So
+the share is the agent's cost in the loops divided by the cost of all threads.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class PathSide:
     read_ns: tuple[int, int] = (0, 0)
     cpu_ns: list[float] = field(default_factory=list)
     loop_ns: list[float] = field(default_factory=list)
-    """The event loops' part of it."""
+    """The event loops' part."""
     records_per_s: list[float] = field(default_factory=list)
 
     def pids(self) -> list[int]:
@@ -82,7 +82,7 @@ async def append_path(pairs: int, records: int) -> dict[str, float]:
 
 
 def cpu_ns(pids: Iterable[int]) -> tuple[int, int]:
-    """What all threads of these processes have had of the CPU, and their first threads alone."""
+    """CPU time of all threads of these processes, and of their first threads alone."""
     total = loops = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -111,7 +111,8 @@ def _told(on: PathSide, off: PathSide) -> dict[str, float]:
 
 
 def _share(name: str, on: list[float], off: list[float], base: float) -> dict[str, float]:
-    """What `on` adds by `base`: mean with its t interval, median with that of the sign test."""
+    """The relative cost of `on` over `base`: mean with its t interval, median with the sign
+    test's."""
     gain = (np.array(on) - np.array(off)) / base
     half = T95 * float(np.std(gain, ddof=1)) / len(gain) ** 0.5
     return {
@@ -124,7 +125,7 @@ def _share(name: str, on: list[float], off: list[float], base: float) -> dict[st
 
 
 def _interval(name: str, values: FloatArray) -> dict[str, float]:
-    """Order statistics that hold the median with 95 % (sign test): a turn beside other work counts
+    """Order statistics that contain the median with 95 % (sign test): a disturbed turn counts
     as one vote, however long it took."""
     ordered = np.sort(values)
     out = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))

@@ -1,8 +1,8 @@
 """Restart of an instance with data (B12): from starting the process to the first acked append.
 
-A real instance and coordinator are run; the data is appended through the client, then the instance
-is killed with -9 (nothing is flushed or checkpointed) and its process is started anew. Told are the
-parts: `ready` (listening), `append` (first acked append), `read` (first record of the log's end).
+A real instance and coordinator run; the data is appended through the client, then the instance
+is killed with -9 (nothing is flushed or checkpointed) and its process is started again. The
+figures: `ready` (listening), `append` (first acked append), `read` (first record of the log's end).
 """
 
 import asyncio
@@ -81,7 +81,7 @@ async def _measure(folder: Path, gb: float, shards: int) -> dict[str, Any]:
 
 
 async def _fill(db: Client, gb: float) -> int:
-    """Random values, appended in batches of ROWS; returns how many records."""
+    """Append random values in batches of ROWS; returns how many records."""
     log = await db.log("restart")
     total = int(gb * 1e9 / RECORD_BYTES)
     size = RECORD_BYTES - 16

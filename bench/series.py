@@ -23,9 +23,9 @@ _TIME_S = re.compile(r"^(time|timestamp|arrival)_?s$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class SeriesSet:
-    """Series on one grid of slots: `values[name][i]` is of slot `first_slot + i`, NaN = no word.
+    """Series on one grid of slots: `values[name][i]` is of slot `first_slot + i`, NaN = missing.
 
-    Slots are counted from the Unix epoch where the file tells a time, so that hours and weekdays
+    Slots are counted from the Unix epoch where the file has times, so that hours and weekdays
     are the real ones; else as the file counts them.
     """
 
@@ -58,10 +58,11 @@ def read_columns(path: Path) -> dict[str, list[str]]:
 
 
 def seconds_of(head: str, column: list[str], slot_s: float | None) -> tuple[FloatArray, float]:
-    """Times in seconds and the length of a slot, as the column tells it.
+    """Times in seconds and the length of a slot, by the column.
 
-    ISO timestamps are UTC seconds; a number is seconds where the head says so (`time_s`), else a
-    slot. The slot's length is `slot_s`, or the unit in the head (`slot_30min`), or the median step.
+    ISO timestamps are UTC seconds; a number is seconds if the header says so (`time_s`), else a
+    slot. The slot's length is `slot_s`, or the unit in the header (`slot_30min`), or the median
+    step.
     """
     try:
         numbers = np.array(column, dtype=np.float64)
@@ -79,7 +80,7 @@ def seconds_of(head: str, column: list[str], slot_s: float | None) -> tuple[Floa
 def load_series(path: Path, slot_s: float | None = None, *, events: bool = False) -> SeriesSet:
     """Every series of the file, in slots of `slot_s` (default: the file's own step).
 
-    Several rows in one slot are averaged (relative scores know no unit). With `events` a row is an
+    Several rows in one slot are averaged (relative scores have no unit). With `events` a row is an
     arrival: the one series is the count of rows in each slot, and silence is 0.
     """
     columns = read_columns(path)
@@ -92,16 +93,16 @@ def load_series(path: Path, slot_s: float | None = None, *, events: bool = False
     offset = slots - first
     name = path.name.removesuffix(".gz").removesuffix(".csv")
     if events:
-        # The last slot is cut off by the end of the file: it would read as a fall.
+        # The end of the file cuts the last slot off: it would look like a drop.
         count = np.bincount(offset, minlength=size).astype(np.float64)[:-1]
         return SeriesSet(name, step_s, first, {"arrivals": count})
     found = {}
     rows = np.bincount(offset, minlength=size)
     for series, column in list(columns.items())[1:]:
         given = np.array([float(text) if text else np.nan for text in column])
-        told = ~np.isnan(given)
-        rows = np.bincount(offset[told], minlength=size)
-        sums = np.bincount(offset[told], weights=given[told], minlength=size)
+        known = ~np.isnan(given)
+        rows = np.bincount(offset[known], minlength=size)
+        sums = np.bincount(offset[known], weights=given[known], minlength=size)
         found[series] = np.where(rows > 0, sums / np.maximum(rows, 1), np.nan)
     if not found:
         raise ValueError(f"{path.name} has one column, the limit is at least 2 (or --events)")

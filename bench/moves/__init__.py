@@ -1,1 +1,1 @@
-"""What `python -m bench migrate` is made of: the probe, our moves, Kafka's reassignments."""
+"""The parts of `python -m bench migrate`: the probe, our moves, Kafka's reassignments."""

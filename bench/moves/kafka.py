@@ -1,7 +1,7 @@
-"""Kafka's own way: one partition of the same size, reassigned between brokers by Kafka's tool.
+"""Kafka's reassignment: one partition of the same size, moved between brokers by Kafka's tool.
 
-The same load goes beside it: a topic with a partition on each of the two brokers that the moved one
-goes between, appended to and read at the same rate.
+The same load runs at the same time: a topic with a partition on each of the two brokers
+involved, appended to and read at the same rate.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def _create(address: str, name: str, brokers: list[int], **config: str) -> None:
     homes = [[broker] for broker in brokers]
     config["min.insync.replicas"] = "1"
     new = NewTopic(name, replica_assignment=homes, num_partitions=len(homes), config=config)
-    client = admin(address)  # which ends what it was asked for when it is collected
+    client = admin(address)  # it ends its request when it is collected
     client.create_topics([new])[name].result(30)
 
 
@@ -133,20 +133,20 @@ async def _reassign(address: str, folder: Path, broker: int) -> tuple[float, flo
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     client, ordered_s = admin(address), time.monotonic()
-    told = asyncio.create_task(process.communicate())
+    output = asyncio.create_task(process.communicate())
     begin: float | None = None
     async with asyncio.timeout(MOVE_DEADLINE_S):
         while (home := await asyncio.to_thread(_home, client)) != broker:
-            # The tool's own start is a JVM's, which is no part of the move: it begins when the
+            # The tool's own start is a JVM's, no part of the move: that begins when the
             # partition is first seen with two replicas.
             if begin is None and home == -1:
                 begin = time.monotonic()
-            if told.done() and (process.returncode != 0 or b"rror" in told.result()[0]):
-                text = told.result()[0].decode()[-500:]
+            if output.done() and (process.returncode != 0 or b"rror" in output.result()[0]):
+                text = output.result()[0].decode()[-500:]
                 raise ServiceError(f"Kafka refused the reassignment: {text}")
             await asyncio.sleep(0.02)
     end = time.monotonic()
-    await told
+    await output
     return begin or ordered_s, end
 
 

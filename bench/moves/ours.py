@@ -1,4 +1,4 @@
-"""Moves of our own: a filled shard, load beside it, a probe on it, one move after the other."""
+"""Moves of this store: a filled shard, other load, a probe on the shard, move after move."""
 
 import asyncio
 import contextlib
@@ -33,13 +33,13 @@ CHUNK_RECORDS = 250
 FILLS_IN_FLIGHT = 8
 MOVE_DEADLINE_S = 600.0
 MOVES_MIN = 3
-"""Of each part, however long they take."""
+"""Least moves of each part, however long they take."""
 OPTIONS = {"shadow_s": 0.5, "soak_s": 1.0, "ramp_step": 0.1, "ramp_interval_s": 0.05}
 
 
 @dataclass(frozen=True, slots=True)
 class MoveSample:
-    """One move as its record tells it, and when it ran (CLOCK_MONOTONIC)."""
+    """One move with the figures of its record, and its time (CLOCK_MONOTONIC)."""
 
     record: Migration
     start_s: float
@@ -68,7 +68,7 @@ async def fill(log: logstore.Log, megabytes: int) -> None:
 
 @dataclass(slots=True)
 class Reached:
-    """What the load beside the moves came to, in MB/s of values."""
+    """Rates of the load beside the moves, in MB/s of values."""
 
     append_mb_per_s: float = 0.0
     read_mb_per_s: float = 0.0
@@ -132,11 +132,11 @@ class Moving:
         await self.refill()
 
     async def refill(self) -> None:
-        """So much more into the open shard."""
+        """Append this many more bytes to the open shard."""
         await fill(await self._db.log(self.name), self._megabytes)
 
     async def move(self, strategy: str, feed: str) -> MoveSample:
-        """To the next instance; ServiceError unless it completed with equal chains."""
+        """Move to the next instance; ServiceError unless it completed with equal chains."""
         log = await self._db.log(self.name)
         (shard,) = (await log.shard_map()).open_shards
         if strategy == "switch":
@@ -195,7 +195,7 @@ async def moves_under_load(
             if number >= MOVES_MIN and time.monotonic() - began_s > part_s_max:
                 say(f"{strategy} by {feed}: {part_s_max:g} s are over after {number} moves")
                 break
-            if strategy == COPY_ON_WRITE and number:  # what was moved stays sealed history
+            if strategy == COPY_ON_WRITE and number:  # the moved shard stays as sealed history
                 await moving.refill()
             before_s = time.monotonic()
             await asyncio.sleep(still_s)

@@ -45,7 +45,7 @@ class Samples:
 
 
 async def steady(call: Call, per_s: float, stop: asyncio.Event, samples: Samples) -> list[str]:
-    """Start calls on schedule until `stop`; returns what failed, the first few."""
+    """Start calls on schedule until `stop`; returns the first few failures."""
     tasks: set[asyncio.Task[None]] = set()
     failures: list[str] = []
     begin = time.monotonic()
@@ -117,7 +117,7 @@ async def _main(kind: str, address: str, name: str, out: Path) -> None:
     made = {"ours": _ours, "kafka": _kafka}[kind]
     async with made(address, name) as (append, read):
         await append(0)
-        collector.settle()  # its own pauses would be taken for the server's
+        collector.settle()  # its own pauses would count as the server's
         print("going", flush=True)
         work = [steady(append, APPENDS_PER_S, stop, appends)]
         if read is not None:
@@ -131,7 +131,7 @@ async def _main(kind: str, address: str, name: str, out: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the client saw of calls that should have started within a time."""
+    """The client's figures of calls that should have started within a time."""
 
     calls: int
     failed: int

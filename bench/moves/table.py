@@ -1,4 +1,4 @@
-"""What a run of moves says: figures of each strategy and feed, and budget B8 over them."""
+"""The table of a run of moves: figures of each strategy and feed, and budget B8 for them."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def add_windows(figures: Figures, name: str, seen: ProbeSamples, times: list[flo
 
 
 def add_calls(figures: Figures, name: str, seen: ProbeSamples) -> None:
-    """How many calls the probe made and how many failed, over the whole of its time."""
+    """How many calls the probe made and how many failed, over its whole time."""
     made = len(seen.appends[0]) + len(seen.reads[0])
     failed = np.isnan(seen.appends[1]).sum() + np.isnan(seen.reads[1]).sum()
     figures.add(f"calls/{name}", float(made), "calls")
@@ -51,7 +51,7 @@ def add_calls(figures: Figures, name: str, seen: ProbeSamples) -> None:
 
 
 def add_record(figures: Figures, name: str, record: Migration) -> None:
-    """What a move's own record says: how long appends were held, the copy's rate, equality."""
+    """Figures of a move's own record: how long appends were held, the copy's rate, equality."""
     if record.blackout_ms is not None:
         figures.add(f"held/{name}", float(record.blackout_ms), "ms")
     if name in NO_FEED:
@@ -92,10 +92,10 @@ def _rules(name: str) -> list[Rule]:
 
 
 def budget(figures: Figures) -> list[FigureRow]:
-    """Budget B8 for every strategy and feed; Kafka's own reassignment held against the same."""
+    """Budget B8 for every strategy and feed; Kafka's reassignment judged by the same limits."""
     add_worst(figures)
-    told = [name.removeprefix("move/") for name in figures.values if name.startswith("move/")]
-    names = list(dict.fromkeys([*strategy_parts(), *(n for n in told if n != PEER)]))
+    measured = [name.removeprefix("move/") for name in figures.values if name.startswith("move/")]
+    names = list(dict.fromkeys([*strategy_parts(), *(n for n in measured if n != PEER)]))
     rules = [rule for name in names for rule in _rules(name)]
     rules += [
         Rule("B8", f"idle copy vs a file copy, {feed}", f"copy-idle/{feed}",
@@ -110,7 +110,7 @@ def budget(figures: Figures) -> list[FigureRow]:
 
 
 def merge(into: Figures, path: Path) -> None:
-    """Add the figures of an earlier run's `--json`; what both have is taken from this one."""
+    """Add the figures of an earlier run's `--json`; this one's win where both have a name."""
     try:
         found = json.loads(path.read_text())
         for name, entry in found["figures"].items():

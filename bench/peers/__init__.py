@@ -1,4 +1,4 @@
-"""Drivers of the systems we compare ourselves with, of the machine's limits, and of our own."""
+"""Drivers of the compared systems, of the machine's limits, and of this store."""
 
 from bench.peers.base import Peer, PeerError, Result, Setting, check_same
 

@@ -1,4 +1,4 @@
-"""What every compared system is asked to do, and what it answers."""
+"""The port of every compared system."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from bench.workload.records import RecordSet
 
 
 class PeerError(RuntimeError):
-    """A system lost, doubled or changed a record, or its tool said something we cannot read."""
+    """A system lost, doubled or changed a record, or its tool's output cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

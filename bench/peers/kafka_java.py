@@ -17,7 +17,7 @@ PRODUCER = "org.apache.kafka.tools.ProducerPerformance"
 CONSUMER = "org.apache.kafka.tools.ConsumerPerformance"
 PARTITIONS = 1
 WARM_UP_RECORDS = (
-    1_000_000  # each run of the tool is a new JVM: without it the compiler is measured
+    1_000_000  # each run of the tool is a new JVM: without it the compiler would be measured
 )
 CLIENT_HEAP_MB = 512
 BROKER_HEAP_MB = 1024
@@ -81,7 +81,7 @@ def topic_count(address: str, topic: str, partitions: int) -> int:
 
 
 async def run_tool(command: list[str]) -> str:
-    """Run one of Kafka's tools to its end; it ends with us, however we end."""
+    """Run one of Kafka's tools to its end; it ends with this process in any case."""
     run = shared_run()
     folder = run.member_folder(f"tool-{uuid.uuid4().hex[:8]}")
     process = await asyncio.create_subprocess_exec(
@@ -149,10 +149,10 @@ class KafkaJava:
         return await self.append_at(records.count, records.record_bytes, None)
 
     async def append_at(self, count: int, record_bytes: int, rate_per_s: float | None) -> Result:
-        """`count` records after the warm-up, as fast as it goes or at a fixed rate.
+        """`count` records after the warm-up, at full speed or at a fixed rate.
 
-        The tool makes its own keyless payloads. Its latencies run from the actual send, which is
-        kinder to Kafka than our open loop is to us.
+        The tool makes its own keyless payloads. Its latencies run from the actual send, which
+        favours Kafka over our open loop.
         """
         topic = await self._fresh_topic()
         warm_up = self._warm_up if rate_per_s is None else min(self._warm_up, int(rate_per_s * 2))

@@ -1,4 +1,4 @@
-"""What this machine could do at best: memory, loopback, disk, RocksDB alone."""
+"""The limits of this machine: memory, loopback, disk, RocksDB alone."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from bench.services.install import program
 from bench.services.paths import cache_root
 from logstore.base.limits import GROUP_BYTES_MAX
 
-GROUP_BYTES = GROUP_BYTES_MAX  # what one group commit of ours writes at most
+GROUP_BYTES = GROUP_BYTES_MAX  # the most that one group commit writes
 
 
 def memcpy_mb_per_s(*, size_mb: int = 64, rounds: int = 8) -> float:
@@ -67,7 +67,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 def file_mb_per_s(*, seconds: float, sync: bool, group_bytes: int = GROUP_BYTES) -> float:
     """Append groups to one file, with fdatasync after each or none: the disk's group-commit limit.
 
-    The file is not allocated ahead, as no log is that grows.
+    The file is not allocated ahead, like every growing log.
     """
     group = os.urandom(group_bytes)
     written = 0
@@ -90,7 +90,7 @@ def file_mb_per_s(*, seconds: float, sync: bool, group_bytes: int = GROUP_BYTES)
 def rocksdb_mb_per_s(*, records: int, record_bytes: int = 100, batch: int = 1_000) -> float | None:
     """RocksDB's own db_bench for the same bytes: sequential keys, WAL on, no fsync, blob files.
 
-    None where db_bench cannot be had (Debian: rocksdb-tools).
+    None where db_bench is not available (Debian: rocksdb-tools).
     """
     binary = program("db_bench", packages=["rocksdb-tools"])
     if binary is None:

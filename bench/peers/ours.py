@@ -1,4 +1,4 @@
-"""Our own system, by its public contract only: `logstore up` and the Python client."""
+"""This store, by its public interface only: `logstore up` and the Python client."""
 
 import asyncio
 import importlib
@@ -177,8 +177,8 @@ class Ours:
         return Result(table.num_rows, len(joined), seconds, digest=digest)
 
     async def unary_per_s(self, *, concurrency: int, seconds: float) -> float:
-        """Single-record appends, each awaited by its worker before the next; the client puts
-        those that wait together into one batch."""
+        """Single-record appends, each awaited by its worker before the next; the client joins
+        waiting ones into one batch."""
         log = await self.fresh_log()
         number = itertools.count()
         value = bytes(84)

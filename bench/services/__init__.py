@@ -3,8 +3,8 @@
     with kafka() as broker, etcd(members=3) as store:
         use(broker.address, store.address)
 
-Each has free ports and a data folder of its own, is asked until it is ready, and is gone with its
-data when the block ends or this process dies in any way. May import nothing of ours.
+Each has free ports and a data folder of its own and is polled until it is ready. It is removed with
+its data when the block ends or this process dies in any way. May import nothing of ours.
 """
 
 from bench.services.base import Service, ServiceError

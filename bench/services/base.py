@@ -1,4 +1,4 @@
-"""A service: real processes of somebody else's, started, asked until ready, stopped, wiped."""
+"""A service: real processes of another project, started, polled until ready, stopped, removed."""
 
 import asyncio
 import os
@@ -23,11 +23,12 @@ PORT_ATTEMPTS = 3
 
 
 class ServiceError(RuntimeError):
-    """A service cannot be had or did not get ready; says what is missing and how to get it."""
+    """A service is missing or did not get ready; says what is missing and how to get it."""
 
 
 class Service(Protocol):
-    """What tests, benchmarks and demos need. All calls block; only `async with` does not."""
+    """The interface for tests, benchmarks and demos. All calls block; only `async with` does
+    not."""
 
     name: str
     source: str
@@ -116,7 +117,7 @@ class ServiceProcess:
         return self.process is None or self.process.poll() is not None
 
     def end(self, *, kill: bool, deadline_s: float = STOP_DEADLINE_S) -> None:
-        """Ask it to stop and wait; after the deadline, or at once with `kill`, kill it."""
+        """Terminate it and wait; after the deadline, or at once with `kill`, kill it."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -146,7 +147,7 @@ class ServiceProcess:
 
 
 class ProcessService(ABC):
-    """Members started together. A subclass says what to run and how to ask for readiness."""
+    """Members started together. A subclass says what to run and how to test readiness."""
 
     name: str
 
@@ -189,7 +190,7 @@ class ProcessService(ABC):
                     self._keep_logs("start")
                     self.wipe()
                     raise
-                self.wipe()  # somebody took a port between choosing and binding
+                self.wipe()  # another process took a port between choosing and binding
 
     def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
         give_up = time.monotonic() + deadline_s
@@ -226,7 +227,7 @@ class ProcessService(ABC):
     def stop(self) -> None:
         for member in reversed(self.members):
             if member.process is not None and member.process.poll() is None:
-                member.process.terminate()  # all at once: a quorum must not wait for its dead
+                member.process.terminate()  # all at once: a quorum must not wait for dead members
         for member in reversed(self.members):
             member.end(kill=False)
 
@@ -270,7 +271,7 @@ class ProcessService(ABC):
 
 
 class GivenService:
-    """A service somebody else runs, named by an address: it is asked, never stopped or wiped."""
+    """A service that somebody else runs, named by an address: used, never stopped or removed."""
 
     def __init__(self, name: str, address: str, ready: Callable[[str], bool]) -> None:
         self.name = name
@@ -298,10 +299,10 @@ class GivenService:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Not ours to stop."""
+        """Nothing to do: it is not ours."""
 
     def wipe(self) -> None:
-        """Not ours to wipe."""
+        """Nothing to do: it is not ours."""
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,7 +1,7 @@
-"""Finding programs, and getting them where they are missing.
+"""Finds programs, and installs missing ones.
 
-The order is the same for each: what is on PATH, what was cached, a package of the distribution (as
-root), Docker; else an error that says what to do. `LOGSTORE_NO_INSTALL=1` forbids getting anything.
+The order is the same for each: PATH, the cache, a package of the distribution (as
+root), Docker; else an error that says what to do. `LOGSTORE_NO_INSTALL=1` forbids installing.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def on_path(program: str) -> str | None:
 
 @contextlib.contextmanager
 def cache_lock(name: str) -> Iterator[Path]:
-    """The folder `<cache>/<name>`, held alone: parallel test runs fetch once."""
+    """The folder `<cache>/<name>` under an exclusive lock: parallel test runs fetch once."""
     folder = cache_root() / name
     folder.mkdir(parents=True, exist_ok=True)
     with (cache_root() / f"{name.replace('/', '-')}.lock").open("w") as handle:

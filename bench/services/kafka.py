@@ -52,7 +52,7 @@ rootLogger.appenderRef.out.ref = out
 
 
 def kafka_version() -> str:
-    """The pinned version, read from the pom: one place says it."""
+    """The pinned version, read from the pom, which alone names it."""
     space = {"m": "http://maven.apache.org/POM/4.0.0"}
     found = ElementTree.parse(POM).find("m:properties/m:kafka.version", space)
     if found is None or not found.text:

@@ -1,4 +1,4 @@
-"""Where things are kept, and ports that nobody uses."""
+"""Folders of downloads and data, and free ports."""
 
 import os
 import random

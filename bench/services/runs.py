@@ -1,7 +1,7 @@
 """Run folders: what one owner has started, and how the next one cleans up after it.
 
-A run folder is `<cache>/services/runs/<id>/` with `owner.json` (who) and one folder per member with
-its data, its log and its `pid`. Nothing that is needed for cleaning is only in memory:
+A run folder is `<cache>/services/runs/<id>/` with `owner.json` (its owner) and one folder per
+member with its data, its log and its `pid`. Everything that cleaning up needs is on the disk:
 
 1. The folder and `owner.json` exist before the first process is started.
 2. Every process carries the run's id in its environment from its first instruction and writes its
@@ -56,7 +56,7 @@ class ServiceRun:
 
 
 def open_run(*, detached: bool = False) -> ServiceRun:
-    """Clean up what dead owners left, then make a folder of our own."""
+    """Clean up the runs of dead owners, then make a folder for this one."""
     sweep()
     run_id = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder = runs_root() / run_id
@@ -113,7 +113,7 @@ def _owner_alive(owner: dict[str, object]) -> bool:
 
 def _recorded(folder: Path) -> list[psutil.Process]:
     """Processes whose pid a member's folder names. One that started after the record was written
-    is a stranger with a re-used number."""
+    has a re-used number and is not ours."""
     found = []
     for pidfile in folder.glob("*/pid"):
         try:
@@ -167,7 +167,7 @@ def sweep(*, detached_too: bool = False) -> list[str]:
     for folder in sorted(root.iterdir()):
         owner = _owner(folder)
         if owner.get("detached") is True and (folder / SERVICES_FILE).is_file():
-            mine = detached_too  # it came up: it stays until asked to go
+            mine = detached_too  # a detached run that came up: it stays until `down`
         elif not owner and time.time() - _age_reference(folder) < 5.0:
             mine = False  # another process is making it at this moment
         else:

@@ -1,4 +1,4 @@
-"""Seeded loads: who asks for which key, when, how, and with how many bytes.
+"""Seeded loads: which key is accessed when, how, and with how many bytes.
 
 Everything here is pure numpy, except `open_loop`, which sends on time. Batches are `Accesses`.
 """

@@ -1,4 +1,4 @@
-"""Key sequences: which key number is asked for at each of the given times. Pure and seeded."""
+"""Key sequences: the key number that is accessed at each of the given times. Pure and seeded."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -46,7 +46,7 @@ def moving_hot_spot(keys: int, *, width: int, lap_s: float, hot_share: float = 0
 def crowd_on(
     background: KeySequence, *, key: int, from_s: float, until_s: float, share: float
 ) -> KeySequence:
-    """`background`, but in [from_s, until_s) `share` of the accesses want one key."""
+    """`background`, but in [from_s, until_s) `share` of the accesses are to one key."""
 
     def draw(t: Floats, rng: np.random.Generator) -> Ints:
         inside = (t >= from_s) & (t < until_s) & (rng.random(len(t)) < share)
@@ -60,7 +60,7 @@ def co_access(
 ) -> KeySequence:
     """Planted groups: keys g, g + G, g + 2G ... (G groups) belong together. A group is drawn by a
     zipf law; with probability `follow` an access stays in the group of the access before it, so
-    members are asked for close in time though far apart in the key space."""
+    members are accessed close in time though far apart in the key space."""
     groups = keys // group_size
     if groups < 1:
         raise ValueError(f"group_size is {group_size}, there are only {keys} keys")

@@ -60,10 +60,10 @@ async def open_loop(
     """Call `send(start, stop)` for requests [start, stop) of the schedule when they are due.
 
     With `batch_max` above 1, requests that are due together go in one call, each with its own
-    latency; the oldest waits up to `linger_s` for others, which its latency then includes. Past
-    `in_flight_max` calls, sending waits, and what waits grows older: nothing is left out.
-    `longest_gap_s` is the longest time between two answers (a blackout, seen by this client). An
-    exception counts its requests as failed and does not stop the loop.
+    latency; the oldest waits up to `linger_s` for others, which its latency then includes. Beyond
+    `in_flight_max` calls, sending waits, and the latency of waiting requests grows: none is left
+    out. `longest_gap_s` is the longest time between two answers (a blackout, seen by this client).
+    An exception counts its requests as failed and does not stop the loop.
     """
     count = len(schedule_s)
     latency = np.full(count, np.nan)

@@ -1,4 +1,4 @@
-"""Records for throughput runs, and the sum that proves every system kept all of them."""
+"""Records for throughput runs, and the sum that proves that a system kept all of them."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -102,7 +102,7 @@ def digest_rows(rows: Matrix) -> int:
 
 
 def digest_bytes(joined: bytes, record_bytes: int) -> int:
-    """`digest_rows` of rows that lie one after the other."""
+    """`digest_rows` of adjacent rows in one buffer."""
     if len(joined) % record_bytes:
         raise ValueError(f"{len(joined)} bytes are no whole number of {record_bytes}-byte records")
     return digest_rows(np.frombuffer(joined, dtype=np.uint8).reshape(-1, record_bytes))

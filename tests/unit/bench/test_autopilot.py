@@ -60,11 +60,11 @@ def test_seconds_over_the_slo_are_put_down_to_their_cause() -> None:
         phases=(Phase(State.SOAKING, 5_500_000),),
     )  # fmt: skip
     found = _figures(driver, seen, [migration_told(record, None, 6_000_000, 10.0)], 0, 250.0)
-    told = found.told()
-    assert (told["slo_seconds"], told["by_overload"], told["by_move"], told["by_machine"]) == (
+    figures = found.as_json()
+    assert (figures["slo_seconds"], figures["by_overload"], figures["by_move"], figures["by_machine"]) == (
         3, 1, 1, 1,
     )  # fmt: skip
-    assert (told["throttled"], told["errors"], told["moves"]) == (7, 1, 1)
+    assert (figures["throttled"], figures["errors"], figures["moves"]) == (7, 1, 1)
 
 
 def test_the_view_of_the_plan_benchmark_has_what_it_says() -> None:
