@@ -1,4 +1,4 @@
-"""Types, errors, limits, configuration and the edge of clock, dice and ids.
+"""Types, errors, limits, configuration, and the process's clock, random generator and ids.
 
-Imports nothing of ours but `sharder.keys`.
+Imports only `sharder.keys` of ours.
 """

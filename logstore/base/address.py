@@ -1,6 +1,6 @@
-"""Addresses of processes: `host:port`, `[IPv6]:port`. The one place that takes them apart.
+"""Addresses of processes: `host:port`, `[IPv6]:port`. The only module that parses them.
 
-Whoever listens, advertises or connects reads its address here, so that a text means the same
+Every listener, advertised address and connection is parsed here, so that a text means the same
 everywhere. `::1:7500` could be the host `::1` or the whole address: it is refused.
 """
 
@@ -13,7 +13,7 @@ from logstore.base.errors import InvalidArgumentError
 
 PORT_MAX = 65_535
 HOST_CHARS_MAX = 253
-"""As of a DNS name."""
+"""The limit of a DNS name."""
 ADDRESSES_MAX = 1_024
 _SHOWN = 100
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
@@ -23,7 +23,7 @@ _FORM = "it must be host:port, an IPv6 host in brackets: [::1]:7500"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """`host` is without brackets; `str` gives back what can be dialled."""
+    """`host` is without brackets; `str` gives an address to connect to."""
 
     host: str
     port: int
@@ -63,7 +63,7 @@ def parse_host(text: str) -> str:
 
 
 def parse_address(text: str, field: str = "address", *, port_min: int = 1) -> Address:
-    """Read `host:port`; InvalidArgumentError names the field, the value and what is expected."""
+    """Read `host:port`; InvalidArgumentError names the field, the value and the expected form."""
     try:
         return Address.of(text, port_min=port_min)
     except ValueError as e:
@@ -91,7 +91,7 @@ def checked_listen(text: str) -> str:
 
 
 def checked_address(text: str) -> str:
-    """For settings: one address that can be dialled. ValueError."""
+    """For settings: one address to connect to. ValueError."""
     return str(Address.of(text))
 
 

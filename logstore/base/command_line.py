@@ -16,16 +16,16 @@ from pydantic_settings import BaseSettings, CliApp, CliSettingsSource
 S = TypeVar("S", bound=BaseSettings)
 
 _NEVER = "\0"
-"""No argument holds a NUL, so no text of a command line stands for None."""
+"""Stands for None: no argument can hold a NUL."""
 
 
 def from_command_line(
     settings: type[S], arguments: list[str], *, prog: str, description: str | None
 ) -> S:
-    """The settings that `arguments` and the environment give.
+    """The settings from `arguments` and the environment.
 
     pydantic.ValidationError on a value that is out of its limits (see `refusals`); SystemExit on
-    `--help` (0) and on arguments that are none (2).
+    `--help` (0) and on unknown arguments (2).
     """
     source: CliSettingsSource[Any] = CliSettingsSource(
         settings,
@@ -45,7 +45,7 @@ def refusals(error: pydantic.ValidationError) -> list[str]:
 
 def _refusal(found: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "missing":  # the input is all that was given, a password too
+    if found["type"] == "missing":  # the input is the whole input, with passwords
         return f"{field} is missing: {found['msg']}"
     return f"{field} is {found['input']!r}: {found['msg']}" if field else str(found["msg"])
 
@@ -59,7 +59,7 @@ def from_json(value: object) -> object:
 
 
 def json_or(empty: Callable[[], object]) -> Callable[[object], object]:
-    """As `from_json`, where null says the same as an empty list or object."""
+    """Like `from_json`, but null means an empty list or object."""
 
     def read(value: object) -> object:
         found = from_json(value)
@@ -71,7 +71,7 @@ def json_or(empty: Callable[[], object]) -> Callable[[object], object]:
 def _add(parser: Any, *names: str, **how: Any) -> None:
     """The flag of one field. A name in capitals is its environment variable and no flag."""
     kind = how.pop("metavar", None)
-    if kind == "bool":  # `--replace` alone says yes
+    if kind == "bool":  # `--replace` alone means yes
         how |= {"nargs": "?", "const": "true"}
     if how.get("action") == "append":  # JSON in one value; the last one counts
         del how["action"]
@@ -81,7 +81,7 @@ def _add(parser: Any, *names: str, **how: Any) -> None:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Lists leave as JSON: pydantic-settings would cut their values at commas, as in
+    """Lists are written as JSON: pydantic-settings would split their values at commas, as in
     `etcd://a:1,b:1`."""
     found = vars(parser.parse_args(arguments))
     return argparse.Namespace(

@@ -1,4 +1,4 @@
-"""The edge of the process: clock, dice, ids. The only module that may touch them.
+"""The edge of the process: clock, randomness, ids. The only module that may use them directly.
 
 Pure code takes `now` and a seeded generator as arguments; edge classes take an `Env`.
 """
@@ -54,11 +54,12 @@ def system_random() -> random.Random:
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """Clock and dice of one process. `Env()` is the real one; tests pass seeded parts."""
+    """Clock and random generator of one process. `Env()` is the real one; tests pass seeded
+    parts."""
 
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=system_random)
 
     def new_id(self) -> int:
-        """A 63-bit id that no other process is going to draw (incarnations, producers)."""
+        """A 63-bit id that no other process will draw (incarnations, producers)."""
         return self.rng.getrandbits(63) or 1

@@ -1,7 +1,7 @@
 """One class per cause; callers import them from `logstore.errors`.
 
-Every error says the field, the value and the limit where there is one, carries a stable `code` and
-the gRPC `status` that other languages see, and tells the caller what to do: `remedy` in words,
+Every error names the field, the value and the limit where there is one, carries a stable `code`
+and the gRPC `status` that other languages see, and says what the caller can do: `remedy` in words,
 `retriable` (the same call may succeed later), `refresh_route` (the shard is elsewhere now),
 `retry_after_ms` (not before that). docs/reference/errors.md is made from the classes.
 """
@@ -19,7 +19,7 @@ PUBLIC_MODULE = "logstore.errors"
 
 
 class LogstoreError(Exception):
-    """Base of every error of this package; itself it is a fault that was not foreseen.
+    """Base of every error of this package; an error of this class itself is an unexpected fault.
 
     A subclass with a `code` of its own sets `status` and `remedy` too, else it is a TypeError. A
     subclass without one crosses a wire as the nearest base that has one.
@@ -87,8 +87,8 @@ class CorruptBatchError(InvalidArgumentError):
 
 
 class UnreadableBatchError(LogstoreError):
-    """A batch is stored whole (checksum and chain hold) and yet holds no records that can be read:
-    the same on every copy, and for ever. Names the offsets; reading goes on behind them.
+    """A batch is stored whole (checksum and chain hold) but holds no readable records:
+    the same on every copy, and for ever. Names the offsets; reading goes on after them.
     """
 
     code = "unreadable_batch"
@@ -115,7 +115,7 @@ class WrongShardError(LogstoreError):
 
 
 class ClientUseError(InvalidArgumentError):
-    """A client is used where it does not belong: not opened, in another event loop than its own,
+    """A client is used in the wrong place: not opened, in another event loop than its own,
     or in a process that was forked after gRPC was used.
     """
 
@@ -135,7 +135,7 @@ class UnknownLogError(LogstoreError):
 
 
 class UnknownShardError(LogstoreError):
-    """There is no such shard, or it is not on the instance that was asked."""
+    """There is no such shard, or it is not on this instance."""
 
     code = "unknown_shard"
     status = Status.NOT_FOUND
@@ -144,7 +144,7 @@ class UnknownShardError(LogstoreError):
 
 
 class UnknownInstanceError(LogstoreError):
-    """No instance of that name is registered, or it is not in the state that was asked of."""
+    """No instance of that name is registered, or it is not in the state that the call needs."""
 
     code = "unknown_instance"
     status = Status.NOT_FOUND
@@ -211,7 +211,7 @@ class UnavailableError(LogstoreError):
 
 
 class NotServedHereError(LogstoreError):
-    """The process that was asked does not have this call: it is of another kind or version."""
+    """This process does not have the call: it is of another kind or version."""
 
     code = "not_served_here"
     status = Status.UNIMPLEMENTED
@@ -219,7 +219,7 @@ class NotServedHereError(LogstoreError):
 
 
 class InstanceDownError(UnavailableError):
-    """What was ordered needs an instance that gives no answer; nothing was begun.
+    """An order needs an instance that does not answer; nothing was begun.
 
     Not retriable blindly: it waits for a person, or for the instance to come back.
     """
@@ -283,7 +283,7 @@ class VersionConflictError(LogstoreError):
 
 
 class VersionAheadError(VersionConflictError):
-    """The key has fewer records than `expected_version`: it may get them yet."""
+    """The key has fewer records than `expected_version`; the others may still come."""
 
     code = "version_ahead"
     status = Status.FAILED_PRECONDITION
@@ -294,8 +294,7 @@ class AppendManyError(LogstoreError):
     """Some rows of an `append_many` were not stored. Row ranges are half-open, ascending.
 
     `stored` rows are acked (`acks`, in the order of the batches), `not_stored` ones surely are not
-    in the log, of `unknown` ones nobody can say (the calls ran out of time). `cause` is the first
-    failure.
+    in the log, `unknown` ones may be (their calls ran out of time). `cause` is the first failure.
     """
 
     code = "append_many"
@@ -374,7 +373,7 @@ class ConflictError(LogstoreError):
 
 
 class LeaseLostError(LogstoreError):
-    """The metadata lease has ended; what was held under it belongs to nobody or to another."""
+    """The metadata lease has ended; another process may hold its rights now."""
 
     code = "lease_lost"
     status = Status.FAILED_PRECONDITION
@@ -390,7 +389,7 @@ class IllegalTransitionError(LogstoreError):
 
 
 class RefusedError(LogstoreError):
-    """What was asked for would leave the cluster without room or with less safety; says why."""
+    """The order would leave the cluster without room or with less safety; says why."""
 
     code = "refused"
     status = Status.FAILED_PRECONDITION
@@ -407,7 +406,7 @@ class ConfigError(LogstoreError):
 
 class WrongClusterError(LogstoreError):
     """A data directory, a metadata store or a caller belongs to another cluster or instance, or
-    the metadata lacks what was acted on. Nothing was written or served."""
+    the metadata is older than what the instance acted on. Nothing was written or served."""
 
     code = "wrong_cluster"
     status = Status.FAILED_PRECONDITION

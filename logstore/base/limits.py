@@ -10,9 +10,9 @@ LOG_NAME_CHARS_MAX = 128
 SHARDS_PER_LOG_MAX = 65_536
 REPLICAS_MAX = 7
 NAME_BYTES_MAX = 200
-"""Of a client group, an event, a profile; UTF-8."""
+"""Limit of the name of a client group, an event, a profile; UTF-8."""
 PLACE_BYTES_MAX = 64
-"""Of a tier, a zone."""
+"""Limit of the name of a tier, a zone."""
 
 PAYLOAD_BYTES_MAX = BATCH_BYTES_MAX + 64 * 1024
 """A batch's Arrow message: its weight (logstore/engine/weight.py) is bound by BATCH_BYTES_MAX; the
@@ -33,7 +33,7 @@ SHARD_QUEUE_BYTES_MAX = 64 * 1024 * 1024
 """Appends waiting on one shard, held ones included; above it the answer is `overloaded`."""
 
 READ_BATCHES_MAX = 128
-"""Stored batches of one read: opening a small one costs 15 us, and some reads are on the loop."""
+"""Stored batches of one read: opening a small one costs 15 us, on the event loop in some reads."""
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 COPY_CHUNK_BYTES_MIN = 128 * 1024
 COPY_CHUNK_BYTES_MAX = 1024 * 1024

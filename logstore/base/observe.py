@@ -1,6 +1,6 @@
-"""What operators' tools ask of a process over HTTP: `/metrics`, `/healthz`, `/readyz`.
+"""HTTP answers for operators' tools: `/metrics`, `/healthz`, `/readyz`.
 
-The answers are made by the process's event loop: a scrape sees one moment, and a loop that does not
+The process's event loop makes the answers: a scrape sees one moment, and a loop that does not
 answer is a process that is not alive. The HTTP server itself runs in threads.
 """
 
@@ -27,7 +27,7 @@ ANSWER_S_MAX = 5.0
 """A loop that takes longer than this does not count as alive."""
 
 NotReady = Callable[[], str | None]
-"""None when the process can do its work, else why not."""
+"""None when the process can work, else the reason why not."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -40,11 +40,11 @@ class _Server6(_Server):
 
 class _Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """A line a scrape helps nobody."""
+        """Log nothing: a line a scrape helps no reader."""
 
 
 class Endpoint:
-    """The HTTP door of one process. Start and stop it on the loop that owns what it shows."""
+    """The HTTP server of one process. Start and stop it on the loop that owns the shown state."""
 
     def __init__(self, collectors: Iterable[Collector], not_ready: NotReady) -> None:
         self._registry = CollectorRegistry()
@@ -59,7 +59,7 @@ class Endpoint:
     def start(self, address: str) -> str:
         """Listen on "host:port" (port 0 takes a free one); returns the address.
 
-        Errors: ConfigError for an address that is none, AddressInUseError.
+        Errors: ConfigError for an invalid address, AddressInUseError.
         """
         try:
             door = Address.of(address, port_min=0)
@@ -77,7 +77,7 @@ class Endpoint:
         return str(Address(door.host, self._server.server_port))
 
     async def stop(self) -> None:
-        """Close the door; a call in progress ends by itself."""
+        """Close the server; a call in progress ends by itself."""
         server, self._server = self._server, None
         if server is not None:
             await asyncio.to_thread(server.shutdown)

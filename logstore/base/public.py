@@ -1,4 +1,4 @@
-"""Where a public name lives for whoever uses it: in `logstore`, whatever module defines it."""
+"""Public names live in `logstore` for users, whatever module defines them."""
 
 from typing import TypeVar
 
@@ -6,6 +6,6 @@ T = TypeVar("T")
 
 
 def public(thing: T) -> T:
-    """A class or function that belongs to `logstore`: in help, tracebacks and pickles."""
+    """Make a class or function a member of `logstore`: in help, tracebacks and pickles."""
     thing.__module__ = "logstore"
     return thing

@@ -1,4 +1,4 @@
-"""The gRPC statuses that our errors cross the wire with, by name: this floor imports no gRPC."""
+"""The gRPC statuses of our errors, by name: this package imports no gRPC."""
 
 from enum import StrEnum
 

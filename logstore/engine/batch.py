@@ -1,12 +1,12 @@
 """The stored batch: one envelope around an Arrow IPC record batch, the same bytes on each replica.
 
-Layout (little-endian): magic u16, version u8, flags u8, crc32c u32 over all that follows
+Layout (little-endian): magic u16, version u8, flags u8, crc32c u32 over all later bytes
 and then version and flags,
 epoch u64, base_offset u64, count u32, append_time_us i64, time_min_us i64, time_max_us i64,
 span count u16, then spans (producer_id u64, sequence u64, count u32), then the payload: an Arrow
 IPC *encapsulated record batch message* in the schema that the flags name. A null or absent
 timestamp means `append_time_us`: the primary stamps without rebuilding the columns. A null list of
-headers means none. (The door takes neither any more, see `wire`; batches of before have both.)
+headers means none. (New batches have neither, see `wire`; older stored ones have both.)
 The chain after a batch is xxh3-128(chain before + the envelope's bytes).
 """
 
@@ -105,8 +105,8 @@ def _serialize(batch: pa.RecordBatch, options: pa.ipc.IpcWriteOptions) -> memory
 def decode_payload(payload: bytes | memoryview, flags: int) -> pa.RecordBatch:
     """Open a payload without copying; raises CorruptBatchError when it holds no readable records.
 
-    What it returns can be used without a fear: Arrow's full validation holds, and keys, values and
-    the insides of headers are there. It costs about 1 ns a record.
+    The result is safe to use: Arrow's full validation holds, and keys, values and the parts of
+    headers are not null. It costs about 1 ns a record.
     """
     rows = open_message(payload).rows(flags)
     missing = _missing(rows, flags)
@@ -124,7 +124,7 @@ def open_message(payload: bytes | memoryview) -> "Message":
 
 
 class Message:
-    """An Arrow IPC message. `metadata` and `body` are its parts as they came."""
+    """An Arrow IPC message. `metadata` and `body` are its parts as received."""
 
     __slots__ = ("_message", "body", "metadata")
 
@@ -149,11 +149,11 @@ class Message:
 
 
 ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
-"""What Arrow raises for bytes that are no batch."""
+"""Exceptions of Arrow for bytes that are not a batch."""
 
 
 def _missing(rows: pa.RecordBatch, flags: int) -> str | None:
-    """The first column that readers need whole and that has nulls."""
+    """The first column with nulls that readers need without."""
     for name in ("key", "value"):
         if rows.column(name).null_count:
             return name
@@ -188,7 +188,8 @@ class StoredBatch:
         return self.base_offset + self.count
 
     def spans(self) -> list[ProducerSpan]:
-        """Which producer appended what, in order; empty for appends without a producer."""
+        """The producer of each append in the batch, in order; empty for appends without a
+        producer."""
         count = _FIXED.unpack_from(self.data)[-1]
         return [
             ProducerSpan(*_SPAN.unpack_from(self.data, _FIXED.size + i * _SPAN.size))
@@ -216,7 +217,7 @@ class StoredBatch:
 
 
 def time_at(batch: StoredBatch, offset: int) -> int:
-    """The timestamp of a record; of a batch that cannot be read, when it was appended."""
+    """The timestamp of a record; the append time if the batch cannot be read."""
     if batch.flags & FLAG_TIMES:
         with contextlib.suppress(UnreadableBatchError):
             stamp = batch.records().column("timestamp")[offset - batch.base_offset].as_py()
@@ -268,9 +269,9 @@ def link(chain_before: bytes, data: bytes) -> bytes:
 
 
 def parse(data: bytes, chain_before: bytes, chain_after: bytes | None = None) -> StoredBatch:
-    """Open an envelope that came from a disk or a wire; verifies length, magic and checksum.
+    """Open an envelope from a disk or a wire; verifies length, magic and checksum.
 
-    `chain_after=None` computes it. Raises CorruptBatchError naming what does not hold.
+    `chain_after=None` computes it. Raises CorruptBatchError that names the failed check.
     """
     if len(data) < _FIXED.size:
         raise CorruptBatchError(f"envelope is {len(data)} bytes, the header alone is {_FIXED.size}")

@@ -42,7 +42,7 @@ class _Copy:
     meta: ReplicaMeta
     anchor: Anchor
     indexed: int | None
-    """How far the key index pretends to reach; None without one."""
+    """How far the key index claims to reach; None without one."""
     batches: list[StoredBatch] = field(default_factory=list)
     facts: CopyFacts | None = None
 

@@ -1,8 +1,8 @@
-"""The Engine port: what a replica needs of a disk. Adapters: `rocks`, and the `memory` twin.
+"""The Engine port: a replica's interface to a disk. Adapters: `rocks`, and the `memory` twin.
 
 All methods are synchronous and may block on the disk; the edge calls writes from a worker thread.
 Offsets count records; ranges are half-open. Returned bytes are immutable and owned by the caller.
-A stored batch is opaque here but for the envelope (`logstore.engine.batch`).
+A stored batch is opaque here except for the envelope (`logstore.engine.batch`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +28,15 @@ class ReplicaMeta:
     snapshot_target: int | None = None
     """A learner's snapshot offset while it is being copied; None once it was reached."""
     damage: str = ""
-    """Why this copy is not whole, as found at open: reads of what is damaged raise."""
+    """Why this copy is not whole, as found at open: reads of the damaged part raise."""
     tail_lost: bool = False
-    """The WAL was damaged: what is there is whole, but acked records may be missing at the end."""
+    """The WAL was damaged: the stored records are whole, but acked ones may be missing at the
+    end."""
     feed_cursor: int | None = None
-    """A learner's place in its feed's topic, as of what it last wrote; only a start (F3)."""
+    """A learner's place in its feed's topic at its last write; only a start (F3)."""
     known_end: int | None = None
     """Where the log is known to have ended, when the disk returned less of it at open. With
-    `damage` the log still ends there, and reads of what is missing raise; with `tail_lost` it ends
+    `damage` the log still ends there, and reads of the missing part raise; with `tail_lost` it ends
     where the disk says."""
     missing_from: int | None = None
     """With `damage`: the first offset that cannot be read, as found at open."""
@@ -43,7 +44,7 @@ class ReplicaMeta:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaWrite:
-    """One replica's part of a group: batches (consecutive) and/or a new high watermark."""
+    """One replica's part of a group: consecutive batches and/or a new high watermark."""
 
     replica_id: int
     batches: Sequence[StoredBatch] = ()
@@ -63,7 +64,7 @@ class ProducerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What a copy must be given to start at `base`: state that trimmed batches left behind.
+    """The state that a copy needs to start at `base`, as trimmed batches left it.
 
     `producers`: last appends per producer below the base. `key_counts`: records per key below it.
     """
@@ -75,7 +76,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class CopyFacts:
-    """What a copy's owner last acted on, kept with the copy: metadata can be rebuilt from it.
+    """The records that a copy's owner last acted on, kept with the copy to rebuild lost metadata.
 
     `shard_record`, `log_record`: as `logstore.meta.records.encode` makes them; opaque here.
     `generation`, `revision`: the metadata's, when the shard's record was read.
@@ -100,7 +101,8 @@ class Retired:
 
 @dataclass(frozen=True, slots=True)
 class RetiredCopy:
-    """A retired copy: its bytes are there, it is not served, and it goes when its time is over."""
+    """A retired copy: its bytes are kept, it is not served, and it is deleted when its time is
+    over."""
 
     meta: ReplicaMeta
     retired: Retired
@@ -139,17 +141,17 @@ class Engine(Protocol):
         ...
 
     def drop_replica(self, replica_id: int) -> None:
-        """Delete the copy, retired or not, its index, and give the space back; unknown ids are
-        ignored. Nothing brings it back."""
+        """Delete the copy, retired or not, with its index, and free the space; unknown ids are
+        ignored. It cannot be undone."""
         ...
 
     def set_facts(self, replica_id: int, facts: CopyFacts) -> None:
-        """Keep what the copy's owner acted on; written without a sync of its own, in the order of
-        all writes."""
+        """Keep the records that the copy's owner acted on; written without a sync of its own, in
+        the order of all writes."""
         ...
 
     def facts(self, replica_id: int) -> CopyFacts | None:
-        """What `set_facts` kept last of a copy, retired or not; None: nothing."""
+        """The last facts that `set_facts` kept of a copy, retired or not; None: none."""
         ...
 
     def retire_replica(self, replica_id: int, retired: Retired) -> None:
@@ -180,7 +182,7 @@ class Engine(Protocol):
         ...
 
     def base(self, replica_id: int) -> Position:
-        """Where the copy begins: what is below was trimmed, or was never copied."""
+        """Where the copy begins: lower offsets were trimmed, or never copied."""
         ...
 
     def position_at(self, replica_id: int, offset: int) -> Position | None:
@@ -200,7 +202,7 @@ class Engine(Protocol):
     ) -> list[StoredBatch]:
         """The batches in [start, stop) that may hold `key`, in offset order (index + tail).
 
-        What was trimmed is left out. With `max_bytes`: at least one if any, ~max_bytes; read on
+        Trimmed ones are left out. With `max_bytes`: at least one if any, ~max_bytes; read on
         from the last one's end until the answer is empty.
         """
         ...
@@ -230,7 +232,7 @@ class Engine(Protocol):
         ...
 
     def trim(self, replica_id: int, offset: int) -> Position:
-        """Forget everything below the last batch end <= `offset`; returns the new base (F4)."""
+        """Delete everything below the last batch end <= `offset`; returns the new base (F4)."""
         ...
 
     def snapshot(self, replica_id: int, stop: int) -> Snapshot:
@@ -251,9 +253,9 @@ class Engine(Protocol):
         ...
 
     def index_step(self, max_records: int) -> int:
-        """Index up to `max_records` of what is waiting, over all replicas; returns how many.
+        """Index up to `max_records` of the waiting ones, over all replicas; returns how many.
 
-        Upkeep of the index counts too: 0 means that nothing is left to do. One caller at a time.
+        Upkeep of the index counts too: 0 means that all is done. One caller at a time.
         """
         ...
 

@@ -98,10 +98,10 @@ def relink(who: str, start: Position, stop: int, stored: Iterable[StoredBatch]) 
 
 
 def keys_of(batch: StoredBatch) -> pa.BinaryArray | None:
-    """The key column; None: the batch cannot be read, so nobody knows its keys.
+    """The key column; None: the batch cannot be read, so its keys are unknown.
 
-    It counts for no key, on every copy alike, and whoever looks for any key is shown it, so that
-    the read says what it could not look into.
+    It counts for no key, on every copy alike, and a read of any key returns it, so that
+    the read reports the batch that it could not search.
     """
     try:
         return batch.records().column("key")

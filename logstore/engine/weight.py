@@ -1,9 +1,9 @@
-"""What records weigh as stored: content, headers and Arrow's encoding, in bytes. One count for all.
+"""The weight of stored records: content, headers and Arrow's encoding, in bytes. One count for all.
 
-The client's check, the unary append and the stream's door all count with this. It is never below
-the uncompressed Arrow IPC message of the same records (a property test holds it to that), and a
-batch is bound by it whatever its compression, because it is read, filtered and joined uncompressed.
-So what the door lets in fits every message further down the way (`MESSAGE_BYTES_MAX`).
+The client's check, the unary append and the append stream all count with this. It is never below
+the uncompressed Arrow IPC message of the same records (a property test checks it), and it
+bounds a batch whatever its compression, because batches are read, filtered and joined uncompressed.
+So an accepted batch fits every later message (`MESSAGE_BYTES_MAX`).
 """
 
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from logstore.base.limits import BATCH_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADERS
 from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES
 
 BATCH_FIXED_BYTES = 1_024
-"""The message's metadata, and its buffers' padding."""
+"""Bytes of the message's metadata, and of its buffers' padding."""
 RECORD_FIXED_BYTES = 8
-"""Offsets of key and value."""
+"""Bytes of the offsets of key and value."""
 TIME_BYTES = 8
 HEADER_LIST_BYTES = 5
-"""Of each record in a batch with headers: the offset of its list, and a bit that it is there."""
+"""Bytes of each record in a batch with headers: the offset of its list, and a validity bit."""
 HEADER_FIXED_BYTES = 9
-"""Of each header: offsets of name and value, and bits that they are there."""
+"""Bytes of each header: offsets of name and value, and their validity bits."""
 
 
 def content_bytes(key: bytes, value: bytes, headers: Iterable[tuple[str, bytes]] = ()) -> int:
@@ -29,7 +29,7 @@ def content_bytes(key: bytes, value: bytes, headers: Iterable[tuple[str, bytes]]
 
 
 def weight(records: int, content: int, flags: int, headers: int = 0) -> int:
-    """Bytes of so many records as stored, without what a batch has once.
+    """Bytes of this many records as stored, without the fixed part of a batch.
 
     `content`: of all of them, by `content_bytes`; `flags`: the batch's columns; `headers`: of all
     of them together.

@@ -1,17 +1,17 @@
-"""An Arrow batch that came over a wire, opened and checked whole before anyone trusts it.
+"""An Arrow batch from a wire, opened and checked whole before it is used.
 
-The schema does not travel with a batch: Arrow lays whatever buffers came under the columns that we
-expect. So a batch of other columns or types may open without an error and read as other values
-(`large_binary` offsets as `binary`, a third column dropped). What makes that impossible:
+The schema does not travel with a batch: Arrow lays the received buffers under the expected
+columns. So a batch of other columns or types may open without an error and read as other values
+(`large_binary` offsets as `binary`, a third column dropped). These checks make that impossible:
 
 1. the message names exactly as many columns and buffers as our schema has, and ends where it says;
 2. Arrow's own full validation holds (offsets in order and within the data, UTF-8 names, counts);
 3. no column has a null, at any level;
-4. fewer than PADDING_BYTES lie in a buffer behind its last row, and they do not look like the rest
+4. fewer than PADDING_BYTES lie in a buffer after its last row, and they do not look like the rest
    of wider values: offsets go on (a slice) or are zeros (padding), there are none of the upper
    halves that 64-bit offsets would leave; times are zeros where 16 bytes a row would fit.
 
-Compressed buffers are bound by the size that they say they have before anything is unpacked.
+The size that a compressed buffer states is checked before it is unpacked.
 """
 
 import struct
@@ -44,7 +44,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class WireBatch:
-    """A batch that holds everything above. Times are None where the primary stamps."""
+    """A batch that passes all checks. Times are None where the primary stamps."""
 
     rows: pa.RecordBatch
     weight: int
@@ -55,7 +55,7 @@ class WireBatch:
 def open_wire(payload: bytes, flags: int, count: int) -> WireBatch:
     """Open and check a payload of `count` records with the columns that `flags` names.
 
-    Errors: CorruptBatchError naming the column that does not hold, LimitExceededError.
+    Errors: CorruptBatchError naming the column that fails, LimitExceededError.
     """
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise LimitExceededError.of("batch", len(payload), BATCH_BYTES_MAX, "bytes")
@@ -147,7 +147,7 @@ def _u32(metadata: memoryview, at: int) -> int:
 
 
 def _unpacked(body: memoryview, offset: int, length: int) -> int:
-    """The size that a compressed buffer says it has; -1 marks one that is not compressed."""
+    """The stated size of a compressed buffer; -1 marks one that is not compressed."""
     if length == 0:
         return 0
     if offset < 0 or length < 8 or offset + length > len(body):
@@ -193,7 +193,7 @@ def _offsets(name: str, column: pa.Array) -> Numbers:
 
 
 def _spare(name: str, buffer: pa.Buffer | None, used: int) -> memoryview:
-    """What lies behind the last row. (A buffer that is too short is found by Arrow.)"""
+    """Check the bytes after the last row. (Arrow finds a buffer that is too short.)"""
     spare = memoryview(b"" if buffer is None else buffer)[used:]
     if len(spare) >= PADDING_BYTES:
         raise _other_type(name, len(spare))

@@ -1,4 +1,4 @@
-"""gRPC and `os.fork`: what was tried, and the rule that came of it.
+"""gRPC and `os.fork`: what was tried, and the rule that follows.
 
 A child that is forked before gRPC opened anything works. One forked later hangs or ends with a
 segmentation fault at its first call, also through new channels, also after all channels were
@@ -6,8 +6,8 @@ closed, with and without GRPC_ENABLE_FORK_SUPPORT (grpcio 1.85). So the child of
 used gRPC never uses it: every channel and server passes `use`.
 
 With gRPC's own fork handlers, on by default, 14 of 60 children that did nothing at all ended with a
-segmentation fault; without them none of 60. So they are off, unless the environment says otherwise
-or someone else imported grpc before.
+segmentation fault; without them none of 60. So they are off, unless the environment sets them
+or another module imported grpc before.
 """
 
 import os

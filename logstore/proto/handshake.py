@@ -1,6 +1,7 @@
-"""Who calls and who is called: members state both and their cluster; a wrong one is refused.
+"""Each call between members names its caller, the called instance and the cluster; a wrong one is
+refused.
 
-An address may be another cluster's by now, or another instance's. Clients of users say nothing.
+An address may belong to another cluster or instance by now. Clients of users send no names.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ TO_HEADER = "logstore-to"
 
 
 class MemberChannel(grpc.aio.Channel):
-    """A channel whose every call says which cluster it is of, and which instance it means."""
+    """A channel whose every call names the caller's cluster and the instance that it means."""
 
     def __init__(self, channel: grpc.aio.Channel, cluster: str, to: str = "") -> None:
         self._channel = channel
@@ -59,9 +60,9 @@ class MemberChannel(grpc.aio.Channel):
 def check_caller(
     said: "Iterable[tuple[str, str | bytes]] | None", cluster: str, instance: str = ""
 ) -> None:
-    """`WrongClusterError` when the caller names another member than us.
+    """`WrongClusterError` when the caller means another member than this one.
 
-    `cluster`, `instance`: ours; an empty one is not known yet, or not asked for.
+    `cluster`, `instance`: ours; an empty one is not known yet, or not checked.
     """
     for name, value in said or ():
         if name == CLUSTER_HEADER and cluster and value != cluster:
@@ -73,7 +74,7 @@ def check_caller(
 
 
 class Doorkeeper(grpc.aio.ServerInterceptor):
-    """Refuses, before anything is done, every call that means somebody else."""
+    """Refuses, before anything is done, every call that means another member."""
 
     def __init__(self, ours: Callable[[], tuple[str, str]]) -> None:
         """`ours`: our cluster and instance, as `check_caller` takes them."""

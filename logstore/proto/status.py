@@ -25,7 +25,7 @@ DETAIL_KEY = "logstore-error-bin"
 INTERNAL = "internal error: the process failed at this call, its log tells where"
 
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
-"""What gRPC itself says of a message over its bound, at either end, with the code of a full queue:
+"""gRPC's own text for a message over its bound, at either end, with the code of a full queue:
 the same call can never succeed."""
 
 _log = structlog.get_logger(__name__)
@@ -131,7 +131,7 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: LogstoreEr
 
 @contextlib.asynccontextmanager
 async def served(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
-    """Wrap a servicer's body: our errors go out as status; others are logged, never a traceback."""
+    """Wrap a servicer's body: our errors become a status; others are logged without a traceback."""
     try:
         yield
     except LogstoreError as e:
@@ -145,7 +145,7 @@ async def served(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator
 
 @contextlib.asynccontextmanager
 async def called() -> AsyncIterator[None]:
-    """Wrap a client's calls: gRPC errors come out as ours."""
+    """Wrap a client's calls: gRPC errors become our errors."""
     try:
         yield
     except grpc.aio.AioRpcError as e:

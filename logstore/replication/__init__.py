@@ -1,7 +1,7 @@
-"""Replication of one shard: who leads, who is in sync, what is committed (PacificA's shape).
+"""Replication of one shard: which copy leads, which are in sync, what is committed (PacificA).
 
-`machine` (the primary's and the member's view, with `doubt` and `handing`) and `follower` (what a
-copy does with batches that are pushed to it) are pure; the edge that carries their effects out is
-`logstore.node.replica`.
+`machine` (the view of the primary and of a member, with `doubt` and `handing`) and `follower` (how
+a copy handles batches that are sent to it) are pure; `logstore.node.replica` carries their effects
+out.
 Imports `logstore.meta.records` and `logstore.base`.
 """

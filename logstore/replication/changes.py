@@ -1,4 +1,4 @@
-"""The changes of a shard's configuration that replicas make, each as the record it would write."""
+"""The changes of a shard's configuration that replicas make, each as the record to write."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -42,7 +42,7 @@ def demoted(record: ShardRecord, member: Member) -> ShardRecord:
 
 
 def removed(record: ShardRecord, ids: Iterable[int]) -> ShardRecord:
-    """Members that must go altogether."""
+    """Members that leave the record."""
     gone = set(ids)
     learners = tuple(m for m in record.learners if m.replica_id not in gone)
     return replace(without(record, gone, learners), remove=())
@@ -61,7 +61,7 @@ def admitted(record: ShardRecord, learner: Member, incarnation: int | None) -> S
 
 
 def set_aside(record: ShardRecord, ids: Iterable[int]) -> ShardRecord:
-    """Members whose committed part differs go altogether: they can never match, and repair draws
+    """Members whose committed part differs leave the record: they can never match, and repair draws
     other copies under new ids.
 
     Learners do not count, so without an in-sync member among them the epoch stays.
@@ -88,10 +88,10 @@ def taken_over(record: ShardRecord, me: Member) -> ShardRecord:
 
 
 def sealing(record: ShardRecord, end: Position) -> ShardRecord:
-    """S1: the drained primary says where the shard ends; nothing is acked above it."""
+    """S1: the drained primary writes where the shard ends; no append is acked above it."""
     return replace(record, status=ShardStatus.SEALING, sealed_end=end.end, sealed_chain=end.chain)
 
 
 def reopened(record: ShardRecord) -> ShardRecord:
-    """S1: giving up a seal whose successors never came is a compare-and-swap as well."""
+    """S1: giving up a seal without successors is a compare-and-swap as well."""
     return replace(record, status=ShardStatus.OPEN, seal=None, sealed_end=None, sealed_chain=None)

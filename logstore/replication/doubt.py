@@ -1,8 +1,8 @@
-"""A copy that may lack what was acked: damaged, restarted or put back from an old disk. Pure.
+"""A copy that may lack what it acked: damaged, restarted or put back from an old disk. Pure.
 
-P6: it acks, serves and leads nothing until a survey of the other members says who is whole. P11: a
-primary that hears of an in-sync member with more than it holds leads no more, and never drops that
-member. What a survey leads to is in `recovery`.
+P6: it acks, serves and leads nothing until a survey of the other members shows which copies are
+whole. P11: a primary that hears of an in-sync member with more than it holds steps down, and never
+drops that member. `recovery` decides what follows from a survey.
 """
 
 from logstore.base.types import ShardStatus
@@ -12,16 +12,16 @@ from logstore.replication.events import PeerAhead, Role, Surveyed
 from logstore.replication.state import MachineState
 
 LEARNERS_ASKED_GRACES = 3
-"""An only copy that may lack what it acked asks its learners for so many graces before it leads."""
+"""An only copy that may lack what it acked asks its learners for this many graces, then leads."""
 
 
 class Doubt(MachineState):
-    """The part of the machine that asks before it trusts its own copy."""
+    """The part of the machine that surveys other members before it relies on its own copy."""
 
     __slots__ = ()
 
     def _is_suspect(self, record: ShardRecord) -> bool:
-        """True when what we acked may be gone from our disk, and another member may have it."""
+        """True when acked records may be missing on our disk, and another member may have them."""
         stored = next((m for m in record.in_sync if m.replica_id == self.me.replica_id), None)
         return (
             self.loses_on_power
@@ -48,13 +48,13 @@ class Doubt(MachineState):
         return self.unsure and (self.damaged or len(self._record().in_sync) > 1)
 
     def to_survey(self) -> tuple[Member, ...]:
-        """The members to ask: the others in sync, or the learners of an only one."""
+        """The members to ask: the other in-sync ones, or the learners of an only one."""
         record = self._record()
         others = tuple(m for m in record.in_sync if m.replica_id != self.me.replica_id)
         return others or record.learners
 
     def needs_survey(self) -> bool:
-        """The edge must ask those `to_survey` and report `Surveyed`."""
+        """The edge must ask the members in `to_survey` and report `Surveyed`."""
         if self.role is Role.PRIMARY and self._asks_learners():
             return self.pending is None and not self.term_began
         return (
@@ -67,7 +67,7 @@ class Doubt(MachineState):
     def _on_survey(self, event: Surveyed) -> None:
         if not self.needs_survey() or event.mine.epoch != self.epoch:
             return
-        if self._asks_learners():  # decided when it is to lead
+        if self._asks_learners():  # decided when it is about to lead
             self._own_vote = event.mine
             self._learner_votes = {vote.replica_id: vote for vote in event.votes}
             return
@@ -79,9 +79,10 @@ class Doubt(MachineState):
             self._cas(*step)
 
     def _on_ahead(self, event: PeerAhead) -> None:
-        """P11: until it was heard in this term, an in-sync member may know of more than we do: then
-        the survey decides who leads. Anyone else that holds more can never match us: a learner may
-        have what was committed before our term, who matched in it has what was never committed."""
+        """P11: an in-sync member that was not heard in this term may know of more than we do: then
+        the survey decides which copy leads. Any other peer that holds more can never match us: a
+        learner may have what was committed before our term; one that matched in it has what was
+        never committed."""
         if not self._counts(event.replica_id, event.epoch) or event.mark <= self.assigned.end:
             return
         progress = self.peers[event.replica_id]
@@ -100,7 +101,7 @@ class Doubt(MachineState):
             self._cas(recovery.left_learners(self._record(), self.me), "this copy is damaged")
 
     def _may_have_lost(self, record: ShardRecord) -> bool:
-        """P6 with one replica: its own disk is all there is, and may lack what it acked."""
+        """P6 with one replica: its own disk is the only one, and may lack what it acked."""
         stored = next(m for m in record.in_sync if m.replica_id == self.me.replica_id)
         rebooted = self.loses_on_power and stored.incarnation != self.me.incarnation
         lossy = rebooted or self.tail_lost or self.lacks is not None
@@ -133,18 +134,19 @@ class Doubt(MachineState):
         return led is not None
 
     def _tell_missing(self) -> None:
-        """The only copy is damaged: it leads no more, and the record says from where on."""
+        """The only copy is damaged: it steps down, and the record says from which offset on."""
         record = self._record()
-        told_from = self.missing_from
-        if not self.damaged or len(record.in_sync) > 1 or told_from is None:
+        missing_from = self.missing_from
+        if not self.damaged or len(record.in_sync) > 1 or missing_from is None:
             return
         cause = f"the disk of its only copy is damaged, its log reached {self.end.end}"
-        told = recovery.with_loss(record, told_from, cause)
-        if not any(x.cause == cause and x.offset <= told_from for x in record.possible_loss):
-            self._cas(told, "tell what is missing")
+        noted = recovery.with_loss(record, missing_from, cause)
+        if not any(x.cause == cause and x.offset <= missing_from for x in record.possible_loss):
+            self._cas(noted, "tell what is missing")
 
-    def _with_told_loss(self, record: ShardRecord, bad: list[int]) -> ShardRecord:
-        """P11: what was committed and is not in the log of who leads now is a possible loss."""
+    def _with_loss(self, record: ShardRecord, bad: list[int]) -> ShardRecord:
+        """P11: committed records that are not in the log of the present primary are a possible
+        loss."""
         ahead = [a for r in bad if (a := self.peers[r].ahead) is not None]
         if not ahead or any(loss.offset <= self.recommit_end for loss in record.possible_loss):
             return record

@@ -1,4 +1,4 @@
-"""What goes into the replication machine and what comes out. Plain data."""
+"""Events and effects of the replication machine. Plain data."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,11 +8,11 @@ from logstore.meta.records import Member, ShardRecord
 from logstore.replication.recovery import Vote
 
 NEVER = float("-inf")
-"""A time before every other."""
+"""A time before all others."""
 
 
 class Role(StrEnum):
-    """What this copy is, by the last configuration read."""
+    """The role of this copy, by the last configuration read."""
 
     LOADING = "loading"
     """No configuration was read yet: accepts nothing (P6)."""
@@ -43,7 +43,7 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """This copy's log is durable (as the log asks) up to `end`."""
+    """This copy's log is durable (at the log's durability) up to `end`."""
 
     end: Position
 
@@ -91,7 +91,7 @@ class PeerDiverged:
 
 @dataclass(frozen=True, slots=True)
 class PeerAhead:
-    """The peer says in `epoch` that it holds committed records up to `mark`, above our end."""
+    """The peer reports in `epoch` that it holds committed records up to `mark`, above our end."""
 
     replica_id: int
     epoch: int
@@ -113,7 +113,7 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """What the other in-sync members said of their copies, and we of ours (P6)."""
+    """The answers of the other in-sync members about their copies, and ours (P6)."""
 
     mine: Vote
     votes: tuple[Vote, ...]
@@ -145,7 +145,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Become:
-    """The role changed; `primary` is who leads now."""
+    """The role changed; `primary` is the present primary."""
 
     role: Role
     primary: Member
@@ -160,7 +160,7 @@ class SetAppendGate:
 
 @dataclass(frozen=True, slots=True)
 class HighWatermarkRose:
-    """The high watermark rose: acks up to it may go out (P2)."""
+    """The high watermark rose: acks up to it may be sent (P2)."""
 
     high_watermark: int
 

@@ -1,7 +1,7 @@
-"""What a copy does with batches that its primary pushes (P5), or that a feed brings (F2). Pure.
+"""How a copy handles batches that its primary sends (P5), or that a feed brings (F2). Pure.
 
-The copy compares batch by batch, keeps what is equal, cuts at the first difference (never below
-its high watermark), and appends the rest. What it acks is only what it matched in this epoch.
+The copy compares batch by batch, keeps equal ones, truncates at the first difference (never below
+its high watermark), and appends the rest. It acks only what it matched in this epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,8 @@ from logstore.engine.batch import StoredBatch
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """First cut the log at `truncate_to` (if given), then write `batches`; it matches to `end`."""
+    """First truncate the log at `truncate_to` (if given), then write `batches`; it matches to
+    `end`."""
 
     truncate_to: int | None
     batches: tuple[StoredBatch, ...]
@@ -66,10 +67,11 @@ def plan_probe(
     matched_end: int,
     position_at: Callable[[int], Position | None],
 ) -> int | None:
-    """Where to cut the log when the primary of this epoch says that its log ends at `primary_end`.
+    """Where to truncate the log when the primary of this epoch says that its own ends at
+    `primary_end`.
 
-    What lies above its end was never committed: the primary was in sync, and has it not. A delayed
-    probe must not cut what was matched later in the same epoch. None: keep all.
+    What lies above its end was never committed: the primary was in sync and does not have it. A
+    delayed probe must not truncate what matched later in the same epoch. None: keep all.
     """
     if own_end.end <= primary_end.end or primary_end.end < max(high_watermark, matched_end):
         return None

@@ -11,7 +11,7 @@ from logstore.replication.state import MachineState
 
 
 class Handing(MachineState):
-    """The part of the machine that stops, drains and hands on."""
+    """The part of the machine that closes the append gate, drains, and hands over or seals."""
 
     __slots__ = ()
 
@@ -19,7 +19,7 @@ class Handing(MachineState):
         return self.pending is not None and self.pending.record.primary != self.me
 
     def _fulfil_hand_over(self, now_s: float) -> None:
-        """H1-H2: stop, drain until all hold (end, chain), then CAS the primary."""
+        """H1-H2: close the gate, drain until all hold (end, chain), then CAS the primary."""
         record = self._record()
         if record.hand_over is None:
             if record.seal is None:
@@ -53,9 +53,10 @@ class Handing(MachineState):
         return self.pending is not None and self.pending.record.status is ShardStatus.SEALING
 
     def _fulfil_seal(self, now_s: float) -> None:
-        """S1: stop, drain, then CAS `sealing` with (end, chain); open again if nobody follows up.
+        """S1: close the gate, drain, then CAS `sealing` with (end, chain); open again without
+        successors.
 
-        A hand-over that is asked for at the same time goes first: the seal is the next primary's.
+        A hand-over that is ordered at the same time goes first: the seal is the next primary's.
         """
         record = self._record()
         if record.status is ShardStatus.SEALING:

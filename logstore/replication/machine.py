@@ -42,11 +42,11 @@ from logstore.replication.state import Timing
 __all__ = ["ReplicationMachine", "Timing"]
 
 WRITE_RETRY_GRACES = 2
-"""A primary whose writes go on failing is silent for so many graces before it tries again."""
+"""A primary whose writes keep failing is silent for this many graces before it tries again."""
 
 
 class ReplicationMachine(Doubt, Handing):
-    """The door of the machine, and what a copy in order does."""
+    """The entry point of the machine, and the behaviour of a whole copy."""
 
     __slots__ = ()
 
@@ -99,8 +99,8 @@ class ReplicationMachine(Doubt, Handing):
         """A group was not written: the log ends at `end` again.
 
         Peers may hold what we do not: a new epoch must begin before an offset is assigned again,
-        so that they cut it off when they are probed. A primary whose writes fail again and again
-        is silent in between, for so long that a follower may take over (P4).
+        so that a probe truncates it there. A primary whose writes fail again and again
+        is silent in between, long enough for a follower to take over (P4).
         """
         self._out = []
         self.end = self.assigned = end
@@ -115,17 +115,17 @@ class ReplicationMachine(Doubt, Handing):
         return self._out
 
     def truncated(self, end: Position) -> None:
-        """Where the log of a copy that does not lead ends, as its disk says (P5 cuts)."""
+        """Report where the log of a copy that does not lead ends, by its disk (truncation: P5)."""
         self.end = end
         self.assigned = end
 
     def emptied(self) -> None:
-        """The copy of a learner left its disk; another one begins where its source does."""
+        """A learner's copy left its disk; another one begins where its source begins."""
         self.truncated(Position())
         self.high_watermark = 0
 
     def adopt(self, high_watermark: int) -> None:
-        """A member that does not lead learned a high watermark; it never falls."""
+        """A member that does not lead learned a high watermark, which never falls."""
         self.high_watermark = max(self.high_watermark, high_watermark)
 
     # ---- configuration -----------------------------------------------------------------------
@@ -138,7 +138,7 @@ class ReplicationMachine(Doubt, Handing):
         self.pending = None  # a newer revision decides any CAS on an older one
         role = self._role_in(event.record)
         if role not in (Role.PRIMARY, Role.FOLLOWER):
-            self.lacks = None  # it learns what it lacks
+            self.lacks = None  # it catches up on what it lacks
         self.suspect = self._is_suspect(event.record)
         new_term = before is None or before.primary_since != event.record.primary_since
         if role is not self.role or before is None or before.primary != event.record.primary:
@@ -156,7 +156,7 @@ class ReplicationMachine(Doubt, Handing):
             if len(event.record.in_sync) == 1:  # it leads nothing, but all it has is committed
                 self.adopt(self._at_most_sealed(self.end.end))
             self._tell_missing()
-            return  # silent, until a survey says who leads (P6)
+            return  # silent, until a survey decides which copy leads (P6)
         if self._raise_needed and event.record.primary_since != self._raised_epoch:
             self._raise_if_due(now_s)
         elif new_term or not self.term_began:
@@ -167,7 +167,7 @@ class ReplicationMachine(Doubt, Handing):
             self._follow_members(now_s)
 
     def _forget_who_left(self, before: ShardRecord | None) -> None:
-        """P6: a peer that left the in-sync set may have lost what it acked; it is probed anew."""
+        """P6: a peer that left the in-sync set may have lost what it acked; it is probed again."""
         left = {m.replica_id for m in before.in_sync} if before is not None else set()
         for replica_id in left - {m.replica_id for m in self._record().in_sync}:
             if self.peers.pop(replica_id, None) is not None:
@@ -211,7 +211,7 @@ class ReplicationMachine(Doubt, Handing):
         self._follow_members(now_s)
 
     def _follow_members(self, now_s: float) -> None:
-        """Push to every other in-sync member and to each learner that may be admitted."""
+        """Send to every other in-sync member and to each learner that may be admitted."""
         record = self._record()
         wanted = {
             m.replica_id: m
@@ -337,16 +337,17 @@ class ReplicationMachine(Doubt, Handing):
         self._cas(changes.taken_over(record, self.me), f"take over from {record.primary.instance}")
 
     def _drop_failed(self, now_s: float) -> None:
-        """Silent in-sync peers become learners; a diverged copy goes altogether, to be built anew.
+        """Silent in-sync peers become learners; a diverged copy leaves the record, to be built
+        anew.
 
-        It can never match again, so it goes also where fewer than `min_in_sync` are left: nothing
+        It can never match again, so it leaves also where fewer than `min_in_sync` are left: nothing
         commits until another is admitted.
         """
         record = self._record()
         bad = [r for r, progress in self.peers.items() if progress.diverged]
         if bad:
             aside = changes.set_aside(record, bad)
-            self._cas(self._with_told_loss(aside, bad), f"copies {bad} diverged, set aside")
+            self._cas(self._with_loss(aside, bad), f"copies {bad} diverged, set aside")
             return
         for member in record.in_sync:
             progress = self.peers.get(member.replica_id)

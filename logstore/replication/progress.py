@@ -1,4 +1,4 @@
-"""What the primary knows of one peer."""
+"""The primary's knowledge of one peer."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,9 +8,10 @@ from logstore.base.types import START, Position
 
 class ProgressMode(StrEnum):
     PROBE = "probe"
-    """Where the peer is, is unknown: nothing counts."""
+    """The peer's position is unknown: nothing counts."""
     REPLICATE = "replicate"
-    """Batches flow; `match` is what the peer acked in this term. Invariant: it equals our log."""
+    """Batches are sent; `match` is what the peer acked in this term. Invariant: it equals our
+    log."""
 
 
 @dataclass(slots=True)
@@ -21,7 +22,7 @@ class Progress:
     mode: ProgressMode = ProgressMode.PROBE
     match: Position = field(default=START)
     known: bool = False
-    """It matched in this term. Until then nobody knows what it holds above `match`."""
+    """It matched in this term. Until then it is unknown what it holds above `match`."""
     diverged: bool = False
     """Its committed part differs from ours: it can never match."""
     ahead: int | None = None
@@ -30,7 +31,7 @@ class Progress:
     """When the newest message was sent that the peer has answered (P7)."""
     incarnation: int | None = None
     joining_s: float | None = None
-    """Since when a learner about to be admitted is waited for; None: it is not."""
+    """Since when acks wait for a learner that is about to be admitted; None: they do not."""
     _goal: int | None = None
     _goal_s: float = 0.0
 
@@ -40,12 +41,12 @@ class Progress:
         self.leave()
 
     def leave(self) -> None:
-        """It is not waited for; before it is again, it must catch up once more."""
+        """Acks do not wait for it; before they do again, it must catch up once more."""
         self.joining_s = self._goal = None
 
     def follow(self, high_watermark: int, round_s_max: float, now_s: float) -> None:
         """Of a learner that may be admitted: each time it reaches the high watermark of a moment
-        ago a round ends; after a quick one it is waited for, not for longer than two of them."""
+        ago a round ends; after a quick one acks wait for it, for at most two of them."""
         if self.joining_s is not None:
             if now_s - self.joining_s > 2 * round_s_max:
                 self.leave()
@@ -57,7 +58,7 @@ class Progress:
             self._goal, self._goal_s = high_watermark, now_s
 
     def matched(self, end: Position, now_s: float, sent_s: float, incarnation: int | None) -> None:
-        """Of another incarnation than before only what it holds now counts (P6)."""
+        """Of another incarnation than before, only what it holds now counts (P6)."""
         if incarnation != self.incarnation:
             self.match, self.incarnation = START, incarnation
         self.mode, self.known = ProgressMode.REPLICATE, True

@@ -1,12 +1,12 @@
 """What a copy does that may not be whole: damaged on its disk, or another incarnation (P6). Pure.
 
 It acks, serves and leads nothing, and asks the other in-sync members (a survey):
- 1. Another one vouches for the log (alive, in this epoch, whole): this copy leaves the set for it.
+ 1. Another one vouches for its log (alive, in this epoch, whole): this copy leaves the set.
     A primary makes the voucher with the longest log primary in the same compare-and-swap (P4, H2).
  2. All were heard and none vouches (each machine lost power, or its disk rotted): the one with the
     longest log leads alone, and the record says from which offset on records may be missing.
     A log's length is (epoch of its last batch, end): the later term knew what was committed.
- 3. Somebody is not heard: wait. It may have what this copy has not.
+ 3. A member is not heard: wait. It may have what this copy has not.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ LOSSES_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What a member said of its own copy, in the epoch `epoch`. `vouches`: it is whole.
+    """A member's report on its own copy, in the epoch `epoch`. `vouches`: it is whole.
 
     `readable`: no hole, though its end may be missing: it may lead after a possible loss.
     """
@@ -42,7 +42,7 @@ def next_record(
 ) -> tuple[ShardRecord, str] | None:
     """What this copy writes after a survey, and why; None: nothing yet.
 
-    `leave`: it goes altogether, to be built anew under another id (a damaged copy); else it stays
+    `leave`: it leaves the record, to be built anew under another id (a damaged copy); else it stays
     as a learner (its bytes are whole, only its end may be missing).
     """
     others = [m for m in record.in_sync if m.replica_id != me.replica_id]
@@ -98,9 +98,10 @@ def recovered(record: ShardRecord, me: Member, end: int) -> ShardRecord:
 def led_by_learner(
     record: ShardRecord, mine: Vote, votes: Mapping[int, Vote]
 ) -> ShardRecord | None:
-    """Who leads in place of the only in-sync copy, which may lack what it acked: the learner with
-    the longest log, if it is longer. It left the set some time ago, perhaps as its process stopped,
-    so what came after may be missing: a possible loss from its end on. None: no learner has more.
+    """Which copy leads in place of the only in-sync one, which may lack what it acked: the learner
+    with the longest log, if it is longer. It left the set some time ago, perhaps as its process
+    stopped, so later records may be missing: a possible loss from its end on. None: no learner has
+    more.
     """
     found = [
         vote
@@ -131,9 +132,9 @@ def led_by_learner(
 
 
 def left_learners(record: ShardRecord, me: Member) -> ShardRecord:
-    """A learner whose copy is damaged goes; repair draws another.
+    """A learner whose copy is damaged leaves; repair draws another.
 
-    The configuration stays as it is: who does not count may not change it (P3).
+    The epoch and the set stay as they are: a copy that does not count may not change them (P3).
     """
     return replace(
         record,
@@ -143,6 +144,6 @@ def left_learners(record: ShardRecord, me: Member) -> ShardRecord:
 
 
 def with_loss(record: ShardRecord, offset: int, cause: str) -> ShardRecord:
-    """Remember that acked records from `offset` on may be missing, and that it is given again."""
+    """Record that acked records from `offset` on may be missing, and that it is assigned again."""
     loss = PossibleLoss(epoch=record.epoch, offset=offset, cause=cause)
     return replace(record, possible_loss=(*record.possible_loss, loss)[-LOSSES_MAX:])

@@ -1,7 +1,7 @@
-"""What one copy's replication machine knows, and how it says what is to be done. Pure.
+"""The state of one copy's replication machine, and how it emits effects. Pure.
 
 The parts that decide are `doubt` (a copy that may not be whole), `handing` (hand-over and seal) and
-`machine` (everything else, and the door).
+`machine` (everything else, and the entry point).
 """
 
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class MachineState:
     """With `damaged`: the first offset that cannot be read, if it is known."""
     lacks: int | None = None
     """P11: an in-sync member holds committed records up to here, and this primary's log ends below
-    it: an older disk. It leads no more, and never drops that member."""
+    it: an older disk. It steps down, and never drops that member."""
 
     role: Role = Role.LOADING
     record: ShardRecord | None = None
@@ -74,7 +74,7 @@ class MachineState:
     heard_s: float | None = None
     """When a follower last heard its primary."""
     suspect: bool = False
-    """P6: another incarnation than the stored one, in sync: acks, serves and leads no more until
+    """P6: another incarnation than the stored one, in sync: acks, serves and leads nothing until
     it was removed and learned again."""
     _raise_needed: bool = True
     _raised_epoch: int | None = None
@@ -82,7 +82,8 @@ class MachineState:
     _sealing_s: float | None = None
     """Since when this primary sees the shard sealing (S1)."""
     _heard: set[int] = field(default_factory=set)
-    """Who matched in this term, also if it left since: nothing was committed without us then."""
+    """The peers that matched in this term, also if they left since: without us nothing was
+    committed then."""
     _own_vote: Vote | None = None
     _learner_votes: dict[int, Vote] = field(default_factory=dict)
     _learners_until_s: float | None = None

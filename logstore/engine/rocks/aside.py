@@ -1,10 +1,10 @@
-"""Keeping the files of a damaged directory: an open may delete what it cannot use.
+"""Keeping the files of a damaged directory: an open may delete files that it cannot use.
 
 RocksDB deletes files that its newest readable MANIFEST does not name, and a WAL once it was
 replayed, however much of it could be read. So before an open every file of the database gets a
-second name under `before/` (a hard link: it costs no space). When nothing is missing afterwards
-they go; else they become `damaged-N/`, the newest KEPT_MAX of which stay until somebody deletes
-them.
+second name under `before/` (a hard link: it costs no space). If no record is missing afterwards
+they are deleted; else they become `damaged-N/`, the newest KEPT_MAX of which stay until a person
+deletes them.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ _DATABASE = re.compile(
     r"\d+\.(sst|blob|log|dbtmp)|MANIFEST-\d+|OPTIONS-\d+(\.dbtmp)?|CURRENT|IDENTITY|LOCK"
     r"|LOG(\.old\.\d+)?|rocksdict-config\.json|wal"
 )
-"""Names that RocksDB and rocksdict give. Only those are replaced: whatever else lies in the
-directory (who the instance is, its markers) is not theirs and stays."""
+"""File names of RocksDB and rocksdict. Only those are replaced: other files in the
+directory (the instance's identity, its markers) stay."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def unreadable(path: Path, why: str) -> CorruptStorageError:
 
 def check_there(path: Path) -> None:
     """Raise CorruptStorageError if there was a database here and its root is gone: RocksDB would
-    make a new one, and delete what is left of the old one."""
+    make a new one, and delete the rest of the old one."""
     if (path / "CURRENT").exists():
         return
     left = sorted(
@@ -71,8 +71,8 @@ def check_there(path: Path) -> None:
 
 
 def link(path: Path) -> None:
-    """Give every file of the database its second name; what has one from an earlier open that did
-    not come to its end keeps it."""
+    """Give every file of the database its second name; a file that has one from an earlier,
+    interrupted open keeps it."""
     before = path / _BEFORE
     (before / "wal").mkdir(parents=True, exist_ok=True)
     for file in _files(path):
@@ -90,8 +90,8 @@ def link(path: Path) -> None:
 
 
 def settle(path: Path, lost: str) -> None:
-    """Keep what lay here before the open if something is `lost`, without what the database goes on
-    using; else forget it."""
+    """Keep the files from before the open if records are `lost`, except those that the database
+    still uses; else delete them."""
     before = path / _BEFORE
     if lost:
         for file in _files(before):
@@ -103,7 +103,7 @@ def settle(path: Path, lost: str) -> None:
 
 
 def move(path: Path) -> None:
-    """Move the database's files out of its place."""
+    """Move the database's files away."""
     before = path / _BEFORE
     (before / "wal").mkdir(parents=True, exist_ok=True)
     for file in list(_files(path)):
@@ -115,7 +115,7 @@ def move(path: Path) -> None:
 
 
 def promote(path: Path, why: str) -> None:
-    """Keep what is under `before/` for whoever wants to look into it."""
+    """Keep the files under `before/` for inspection."""
     kept = sorted(
         (int(m[1]), p) for p in path.iterdir() if (m := _KEPT.fullmatch(p.name)) and p.is_dir()
     )
@@ -129,7 +129,7 @@ def promote(path: Path, why: str) -> None:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The database's files below a directory, but for its text logs and its lock."""
+    """The database's files below a directory, except its text logs and its lock."""
     for folder in (path, path / "wal"):
         with contextlib.suppress(FileNotFoundError):
             for entry in folder.iterdir():

@@ -1,7 +1,7 @@
-"""Which copies a RocksEngine has: they are created, dropped, retired and restored here.
+"""The copies of a RocksEngine: created, dropped, retired and restored here.
 
-A retired copy costs only disk: its keys stay where they are, one key more marks it, and nothing
-of its log, producers or index is in memory.
+A retired copy costs only disk space: its keys stay, one more key marks it, and its log, producers
+and index are not in memory.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class CopyOperations(Reads):
         self._retired: dict[int, RetiredCopy] = {}
         self._reclaimer = Reclaimer(store)
         self._lost_tail: list[str] = []
-        """What was found short at open."""
+        """The copies that were found short at open."""
         self._marks = Marks(store.path)
         try:
             self._load_all()
@@ -56,7 +56,7 @@ class CopyOperations(Reads):
             self._store.contain(f"{ENDS} names replicas {sorted(gone)}, the database does not")
 
     def _load(self, stored: StoredCopy) -> None:
-        """Bring a copy's state up from the disk and serve it."""
+        """Load a copy's state from the disk and serve it."""
         replica_id = stored.meta.replica_id
         known = self._marks.known.pop(replica_id, None)
         mark = known.end if known else 0
@@ -67,7 +67,7 @@ class CopyOperations(Reads):
                     stored = short
                     self._lost_tail.append(name_of(stored.meta))
             replica = state.load_replica(self._store, stored, self._make_index)
-        except CorruptStorageError as e:  # the other copies of this disk are served on
+        except CorruptStorageError as e:  # the other copies of this disk are still served
             if not stored.meta.damage:
                 self._store.contain(e.message)
             replica = state.load_damaged(self._store, stored, e.message, mark)
@@ -124,7 +124,7 @@ class CopyOperations(Reads):
                 return
             batch = self._store.batch()
             state.delete_all(batch, replica_id)
-            # On the disk before the copy goes: a mark without a copy is a loss.
+            # On the disk before the copy is deleted: a mark without a copy is a loss.
             mark = self._marks.forget(replica_id)
             try:
                 self._marks.flush()
@@ -162,7 +162,7 @@ class CopyOperations(Reads):
                 stored = StoredRetired(retired, replica.end, replica.stored_bytes)
                 batch = self._store.batch()
                 state.put_retired(batch, replica_id, stored)
-                if not meta.damage:  # a damaged one's sums are not what the disk holds
+                if not meta.damage:  # a damaged copy's sums are not what the disk holds
                     state.put_checkpoint(
                         batch, replica_id, replica.end.end, replica.stored_bytes, replica.producers
                     )
@@ -190,7 +190,7 @@ class CopyOperations(Reads):
         """Write `batch`, then serve the copy no longer. Under the engine's locks."""
         replica_id = replica.replica_id
         with replica.index.paused() if replica.index else contextlib.nullcontext():
-            replica.cuts += 1  # it stays odd: a read that runs beside this finds no copy
+            replica.cuts += 1  # it stays odd: a concurrent read finds no copy
             try:
                 self._commit(batch, Durability.OS)
             except BaseException:
@@ -213,9 +213,9 @@ class CopyOperations(Reads):
         self._store.write(batch)
 
     def _sync(self) -> None:
-        """Put on the disk what was written.
+        """Sync earlier writes to the disk.
 
-        After a failed fsync nobody knows what the disk holds, and a second one would say yes
+        After a failed fsync the state of the disk is unknown, and a second one would succeed
         (the kernel forgets): no write is taken until the directory was opened again.
         """
         with self._sync_lock:

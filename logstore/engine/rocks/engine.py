@@ -38,11 +38,11 @@ from logstore.engine.rocks.upkeep import index_step
 from logstore.engine.rules import check_next, check_not_below_base
 
 RECLAIM_BYTES = WRITE_BUFFER_BYTES
-"""Trimmed bytes that are worth a compaction."""
+"""Least trimmed bytes for a compaction."""
 
 MARKS_FLUSH_S = 1.0
-"""How far the marks on the disk may be behind, with `fsync`: an fsync a group more would halve the
-groups a second."""
+"""How far the marks on the disk may be behind, with `fsync`: one more fsync a group would halve
+the groups a second."""
 
 
 class RocksEngine(CopyOperations):
@@ -151,8 +151,8 @@ class RocksEngine(CopyOperations):
             state.put_feed_cursor(batch, replica_id, part.feed_cursor)
 
     def _flush_marks(self) -> None:
-        """Put the marks onto the disk, at most once a MARKS_FLUSH_S: they guard against files that
-        rot, and the log itself is on the disk already."""
+        """Sync the marks to the disk, at most once in MARKS_FLUSH_S: they protect against files
+        that rot, and the log itself is on the disk already."""
         now_s = self._clock.monotonic_s()
         if now_s - self._marks_flushed_s >= MARKS_FLUSH_S:
             self._marks_flushed_s = now_s
@@ -162,7 +162,7 @@ class RocksEngine(CopyOperations):
     def _put_checkpoints(self, batch: Batch) -> None:
         for r in self._replicas.values():
             if r.meta.damage:
-                continue  # what the disk holds of it is not known
+                continue  # the state of the disk is unknown
             state.put_checkpoint(batch, r.replica_id, r.end.end, r.stored_bytes, r.producers)
 
     def _checkpoints_written(self) -> None:
@@ -195,7 +195,7 @@ class RocksEngine(CopyOperations):
             end = replica.end.end
             self._marks.set_end(replica_id, offset)
             try:
-                self._marks.flush()  # before the log is cut: a log below its mark is a loss
+                self._marks.flush()  # before the log is shortened: a log below its mark is a loss
                 self._cut(
                     replica, lambda b: truncation.put_truncate(b, self._store, replica, offset)
                 )
@@ -227,7 +227,7 @@ class RocksEngine(CopyOperations):
         return base
 
     def _cut(self, replica: ReplicaState, put: Callable[[Batch], Callable[[], None]]) -> None:
-        """One atomic change of a log's extent, while neither its index nor a read relies on it."""
+        """One atomic change of a log's extent, while no index and no read relies on it."""
         with replica.index.paused() if replica.index else contextlib.nullcontext():
             replica.cuts += 1
             try:
@@ -255,7 +255,7 @@ class RocksEngine(CopyOperations):
         return index_step(indexed, max_records, self._index_turn, self._index_damaged)
 
     def _index_damaged(self, index: KeyIndex, error: CorruptStorageError) -> None:
-        """A copy whose log or index cannot be read on is left out; the others go on."""
+        """A copy whose log or index cannot be read is left out; the others go on."""
         self._store.contain(error.message)
         with self._lock:
             for replica in self._replicas.values():
@@ -270,7 +270,7 @@ class RocksEngine(CopyOperations):
 
     @property
     def needs_rebuild(self) -> bool:
-        """Damaged files are contained: nothing is compacted until the next open rebuilds."""
+        """Contain damaged files: compactions stop until the next open rebuilds."""
         return self._store.contained
 
     def close(self) -> None:
@@ -287,7 +287,7 @@ class RocksEngine(CopyOperations):
             for snapshot in list(self._snapshots):
                 snapshot.close()
             if any(r.meta.damage for r in self._replicas.values()):
-                gc.collect()  # the frames of errors may hold a cursor, and that the database open
+                gc.collect()  # frames of errors may hold a cursor, and so the database open
             self._replicas.clear()
             self._store.close()
             with contextlib.suppress(StorageError):

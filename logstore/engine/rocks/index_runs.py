@@ -21,7 +21,7 @@ POSITION_BITS = 26
 RUN_RECORDS_MAX = 1 << POSITION_BITS
 BLOCK_ENTRIES = 1_024
 MERGE_FAN_IN = 8
-"""Runs of one size that are merged into one: a lookup looks at < 8 runs of each of 4 sizes."""
+"""Runs of one size that are merged into one: a lookup reads < 8 runs of each of 4 sizes."""
 FIRST_TIER_RECORDS = 131_072
 _SLICE_ENTRIES = 262_144
 
@@ -82,7 +82,7 @@ def _blocks(cursor: Cursor, replica_id: int, run_id: int, low: int, high: int) -
 
 
 def choose_merge(runs: Sequence[IndexRun]) -> Sequence[IndexRun]:
-    """Neighbouring runs to make one of, or none. Size-tiered: `runs` are in offset order."""
+    """Neighbouring runs to merge into one, or none. Size-tiered: `runs` are in offset order."""
     limit = FIRST_TIER_RECORDS
     while limit < RUN_RECORDS_MAX:
         first, after = len(runs), len(runs)
@@ -111,7 +111,7 @@ def merge(
     """Write `merged` from `runs` in slices of the hash space; yields the entries of each slice.
 
     Entries below `base` (trimmed) and from a run's end on (truncated) are left out. The blocks
-    mean nothing until the manifest names the run; one that was never named is deleted at open.
+    have no effect until the manifest names the run; an open deletes a run that was never named.
     """
     total = sum(run.end - run.base for run in runs)
     slices = -(-total // _SLICE_ENTRIES)

@@ -1,15 +1,15 @@
-"""The key index of one copy: off the append path, searched together with what it has not yet seen.
+"""The key index of one copy: off the append path, searched together with the unindexed tail.
 
 A small log-structured tree over records in offset order: sorted runs on disk (`index_runs`), then
 the hashes of the latest records in memory, one per record in order, then the unindexed tail, which
 a lookup hashes itself and leaves in memory for the next. The memory part becomes a run once it is
 FIRST_TIER_RECORDS long; after a restart it is hashed again from the log. The blocks of a run and
 the manifest that names it (and so how far the disk's index reaches) are one atomic write. Batches
-that cannot be read have no hashes: they are kept as ranges, and every lookup is shown them.
+that cannot be read have no hashes: they are kept as ranges, and every lookup returns them.
 
-Threads: `_advance_lock` (who hashes the tail), `_merge_lock` (who merges) and `_view_lock` (what a
-lookup sees; held for microseconds by lookups, for one small write when runs change), taken in this
-order. `truncate` and `trim` come from the engine, which holds its own lock before.
+Threads: `_advance_lock` (for hashing the tail), `_merge_lock` (for merging) and `_view_lock` (for
+the view of lookups; held for microseconds by lookups, for one small write when runs change), taken
+in this order. `truncate` and `trim` come from the engine, which holds its own lock before.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from logstore.engine.rocks.store import INDEX, META, Batch, Store
 from logstore.engine.rules import keys_of
 
 _STEP_RECORDS = 16_384
-"""Records hashed under the lock at a time: what a lookup may have to wait for (< 1 ms)."""
+"""Records hashed under the lock at a time: the longest wait of a lookup (< 1 ms)."""
 
 Reader = Callable[[int, int], Iterable[StoredBatch]]
 """Batches that overlap a range of offsets."""
@@ -114,7 +114,7 @@ class KeyIndex:
         )
 
     def write_run(self) -> None:
-        """Move what is in memory to disk, however little it is."""
+        """Move the hashes in memory to the disk, however few."""
         with self._advance_lock:
             if self._memory_records and not self._closed:
                 self._write_run()
@@ -170,7 +170,8 @@ class KeyIndex:
         return heapq.merge(offsets, sorted(shown))
 
     def truncate(self, batch: Batch, offset: int) -> Callable[[], None]:
-        """Add to `batch` what the cut at `offset` changes; call the result once it is written.
+        """Add to `batch` the changes of a truncation at `offset`; call the result once it is
+        written.
 
         The engine holds `paused()` from before this until after that.
         """
@@ -180,12 +181,12 @@ class KeyIndex:
         return self._change(batch, runs, self._base, min(offset, self.end))
 
     def trim(self, batch: Batch, base: int) -> Callable[[], None]:
-        """Like `truncate`, for a new base; entries below it go with the next merge of their run."""
+        """Like `truncate`, for a new base; the next merge of their run deletes entries below it."""
         runs = tuple(r for r in self._runs if r.end > base)
         return self._change(batch, runs, base, max(base, self.end))
 
     def close(self) -> None:
-        """The copy is dropped: do nothing more. Called while `paused`."""
+        """The copy is dropped: stop. Called while `paused`."""
         self._closed = True
 
     @contextlib.contextmanager
@@ -251,7 +252,7 @@ class KeyIndex:
             self._memory_base = run.end
 
     def _finish_merge(self, chosen: tuple[IndexRun, ...], merged: IndexRun) -> None:
-        """Put `merged` in the place of `chosen`; forget it if the log was cut meanwhile."""
+        """Replace `chosen` by `merged`; drop it if the log was truncated meanwhile."""
         batch = self._store.batch()
         with self._view_lock:
             runs = self._runs

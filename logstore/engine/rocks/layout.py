@@ -48,7 +48,7 @@ class StoredMeta:
 
 @dataclass(frozen=True, slots=True)
 class StoredRetired:
-    """The mark of a retired copy, and how much there was of it then."""
+    """The mark of a retired copy, with its size at that time."""
 
     retired: Retired
     end: Position
@@ -159,7 +159,7 @@ def pack_entries(entries: Iterable[ProducerEntry], forgot: bool) -> bytes:
 
 
 def unpack_entries(value: bytes) -> tuple[tuple[ProducerEntry, ...], bool]:
-    """Entries, and whether there were earlier ones that are no longer kept."""
+    """Entries, and whether earlier ones were forgotten."""
     return tuple(ProducerEntry(*e) for e in _ENTRY.iter_unpack(value[1:])), bool(value[0])
 
 

@@ -1,19 +1,19 @@
 """Where the logs of a directory end, in a second place: the file ENDS beside the database.
 
-RocksDB takes a damaged last record of its WAL for one that was never finished, and drops it without
-a word; a file that is gone takes what it held with it. So each copy has a slot here: how far its
-log was written, and who it is. The engine writes a slot after the write to the WAL returned, so
-after a kill -9 the log is at least as long as its mark; a log that is shorter has lost records.
-What shortens a log (truncate, drop) is marked before it is done, for the same reason.
+RocksDB takes a damaged last record of its WAL for an unfinished one, and drops it without
+an error; a deleted file takes its records with it. So each copy has a slot here: how far its
+log was written, and its identity. The engine writes a slot after the write to the WAL returned, so
+after a kill -9 the log is at least as long as its mark; a shorter log has lost records.
+Every operation that shortens a log (truncate, drop) is marked before, for the same reason.
 
 | at | bytes | content |
 |---|---|---|
 | 0 | 20 | replica u64, end u64, crc32 over both |
-| 32 | 8 | length u32, crc32 u32 of what follows |
+| 32 | 8 | length u32, crc32 u32 of the rest |
 | 40 | up to 472 | the `Copy` as msgpack |
 
 The file is mapped: a mark costs under a microsecond, and the kernel keeps it when the process dies.
-A slot whose check word does not hold (torn, damaged, never used) counts for nothing.
+A slot with a wrong check word (torn, damaged, never used) is ignored.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ _MARK_BYTES = _MARK.size + _CRC.size
 
 @dataclass(frozen=True, slots=True)
 class CopyIdentity:
-    """Who a copy is: enough to read its log when the family that names it is damaged."""
+    """The identity of a copy: enough to read its log when the family that names it is damaged."""
 
     shard: str
     key_index: bool
@@ -56,11 +56,11 @@ class CopyIdentity:
 class CopyMark:
     end: int
     copy: CopyIdentity | None
-    """None: this part of the slot does not hold."""
+    """None: this part of the slot is not valid."""
 
 
 def read(directory: Path) -> dict[int, CopyMark]:
-    """The marks by replica id; nothing if the file is not there."""
+    """The marks by replica id; empty if there is no file."""
     with contextlib.suppress(FileNotFoundError):
         data = (directory / ENDS).read_bytes()
         return {replica_id: mark for _, replica_id, mark in _slots(data)}
@@ -77,7 +77,7 @@ class Marks:
         self._at: dict[int, int] = {}
         self._free: list[int] = []
         self.known: dict[int, CopyMark] = {}
-        """What the file said at open."""
+        """The marks of the file at open."""
         try:
             size = os.fstat(self._fd).st_size // SLOT_BYTES * SLOT_BYTES
             self._map = self._mapped(size or _GROW_SLOTS * SLOT_BYTES)
@@ -97,7 +97,7 @@ class Marks:
         self._map[at : at + _MARK_BYTES] = packed + _CRC.pack(crc32(packed))
 
     def put(self, meta: ReplicaMeta, key_index: bool, end: int) -> None:
-        """Give the copy a slot, or renew what its slot says."""
+        """Give the copy a slot, or renew the content of its slot."""
         if meta.replica_id not in self._at:
             if not self._free:
                 self._grow()
@@ -111,7 +111,7 @@ class Marks:
         self.set_end(meta.replica_id, end)
 
     def forget(self, replica_id: int) -> bytes:
-        """The copy is about to be dropped: nothing is missing when it is gone. For `put_back`."""
+        """The copy is about to be dropped: its absence is no loss then. For `put_back`."""
         at = self._at.pop(replica_id, None)
         if at is None:
             return b""
@@ -128,7 +128,7 @@ class Marks:
             self._map[at : at + SLOT_BYTES] = slot
 
     def flush(self) -> None:
-        """Put the marks onto the disk."""
+        """Sync the marks to the disk."""
         try:
             os.fdatasync(self._fd)
         except OSError as e:
@@ -146,7 +146,7 @@ class Marks:
         self._free = list(range(before, len(grown), SLOT_BYTES))
 
     def _mapped(self, size: int) -> mmap.mmap:
-        """The file, of this size; its blocks are there before they are written through the map,
+        """The file, of this size; its blocks are allocated before they are written through the map,
         where a full disk would be a signal that ends the process."""
         try:
             os.posix_fallocate(self._fd, 0, size)
@@ -157,7 +157,7 @@ class Marks:
 
 
 def _slots(data: bytes | mmap.mmap) -> "list[tuple[int, int, CopyMark]]":
-    """(place, replica id, mark) of each slot that holds."""
+    """(place, replica id, mark) of each valid slot."""
     found = []
     for at in range(0, len(data) // SLOT_BYTES * SLOT_BYTES, SLOT_BYTES):
         slot = data[at : at + SLOT_BYTES]

@@ -1,4 +1,4 @@
-"""Reads of one copy's batches, from the database or a snapshot. What is returned was verified."""
+"""Reads of one copy's batches, from the database or a snapshot. Returned batches are verified."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ from logstore.engine.rocks.layout import data_key, offset_of, open_batch, time_m
 from logstore.engine.rocks.store import DATA, Cursor, Store
 
 TIME_NONE = -(1 << 63)
-"""The largest time of no records."""
+"""The largest time of an empty log."""
 
 
 def batches(
@@ -86,7 +86,7 @@ def at_offset(error: CorruptStorageError, who: str, offset: int) -> CorruptStora
 
 
 def missing(who: str, start: int, stop: int) -> CorruptStorageError:
-    """The error of a read that reaches offsets that should be there."""
+    """The error of a read that reaches missing offsets."""
     error = CorruptStorageError(f"{who}: offsets {start}..{stop - 1} are missing")
     error.offset = start
     return error
@@ -144,8 +144,8 @@ def offset_at_time(
 ) -> int:
     """First offset of the first batch with a record at or after `timestamp_us`; `end` if none.
 
-    Binary search over the largest time so far. Trimmed batches may have been later than what is
-    left: then the first batches hide behind their time and are looked at one by one.
+    Binary search over the largest time so far. Trimmed batches may have had later times than the
+    remaining ones: then the search cannot separate the first batches, which are read one by one.
     """
     low, high = base, end  # the batch sought starts in [low, high)
     while low < high:

@@ -1,4 +1,4 @@
-"""The reading half of RocksEngine. Takes no lock; `_consistently` sees to races with cuts."""
+"""The reads of RocksEngine. They take no lock; `_consistently` handles races with truncations."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 def until_damage(batches: Iterator[StoredBatch]) -> Iterator[StoredBatch]:
-    """What is whole before the first damage; that itself is raised by the read that starts there.
+    """The whole batches before the first damage; the read that starts at the damage raises it.
 
-    With one replica what lies before it can be read."""
+    With one replica the records before it can be read."""
     some = False
     try:
         for batch in batches:
@@ -141,7 +141,7 @@ class Reads:
 
     def verify_chain(self, replica_id: int, start: Position, stop: int) -> Position:
         replica = self._replica(replica_id)
-        self._store.flush(DATA)  # what is still in a memtable proves nothing about the disk
+        self._store.flush(DATA)  # data in a memtable proves nothing about the disk
 
         def attempt() -> Position:
             check_not_below_base(replica.meta, start.end, "start")
@@ -152,7 +152,7 @@ class Reads:
         return self._consistently(replica, attempt)
 
     def _consistently(self, replica: ReplicaState, attempt: Callable[[], T]) -> T:
-        """The result of a read that no trim, truncate or drop ran beside."""
+        """The result of a read during which no trim, truncate or drop ran."""
         while True:
             before = replica.cuts
             error: LogstoreError | None = None
@@ -166,7 +166,7 @@ class Reads:
                 if error is not None:
                     raise error
                 return result
-            with self._lock:  # wait for the end of the cut
+            with self._lock:  # wait for the end of the truncation
                 self._replica(replica.replica_id)
 
     def _replica(self, replica_id: int) -> ReplicaState:

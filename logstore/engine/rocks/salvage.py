@@ -1,11 +1,12 @@
-"""Rebuilding a directory with damaged files: what is whole goes into a new one, then they swap.
+"""Rebuilding a directory with damaged files: whole batches go into a new one, then they swap.
 
-Asked for by the marker DAMAGED (damage was met while running or loading), by a database that does
-not open, or by copies that only the marks (`marks`) name. The old database is opened without
-compactions, skipping damaged WAL records; each copy is read batch by batch, checksums and chain
-verified, into a new one under `rebuilt/`. A copy with a hole keeps what is whole on both sides of
-it and is marked `damage`, as is one that ends below its mark; if WAL records were skipped each copy
-is marked `tail_lost`: what it holds is whole, but acked records may be missing behind.
+A rebuild is triggered by the marker DAMAGED (damage was met while running or loading), by a
+database that does not open, or by copies that only the marks (`marks`) name. The old database is
+opened without compactions, skipping damaged WAL records; each copy is read batch by batch,
+checksums and chain verified, into a new one under `rebuilt/`. A copy with a hole keeps the batches
+on both sides of it and is marked `damage`, as is one that ends below its mark; if WAL records were
+skipped each copy is marked `tail_lost`: its batches are whole, but acked records may be missing at
+the end.
 
 The swap survives kill -9 at each step: DAMAGED (write again from the start) → REBUILT (move the old
 files aside) → MOVING (move the new ones here; CURRENT, without which there is no database, last).
@@ -43,10 +44,10 @@ from logstore.engine.rules import name_of
 
 REBUILT, MOVING = "REBUILT", "MOVING"
 WAL_DAMAGED = "WAL: "
-"""A marker that starts so says that WAL records are missing."""
+"""A marker that starts with this says that WAL records are missing."""
 _PART = "rebuilt"
 _NOT_THE_WAL = re.compile(r"\.(sst|blob)|MANIFEST|CURRENT|OPTIONS", re.IGNORECASE)
-"""What errors at open name when it is not the WAL that is damaged."""
+"""Names in errors at open if the damage is not in the WAL."""
 _WRITE_BYTES = 4 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -87,7 +88,7 @@ def is_asked_for(path: Path) -> bool:
 
 
 def settle(path: Path, lost: list[str]) -> None:
-    """The copies are loaded: what lay in the directory before is kept if some of it is `lost`."""
+    """The copies are loaded: keep the earlier files of the directory if some of it is `lost`."""
     if lost:
         _log.error("logs are shorter than they were known to be", path=str(path), copies=lost)
     aside.settle(path, ", ".join(lost))
@@ -123,7 +124,7 @@ def _rebuild(path: Path, sizes: tuple[int, int], lock_fd: int) -> None:
 
 
 def _opened_to_salvage(path: Path, sizes: tuple[int, int], lock_fd: int) -> Store:
-    """The database, whatever of its tables and blob files is damaged or gone."""
+    """The database, even if some of its tables and blob files are damaged or missing."""
     try:
         old = Store(path, *sizes, salvage=True, lock_fd=os.dup(lock_fd))
     except StorageFullError:
@@ -174,7 +175,7 @@ def _copies(old: Store, known: dict[int, CopyMark]) -> list[StoredCopy]:
 
 
 def _copy(old: Store, new: Store, stored: StoredCopy, *, mark: int, wal_lost: bool) -> ReplicaMeta:
-    """Copy what is whole of one copy; returns its facts with what was found."""
+    """Copy the whole batches of one copy; returns its facts with the damage that was found."""
     meta, who = stored.meta, name_of(stored.meta)
     found = _Found(who, Position(meta.base.end, meta.base.chain))
     batch, size = new.batch(), 0
@@ -214,7 +215,7 @@ def _found_out(meta: ReplicaMeta, found: "_Found", known: int, wal_lost: bool) -
     """The facts of a copy after it was read out; `known`: how far its log reached.
 
     A log that is short because the WAL lost records is `tail_lost`, and goes on where it ends. Any
-    other one is damaged: what is missing lies in a file that is kept aside.
+    other short one is damaged: its missing records lie in a file that is kept aside.
     """
     end, short = found.end.end, found.end.end < known
     if found.error:
@@ -235,7 +236,7 @@ def _found_out(meta: ReplicaMeta, found: "_Found", known: int, wal_lost: bool) -
 
 @dataclass(slots=True)
 class _Found:
-    """What was read of a copy so far: `end` is the last whole batch's."""
+    """The state of reading one copy: `end` is the last whole batch's."""
 
     who: str
     end: Position
@@ -243,10 +244,10 @@ class _Found:
     damage: str = ""
     missing_from: int | None = None
     error: str = ""
-    """What stopped the reading at `end`, until a batch that continues there is found."""
+    """The error that stopped the reading at `end`, until a batch that continues there is found."""
 
     def hole(self, start: int, stop: int) -> None:
-        """Nothing whole is in [start, stop)."""
+        """No whole batch is in [start, stop)."""
         if self.missing_from is None:
             self.missing_from = start
         if not self.damage:
@@ -268,9 +269,9 @@ class _Found:
 def _whole(
     old: Store, who: str, meta: ReplicaMeta, found: _Found
 ) -> Iterator[tuple[bytes, bytes, StoredBatch]]:
-    """Every batch that can be read and holds, in order; `found` learns of the holes.
+    """Every readable and valid batch, in order; `found` collects the holes.
 
-    An iterator fails as a whole when one table of the family cannot be opened. Where it does, the
+    An iterator fails as a whole when one table of the family cannot be opened. Then the
     batch is looked up by its key, which opens only tables whose keys enclose it.
     """
     replica_id, at = meta.replica_id, meta.base.end
@@ -303,7 +304,7 @@ def _whole(
             step, at = 1, looked_up[1].end
             yield data_key(replica_id, looked_up[1].base_offset), *looked_up
             continue
-        # The block or batch at `at` cannot be read: look for the next whole one behind it.
+        # The block or batch at `at` cannot be read: look for the next whole one after it.
         failed_at = at
         at, step = min([at + step, *(s for s in starts if s > at)]), step * 2
         if step > 1 << 40:
@@ -363,7 +364,7 @@ def _mark(path: Path, name: str, text: str) -> None:
 
 
 def _swap(path: Path) -> None:
-    """Put the rebuilt database in the place of the old one; goes on where a kill stopped it."""
+    """Replace the old database by the rebuilt one; goes on where a kill stopped it."""
     part = path / _PART
     if not (path / MOVING).exists():
         aside.move(path)

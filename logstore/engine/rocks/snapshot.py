@@ -1,7 +1,7 @@
 """A point in time of one copy, consistent under writes and trims, and cheap to take.
 
 Held by RocksDB iterators, each of which sees the database as it was when it was made: the Snapshot
-of rocksdict 0.3.29 honours its time in gets only, its iterators show what was written later. An
+of rocksdict 0.3.29 uses its time in gets only, its iterators show later writes. An
 iterator keeps the memtables and files of its time, so a snapshot should not outlive its use.
 """
 

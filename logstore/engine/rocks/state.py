@@ -1,8 +1,8 @@
-"""What an engine knows in memory of each copy, and how it is stored, loaded and checkpointed.
+"""An engine's state of each copy in memory, and how it is stored, loaded and checkpointed.
 
 End, chain and largest time come from the last batch. Producers and stored bytes are sums over the
 log: they are checkpointed each CHECKPOINT_BYTES of writes, at trim, truncate and close, atomically
-with the offset they are as of; an open replays only the batches after it.
+with their offset; an open replays only the batches after it.
 """
 
 import contextlib
@@ -88,15 +88,15 @@ class ReplicaState:
     index: KeyIndex | None
     who: str
     cuts: int = 0
-    """Goes up before and after each trim and truncate: a read that raced with one tries again, and
-    finds no copy if it was dropped."""
+    """Incremented before and after each trim and truncate: a read that raced with one tries again,
+    and finds no copy if it was dropped."""
 
     @property
     def replica_id(self) -> int:
         return self.meta.replica_id
 
     def add(self, batch: StoredBatch) -> None:
-        """Account for a batch that was written."""
+        """Add a batch that was written."""
         self.producers.add(batch)
         self.stored_bytes += len(batch.data)
         self.time_max_us = max(self.time_max_us, batch.time_max_us)
@@ -208,7 +208,8 @@ def load_copy(store: Store, replica_id: int) -> StoredCopy:
 
 
 def _with_what_changes(store: Store, stored: StoredMeta) -> StoredCopy:
-    """The copy with what has keys of its own, because it is written often or seldom."""
+    """The copy with its fields that have keys of their own, because they are written often or
+    seldom."""
     meta, kinds = stored.meta, (HIGH_WATERMARK, FEED_CURSOR, RETIRED)
     keys = [meta_key(meta.replica_id, kind) for kind in kinds]
     high_watermark, cursor, retired = store.get_many(META, keys)
@@ -220,7 +221,7 @@ def _with_what_changes(store: Store, stored: StoredMeta) -> StoredCopy:
 
 
 def known_end(store: Store, meta: ReplicaMeta, mark: int) -> int:
-    """How far the copy's log reached by anything but its batches; `mark` is its slot's."""
+    """How far the copy's log reached by other evidence than its batches; `mark` is its slot's."""
     ends = [meta.base.end, meta.high_watermark, meta.known_end or 0, mark]
     packed = store.get(META, meta_key(meta.replica_id, CHECKPOINT))
     if packed is not None:
@@ -229,10 +230,10 @@ def known_end(store: Store, meta: ReplicaMeta, mark: int) -> int:
 
 
 def with_lost_tail(store: Store, stored: StoredCopy, mark: int) -> StoredCopy | None:
-    """What a copy is whose log is shorter than it was known to be, though all that the disk
-    returns holds; None if it is not shorter.
+    """The facts of a copy whose log is shorter than it was known to be, though all returned batches
+    are valid; None if it is not shorter.
 
-    Written at once: its key index and its sums are made anew from what is there.
+    Written at once: its key index and its sums are built again from the log.
     """
     meta = stored.meta
     last = reader.last(store, name_of(meta), meta)
@@ -257,7 +258,7 @@ def with_lost_tail(store: Store, stored: StoredCopy, mark: int) -> StoredCopy | 
 
 
 def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> ReplicaState:
-    """Bring a copy's state up from the disk; raises CorruptStorageError if it is not whole."""
+    """Load a copy's state from the disk; raises CorruptStorageError if it is not whole."""
     meta, who, replica_id = stored.meta, name_of(stored.meta), stored.meta.replica_id
     if meta.missing_from is not None:
         raise CorruptStorageError(meta.damage)
@@ -287,9 +288,9 @@ def load_replica(store: Store, stored: StoredCopy, make_index: MakeIndex) -> Rep
 
 
 def load_damaged(store: Store, stored: StoredCopy, damage: str, mark: int) -> ReplicaState:
-    """A copy whose state cannot be brought up: whole batches can be read, nothing else.
+    """A copy whose state cannot be loaded: only its whole batches can be read.
 
-    Its log ends where it is known to have ended: a read of what is missing in it raises.
+    Its log ends where it is known to have ended: a read of the missing part raises.
     """
     meta = replace(stored.meta, damage=stored.meta.damage or damage)
     who = name_of(meta)
@@ -320,7 +321,7 @@ def load_anchor(
     producers: Cursor | str = PRODUCERS,
     counts: Cursor | str = COUNTS,
 ) -> Anchor:
-    """What the trimmed batches of a copy left behind."""
+    """The anchor: the state that the trimmed batches of a copy left."""
     key_counts = {
         key[REPLICA_ID_BYTES:]: unpack_u64(value)
         for key, value in store.scan(counts, *replica_range(meta.replica_id))
@@ -330,6 +331,6 @@ def load_anchor(
 
 
 def delete_all(batch: Batch, replica_id: int) -> None:
-    """Everything that is stored of a copy."""
+    """All stored bytes of a copy."""
     for family in FAMILIES:
         batch.delete_range(family, *replica_range(replica_id))

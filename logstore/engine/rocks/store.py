@@ -1,10 +1,10 @@
 """RocksDB with our options, errors, lock and fsync. Knows bytes, not batches.
 
 - WAL recovery is `tolerate_corrupted_tail_records`: the default (point in time) drops everything
-  after a damaged middle without a word; this refuses to open, and still accepts a torn tail.
+  after a damaged middle without an error; this refuses to open, and still accepts a torn tail.
 - `data` keeps large values in blob files: they are written once and not rewritten by compaction.
 - A write stall would hold the GIL (rocksdict holds it inside write), so there is room for several
-  memtables and many small files in level 0 before RocksDB slows anyone down.
+  memtables and many small files in level 0 before RocksDB slows writes down.
 - A damaged file is contained: a compaction that meets it would stop every write of the directory
   (RocksDB's "unrecoverable" background error), so compactions are switched off and the marker
   DAMAGED asks the next open to rebuild the directory (`salvage`).
@@ -55,8 +55,8 @@ class Store:
         salvage: bool = False,
         lock_fd: int | None = None,
     ) -> None:
-        """`salvage`: to read out what can be read: damaged WAL records are skipped, nothing is
-        compacted. `lock_fd`: from `lock_directory`; it is closed with the store."""
+        """`salvage`: for reading out all readable data: damaged WAL records are skipped,
+        compactions are off. `lock_fd`: from `lock_directory`; it is closed with the store."""
         self.path = path
         self._contained = salvage
         self._lock_fd = lock_directory(path) if lock_fd is None else lock_fd
@@ -96,11 +96,11 @@ class Store:
 
     @property
     def contained(self) -> bool:
-        """True since damage was found: nothing is compacted until the directory was rebuilt."""
+        """True after damage was found: compactions are off until the directory was rebuilt."""
         return self._contained
 
     def contain(self, reason: str) -> None:
-        """Keep compactions away from damaged files, and ask the next open to rebuild."""
+        """Switch compactions off, and ask the next open to rebuild."""
         if self._contained or not hasattr(self, "families"):
             return
         self._contained = True
@@ -119,7 +119,7 @@ class Store:
             self._db.write(batch.raw, self._unsynced)
 
     def sync(self) -> None:
-        """Put all that was written before onto the disk. One thread at a time."""
+        """Sync earlier writes to the disk. One thread at a time."""
         with self.errors():
             self._wal.sync()
 
@@ -189,7 +189,7 @@ class Store:
         return garbage / size if size else 0.0
 
     def interrupt(self) -> None:
-        """Stop compactions, also one that `reclaim` waits for; nothing is lost."""
+        """Stop compactions, also one that `reclaim` waits for; no data is lost."""
         with contextlib.suppress(Exception):
             self._db.cancel_all_background(False)
 
@@ -198,7 +198,7 @@ class Store:
         self.handles.clear()
         self.families.clear()
         if self._contained:
-            gc.collect()  # the frames of an error may hold a cursor, and that the database open
+            gc.collect()  # the frames of an error may hold a cursor, which keeps the database open
         try:
             with self.errors():
                 self._db.close()
@@ -234,8 +234,8 @@ class Batch:
 class Cursor:
     """A RocksDB iterator that keeps to [lower, upper) and cannot end silently on an error.
 
-    What rocksdict 0.3.29 leaves to us: its iterators ignore a lower bound, and they point into the
-    ReadOptions for the upper one, so that must live as long (else they skip what is there).
+    It makes up for rocksdict 0.3.29: its iterators ignore a lower bound, and point into the
+    ReadOptions for the upper one, which must live as long (else they skip existing keys).
     """
 
     def __init__(
@@ -255,10 +255,10 @@ class Cursor:
         self.seek = raw.seek
         self.seek_for_prev = raw.seek_for_prev
         self.seek_to_last = raw.seek_to_last
-        self._options = options  # last, so that it goes last
+        self._options = options  # last, so that it is freed last
 
     def valid(self) -> bool:
-        """Whether it stands on an entry; raises what stopped it if that was no regular end."""
+        """Whether it stands on an entry; raises the error that stopped it early."""
         if self._raw.valid():
             self._key = self._raw.key()
             return self._lower <= self._key < self._upper
@@ -269,7 +269,7 @@ class Cursor:
         return False
 
     def key(self) -> bytes:
-        """The key that `valid` saw."""
+        """The key at which `valid` found it."""
         return self._key
 
     def value(self) -> bytes:
@@ -318,7 +318,7 @@ class _WalSync:
 
 
 _GONE = re.compile(r"No such file or directory.*\d\.(sst|blob)")
-"""A file that is not there where the database has it is damage like any other."""
+"""A file that the database names and that is missing is damage like any other."""
 
 
 def map_error(error: Exception, path: Path) -> StorageError:
@@ -332,7 +332,7 @@ def map_error(error: Exception, path: Path) -> StorageError:
 
 
 def lock_directory(path: Path) -> int:
-    """Own the directory as long as the process lives; raises DirectoryInUseError."""
+    """Own the directory while the process lives; raises DirectoryInUseError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         fd = os.open(path / "IN_USE", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,8 +1,8 @@
-"""Trim and truncate of one copy: what goes into the one atomic write, and what holds after it.
+"""Trim and truncate of one copy: the content of the one atomic write, and the state after it.
 
-A trim folds the batches that go into the anchor (producers, records per key) in bounded steps, each
+A trim folds the leaving batches into the anchor (producers, records per key) in bounded steps, each
 a write of its own: a crash between two leaves a copy that is trimmed to the step's end, and an
-open deletes what is left below a base.
+open deletes the rest below a base.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ TRIM_STEP_BYTES = 2 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class TrimStep:
-    """A prefix of the log, read and folded, ready to go."""
+    """A prefix of the log, read and folded, ready to be deleted."""
 
     base: Position
     stored_bytes: int
@@ -112,7 +112,8 @@ def put_delete_below_base(batch: Batch, meta: ReplicaMeta) -> None:
 def put_truncate(
     batch: Batch, store: Store, replica: ReplicaState, offset: int
 ) -> Callable[[], None]:
-    """Add the cut at `offset` to `batch`; call the result once written. Under the engine's lock."""
+    """Add the truncation at `offset` to `batch`; call the result once written. Under the engine's
+    lock."""
     replica_id = replica.replica_id
     end, time_max_us = _end_at(store, replica, offset)
     removed = sum(

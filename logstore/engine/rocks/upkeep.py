@@ -1,4 +1,4 @@
-"""Background work of an engine: one step of indexing, and giving deleted space back."""
+"""Background work of an engine: one step of indexing, and freeing deleted space."""
 
 import contextlib
 import queue
@@ -54,18 +54,18 @@ class Reclaimer:
         self._thread: threading.Thread | None = None
 
     def reclaim(self, lower: bytes, upper: bytes) -> None:
-        """Give the space of a deleted range of keys back, soon."""
+        """Free the space of a deleted range of keys, soon."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="reclaim", daemon=True)
             self._thread.start()
         self._spans.put((lower, upper))
 
     def drain(self) -> None:
-        """Wait until what was asked for is done."""
+        """Wait until all requested work is done."""
         self._spans.join()
 
     def close(self) -> None:
-        """Stop, in the middle of a compaction if need be."""
+        """Stop, in the middle of a compaction if necessary."""
         if self._thread is not None:
             self._spans.put(None)
             self._store.interrupt()

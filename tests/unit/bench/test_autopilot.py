@@ -61,9 +61,8 @@ def test_seconds_over_the_slo_are_put_down_to_their_cause() -> None:
     )  # fmt: skip
     found = _figures(driver, seen, [migration_told(record, None, 6_000_000, 10.0)], 0, 250.0)
     figures = found.as_json()
-    assert (figures["slo_seconds"], figures["by_overload"], figures["by_move"], figures["by_machine"]) == (
-        3, 1, 1, 1,
-    )  # fmt: skip
+    seconds = [figures[key] for key in ("slo_seconds", "by_overload", "by_move", "by_machine")]
+    assert seconds == [3, 1, 1, 1]
     assert (figures["throttled"], figures["errors"], figures["moves"]) == (7, 1, 1)
 
 
