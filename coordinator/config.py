@@ -1,8 +1,9 @@
 """Settings of the coordinator: `LOGSTORE_COORDINATOR_*` in the environment, flags, or arguments."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from annotated_types import Interval, MaxLen, Unit
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
@@ -31,6 +32,15 @@ class Autopilot(StrEnum):
     OFF = "off"
 
 
+def _alive_s(given: dict[str, Any]) -> float:
+    return max(3.0, 3 * float(given["report_interval_s"]))
+
+
+def _same_as(name: str) -> Callable[[dict[str, Any]], float]:
+    """The value of another setting as the default."""
+    return lambda given: float(given[name])
+
+
 class CoordinatorConfig(MetadataSettings):
     """Settings of a coordinator. A value outside its bound is refused with the field's name."""
 
@@ -41,7 +51,7 @@ class CoordinatorConfig(MetadataSettings):
     metadata: Annotated[str | None, Field(pattern="^etcds?://")] = None
     """etcd://HOST:PORT,… instead of the embedded store."""
     cluster: Annotated[str | None, Field(pattern="^[0-9a-f]{1,16}$")] = None
-    """Id of the cluster whose metadata this must be; another one is refused."""
+    """Id of the cluster that the metadata must belong to; another one is refused."""
     host: Annotated[HostText, MaxLen(255)] = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, PORT, Unit("port")] = 7400
@@ -55,12 +65,16 @@ class CoordinatorConfig(MetadataSettings):
     """Time between two plans."""
     report_interval_s: Annotated[float, Interval(ge=0.1, le=3600), Unit("s")] = 1.0
     """Time between an instance's reports, as its own `report_interval_s` says."""
-    alive_s: Annotated[float | None, Interval(gt=0, le=3600), Unit("s")] = None
-    """An instance in silence for so long is not alive; default: 3 reports, at least 3 s."""
-    slot_s: Annotated[float | None, Interval(gt=0, le=86_400), Unit("s")] = None
+    alive_s: Annotated[float, Interval(gt=0, le=3600), Unit("s")] = Field(default_factory=_alive_s)
+    """An instance without a report for this long is not alive; default: 3 reports, at least 3 s."""
+    slot_s: Annotated[float, Interval(gt=0, le=86_400), Unit("s")] = Field(
+        default_factory=_same_as("planning_period_s")
+    )
     """A statistics slot in a log's own time; default: the planning period."""
-    wall_s_per_slot: Annotated[float | None, Interval(gt=0, le=86_400), Unit("s")] = None
-    """Wall time that a slot takes; differs from `slot_s` while history is replayed; default: it."""
+    wall_s_per_slot: Annotated[float, Interval(gt=0, le=86_400), Unit("s")] = Field(
+        default_factory=_same_as("slot_s")
+    )
+    """Wall time of a slot; differs from its default `slot_s` while history is replayed."""
     seasons_slots: Annotated[
         tuple[int, ...] | None, Unit("slots"), NoDecode, BeforeValidator(from_json)
     ] = None
@@ -86,9 +100,9 @@ class CoordinatorConfig(MetadataSettings):
     )
     """A target must stay this far below the threshold."""
     cooldown_s: Annotated[float | None, _PLANNER["cooldown_s"].interval, Unit("s")] = None
-    """A moved shard stays where it is for so long; default: 3 planning periods."""
+    """A moved shard stays where it is for this long; default: 3 planning periods."""
     flip_back_s: Annotated[float | None, _PLANNER["flip_back_s"].interval, Unit("s")] = None
-    """A moved shard does not return for so long; default: 12 planning periods."""
+    """A moved shard does not return for this long; default: 12 planning periods."""
     margin_periods: Annotated[float, _PLANNER["margin_periods"].interval, Unit("slots")] = (
         PlannerConfig().margin_periods
     )
@@ -103,9 +117,9 @@ class CoordinatorConfig(MetadataSettings):
     """Options of planned moves that differ from their defaults, as JSON."""
 
     replicas: Annotated[int, REPLICAS, Unit("copies")] = 1
-    """Copies of a new log that does not say how many."""
+    """Copies of a new log without the option `replicas`."""
     lost_after_s: Annotated[float, Interval(ge=1, le=86_400), Unit("s")] = 30.0
-    """Copies of an instance in silence for so long are made elsewhere."""
+    """Copies of an instance without a report for this long are made elsewhere."""
 
     kafka: Annotated[
         AddressesText | None,
@@ -114,7 +128,7 @@ class CoordinatorConfig(MetadataSettings):
         ),
         MaxLen(4096),
     ] = None
-    """host:port,… of a Kafka; moves then feed through it, unless told otherwise."""
+    """host:port,… of a Kafka; moves feed through it by default."""
     feed_sweep_s: Annotated[float, Interval(ge=0.1, le=86_400), Unit("s")] = 30.0
     """Time between two sweeps of orphaned feed topics."""
 
@@ -132,12 +146,6 @@ class CoordinatorConfig(MetadataSettings):
     def _fill(self) -> Self:
         if self.cells > 1 and self.metadata is None:
             raise ValueError(f"cells is {self.cells}, the embedded store has 1: give metadata")
-        if self.alive_s is None:
-            self.alive_s = max(3.0, 3 * self.report_interval_s)
-        if self.slot_s is None:
-            self.slot_s = self.planning_period_s
-        if self.wall_s_per_slot is None:
-            self.wall_s_per_slot = self.slot_s
         if self.cooldown_s is None:
             self.cooldown_s = 3 * self.planning_period_s
         if self.flip_back_s is None:
@@ -145,20 +153,7 @@ class CoordinatorConfig(MetadataSettings):
         return self
 
     @property
-    def silence_s(self) -> float:
-        """After so long without a report an instance counts as not alive."""
-        return self.alive_s or 3.0
-
-    @property
-    def event_slot_s(self) -> float:
-        return self.slot_s or self.planning_period_s
-
-    @property
     def slots_ahead(self) -> int:
-        """Slots that are forecast for a plan: the horizon, and the outlook behind it."""
-        day = min(OUTLOOK_MAX, round(86_400.0 / self.event_slot_s))
+        """Slots that are forecast for a plan: the horizon, and the outlook beyond it."""
+        day = min(OUTLOOK_MAX, round(86_400.0 / self.slot_s))
         return max(self.horizon_slots, self.outlook_slots or day)
-
-    @property
-    def slot_wall_s(self) -> float:
-        return self.wall_s_per_slot or self.event_slot_s

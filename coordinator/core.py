@@ -64,9 +64,9 @@ class CoordinatorCore:
         self.config, self.env, self.store = config, env, store
         self._leader_ttl_s = leader_ttl_s
         self.intake = StatisticsIntake(
-            config.event_slot_s,
+            config.slot_s,
             settle_s=3 * config.report_interval_s,
-            silence_s=config.silence_s,
+            alive_s=config.alive_s,
             seasons_slots=config.seasons_slots,
             history_slots=config.history_slots,
             heatmap_buckets=config.heatmap_buckets,

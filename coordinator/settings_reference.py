@@ -125,6 +125,14 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory_takes_validated_data:  # from other settings: the text says which
+        return "derived"
+    return _shown(field.get_default(call_default_factory=True))
+
+
 def process_rows(settings: type[MetadataSettings], without: set[str] = frozenset()) -> list[Row]:  # type: ignore[assignment]
     """The settings of one process, those of `without` left out."""
     prefix = settings.model_config.get("env_prefix", "")
@@ -136,9 +144,7 @@ def process_rows(settings: type[MetadataSettings], without: set[str] = frozenset
             Row(
                 name,
                 limits_in(tuple(field.metadata)).unit,
-                "required"
-                if field.is_required()
-                else _shown(field.get_default(call_default_factory=True)),
+                _default(field),
                 _bounds(field.annotation, field.metadata),
                 _line(field.description or ""),
                 f"--{name.replace('_', '-')}",

@@ -44,7 +44,7 @@ class CatalogService(CopiesService):
         catalog: Catalog,
         intake: StatisticsIntake,
         env: Env,
-        silence_s: float,
+        alive_s: float,
         replicas: int = 1,
         presence: Presence | None = None,
         *,
@@ -58,20 +58,20 @@ class CatalogService(CopiesService):
         self._catalog = catalog
         self._intake = intake
         self._env = env
-        self._silence_s = silence_s
+        self._alive_s = alive_s
         self._started_s = env.clock.monotonic_s()
 
     def _alive(self, instance: str) -> bool:
         """As reports say; a coordinator that has just started gives everyone time to report."""
         now_s = self._env.clock.monotonic_s()
-        if not self._intake.heard(instance) and now_s - self._started_s <= self._silence_s:
+        if not self._intake.heard(instance) and now_s - self._started_s <= self._alive_s:
             return True
         return self._intake.alive(instance, now_s)
 
     async def _heard_enough(self, homes: Sequence[str], replicas: int) -> None:
         """Give instances time to report: who hears too few may just have been cut off itself."""
         wanted = min(len(homes), replicas)
-        deadline_s = self._env.clock.monotonic_s() + self._silence_s
+        deadline_s = self._env.clock.monotonic_s() + self._alive_s
         while sum(map(self._alive, homes)) < wanted:
             if self._env.clock.monotonic_s() >= deadline_s:
                 return

@@ -88,7 +88,7 @@ class Cell:
                 self.catalog,
                 intake,
                 env,
-                config.silence_s,
+                config.alive_s,
                 config.replicas,
                 presence,
                 copies=CopiesAdmin(store, self.catalog, parts.nodes),

@@ -118,7 +118,7 @@ class PlanningLoop:
         at_us = self._env.clock.wall_us()
         learned = self._intake.slots_learned - self._slots_before
         self._slots_before = self._intake.slots_learned
-        expected = self._config.planning_period_s / self._config.slot_wall_s
+        expected = self._config.planning_period_s / self._config.wall_s_per_slot
         if self.mode is Autopilot.OFF:
             return self._note(PlanNote(at_us, None, skipped="the autopilot is off"))
         if learned > max(5.0, 5.0 * expected):

@@ -59,9 +59,9 @@ def make_view(
     """All that one plan is made from. `mono_s`: the monotonic clock; `sizes`: shard -> bytes."""
     known = {record.instance for record in instances}
     live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
-    per_s = 1.0 / config.slot_wall_s
+    per_s = 1.0 / config.wall_s_per_slot
     ahead = config.slots_ahead if len(live) <= OUTLOOK_SHARDS_MAX else config.horizon_slots
-    forecasts = intake.forecasts([s.shard for s in live], ahead, mono_s, config.slot_wall_s)
+    forecasts = intake.forecasts([s.shard for s in live], ahead, mono_s, config.wall_s_per_slot)
     moved = _last_moves(migrations, now_s)
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
@@ -85,7 +85,7 @@ def make_view(
     trips_ms = _round_trips(statuses)
     return View(
         now_s=now_s,
-        period_s=config.slot_wall_s,
+        period_s=config.wall_s_per_slot,
         slot=max((f.made_at_slot for f in forecasts.values()), default=0),
         shards=views,
         instances=tuple(

@@ -66,7 +66,7 @@ class StatisticsIntake:
         slot_s: float,
         *,
         settle_s: float = 3.0,
-        silence_s: float = 3.0,
+        alive_s: float = 3.0,
         seasons_slots: Sequence[int] | None = None,
         history_slots: int = 336,
         heatmap_buckets: int = 256,
@@ -94,7 +94,7 @@ class StatisticsIntake:
         """Learned while a client group's profile is announced, and only then: it costs as much."""
         self._models = threading.RLock()
         """Held while models or heatmaps are at work."""
-        self._settle_s, self._silence_s = settle_s, silence_s
+        self._settle_s, self._alive_s = settle_s, alive_s
         self._history_slots, self._buckets = history_slots, heatmap_buckets
         self._instances: dict[str, InstanceState] = {}
         self._logs: dict[str, LogState] = {}
@@ -279,7 +279,7 @@ class StatisticsIntake:
             return True
         if now_s - log.pending[slot].first_seen_s >= self._settle_s:
             return True
-        heard = [told for told, at_s in log.told_up_to.values() if now_s - at_s <= self._silence_s]
+        heard = [told for told, at_s in log.told_up_to.values() if now_s - at_s <= self._alive_s]
         return bool(heard) and min(heard) >= slot
 
     def _log(self, name: str) -> LogState:
@@ -287,7 +287,7 @@ class StatisticsIntake:
         if log is None:
             log = self._logs[name] = LogState(
                 AccessHeatmap(self._buckets, min(self._history_slots, 336)),
-                LogClock(self._silence_s),
+                LogClock(self._alive_s),
             )
         return log
 
@@ -310,7 +310,7 @@ class StatisticsIntake:
 
     def alive(self, instance: str, now_s: float) -> bool:
         found = self._instances.get(instance)
-        return found is not None and now_s - found.heard_s <= self._silence_s
+        return found is not None and now_s - found.heard_s <= self._alive_s
 
     def silent_s(self, instance: str, now_s: float) -> float | None:
         """Seconds since the instance was heard, 0 while it counts as alive; None: never heard."""
@@ -318,7 +318,7 @@ class StatisticsIntake:
         if found is None:
             return None
         unheard_s = now_s - found.heard_s
-        return unheard_s if unheard_s > self._silence_s else 0.0
+        return unheard_s if unheard_s > self._alive_s else 0.0
 
     def heard(self, instance: str) -> bool:
         """Has it ever reported to this coordinator?"""

@@ -40,8 +40,8 @@ class _Reporter:
 class LogClock:
     """The time of one log. `slot`: the newest that is over; None before anything was told."""
 
-    def __init__(self, silence_s: float) -> None:
-        self._silence_s = silence_s
+    def __init__(self, alive_s: float) -> None:
+        self._alive_s = alive_s
         self._reporters: dict[str, _Reporter] = {}
         self._every_s = 0.0
         """The usual time between two tellings of one reporter."""
@@ -72,7 +72,7 @@ class LogClock:
         self.slot = slot
 
     def _settle(self, now_s: float) -> bool:
-        limit_s = max(self._silence_s, TELLINGS_SILENT_MAX * self._every_s)
+        limit_s = max(self._alive_s, TELLINGS_SILENT_MAX * self._every_s)
         for name in [n for n, r in self._reporters.items() if now_s - r.told_s > limit_s]:
             del self._reporters[name]
         before = self.slot
@@ -100,8 +100,8 @@ def _reached(reporters: Sequence[tuple[int, float]]) -> int:
 class WallClocks:
     """What the reporters' wall clocks say, against the coordinator's own."""
 
-    def __init__(self, silence_s: float) -> None:
-        self._silence_s = silence_s
+    def __init__(self, alive_s: float) -> None:
+        self._alive_s = alive_s
         self._off_us: dict[str, tuple[int, float]] = {}
         """Instance -> (its clock less ours, when it was heard)."""
 
@@ -110,7 +110,7 @@ class WallClocks:
         self._off_us.pop(instance, None)
         if wall_us:
             self._off_us[instance] = (wall_us - now_us, now_s)
-        for name in [n for n, (_, at) in self._off_us.items() if now_s - at > self._silence_s]:
+        for name in [n for n, (_, at) in self._off_us.items() if now_s - at > self._alive_s]:
             del self._off_us[name]
 
     def newest_us(self, now_us: int) -> int:

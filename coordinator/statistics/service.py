@@ -59,7 +59,7 @@ class StatisticsService(StatisticsServicer):
     ) -> None:
         self._config, self._env = config, env
         self._store, self._learner, self._intake = store, learner, learner.intake
-        self._clocks = WallClocks(config.silence_s)
+        self._clocks = WallClocks(config.alive_s)
         self._warned_s: dict[str, float] = {}
 
     @unary
@@ -181,7 +181,7 @@ class StatisticsService(StatisticsServicer):
                 [request.shard] if request.shard else known,
                 horizon,
                 self._env.clock.monotonic_s(),
-                self._config.slot_wall_s,
+                self._config.wall_s_per_slot,
             )
         except ValueError as e:
             raise InvalidArgumentError(str(e)) from None
@@ -189,7 +189,7 @@ class StatisticsService(StatisticsServicer):
         unusual = await self._learner.call(self._intake.unusual, request.shard or None)
         answer = ForecastAnswer(
             slot_s=self._intake.slot_s,
-            wall_s_per_slot=self._config.slot_wall_s,
+            wall_s_per_slot=self._config.wall_s_per_slot,
             learned_slot=learned,
             forecasts=dict(sorted(found.items())),
             anomalies=tuple(UnusualSlot(shard=name, **fields_of(a)) for name, a in unusual),

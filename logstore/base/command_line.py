@@ -40,7 +40,8 @@ def from_command_line(
 
 def refusals(error: pydantic.ValidationError) -> list[str]:
     """One line for each field that was refused: its name, its value and the limit."""
-    return [_refusal(dict(found)) for found in error.errors()]
+    own = (f for f in error.errors() if f["type"] != "default_factory_not_called")
+    return [_refusal(dict(found)) for found in own]  # others follow from a refused one
 
 
 def _refusal(found: dict[str, Any]) -> str:

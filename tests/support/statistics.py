@@ -26,4 +26,4 @@ def status(instance: str) -> DataStoreStatus:
 
 
 def intake() -> StatisticsIntake:
-    return StatisticsIntake(3600.0, seasons_slots=(24,), settle_s=3.0, silence_s=3.0)
+    return StatisticsIntake(3600.0, seasons_slots=(24,), settle_s=3.0, alive_s=3.0)

@@ -309,7 +309,6 @@ def test_no_default_is_out_of_its_own_bounds() -> None:
 # ---- every setting is read ---------------------------------------------------------------------
 
 THROUGH = {
-    "alive_s": "silence_s", "slot_s": "event_slot_s", "wall_s_per_slot": "slot_wall_s",
     "outlook_slots": "slots_ahead", "follower_timeout_s": "timing", "lease_s": "timing",
     "grace_s": "timing", "hand_over_timeout_s": "timing", "metadata_user": "open_metadata",
     "metadata_password": "open_metadata", "metadata_tls_ca": "open_metadata",

@@ -58,7 +58,7 @@ async def test_the_loop_splits_at_the_learned_key(tmp_path: Path) -> None:
         config = CoordinatorConfig(
             data=tmp_path / "c", slot_s=SLOT_S, planning_period_s=60, seasons_slots=()
         )
-        intake = StatisticsIntake(SLOT_S, settle_s=0.0, silence_s=1e6, seasons_slots=())
+        intake = StatisticsIntake(SLOT_S, settle_s=0.0, alive_s=1e6, seasons_slots=())
         learner = ModelTrainer(intake, bench.env)
         loop = PlanningLoop(
             config, bench.env, bench.nodes.store, learner, bench.moves, bench.grpc, bench.reshapes
