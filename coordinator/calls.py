@@ -1,8 +1,8 @@
-"""The calls of `coordinator.v1` in one table: what each is of, whether it writes, what it answers.
+"""The calls of `coordinator.v1` in one table: what each is of, whether it writes, its answer.
 
-Where a call is carried out follows from what it is of (design note 0004): a call about one shard at
+What a call is of decides where it is carried out (design note 0004): a call about one shard at
 the leader of the shard's cell, one about a whole log or the cluster at the leader of cell "0", and
-what is of anyone at whichever coordinator is asked.
+a call of anyone at any coordinator.
 """
 
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ class Of(Enum):
 class Call:
     """One call.
 
-    `json`: the fields of its answer that hold JSON, each with the types of a document of it (of
-    several, the request says which). Answers without such fields are messages of their own.
+    `json`: the fields of its answer that hold JSON, each with the types that its document may have
+    (the request decides between several). Answers without such fields are messages of their own.
     """
 
     of: Of
@@ -79,7 +79,7 @@ CALLS: Mapping[tuple[str, str], Call] = {
     ("Drains", "Begin"): _writes(Of.CLUSTER, DrainProgress),
     ("Drains", "Cancel"): _writes(Of.CLUSTER, DrainProgress),
     ("Drains", "List"): _reads(Of.ANYONE, list[DrainProgress]),
-    # Whoever calls these writes under a lease of its own, not under a cell's leadership.
+    # Callers of these write under leases of their own, not under a cell's leadership.
     ("Metadata", "Get"): _reads(Of.ANYONE),
     ("Metadata", "LeaseGrant"): _writes(Of.ANYONE),
     ("Metadata", "LeaseKeepAlive"): _writes(Of.ANYONE),
@@ -97,12 +97,12 @@ CALLS: Mapping[tuple[str, str], Call] = {
     ("Migrations", "Watch"): _reads(Of.ANYONE, Migration),
     ("Placement", "GetPartition"): _writes(Of.LOG),
     ("Placement", "GetPartitions"): _writes(Of.LOG),
-    # Read where the keys are placed: the book of a log is there.
+    # Read where keys are placed: the book of a log is there.
     ("Placement", "Shares"): _reads(Of.LOG, Shares),
-    # Made where the loop runs: its view and its switch are there.
+    # Made where the loop runs, which has the view and the switch.
     ("Plans", "Plan"): _reads(Of.CLUSTER, PlanAnswer),
     ("Plans", "SetAutopilot"): _writes(Of.CLUSTER, AutopilotMode),
-    # Instances report to every coordinator, and each learns from that.
+    # Instances report to every coordinator, and each learns from the reports.
     ("Statistics", "Forecast"): _reads(Of.ANYONE, ForecastAnswer),
     ("Statistics", "Heatmap"): _reads(Of.ANYONE, Heatmap),
     ("Statistics", "Report"): _writes(Of.ANYONE),

@@ -1,4 +1,4 @@
-"""Bounds that a setting, a flag of `logstore up` and a cluster on one machine have in common."""
+"""Bounds shared by a setting, a flag of `logstore up` and a cluster on one machine."""
 
 from typing import Any
 

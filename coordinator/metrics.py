@@ -1,7 +1,7 @@
-"""What one coordinator shows to Prometheus: cells, instances, moves, plans by reason, forecasts.
+"""A coordinator's Prometheus metrics: cells, instances, moves, plans by reason, forecasts.
 
-Moves are read from the metadata every few seconds, by every coordinator alike: a dashboard that
-asks any of them sees the same. Plans and forecasts are those of the process that made them.
+Every coordinator reads moves from the metadata every few seconds, so that a dashboard sees the
+same at any of them. Plans and forecasts are those of the process that made them.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Fetched:
-    """What a scrape cannot wait for: the migrations as the metadata last showed them, the scores.
+    """Values that a scrape cannot wait for: the migrations as last read, the scores.
 
     `fresh` is False before the first answer and while the metadata does not answer.
     """
@@ -151,7 +151,7 @@ class CoordinatorCollector(Collector):
         yield phases
 
     def _stuck(self) -> Iterator[Metric]:
-        """How long moves have been where they are."""
+        """How long moves have been in their states."""
         yield GaugeMetricFamily(
             "logstore_migrations_paused",
             "Moves that a person paused.",

@@ -1,4 +1,4 @@
-"""What every service of the coordinator shares: our errors out as gRPC status, answers as JSON."""
+"""Shared by every service of the coordinator: our errors as gRPC status, answers as JSON."""
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine

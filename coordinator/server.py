@@ -162,7 +162,7 @@ class CoordinatorServer:
 
 
 def _probe(host: str, port: int) -> None:
-    """Find a taken port before gRPC does, which would write its own lines about it."""
+    """Find a taken port before gRPC does, which would log lines of its own."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as trial:

@@ -47,7 +47,7 @@ VARIABLES = {
     "LOGSTORE_TEST_REDIS": "Redis that benches use instead of one of their own.",
     "LOGSTORE_USE_PROXY": "1: members are reached through the proxy of the environment.",
 }
-"""Environment names that are no setting of a process: what each one does."""
+"""Environment names that are not settings of a process, with their effect."""
 
 HEAD = """\
 # Settings
@@ -220,7 +220,7 @@ def _shown(value: Any) -> str:
 
 
 def _bounds(kind: Any, metadata: Any) -> str:
-    """What a value may be, in words."""
+    """The legal values, in words."""
     limits = limits_in(tuple(metadata))
     if limits.choices:
         return ", ".join(limits.choices)

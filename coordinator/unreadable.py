@@ -1,7 +1,7 @@
 """Stored entries that cannot be decoded: shown beside the others, never in their way.
 
-An entry is odd when another version, another tool or a person wrote it. What lists entries lists
-the good ones and names the odd ones; a person removes or mends them.
+An entry is odd when another version, another tool or a person wrote it. Listings show
+the good ones and name the odd ones; a person removes or repairs them.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
-"""What the coordinator's calls answer as JSON: frozen structs, by subject.
+"""The JSON answers of the coordinator's calls: frozen structs, by subject.
 
-`coordinator.calls` names the answer of each call. A service encodes what it answers with `encode`;
+`coordinator.calls` names the answer of each call. A service encodes its answer with `encode`;
 the command line, the demo, the bench and tests read it with `decode`. May import records and plain
-data of all floors below, no service.
+data of all lower packages, no service.
 """

@@ -1,4 +1,4 @@
-"""Answers about what people announced: events of the calendar, profiles of client groups."""
+"""Answers about announcements: events of the calendar, profiles of client groups."""
 
 from coordinator.answers.base import Answer
 from coordinator.unreadable import Odd
@@ -7,10 +7,10 @@ from profiler.calendar import Event
 
 
 class AddedEvent(Answer, frozen=True, kw_only=True):
-    """An event that was announced; `replaced`: the one of its name before.
+    """An event that was announced; `replaced`: the earlier one of its name.
 
-    `overlaps`: others that touch a shard of it at some time, by name. `unmatched`: its prefixes
-    that no shard begins with.
+    `overlaps`: others that touch one of its shards at some time, by name. `unmatched`: its prefixes
+    that match no shard.
     """
 
     added: Event
@@ -20,20 +20,20 @@ class AddedEvent(Answer, frozen=True, kw_only=True):
 
 
 class Removed(Answer, frozen=True, kw_only=True):
-    """What was taken back, by name."""
+    """The removed event or profile, by name."""
 
     removed: str
 
 
 class Events(Answer, frozen=True, kw_only=True):
-    """Events, earliest first; in `odd` the stored entries that are none."""
+    """Events, earliest first; in `odd` the stored entries that are not valid."""
 
     events: list[Event]
     odd: tuple[Odd, ...] = ()
 
 
 class SetProfile(Answer, frozen=True, kw_only=True):
-    """The profile of the group `set` has `steps` steps; `unmatched`: logs that are not there."""
+    """The group `set` has a profile of `steps` steps; `unmatched`: logs that do not exist."""
 
     set: str
     steps: int
@@ -41,7 +41,7 @@ class SetProfile(Answer, frozen=True, kw_only=True):
 
 
 class Profiles(Answer, frozen=True, kw_only=True):
-    """Profiles of client groups; in `odd` the stored entries that are none."""
+    """Profiles of client groups; in `odd` the stored entries that are not valid."""
 
     profiles: list[ProfileRecord]
     odd: tuple[Odd, ...] = ()

@@ -14,20 +14,20 @@ T = TypeVar("T")
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A JSON object. A field that is UNSET is left out; None is null; an infinity becomes null.
 
-    Fields that are not known are ignored, so that an older reader reads a newer answer.
+    Unknown fields are ignored, so that an older reader reads a newer answer.
     """
 
 
 class Custom:
-    """An answer that is no struct: it says itself what JSON types it is made of."""
+    """An answer that is not a struct and names its own JSON types."""
 
     def builtins(self) -> object:
-        """What is encoded."""
+        """The data to encode."""
         raise NotImplementedError
 
     @classmethod
     def of_builtins(cls, value: Any) -> "Custom":
-        """What was encoded."""
+        """The data that was encoded."""
         raise NotImplementedError
 
 
@@ -37,12 +37,12 @@ def encode(answer: object) -> bytes:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The answer that `data` holds. `msgspec.DecodeError`: it is none of this kind."""
+    """Decode `data`. `msgspec.DecodeError` if it is not an answer of this kind."""
     return msgspec.json.decode(data, type=kind, dec_hook=_decoded)
 
 
 def fields_of(record: "DataclassInstance") -> dict[str, Any]:
-    """The fields of a record by name, for an answer that has them too."""
+    """The fields of a record by name, for an answer with the same fields."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 

@@ -7,22 +7,22 @@ from logstore.meta.records import CapacityRecord
 
 
 class DeletedLog(Answer, frozen=True, kw_only=True):
-    """What a deletion takes out of the map; None: an instance does not answer, so nobody knows."""
+    """The size of a deletion; None: an instance does not answer, so the size is unknown."""
 
     log: str
     shards: int
     copies: int
     keep_s: float
-    """How long its copies can be brought back; 0: not at all."""
+    """How long the log's copies can be brought back; 0: not at all."""
     records: int | None
     size_bytes: int | None
-    """Of all copies together."""
+    """Bytes of all copies together."""
     keep_until_us: int
     """Microseconds since 1970 UTC."""
 
 
 class RecoveryNote(Answer, frozen=True, kw_only=True):
-    """One sentence about what comes back. `kind`: `note`, or what it is a warning of."""
+    """One sentence about the result. `kind`: `note`, or the kind of warning."""
 
     kind: str
     subject: str
@@ -30,7 +30,7 @@ class RecoveryNote(Answer, frozen=True, kw_only=True):
 
 
 class RestoredLog(Answer, frozen=True, kw_only=True):
-    """A log that is brought back from the copies that are kept."""
+    """A log that is brought back from its kept copies."""
 
     log: str
     shards: int
@@ -42,8 +42,8 @@ class RestoredLog(Answer, frozen=True, kw_only=True):
 class CopyRow(Answer, frozen=True, kw_only=True):
     """A copy of a shard on an instance.
 
-    `state`: member, orphan, retired, missing, or unknown where the instance does not answer; of the
-    last two nothing else is known, and `cause` says why.
+    `state`: member, orphan, retired, missing, or unknown where the instance does not answer; for
+    the last two only `cause` is known.
     """
 
     instance: str
@@ -64,7 +64,7 @@ class CopyRow(Answer, frozen=True, kw_only=True):
 
 
 class RetiredInstance(Answer, frozen=True, kw_only=True):
-    """An instance that is forgotten, and how much of it there was in the metadata."""
+    """A retired instance, with the number of its entries in the metadata."""
 
     instance: str
     learners: int
@@ -72,7 +72,7 @@ class RetiredInstance(Answer, frozen=True, kw_only=True):
 
 
 class InstanceRow(Answer, frozen=True, kw_only=True):
-    """A registered instance (`logstore.meta.records.InstanceRecord`) and how it is now."""
+    """A registered instance (`logstore.meta.records.InstanceRecord`) and its present state."""
 
     instance: str
     address: str
@@ -89,19 +89,19 @@ class InstanceRow(Answer, frozen=True, kw_only=True):
 
 
 class DrainProgress(Answer, frozen=True, kw_only=True):
-    """How far the emptying of an instance is. `state`: draining, drained or cancelled."""
+    """The progress of emptying an instance. `state`: draining, drained or cancelled."""
 
     instance: str
     state: str
     begun_us: int
     """Microseconds since 1970 UTC."""
     copies: int
-    """That it held when the drain began, or holds now if those are more."""
+    """Copies that it held when the drain began, or holds now if those are more."""
     left: int
     primaries: int
     followers: int
     learners: int
     elapsed_s: float
     eta_s: float | None
-    """None: no copy has gone yet, or none is going to."""
+    """None: no copy has left yet, or none will."""
     dry_run: bool | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""Answers about plans: those of `sharder.operators`, where what is unlimited is None."""
+"""Answers about plans: those of `sharder.operators`, with None for unlimited."""
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -10,7 +10,7 @@ from sharder.reasons import Reason
 
 
 class PlannedLoad(Answer, frozen=True, kw_only=True):
-    """The load that a candidate is judged by (`sharder.operators.ForecastSummary`)."""
+    """The load by which a candidate is judged (`sharder.operators.ForecastSummary`)."""
 
     mean: float
     lower: float
@@ -23,7 +23,7 @@ class PlannedLoad(Answer, frozen=True, kw_only=True):
 
 
 class PlannedCrossing(Answer, frozen=True, kw_only=True):
-    """An instance that is going to cross its limit (`sharder.operators.Crossing`)."""
+    """An instance that is forecast to cross its limit (`sharder.operators.Crossing`)."""
 
     instance: str
     crossing_s: float
@@ -82,7 +82,7 @@ class PlanFields(Answer, frozen=True, kw_only=True):
 
 
 def plan_fields(plan: Plan) -> PlanFields:
-    """A plan as it is answered."""
+    """A plan in an answer."""
     return msgspec.convert(msgspec.to_builtins(plan), PlanFields)
 
 
@@ -103,7 +103,7 @@ class PlanningRound(Answer, frozen=True, kw_only=True):
 
 
 class PlanAnswer(Answer, frozen=True, kw_only=True):
-    """The plan for now, and as far as asked for: sentences, what it was made from, earlier rounds.
+    """The plan for now and, on request, its sentences, its view and earlier rounds.
 
     `autopilot`: on, forecast-only or off.
     """
@@ -118,7 +118,7 @@ class PlanAnswer(Answer, frozen=True, kw_only=True):
     refused: tuple[RefusedCandidate, ...]
     explain: list[str] | UnsetType = UNSET
     view: Raw | UnsetType = UNSET
-    """As `sharder.view.load_view` reads it."""
+    """In the form that `sharder.view.load_view` reads."""
     history: list[PlanningRound] | UnsetType = UNSET
     """Oldest first."""
 

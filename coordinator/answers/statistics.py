@@ -1,4 +1,4 @@
-"""Answers about what was carried and what is going to be."""
+"""Answers about past and forecast load."""
 
 from msgspec import UNSET, UnsetType
 
@@ -27,13 +27,13 @@ class ShardSlot(Answer, frozen=True, kw_only=True):
     failed_count: int
     group_counts: dict[str, int]
     sampled_keys: tuple[tuple[bytes, float], ...]
-    """Routing keys (base64 in JSON) and how often each was used about."""
+    """Routing keys (base64 in JSON) and the estimated number of their accesses."""
     log: str
     queries_per_s: float
 
 
 class InstanceLimits(Answer, frozen=True, kw_only=True):
-    """What an instance can do; None is unlimited. `cpu_share` is in cores."""
+    """The limits of an instance; None is unlimited. `cpu_share` is in cores."""
 
     ops_per_s: float | None
     bytes_per_s: float | None
@@ -89,7 +89,7 @@ class Heatmap(Answer, frozen=True, kw_only=True):
 
 
 class UnusualSlot(Answer, frozen=True, kw_only=True):
-    """A slot unlike what was expected (`profiler.anomaly.Anomaly`), in operations."""
+    """A slot that differs from its expected value (`profiler.anomaly.Anomaly`), in operations."""
 
     shard: str
     slot: int
@@ -97,7 +97,7 @@ class UnusualSlot(Answer, frozen=True, kw_only=True):
     value: float
     expected: float
     score: float
-    """How many usual deviations off, signed."""
+    """Distance in usual deviations, signed."""
 
 
 class ModelScore(Answer, frozen=True, kw_only=True):
@@ -115,10 +115,10 @@ class ModelScore(Answer, frozen=True, kw_only=True):
 
 
 class ForecastAnswer(Answer, frozen=True, kw_only=True):
-    """Forecasts by shard in operations per slot, what was unusual, and the models' scores.
+    """Forecasts by shard in operations per slot, anomalies, and the models' scores.
 
-    `wall_s_per_slot`: how long a slot takes on the wall clock. `learned_slot`: by shard the newest
-    one. `score`: model -> slots ahead -> score; absent where it was not asked for.
+    `wall_s_per_slot`: length of a slot on the wall clock. `learned_slot`: the newest one by
+    shard. `score`: model -> slots ahead -> score; absent unless requested.
     """
 
     slot_s: float
@@ -134,8 +134,8 @@ class ForecastAnswer(Answer, frozen=True, kw_only=True):
 class Shares(Answer, frozen=True, kw_only=True):
     """How the keys of a balanced log are spread, by instance.
 
-    `shares`: what each should get of new keys, they sum to 1. `corrections`: what its weight is
-    multiplied by, as learned. `expected`: keys that it should have by now.
+    `shares`: the target share of new keys, they sum to 1. `corrections`: the learned factor of its
+    weight. `expected`: keys that it should have by now.
     """
 
     log: str

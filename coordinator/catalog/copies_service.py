@@ -1,5 +1,5 @@
-"""The part of coordinator.v1.Catalog that is about copies on disks, deleted logs and instances that
-will not come back."""
+"""The calls of coordinator.v1.Catalog about copies on disks, deleted logs and retired
+instances."""
 
 from coordinator.catalog.copies import CopiesAdmin
 from coordinator.catalog.retiring import Retiring
@@ -9,7 +9,7 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import CatalogServicer
 
 
 class CopiesService(CatalogServicer):
-    """The doors of `Copies` and `Retiring`."""
+    """The calls of `Copies` and `Retiring`."""
 
     def __init__(self, copies: CopiesAdmin, retiring: Retiring) -> None:
         self.copies, self._retiring = copies, retiring

@@ -9,9 +9,9 @@ from logstore.meta.records import InstanceRecord
 
 @dataclass(frozen=True, slots=True)
 class PlacementState:
-    """What a round knows: instances, which are heard, for how long the others are not, copies.
+    """The facts of a round: instances, which are alive, how long the others are silent, copies.
 
-    `draining`: instances that take nothing new and whose copies go elsewhere.
+    `draining`: instances that get no new copies and whose copies move elsewhere.
     """
 
     instances: Mapping[str, InstanceRecord]
@@ -30,8 +30,8 @@ class PlacementState:
 def choose_instance(
     taken: Sequence[str], cluster: PlacementState, zones_of: Sequence[str] | None = None
 ) -> InstanceRecord | None:
-    """Where the next copy goes: alive, not draining, not in `taken`, a zone of its own if any,
-    fewest copies. `zones_of`: the instances whose zones count as used; default: `taken`.
+    """The instance for the next copy: alive, not draining, not in `taken`, a zone of its own if
+    any, fewest copies. `zones_of`: the instances whose zones count as used; default: `taken`.
     """
     near = taken if zones_of is None else zones_of
     zones = Counter(cluster.instances[i].zone for i in near if i in cluster.instances)

@@ -33,11 +33,11 @@ from sharder.keys import Partitioner
 
 ROUTES_WAIT_S = 1.0
 HEARD_LOOK_S = 0.1
-"""Between two looks whether enough instances were heard for a new log."""
+"""Time between two checks whether enough instances have reported for a new log."""
 
 
 class CatalogService(CopiesService):
-    """Logs and instances. A log that is gone is forgotten by the statistics too."""
+    """Logs and instances. The statistics drop a deleted log, too."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class CatalogService(CopiesService):
         copies: CopiesAdmin,
         retiring: Retiring,
     ) -> None:
-        """`replicas`: of logs that do not say how many. `presence`: of who primaries are named."""
+        """`replicas`: default of new logs. `presence`: of the instances named as primaries."""
         super().__init__(copies, retiring)
         self._presence = presence
         self._replicas = replicas
@@ -62,14 +62,15 @@ class CatalogService(CopiesService):
         self._started_s = env.clock.monotonic_s()
 
     def _alive(self, instance: str) -> bool:
-        """As reports say; a coordinator that has just started gives everyone time to report."""
+        """By reports; after its start a coordinator gives all instances time to report."""
         now_s = self._env.clock.monotonic_s()
         if not self._intake.heard(instance) and now_s - self._started_s <= self._alive_s:
             return True
         return self._intake.alive(instance, now_s)
 
     async def _heard_enough(self, homes: Sequence[str], replicas: int) -> None:
-        """Give instances time to report: who hears too few may just have been cut off itself."""
+        """Give instances time to report: a coordinator that hears too few may just have been cut
+        off."""
         wanted = min(len(homes), replicas)
         deadline_s = self._env.clock.monotonic_s() + self._alive_s
         while sum(map(self._alive, homes)) < wanted:
@@ -124,7 +125,7 @@ class CatalogService(CopiesService):
         return pb.DeleteLogResponse(json=encode(told))
 
     async def _delete(self, name: str, keep_s: float, *, dry_run: bool = False) -> DeletedLog:
-        """What goes, and until when it can be brought back; sizes None where nobody knows."""
+        """What a deletion removes, and until when it can be undone; sizes None if unknown."""
         await self._catalog.describe(name)
         records, size_bytes = await self.copies.sizes(name)
         told = await self._catalog.delete(name, keep_s, dry_run=dry_run)
@@ -175,7 +176,7 @@ class CatalogService(CopiesService):
 
 
 def _check_mapping_name(log: str) -> None:
-    """The mapping log's name must be a name."""
+    """The name of the mapping log must be valid, too."""
     if len(mapping_log(log)) > LOG_NAME_CHARS_MAX:
         raise InvalidArgumentError(
             f"log name has {len(log)} characters, that of a balanced log has at most"

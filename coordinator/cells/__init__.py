@@ -1,5 +1,5 @@
 """Cells: slices of the shard space, each with one leader.
 
-`assignment` says who leads what (pure), `leadership` stands for it, `cell` is what a leader runs,
-`forwarding` passes calls to the leader. A cell is made of all the other rooms.
+`assignment` computes the owners (pure), `leadership` campaigns for cells, `cell` is the leader's
+work, `forwarding` passes calls to the leader. A cell is made of all the other rooms.
 """

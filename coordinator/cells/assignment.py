@@ -1,7 +1,7 @@
 """Cells: slices of the shard space, each under one leader (pure; design note 0004).
 
-The count of cells is fixed when a cluster is made. A shard belongs to the cell that the xxh3-64 of
-its id names, so a log of many shards is divided too. Cell "0" has the log-wide work as well.
+The count of cells is fixed when a cluster is made. The xxh3-64 of a shard's id names its cell,
+so a log of many shards is divided too. Cell "0" has the log-wide work as well.
 """
 
 from collections.abc import Collection, Iterable, Set
@@ -32,8 +32,8 @@ def cell_of(shard: str, count: int) -> str:
 def owners(cells: Iterable[str], live: Collection[str]) -> dict[str, str]:
     """Cell -> the live coordinator that must lead it; empty when none is live.
 
-    Hashing with bounded loads: nobody gets more than the fair share, rounded up, and every party
-    that sees the same coordinators finds the same owners.
+    Hashing with bounded loads: none gets more than the fair share, rounded up, and every
+    coordinator that sees the same live ones computes the same owners.
     """
     names = [f"cell {cell}" for cell in cells]
     if not live or not names:
@@ -44,7 +44,7 @@ def owners(cells: Iterable[str], live: Collection[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What one coordinator does about cells now: stand for some, give others back."""
+    """One coordinator's next steps about cells: campaign for some, give others back."""
 
     campaign: frozenset[str] = frozenset()
     give_back: frozenset[str] = frozenset()

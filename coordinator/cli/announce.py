@@ -82,7 +82,7 @@ def add_event(
 
 @calendar.command("list")
 def list_events(address: Address = ADDRESS, as_json: AsJson = False) -> None:
-    """Show what is announced, earliest first.
+    """Show announced events, earliest first.
 
     Example: logstore calendar list
     """
@@ -105,7 +105,7 @@ def list_events(address: Address = ADDRESS, as_json: AsJson = False) -> None:
 def remove_event(
     name: Annotated[str, typer.Argument()], address: Address = ADDRESS, as_json: AsJson = False
 ) -> None:
-    """Take an event back.
+    """Remove an announced event.
 
     Example: logstore calendar remove sale
     """
@@ -129,7 +129,7 @@ def set_profile(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a client group is going to do, in place of what was said before.
+    """Announce the load of a client group, in place of its earlier profile.
 
     Times are evenly spaced; the last value holds for one step too.
 
@@ -150,7 +150,7 @@ def set_profile(
 
 @profiles.command("list")
 def list_profiles(address: Address = ADDRESS, as_json: AsJson = False) -> None:
-    """Show which client groups announced what they will do.
+    """Show the announced profiles of client groups.
 
     Example: logstore profiles list
     """
@@ -174,7 +174,7 @@ def list_profiles(address: Address = ADDRESS, as_json: AsJson = False) -> None:
 def remove_profile(
     group: Annotated[str, typer.Argument()], address: Address = ADDRESS, as_json: AsJson = False
 ) -> None:
-    """Take a group's profile back.
+    """Remove a group's profile.
 
     Example: logstore profiles remove importer
     """
@@ -185,7 +185,7 @@ def remove_profile(
 def read_profile(path: Path, tell: Tell = untold) -> tuple[list[float], list[float]]:
     """Times in Unix seconds, evenly spaced, and operations/s, of a CSV of two columns.
 
-    Its first line is left out only where it is a head: no time and number.
+    The first line is skipped only if it is a header: not a time and a number.
     """
     lines: list[int] = []
     times: list[float] = []
@@ -226,7 +226,7 @@ def _rate(where: str, row: Sequence[str]) -> float:
 
 
 def _is_step(row: list[str]) -> bool:
-    """A time and a number: the second cell of a head is none."""
+    """A time and a number: a header's second cell is not a number."""
     return len(row) == 2 and is_number(row[1])
 
 
@@ -241,6 +241,6 @@ def _span(event: Event) -> str:
 def _when(time_s: float) -> str:
     try:
         found = datetime.fromtimestamp(time_s, UTC)
-    except (OverflowError, ValueError, OSError):  # behind what a calendar knows
+    except (OverflowError, ValueError, OSError):  # beyond the times of a calendar
         return f"{time_s:g} s"
     return found.isoformat(" ", "seconds").removesuffix("+00:00")

@@ -92,7 +92,7 @@ def _record(
     key: bytes | None, value: bytes | None, key_coded: bytes | None, value_coded: bytes | None
 ) -> tuple[bytes, bytes]:
     """Key and value, each given once: as an argument or by an option (`coded`)."""
-    if key_coded is not None:  # what stands alone is the value then
+    if key_coded is not None:  # a single argument is the value then
         if key is not None and value is not None:
             raise InvalidArgumentError("key is given twice: KEY, and --key-hex or --key-base64")
         key, value = key_coded, value if value is not None else key

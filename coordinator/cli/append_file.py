@@ -1,8 +1,8 @@
 """`logstore append --file`: many records from JSON lines, and going on after a failure.
 
-One call's lines are under way at a time. Before they are sent, a small file beside the input notes
-where we are; it goes when all lines are stored. So whatever ends the command (a bad line, a failed
-call, Ctrl-C, kill -9), the next run knows which lines are stored, which are not, and which may be.
+One call's lines are under way at a time. Before they are sent, a small file beside the input stores
+the position; it is removed when all lines are stored. So whatever ends the command (a bad line, a
+failed call, Ctrl-C, kill -9), the next run knows which lines are stored, are not, and may be.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ Span = tuple[int, int]
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of the input. What is not UTF-8 is given in base64, as `read --json` prints it."""
+    """A line of the input. Bytes that are not UTF-8 are in base64, as `read --json` prints them."""
 
     key: str | UnsetType = UNSET
     key_base64: bytes | UnsetType = UNSET
@@ -54,9 +54,9 @@ class InputRecord:
 
 
 class ResumeMark(msgspec.Struct, kw_only=True):
-    """How far the input is stored: all of lines 1 to `done`, and of those above it `stored`.
+    """How far the input is stored: all of lines 1 to `done`, and of later ones `stored`.
 
-    `unknown` may be stored: they were being sent when the command ended, or nobody answered.
+    `unknown` may be stored: they were being sent when the command ended, or got no answer.
     `digest` is of the bytes of lines 1 to `done`.
     """
 
@@ -70,7 +70,7 @@ class ResumeMark(msgspec.Struct, kw_only=True):
 
 @dataclass(slots=True)
 class Given:
-    """What the command was told: `resume_from` is a line, `unknown` one of UNKNOWN_CHOICES."""
+    """Options of the command: `resume_from` is a line, `unknown` one of UNKNOWN_CHOICES."""
 
     name: str
     file: Path
@@ -87,7 +87,7 @@ class Input:
     mark: ResumeMark
     skipped: list[Span]
     seen: int = 0
-    """The last line that a call yielded so far covers."""
+    """The last line of the calls so far."""
     bad: LogstoreError | None = None
     bad_line: int = 0
     _digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
@@ -192,14 +192,14 @@ def _bytes(where: str, name: str, text: str | UnsetType, data: bytes | UnsetType
 
 
 def mark_path(given: Given) -> Path | None:
-    """The file beside the input that notes how far it is stored; standard input has none."""
+    """The file beside the input that stores how far it is stored; standard input has none."""
     if given.file == STDIN:
         return None
     return given.file.with_name(f"{given.file.name}.{given.name}.resume")
 
 
 def begin(given: Given) -> Input:
-    """Where to begin: at line 1, behind what the last run stored, or where we are told."""
+    """Where to begin: at line 1, after the lines that the last run stored, or as ordered."""
     path = mark_path(given)
     kept = _kept(path)
     if given.resume_from is not None:
@@ -227,7 +227,7 @@ def begin(given: Given) -> Input:
 
 
 async def append_file(address: str, given: Given, as_json: bool) -> None:
-    """Append the lines of a file in order; what is told at a failure is what is stored.
+    """Append the lines of a file in order; a failure reports which lines are stored.
 
     CommandError when a part is stored, InvalidArgumentError for bad input when nothing is.
     """
@@ -253,7 +253,7 @@ async def append_file(address: str, given: Given, as_json: bool) -> None:
 
 
 class _Sending:
-    """One call at a time, noted before it is made and after."""
+    """One call at a time; the position is stored before and after it."""
 
     def __init__(self, log: Log, source: Input, path: Path | None) -> None:
         self._log, self._source, self._path = log, source, path
@@ -263,7 +263,7 @@ class _Sending:
         self.not_stored: list[Span] = []
 
     async def send(self, rows: list[InputRecord]) -> None:
-        """Send one call's rows; `failure` where not all of them are stored."""
+        """Send one call's rows; `failure` if some of them are not stored."""
         mark, lines = self.mark, [row.line for row in rows]
         done, digest = self._source.seen, self._source.digest
         mark.unknown = spans(lines)
@@ -293,7 +293,7 @@ class _Sending:
             self.count += len(rows)
 
     def keep(self) -> None:
-        """Write the mark, if there is anything to remember."""
+        """Write the mark, unless there is nothing to remember."""
         if self._path is None or not (self.mark.done or self.mark.stored or self.mark.unknown):
             self.finish()
             return
@@ -307,7 +307,7 @@ class _Sending:
             self._path = None
 
     def finish(self) -> None:
-        """Nothing is left to resume."""
+        """Remove the mark: nothing is left to resume."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)

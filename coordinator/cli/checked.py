@@ -1,8 +1,8 @@
-"""What all options and arguments have in common, checked before a command runs.
+"""Checks of all options and arguments, before a command runs.
 
-Each value passes here, whatever its command does with it: text is UTF-8, printable, not empty
+Each value passes them, whatever its command does with it: text is UTF-8, printable, not empty
 where it names something, and bounded; a number is finite and fits 64 bits (its own bounds stand at
-the option); a path can be given to the system.
+the option); the operating system accepts a path.
 """
 
 import os
@@ -16,21 +16,21 @@ from logstore.base.address import shown
 from logstore.base.errors import InvalidArgumentError, LimitExceededError
 
 TEXT_BYTES_MAX = 64 * 1024
-"""Of one text option: enough for 1,024 addresses. Keys and values are bytes with limits of their
-own."""
+"""Limit of one text option: enough for 1,024 addresses. Keys and values are bytes with limits
+of their own."""
 PATH_BYTES_MAX = 4_096
 INT_MAX = 2**63 - 1
 INT_MIN = -(2**63)
 
 
 class ChecksValues:
-    """To be mixed into the class of a command: its values are checked before it runs."""
+    """Base of a command's class: its values are checked before it runs."""
 
     params: list[Any]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What is seen only here, as it was typed: numbers and their bounds, and an empty path,
-        which is the working directory once it is a Path."""
+        """Checks that need the typed text: numbers and their bounds, and an empty path,
+        which would be the working directory as a Path."""
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
         for parameter in self.params:
             for text in _listed(given.get(parameter.name)):
@@ -46,7 +46,8 @@ class ChecksValues:
 
 
 def kind(parameter: Any) -> type:
-    """What a parameter's values are: int, float, str, bytes, bool or Path; of a list, its items."""
+    """The type of a parameter's values: int, float, str, bytes, bool or Path; of a list, its
+    items."""
     annotation = parameter.type_descriptor.annotation
     found: type = (get_args(annotation) or (annotation,))[0]
     return found
@@ -80,7 +81,7 @@ def check(name: str, value: object, *, may_be_empty: bool = False) -> None:
 
 
 def _check_typed(parameter: Any, text: str) -> None:
-    """One value as it was typed, of a number or a path."""
+    """One typed value of a number or a path."""
     found, name = kind(parameter), _name(parameter)
     if found is Path and not text:
         raise InvalidArgumentError(f"{name} is empty")
@@ -128,7 +129,7 @@ def _cut(text: str) -> str:
 
 
 def _name(parameter: Any) -> str:
-    """As a person gives it: `--limit`, `LOG`."""
+    """The name as typed: `--limit`, `LOG`."""
     if parameter.param_type_name == "option":
         return str(max(parameter.opts, key=len))
     return str(parameter.metavar or parameter.name.upper())

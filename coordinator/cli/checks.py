@@ -1,6 +1,6 @@
 """What is wrong with a cluster, how to see it and what to do: checks over facts. Pure.
 
-A finding's code is stable: scripts may wait for it. `note` findings leave a cluster healthy.
+A finding's code is stable: scripts may wait for it. A cluster with only `note` findings is healthy.
 """
 
 from collections import defaultdict
@@ -12,13 +12,13 @@ from logstore.meta.generations import Lineage, Point
 from logstore.meta.records import GenerationRecord, LogOptions, ShardRecord, Tombstone
 
 TOMBSTONE_WAITS_US = 600_000_000
-"""A tombstone that its instance did not confirm for so long is told."""
+"""A tombstone is reported if its instance did not confirm it for this long."""
 RECOVERED_TOLD_US = 7 * 86_400_000_000
-"""A recovery is told for a week."""
+"""A recovery is reported for a week."""
 FULL_SHARE = 0.9
-"""Of an instance's stated capacity."""
+"""Share of an instance's stated capacity."""
 NAMED_MAX = 5
-"""Shards or copies that one finding names."""
+"""Shards or copies named in one finding."""
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -36,7 +36,7 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class InstanceFacts:
     """`registered`: a process holds the name; `error`: why it did not answer; `cluster`,
-    `estranged`: as it says itself; `stored`, `capacity`: bytes; `reports`: statistics come."""
+    `estranged`: by its own report; `stored`, `capacity`: bytes; `reports`: statistics come."""
 
     instance: str
     address: str
@@ -52,7 +52,7 @@ class InstanceFacts:
 
 @dataclass(frozen=True, slots=True)
 class CopyFactsSeen:
-    """A copy as `logstore copies` shows it, and what its instance says of its health."""
+    """A copy as `logstore copies` shows it, with its instance's report on its health."""
 
     instance: str
     replica_id: int
@@ -225,7 +225,7 @@ def _generations(facts: ClusterFacts) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
-    """A data directory: its name, whose it says it is; `error`: why it could not be read."""
+    """A data directory: its name and its identity; `error`: why it could not be read."""
 
     folder: str
     instance: str = ""
@@ -238,7 +238,7 @@ class FolderFacts:
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """The coordinator's folder: is it there, does somebody run it, what does it hold?
+    """The coordinator's folder: whether it exists, whether a process runs it, and its content.
     `began`: generation -> its first revision."""
 
     folder: str
@@ -256,7 +256,7 @@ class StoreFacts:
 
 
 def examine_folders(folders: Sequence[FolderFacts], store: StoreFacts) -> list[Finding]:
-    """What the folders of a stopped cluster say."""
+    """The findings from the folders of a stopped cluster."""
     found = [*_folders(folders)]
     clusters = {f.cluster for f in folders if f.cluster}
     in_etcd = "://" in store.folder

@@ -1,8 +1,8 @@
-"""Options that cannot both hold, as a table: no command drops one of them in silence.
+"""Options that exclude each other, as a table: no command ignores one of them.
 
-Every command is looked at before it runs: what was given, on the command line or by the
-environment, not what is left at its default. Bounds of values that belong to each other, as
-replicas and instances, are checked where the values are.
+Every command is checked before it runs: the values from the command line or the
+environment, not the defaults. Bounds between values, such as
+replicas and instances, are checked where the values are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from logstore.base.errors import InvalidArgumentError
 
 
 def _forms(*keys: str) -> tuple[str, ...]:
-    """The parameters that give these keys: as text, in hexadecimal and in base64."""
+    """The parameters of these keys: as text, in hexadecimal and in base64."""
     return tuple(f"{key}{form}" for key in keys for form in ("", "_hex", "_base64"))
 
 
@@ -56,12 +56,12 @@ NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "migrations": (("story", "migration"),),
     "verify": (("deep", "shard"),),
 }
-"""Command -> pairs: the first says nothing without the second."""
+"""Command -> pairs: the first has no effect without the second."""
 
 UP_DECIDES = (
     "data", "metadata", "kafka", "replicas", "host", "port", "listen", "instance", "coordinators",
 )  # fmt: skip
-"""Settings of processes that `up` gives itself: `--set` would reach only some of them."""
+"""Settings of processes that `up` sets itself: `--set` would reach only some of them."""
 
 OWN_FLAG: dict[str, dict[str, dict[str, str | None]]] = {
     "create": {
@@ -78,8 +78,8 @@ OWN_FLAG: dict[str, dict[str, dict[str, str | None]]] = {
         }
     },
 }  # fmt: skip
-"""Command -> its repeatable NAME=VALUE option -> a name that a flag decides -> that parameter. It
-may be given as long as the flag is not; None: never."""
+"""Command -> its repeatable NAME=VALUE option -> a name that a flag sets -> that parameter. The
+name is allowed while the flag is not given; None: never."""
 
 PAIRED = ("header", "option", "setting")
 """Repeatable NAME=VALUE options: a name is given once."""
@@ -96,7 +96,7 @@ def check_every(app: typer.Typer) -> None:
 
 def _checked(base: type[TyperCommand]) -> type[TyperCommand]:
     class Chosen(base):  # type: ignore[valid-type, misc]
-        """A command that refuses what cannot both hold, naming both."""
+        """A command that refuses options that exclude each other, naming both."""
 
         def invoke(self, ctx: Any) -> Any:
             check(self.name or "", ctx)
@@ -106,8 +106,8 @@ def _checked(base: type[TyperCommand]) -> type[TyperCommand]:
 
 
 def check(command: str, context: Any) -> None:
-    """InvalidArgumentError for a pair of EXCLUSIVE that was given, half a pair of NEEDS, a name of
-    PAIRED that is given twice, or one that OWN_FLAG gives to a flag."""
+    """InvalidArgumentError for a given pair of EXCLUSIVE, half a pair of NEEDS, a name of
+    PAIRED that is given twice, or one that OWN_FLAG assigns to a flag."""
     named = {p.name: _name(p) for p in context.command.params}
     given = {
         name: value
@@ -154,7 +154,7 @@ def _check_flags(
 
 
 def _name(parameter: Any) -> str:
-    """As a person writes it: `--dry-run`, or an argument's metavar."""
+    """The name as typed: `--dry-run`, or an argument's metavar."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper())
     return str(max(parameter.opts, key=len))

@@ -92,7 +92,7 @@ def retire(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Forget an instance whose machine will not come back.
+    """Remove an instance whose machine will not come back.
 
     Refused while it lives, or while a shard needs its copy.
 
@@ -115,7 +115,7 @@ def stats(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Show what shards and instances carried in the last slots.
+    """Show the load of shards and instances in the last slots.
 
     Example: logstore stats orders
     """
@@ -164,7 +164,7 @@ def drain(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Move every copy off an instance, while all serve; nothing new is placed there.
+    """Move every copy off an instance, while all serve; it gets no new ones.
 
     It goes on when this command, or the coordinator, ends. Refused when the others lack room or
     copies would share a zone.
@@ -221,7 +221,7 @@ async def _follow_drain(
                 request = pb.ListDrainsRequest()
                 drains = await coordinator.ask("Drains", "List", request, list[DrainProgress])
             except UnavailableError:
-                continue  # a coordinator restarts: the drain goes on with the next leader
+                continue  # a coordinator restarts: the next leader goes on with the drain
             found = [d for d in drains if d.instance == instance]
             if not found:
                 raise CommandError(f"the drain of {instance} was cancelled")

@@ -1,4 +1,4 @@
-"""`logstore copies`: every copy on every disk, and what to do with those that no shard names."""
+"""`logstore copies`: every copy on every disk, and orders for those that no shard names."""
 
 from typing import Annotated
 
@@ -45,7 +45,7 @@ def list_copies(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """List copies: member, orphan, retired, missing, or unknown where nobody answers.
+    """List copies: member, orphan, retired, missing, or unknown if the instance does not answer.
 
     Example: logstore copies list --orphans
     """
@@ -120,7 +120,7 @@ def adopt(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the log of an orphan back, with that copy; refused while the log is there.
+    """Bring the log of an orphan back, with that copy; refused while the log exists.
 
     Example: logstore copies adopt instance-2 17
     """

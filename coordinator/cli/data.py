@@ -154,7 +154,7 @@ async def _print(log: Log, records: Records, as_json: bool) -> None:
 
 
 def _tell_trimmed(log: Log, told: set[str]) -> None:
-    """On standard error, once a shard: what was left out because it is gone."""
+    """On standard error, once a shard: the first offset that is kept, if records were trimmed."""
     for shard, base in log.trimmed.items():
         if shard not in told:
             note(f"{shard} begins at offset {base}, what was below is trimmed")

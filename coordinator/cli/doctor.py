@@ -164,7 +164,7 @@ def _copy(row: CopyRow, status: node_pb2.ReplicaStatus | None) -> CopyFactsSeen:
 
 
 async def _ask(instance: str, address: str) -> tuple[Held, list[node_pb2.ReplicaStatus]]:
-    """What the instance holds, and how its copies are."""
+    """The copies of the instance, and their health."""
     try:
         async with open_channel(address) as channel, called():
             stub = NodeAdminStub(channel)
@@ -207,7 +207,7 @@ async def _embedded(home: Path) -> StoreFacts:
 
 
 async def _read(where: str, store: MetadataStore) -> StoreFacts:
-    """Which cluster's it is, and what its generations are; closes it."""
+    """The cluster of the store, and its generations; closes it."""
     try:
         cluster, began = await store.get(CLUSTER_ID), await store.range(GENERATIONS)
     finally:

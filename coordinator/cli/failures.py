@@ -1,8 +1,8 @@
-"""Every way a command can end, as an exit status and one sentence: the one place for all commands.
+"""Every end of a command, as an exit status and one sentence: one module for all commands.
 
-0: done (also when whoever read our output has left), 1: failed, 2: bad usage or settings,
-130: stopped by Ctrl-C. A failure that we did not foresee is said to be one, without words from
-inside; LOGSTORE_DEBUG=1 shows where it came from.
+0: done (also when the reader of our output is gone), 1: failed, 2: bad usage or settings,
+130: stopped by Ctrl-C. An unexpected failure is named as one, without internal words;
+LOGSTORE_DEBUG=1 shows where it came from.
 """
 
 import errno
@@ -26,7 +26,7 @@ Ending = tuple[int, str | None]
 
 
 def ending(error: BaseException) -> Ending:
-    """The exit status and the sentence for what a command raised; None: nothing is said."""
+    """The exit status and the sentence for a command's exception; None: no sentence."""
     if isinstance(error, SystemExit):  # the option parsers of `node` and `coordinator`
         return (error.code if isinstance(error.code, int) else 1), None
     if isinstance(error, typer.Exit):
@@ -66,7 +66,7 @@ def debugging() -> bool:
 
 
 def one_line(message: str) -> str:
-    """Printable, on one line, and not longer than a person reads."""
+    """Printable, on one line, and short enough to read."""
     line = " ".join(message.split())
     if not line.isprintable():
         line = "".join(c if c.isprintable() else _escaped(c) for c in line)
@@ -83,7 +83,7 @@ def _escaped(character: str) -> str:
 def _of_system(error: OSError) -> Ending:
     if (
         isinstance(error, BrokenPipeError) or error.errno == errno.EPIPE
-    ):  # whoever read our output has left, as `head` does
+    ):  # the reader of our output is gone, as with `head`
         return 0, None
     what = error.strerror or "input/output error"
     if error.filename is None:

@@ -1,7 +1,7 @@
-"""Reading what commands are given as files: the one door for all of them.
+"""Reading the files that commands take: one module for all of them.
 
 A file may be compressed with gzip (known by its first bytes), begin with a byte order mark, end
-without a newline and use either line ending. Whatever else is wrong with it ends in one
+without a newline and use either line ending. Anything else wrong with it ends in one
 InvalidArgumentError that names the file, the line where there is one, and what is expected.
 """
 
@@ -22,7 +22,7 @@ from logstore.base.errors import InvalidArgumentError
 
 STDIN = Path("-")
 LINE_BYTES_MAX = 8 * 1024 * 1024
-"""Of one line of JSON: the largest record (1 MiB), each byte escaped, with room."""
+"""Limit of one line of JSON: the largest record (1 MiB), each byte escaped, with room."""
 _GZIP = b"\x1f\x8b"
 _MARK = b"\xef\xbb\xbf"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
@@ -34,7 +34,7 @@ Row = tuple[int, list[str]]
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Around whatever reads the file: each failure of reading becomes one sentence."""
+    """Around a read of the file: each failure of reading becomes one sentence."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error) as e:
@@ -95,7 +95,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         text = io.TextIOWrapper(source, encoding="utf-8", newline="")
         try:
             yield text
-        finally:  # leave what is below open: it may be standard input
+        finally:  # leave the lower stream open: it may be standard input
             with contextlib.suppress(ValueError, OSError, EOFError, zlib.error):
                 text.detach()
 
@@ -123,7 +123,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
 def headed_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The cells of `columns`, in this order, in each row of a CSV whose first line names them.
 
-    Other columns are left out; a row with more or fewer cells than the head is refused.
+    Other columns are left out; a row with more or fewer cells than the header is refused.
     """
     wanted = " and ".join([", ".join(columns[:-1]), columns[-1]] if len(columns) > 1 else columns)
     rows = csv_rows(path)
@@ -152,7 +152,7 @@ def headed_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def rows_after_head(path: Path, is_data: Callable[[list[str]], bool]) -> Iterator[Row]:
-    """Rows of a CSV whose first line may be a head: it is left out only if it is not data."""
+    """Rows of a CSV whose first line may be a header: it is skipped only if it is not data."""
     rows = csv_rows(path)
     first = next(rows, None)
     if first is not None and is_data(first[1]):
@@ -167,14 +167,14 @@ def shown_row(row: Sequence[str]) -> str:
 
 
 def named(path: Path) -> str:
-    """What a person calls the input."""
+    """The name of the input for people."""
     if path == STDIN:
         return "standard input"
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number, as no head's is."""
+    """Whether a cell is a number, which a header's cell never is."""
     try:
         float(cell)
     except ValueError:

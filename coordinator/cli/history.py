@@ -1,4 +1,4 @@
-"""`log create --from-history`: cuts and homes from recorded accesses."""
+"""`log create --from-history`: split keys and placement from recorded accesses."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from sharder.initial import InitialShard, heatmap_of, initial_shards
 from sharder.keys import Partitioner, routing_key
 
 SLOTS = 168
-"""Parts of time that the history is divided into; homes are chosen so that no part is too full."""
+"""Parts of time that the history is divided into; placement keeps the load of each part low."""
 SHARDS_PER_INSTANCE = 4
 """Without --shards: enough to move one at a time."""
 
@@ -23,9 +23,9 @@ def shards_from_history(
     instances: Sequence[InstanceRow],
     tell: Tell = untold,
 ) -> list[InitialShard]:
-    """The shards a log should start with. `path`: a CSV (.gz too) with columns `time_s` and `key`,
-    others are left, in any order; `instances`: rows of ListInstances. `tell`: takes what should be
-    known of the times.
+    """The shards of a new log. `path`: a CSV (.gz too) with columns `time_s` and `key`,
+    others are ignored, in any order; `instances`: rows of ListInstances. `tell`: takes notes about
+    the times.
 
     InvalidArgumentError names the file, the line and what is wrong with it.
     """

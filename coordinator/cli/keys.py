@@ -35,7 +35,7 @@ def from_base64(text: str) -> bytes:
 
 
 def one_of(field: str, *forms: bytes | None) -> bytes | None:
-    """The form that was given: as text, in hexadecimal or in base64."""
+    """The given form of the key: text, hexadecimal or base64."""
     given = [form for form in forms if form is not None]
     if len(given) > 1:
         raise InvalidArgumentError(

@@ -37,7 +37,7 @@ Name = Annotated[str, typer.Argument(metavar="LOG", help="Name of the log.")]
 
 
 class DescribedLog(Answer, frozen=True, kw_only=True):
-    """A log as `LogInfo` tells of it."""
+    """A log in the form of `LogInfo`."""
 
     log: str
     map_version: int
@@ -135,7 +135,7 @@ def create(
         async with connect(address) as db:
             await db.create_log(
                 name,
-                partitioner=cast("Any", partitioner),  # the client says which there are
+                partitioner=cast("Any", partitioner),  # the client reports which ones exist
                 shards=count,
                 split_keys=cuts,
                 instances=homes,
@@ -232,7 +232,7 @@ def delete(
 
 
 def _what_goes(told: DeletedLog) -> str:
-    """One sentence: what a deletion destroys, and how long it can be taken back."""
+    """One sentence: what a deletion removes, and how long it can be undone."""
     records, size = told.records, told.size_bytes
     what = f"{told.shards} shards in {told.copies} copies"
     if records is not None:

@@ -43,13 +43,13 @@ for module in (serve, logs, append, data, cluster, profile, announce, moves, res
 check_every(app)
 use_for_all(app)
 _command = typer.main.get_command(app)
-"""Run without typer's own handling of failures, which knows nothing of our statuses."""
+"""Run without typer's own handling of failures, which does not know our statuses."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Every failure is one line `error: …` on standard error (`failures`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever is stored can be shown in any locale
+    if isinstance(sys.stdout, io.TextIOWrapper):  # any stored bytes can be shown in any locale
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with one_loop(), _command.make_context("logstore", given) as context:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except BaseException as e:
         status = tell(e)
-        if isinstance(e, OSError):  # what is still to be written cannot be: let nobody try again
+        if isinstance(e, OSError):  # the rest of the output cannot be written: do not try again
             _drop_output()
         return status
 

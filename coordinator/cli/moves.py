@@ -115,7 +115,7 @@ def migrations(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """List migrations, tell one's story, or follow one (the newest, without ID) to its end.
+    """List migrations, show one's story, or follow one (the newest, without ID) to its end.
 
     Example: logstore migrations m1 --story
     """

@@ -96,7 +96,7 @@ def forecast(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Show what shards are going to carry, with intervals; or how good forecasts were.
+    """Show the forecast load of shards, with intervals; or scores of forecasts.
 
     Example: logstore forecast orders/0 --horizon 12
     """
@@ -186,7 +186,7 @@ def plan(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the planner would do now; nothing is started.
+    """Show the planner's plan for now; nothing is started.
 
     Example: logstore plan --explain --save-view view.json
     """
@@ -214,7 +214,7 @@ def _asked(explain: bool, history: bool, save_view: Path | None, address: str) -
 
 
 def _replayed(path: Path, explained: bool) -> Replayed:
-    """The plan for a stored view, in the form that a coordinator answers."""
+    """The plan for a stored view, in the form of a coordinator's answer."""
     try:
         made = sharder.plan.plan(load_view(path.read_bytes()))
     except OSError as e:
@@ -259,7 +259,7 @@ def autopilot(
     address: Address = ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Switch the autopilot: start moves; only forecast and plan; nothing.
+    """Switch the autopilot: on (start moves), forecast-only (forecast and plan), or off.
 
     Example: logstore autopilot forecast-only
     """

@@ -1,4 +1,4 @@
-"""`logstore recover`: metadata that was lost, rebuilt from what the copies on disk keep."""
+"""`logstore recover`: lost metadata, rebuilt from the copies on disk."""
 
 import sys
 from pathlib import Path
@@ -141,7 +141,7 @@ def _read_facts(path: Path) -> DiskScan:
 
 
 def _is_confirmed(plan: RecoveryPlan, *, as_json: bool) -> bool:
-    """Typed by hand; only a terminal is asked."""
+    """Confirmation typed by hand; only a terminal is asked."""
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     typed = typer.prompt(f"Type {plan.cluster} to write this", default="", show_default=False)

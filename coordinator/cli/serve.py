@@ -87,8 +87,8 @@ def up(
 ) -> None:
     """Run a whole cluster here until Ctrl-C; the next `up` goes on with its data.
 
-    Prints one line `ready ADDRESS` when it serves, and on standard error what is not as it was:
-    instances of the data that are not started and what is missing with them, new ones.
+    Prints one line `ready ADDRESS` when it serves, and on standard error what has changed:
+    instances of the data that are not started, what is missing without them, new instances.
 
     Example: logstore up --instances 3 --replicas 3 --data ./data --port 7400
     """
@@ -182,7 +182,7 @@ def demo(
     replicas: Annotated[int, typer.Option(min=1, max=3, help="Copies of each shard.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Replay real flights; see a hot shard foreseen, moved live, and every record accounted for.
+    """Replay real flights: a hot shard is forecast, moved live, and every record accounted for.
 
     Example: logstore demo --seed 2
     """

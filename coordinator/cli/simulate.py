@@ -1,4 +1,4 @@
-"""`logstore simulate`: the planner and other rules over a recorded load, on paper."""
+"""`logstore simulate`: the planner and other rules over a recorded load, in a model."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ from sharder.simulate.series import Series, daily_autocorrelation, from_events
 
 _LIMITS = limits_of(Settings)
 ROOM = 1.3
-"""`auto` capacity: this many times the 99.9 % load, shared out over the instances."""
+"""`auto` capacity: this many times the 99.9 % load, divided by the instances."""
 _COLUMNS = (
     "policy", "overloaded", "share", "slo slots", "moves", "splits", "flips", "worst", "lead s",
 )  # fmt: skip
@@ -130,8 +130,8 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[list[object]]:
 
 
 def read_series(path: Path, slot_s: float | None, tell: Tell = untold) -> Series:
-    """A wide CSV. Without `slot_s` it is taken from the first column's times (ISO or seconds), all
-    of which are read: see `times.slots_of`.
+    """A wide CSV. Without `slot_s` its length is that of the first column's times (ISO or seconds),
+    all of which are read: see `times.slots_of`.
 
     ValueError that names the line and the column of what is not a number; InvalidArgumentError for
     times that make no slots.
@@ -169,7 +169,7 @@ def read_events(path: Path, slot_s: float, tell: Tell = untold) -> Series:
 
 
 def cached_forecasts(load: Series, first: int, horizon: int, folder: Path) -> Learned:
-    """What `learn` says, kept under a name made of the load, the slots and the profiler's code."""
+    """The result of `learn`, kept under a name of the load, the slots and the profiler's code."""
     digest = hashlib.blake2b(load.loads.tobytes(), digest_size=12)
     digest.update(repr((load.names, load.slot_s, first, horizon)).encode())
     for source in sorted(Path(profiler.forecast.__file__).parent.glob("*.py")):

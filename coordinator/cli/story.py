@@ -1,4 +1,4 @@
-"""A migration told from planned to its end, from what its record keeps. Pure."""
+"""The story of a migration from planned to its end, by its record. Pure."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ WHAT = {
 
 
 def story_lines(told: Migration) -> Iterator[str]:
-    """`told`: as `Migrations.Get` answers it."""
+    """`told`: the answer of `Migrations.Get`."""
     yield (
         f"{told.id}: {told.shard} from {told.source} to {told.target} by "
         f"{told.strategy}, feed {told.options.feed}, trigger {told.trigger}"

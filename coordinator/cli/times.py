@@ -1,9 +1,9 @@
-"""What the times in a person's file or on the command line mean.
+"""Times in a person's file or on the command line.
 
 One rule for every row: its time is read and checked, in Unix seconds. A time without a zone is
-taken as UTC and that is said, never as this machine's zone, whose days have 23 or 25 hours twice a
-year. The slots of a series are as wide as its regular step; what is missing is named and filled,
-what is unsorted, repeated or off the step is refused with its line.
+taken as UTC, with a note, never as this machine's zone, whose days have 23 or 25 hours twice a
+year. The slots of a series are as wide as its regular step; missing slots are named and filled,
+a time that is unsorted, repeated or off the step is refused with its line.
 """
 
 import math
@@ -21,11 +21,11 @@ from sharder.risk import Floats
 from sharder.simulate.series import SLOTS_MAX
 
 TIME_MAX_S = 7_258_118_400.0
-"""2200-01-01: a time behind it is a mistake of unit, or a year like 9999."""
+"""2200-01-01: a later time is a mistake of unit, or a year like 9999."""
 MISSING_MAX = 0.1
 """Share of a series' slots that may be missing and are filled."""
 _OFF_STEP = 0.01
-"""A row may lie this share of a step beside its slot: times that were rounded."""
+"""A row may differ from its slot by this share of a step: times that were rounded."""
 _UNITS: tuple[tuple[float, str], ...] = (
     (1e17, "nanoseconds"),
     (1e14, "microseconds"),
@@ -41,7 +41,7 @@ def untold(note: str) -> None:
 
 @dataclass(slots=True)
 class TimeReader:
-    """Reads times; `zoneless` counts those that were taken as UTC for want of a zone."""
+    """Reads times; `zoneless` counts those that had no zone and were taken as UTC."""
 
     zoneless: int = field(default=0, init=False)
 
@@ -77,7 +77,7 @@ class TimeReader:
         return told.timestamp()
 
     def say(self, tell: Tell, what: str) -> None:
-        """Tell once that times were taken as UTC."""
+        """Note once that times were taken as UTC."""
         if self.zoneless:
             tell(f"{what}: {self.zoneless} times without a zone are taken as UTC")
 

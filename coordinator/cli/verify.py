@@ -1,4 +1,4 @@
-"""`logstore verify`: the copies of a shard against each other, or a log against a journal."""
+"""`logstore verify`: compares the copies of a shard, or a log with a journal."""
 
 from functools import partial
 from pathlib import Path

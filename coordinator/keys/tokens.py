@@ -1,10 +1,10 @@
 """The keys of one balanced log: which token each has, and how a new key gets one.
 
-Truth is the mapping log, a log like any other: a record is key -> token, and **a key's first record
-counts**. So two who place the same key at the same time are decided by the order of its shard. Who
-appends answers only after it has read what came before its own records: if they begin where it had
-read to, nothing did; else it reads on to their end (rule 1). A successor shard is read after all
-its predecessors, to their sealed ends (rule 2, S4). What is in memory is a cache.
+The source of truth is the mapping log, a log like any other: a record is key -> token, and **a
+key's first record counts**. So the order of its shard decides between two writers of the same key.
+A writer answers only after it has read the records before its own: if they begin where it had read
+to, there were none; else it reads on to their end (rule 1). A successor shard is read after all its
+predecessors, to their sealed ends (rule 2, S4). The memory is a cache.
 """
 
 import asyncio
@@ -49,8 +49,8 @@ class Ask:
 
 
 class Book:
-    """Finds and places the keys of one log. One at a time appends; those who ask meanwhile are
-    placed together by the next append."""
+    """Finds and places the keys of one log. One append at a time; keys that are requested meanwhile
+    are placed together by the next append."""
 
     def __init__(self, mapping: Log, placement: Placement) -> None:
         self.table = KeyTable()
@@ -104,7 +104,7 @@ class Book:
 
     async def _serve(self, asks: list[Ask]) -> None:
         if not self._ready or not all(ask.place for ask in asks):
-            await self._read_on()  # another one may have placed what we do not know
+            await self._read_on()  # another writer may have placed keys that we do not know
             self._ready = True
         keys: list[bytes] = []
         drawn: list[int] = []
@@ -121,7 +121,7 @@ class Book:
                 ask.done.set_result(None)
 
     def _draw(self, ask: Ask) -> tuple[list[bytes], list[int]]:
-        """The keys of an ask that have no token, once each, and the tokens they would get."""
+        """The requested keys without a token, once each, and the tokens they would get."""
         hashes = hashes_of(ask.keys)
         unknown = np.flatnonzero(~self.table.find(hashes)[1])
         _, first = np.unique(hashes[unknown], return_index=True)
@@ -135,13 +135,13 @@ class Book:
     async def _remember(self, keys: list[bytes], tokens: list[int]) -> None:
         """Append the mappings; they are in the table when this returns, unless others' came first.
 
-        Errors: those of the append. What was stored nevertheless is found by who asks again.
+        Errors: those of the append. Another request finds what was stored nevertheless.
         """
         values = pa.array([t.to_bytes(TOKEN_BYTES, "big") for t in tokens], pa.binary())
         try:
             acks = await self._mapping.append_many(pa.array(keys, pa.binary()), values)
         except AppendManyError:
-            self._ready = False  # some are stored: the next one reads on first
+            self._ready = False  # some are stored: the next append reads on first
             raise
         if self._alone(acks):
             self.table.add(hashes_of(keys), np.array(tokens, dtype=np.uint64))

@@ -34,7 +34,7 @@ Content = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Counts of records; `examples` tells a few of each fault in words."""
+    """Counts of records; `examples` describes a few of each fault."""
 
     log: str
     acked: int
@@ -69,7 +69,7 @@ class Check:
     _unplaced: dict[Content, list[int]] = field(default_factory=dict)
     _found: Counter[Content] = field(default_factory=Counter)
     _other: dict[tuple[str, int], Content] = field(default_factory=dict)
-    """What stands where an acked record should be."""
+    """The record in the place of an acked one."""
     _last: dict[bytes, int] = field(default_factory=dict)
     _seen: set[tuple[bytes, int]] = field(default_factory=set)
     _rows: int = 0

@@ -1,7 +1,7 @@
 """A whole cluster of real processes on one machine: coordinator (several with etcd), N instances.
 
 Data is under one directory (`coordinator/`, `instance-1/` …, `logs/`), which one supervisor holds
-at a time; the next one goes on from what is there. A process that dies is started again on its
+at a time; the next one goes on with it. A process that dies is started again on its
 port, so clients find it where it was.
 """
 
@@ -53,11 +53,11 @@ AUTOPILOT = tuple(mode.value for mode in Autopilot)
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """What to run. `port` 0 takes free ports; else the coordinator's, instances take those after it
-    that are free. `capacities`: one for each instance, fewer or none: unlimited. Settings are
+    """What to run. `port` 0 takes free ports; else the coordinator's, instances take the free ones
+    after it. `capacities`: one for each instance, fewer or none: unlimited. Settings are
     passed on as they are (CoordinatorConfig, NodeConfig). `autopilot`: on, forecast-only or off;
     None leaves it as it is. `metadata`: an etcd URL, instead of a store in the coordinator.
-    `kafka`: HOST:PORT,… of a broker that moves feed through. `replicas`: of logs that do not say.
+    `kafka`: HOST:PORT,… of a broker that moves feed through. `replicas`: default of new logs.
     `coordinators`: more than one share the cells, which needs `metadata`.
     """
 
@@ -160,7 +160,7 @@ class LocalCluster:
         return self._process(name).lose()
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
-        """Until every process serves and the coordinator counts every instance as alive."""
+        """Wait until every process serves and the coordinator counts every instance as alive."""
         limit_s = self.options.start_timeout_s if timeout_s is None else timeout_s
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
@@ -224,7 +224,7 @@ class LocalCluster:
             await self.set_autopilot(options.autopilot)
 
     def _expect(self, cluster: str | None) -> None:
-        """From their next start on the coordinators take no other cluster's metadata, nor none."""
+        """From their next start on the coordinators accept only this cluster's metadata."""
         for coordinator in self._coordinators:
             coordinator.settings["cluster"] = cluster
 
@@ -255,7 +255,7 @@ class LocalCluster:
         return made
 
     async def stop(self) -> None:
-        """Instances first: they hand in their last statistics to a coordinator that runs."""
+        """Instances first: they send their last statistics to a running coordinator."""
         await asyncio.gather(*(p.stop() for p in self._instances.values()))
         await asyncio.gather(*(c.stop() for c in self._coordinators))
 
@@ -355,7 +355,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _free_port_after(host: str, port: int) -> int:
-    """The next port after `port` that nobody listens on, or 0."""
+    """The next free port after `port`, or 0."""
     return next((p for p in range(port + 1, min(port + 100, 65_536)) if _is_free(host, p)), 0)
 
 
@@ -370,7 +370,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _check_capacity(capacity: CapacityRecord) -> None:
-    """Refused here, not by the instance after the others have started."""
+    """Refuse it here, not by the instance after the others have started."""
     for name in ("ops_per_s", "bytes_per_s", "stored_bytes"):
         value = getattr(capacity, name)
         if value is not None and not 0 < value < math.inf:

@@ -42,7 +42,7 @@ def flights_file() -> Path:
 
 
 def flight_rows() -> pa.Table:
-    """The file as it is: 19 columns, one row a flight, nulls where the file says NA."""
+    """The whole file: 19 columns, one row a flight, nulls where the file has NA."""
     types = dict.fromkeys(_TEXT_COLUMNS, pa.string())
     options = csv.ConvertOptions(
         null_values=["NA", ""], column_types=types, strings_can_be_null=True

@@ -1,4 +1,4 @@
-"""Whose data lies in a folder of `logstore up`: read before any process starts (note 0008)."""
+"""The identities in the folders of `logstore up`, read before any process starts (note 0008)."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from logstore.node.identity import Identity, IdentityFile
 
 
 def identities(data: Path) -> dict[str, Identity]:
-    """Instance folder -> the identity in it, of each that an instance used. `StorageError`."""
+    """Instance folder -> the identity in it, for each used folder. `StorageError`."""
     found: dict[str, Identity] = {}
     for folder in sorted(data.glob("instance-*")):
         identity = IdentityFile(folder).load()
@@ -17,7 +17,7 @@ def identities(data: Path) -> dict[str, Identity]:
 
 
 def cluster_of(data: Path) -> str | None:
-    """The cluster that the folder's instances belong to; None when none of them says one.
+    """The cluster that the folder's instances belong to; None when none of them names one.
 
     `WrongClusterError` when they belong to several, or a folder holds another instance's data.
     """

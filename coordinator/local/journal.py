@@ -1,4 +1,4 @@
-"""The journal of acked appends: what a writer was promised, for a checker that trusts nobody.
+"""The journal of acked appends: the promises to a writer, for an independent checker.
 
 JSON lines, appended and handed to the operating system at each call, so a writer that is killed
 leaves all lines but perhaps the last whole (a reader drops a torn last line). First line: a header
@@ -31,7 +31,7 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record. `n` counts the key's appends in the order in which they were sent, from 0.
 
     `h`: xxh3-64 of the value. `t`: the timestamp in microseconds, if the writer set it. `s`, `o`:
-    shard and offset of the ack; absent: nobody knows whether the record is stored.
+    shard and offset of the ack; absent: it is unknown whether the record is stored.
     """
 
     k: bytes
@@ -47,7 +47,7 @@ def value_hash(value: bytes) -> int:
 
 
 class Sent:
-    """Appends on their way: number them before they are sent, so that `n` is the sending order."""
+    """Numbers appends before they are sent, so that `n` is the sending order."""
 
     def __init__(self) -> None:
         self._next: dict[bytes, int] = {}
@@ -60,7 +60,8 @@ class Sent:
 
 
 class Journal(Sent):
-    """The writer's side; one process and one log a file. A file of the same log is gone on with."""
+    """The writer's side; one process and one log a file. An existing file of the log is
+    continued."""
 
     def __init__(self, path: Path, log: str) -> None:
         super().__init__()

@@ -17,9 +17,9 @@ READY = "ready "
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
 STEADY_S = 10.0
-"""After running so long, the next restart is quick again."""
+"""After running this long, the next restart is immediate again."""
 FIRST_STARTS_MAX = 5
-"""A process that died so often without ever having served is given up."""
+"""A process that died this often without ever having served is given up."""
 STOP_TIMEOUT_S = 10.0
 """Between SIGTERM and SIGKILL."""
 
@@ -80,7 +80,7 @@ class Supervised:
         return self.address
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Until the process (this run of it) said that it serves."""
+        """Wait until the process (this run of it) serves."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ready.wait()
@@ -100,12 +100,12 @@ class Supervised:
         return self.pid
 
     def lose(self) -> int:
-        """kill -9, and it is not started again. Returns its pid."""
+        """kill -9, without a restart. Returns its pid."""
         self._stopping.set()
         return self.kill()
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL after STOP_TIMEOUT_S; it is not started again."""
+        """SIGTERM, then SIGKILL after STOP_TIMEOUT_S, without a restart."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
         if self._watch is None:
@@ -205,7 +205,7 @@ class Supervised:
             print(f"{self.name} ended with status {status}: {said}", file=sys.stderr, flush=True)
 
     def _error(self, status: int) -> LogstoreError:
-        """The `error: …` line, or the last line, that this run of the process left in its log."""
+        """The `error: …` line, or the last line, of this run of the process in its log."""
         lines = self.log.read_bytes()[self._log_from :].decode(errors="replace").splitlines()
         if status not in (2, 4):
             last = lines[-1] if lines else "it said nothing"
@@ -217,5 +217,5 @@ class Supervised:
 
 
 def _flag(value: object) -> str:
-    """A setting as its process reads it: fields of fields as JSON, all else as text."""
+    """A setting in the form that its process reads: fields of fields as JSON, all else as text."""
     return msgspec.json.encode(value).decode() if isinstance(value, dict) else str(value)

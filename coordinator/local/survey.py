@@ -1,7 +1,7 @@
-"""What `up` finds of its data's life before: told at the start, not found out by a read that waits.
+"""What `up` reports of its data's earlier life, so that no user meets it in a read that waits.
 
-`up.json` in the data directory keeps how it was started last. The rest is what the metadata says of
-instances and shards, against what runs now.
+`up.json` in the data directory keeps how it was started last. The rest compares the
+instances and shards in the metadata with the running ones.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,7 @@ from logstore.proto.status import called
 
 RUN_FILE = "up.json"
 NAMED_MAX = 5
-"""Shards that a sentence names; of the others it tells how many."""
+"""Shards named in a sentence; the others are counted."""
 CALL_TIMEOUT_S = 10.0
 
 
@@ -33,20 +33,20 @@ class ClusterStart:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a data directory held before the start."""
+    """The content of a data directory before the start."""
 
     run: ClusterStart | None
     instances: frozenset[str]
 
 
 def before(data: Path) -> Before:
-    """Read it; one that is not there yet held nothing. ConfigError: `up.json` is damaged."""
+    """Read it; a new directory is empty. ConfigError: `up.json` is damaged."""
     path = data / RUN_FILE
     run = None
     try:
         run = msgspec.json.decode(path.read_bytes(), type=ClusterStart)
     except (FileNotFoundError, NotADirectoryError):
-        pass  # the cluster says what is wrong with its directory
+        pass  # the cluster reports what is wrong with its directory
     except (OSError, msgspec.DecodeError) as e:
         raise ConfigError(
             f"{path} cannot be read: {e}; it says how this cluster was started last, and may be "
@@ -57,8 +57,8 @@ def before(data: Path) -> Before:
 
 
 def check_metadata(data: Path, past: Before, metadata: str | None) -> None:
-    """ConfigError when the data was made with another kind of metadata store: its copies would be
-    nobody's, and its logs not there."""
+    """ConfigError when the data was made with another kind of metadata store, which would lack
+    its logs, so that its copies would be orphans."""
     embedded = (data / "coordinator" / "store").is_dir()
     last = past.run.metadata if past.run is not None else None
     if metadata is not None and last is None and (embedded or past.run is not None):
@@ -73,7 +73,7 @@ def check_metadata(data: Path, past: Before, metadata: str | None) -> None:
 
 
 def keep(data: Path, run: ClusterStart) -> None:
-    """Remember how it was started, for the next time."""
+    """Store how it was started, for the next time."""
     part = data / f"{RUN_FILE}.part"
     part.write_bytes(msgspec.json.encode(run))
     part.replace(data / RUN_FILE)
@@ -86,7 +86,8 @@ def notes(
     registered: Sequence[str],
     shards: Sequence[ShardRecord],
 ) -> list[str]:
-    """Sentences for a person: who is missing and what with them, who is new, what is set otherwise.
+    """Sentences for a person: missing instances and what is lost with them, new ones, changed
+    settings.
 
     `started`: the instances that run now; `registered`: those of the metadata.
     """
@@ -146,7 +147,7 @@ async def told(
 
 
 async def _asked(address: str) -> tuple[list[str], list[ShardRecord]]:
-    """The instances and shards that the coordinator at `address` knows."""
+    """The instances and shards in the answers of the coordinator at `address`."""
     async with open_channel(address) as channel, called():
         stub = CatalogStub(channel)
         rows = await stub.ListInstances(pb.ListInstancesRequest(), timeout=CALL_TIMEOUT_S)

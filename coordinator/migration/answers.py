@@ -19,7 +19,7 @@ from coordinator.migration.reshape import ReshapePhase, ReshapeState
 
 
 class Migration(Answer, frozen=True, kw_only=True):
-    """A migration (`coordinator.migration.records.MigrationRecord`) and how far it is.
+    """A migration (`coordinator.migration.records.MigrationRecord`) and its progress.
 
     `source`, `target`: instances. Times are microseconds since 1970 UTC (`_us`) or seconds (`_s`).
     """
@@ -71,7 +71,7 @@ class Migration(Answer, frozen=True, kw_only=True):
 
 
 class OddMigration(Answer, frozen=True, kw_only=True):
-    """A stored migration that cannot be read, and in `odd` why."""
+    """A stored migration that cannot be read, and in `odd` the reason."""
 
     id: str
     odd: str
@@ -98,7 +98,7 @@ class MigrationRows(Custom):
 
 
 class DryMove(Answer, frozen=True, kw_only=True):
-    """A move that is only thought through: `bytes` to copy, about how long, in which steps."""
+    """A dry run of a move: `bytes` to copy, estimated time, and steps."""
 
     dry_run: bool
     shard: str
@@ -113,7 +113,7 @@ class DryMove(Answer, frozen=True, kw_only=True):
 
 
 class Reshape(Answer, frozen=True, kw_only=True):
-    """A split or merge (`coordinator.migration.reshape.ReshapeRecord`) and how long it took."""
+    """A split or merge (`coordinator.migration.reshape.ReshapeRecord`) and its duration."""
 
     dry_run: bool | UnsetType = UNSET
     id: str

@@ -1,4 +1,4 @@
-"""What the states of the machine share: falls back, small changes of a shard record, figures."""
+"""Shared by the states of the machine: falls back, small changes of a shard record, figures."""
 
 from dataclasses import replace
 
@@ -14,7 +14,8 @@ IDLE_POLL_S = 0.5
 
 
 def holds(members: tuple[Member, ...], member: Member) -> bool:
-    """Is this copy among them? A copy is its replica id; its incarnation may have changed."""
+    """Whether this copy is among them. A copy is its replica id; its incarnation may have
+    changed."""
     return any(m.replica_id == member.replica_id for m in members)
 
 
@@ -23,7 +24,7 @@ def leads(shard: ShardRecord, member: Member) -> bool:
 
 
 def switches(record: MigrationRecord) -> bool:
-    """The target is a follower before, and the source stays one after: no copy comes or goes."""
+    """The target was a follower before, and the source stays one: the set of copies is the same."""
     return record.strategy == "switch"
 
 
@@ -42,7 +43,7 @@ def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: st
 
 
 def unsealed(shard: ShardRecord) -> ShardRecord:
-    """A seal that we asked for is taken back; a sealed shard stays sealed (S1, S5)."""
+    """Withdraw a seal that we asked for; a sealed shard stays sealed (S1, S5)."""
     if shard.status is ShardStatus.SEALED:
         return replace(shard, seal=None)
     return replace(shard, seal=None, status=ShardStatus.OPEN, sealed_end=None, sealed_chain=None)
@@ -53,7 +54,7 @@ def noted_once(record: MigrationRecord, text: str) -> MigrationRecord:
 
 
 def set_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:
-    """Back to catching-up; from there the target is verified and admitted anew."""
+    """Back to catching-up; from there the target is verified and admitted again."""
     if record.setbacks >= record.options.setbacks_max or record.state is State.CATCHING_UP:
         return roll_back(record, facts, shard, f"{why}; {record.setbacks} setbacks before")
     after = advance(counted(noted(record, why)), State.CATCHING_UP, facts.now_us)
@@ -101,7 +102,7 @@ def feed_topic(record: MigrationRecord, facts: Facts, replica_id: int) -> str:
 
 
 def feed_given_up(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect | None:
-    """The broker was away for too long: go on directly, or roll back, as the move's options say."""
+    """The broker was away too long: go on directly, or roll back, by the move's options."""
     copy, limit_s = facts.target, record.options.feed_deadline_s
     if not shard.feed_topic or copy is None or copy.feed_down_s <= limit_s:
         return None
@@ -136,7 +137,7 @@ def hash_result(found: Verified, now_us: int) -> HashResult:
 
 
 def with_equal_ends(record: MigrationRecord, facts: Facts) -> MigrationRecord:
-    """Both chains where source and target happen to be at one offset; told, not relied on."""
+    """Both chains where source and target happen to be at one offset; reported, not relied on."""
     source, target = facts.source, facts.target
     if source is None or target is None or source.end != target.end:
         return record

@@ -1,8 +1,8 @@
 """Copy-on-write (pure): the source seals, a successor opens at the target at once, then the sealed
 history is copied and verified (I8). Rules S1-S5, note 0005.
 
-The way back seals the successor and opens another one at the source, so nothing that was written at
-the target is lost; what the target then holds is a sealed shard like any other.
+The way back seals the successor and opens another one at the source, so records written at
+the target are kept; the target then holds a sealed shard like any other.
 """
 
 from dataclasses import replace
@@ -32,7 +32,7 @@ SEAL_POLL_S = POLL_S / 10
 
 
 def preparing(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
-    """Ask the source to seal (S1), once the target is there to take over."""
+    """Ask the source to seal (S1), once the target can take over."""
     if not facts.target_heard or record.target_instance not in facts.incarnations:
         return Wait(POLL_S, f"{record.target_instance} is silent")
     after = advance(record, State.CUTOVER, facts.now_us)
@@ -86,7 +86,7 @@ def verified(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
 
 
 def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
-    """Both hold the sealed history; then the target leads it and the source's copy goes."""
+    """Both hold the sealed history; then the target leads it and the source's copy is removed."""
     target, source = target_of(record), record.source
     if not holds(shard.in_sync, target):
         if holds(shard.learners, target) and target.replica_id not in shard.admit:

@@ -1,7 +1,7 @@
 """The machine from the cutover on: soaking, removing the source, and every way back.
 
 A rollback after the cutover is another cutover; a source that fell out of the in-sync set learns
-again and is verified first (H4), so nothing is lost.
+again and is verified first (H4), so no record is lost.
 """
 
 from dataclasses import replace
@@ -147,7 +147,7 @@ def _learn_source(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> 
         return Wait(POLL_S, "the source catches up")
     found = facts.verified
     if found is None or found.replica_id != member.replica_id:
-        # Above the leader's high watermark the copy may hold what was never committed.
+        # Above the leader's high watermark the copy may hold records that were never committed.
         return Verify(member, shard.primary, min(copy.end, leader.high_watermark))
     if found.error is not None or found.chain != found.expected:
         return RecordWrite(noted(record, differs(found)), without_learner(shard, member), "unequal")
@@ -178,7 +178,7 @@ def rolling_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
 
 
 def _hand_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
-    """The target leads: another cutover, back to the source, loses nothing."""
+    """The target leads: another cutover, back to the source, loses no record."""
     source = record.source
     if holds(shard.in_sync, source):
         if shard.hand_over == source.replica_id:

@@ -1,10 +1,10 @@
-"""Where two copies of a shard differ first: digests of ranges, narrowed to one stored batch."""
+"""The first difference of two copies: digests of ranges, narrowed to one stored batch."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 RANGES = 64
-"""Each round of questions divides the span by so many."""
+"""Each round of questions divides the span into this many ranges."""
 ROUNDS_MAX = 12
 
 
@@ -51,7 +51,7 @@ async def first_difference(one: Ask, other: Ask, start: int, stop: int) -> Diffe
         pair = next(((a, b) for a, b in zip(mine, theirs, strict=False) if a != b), None)
         if pair is None and len(mine) == len(theirs):
             return found
-        if pair is None:  # one of them has more: it differs from where the shorter one ends
+        if pair is None:  # one of them is longer: the difference begins where the shorter one ends
             short, rest = sorted((mine, theirs), key=len)
             a = b = rest[len(short)]
         else:

@@ -1,4 +1,4 @@
-"""A move that is only thought through: steps, bytes, seconds, blackout, what may go wrong."""
+"""A dry run of a move: steps, bytes, seconds, blackout, risks."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _HASH_BYTES_PER_S = 500e6
 
 @dataclass(frozen=True, slots=True)
 class DryStep:
-    """One step of a move that is only thought through; estimates in bytes and seconds."""
+    """One step of a dry run; estimates in bytes and seconds."""
 
     state: str
     writes: str
@@ -50,7 +50,7 @@ _RISKS = {
 def dry_run(
     options: MoveOptions, size_bytes: int, copy_mb_per_s: float, strategy: str = "shadow"
 ) -> list[DryStep]:
-    """The steps of a move. `copy_mb_per_s`: 10^6 bytes/s that moves are known to copy."""
+    """The steps of a move. `copy_mb_per_s`: the known copy rate of moves, 10^6 bytes/s."""
     rate = copy_mb_per_s * 1e6
     if options.throttle_bytes_per_s:
         rate = min(rate, options.throttle_bytes_per_s)

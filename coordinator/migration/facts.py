@@ -1,4 +1,4 @@
-"""What the migration machine sees (Facts) and what it asks for (effects)."""
+"""Inputs of the migration machine (Facts) and its outputs (effects)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from logstore.meta.records import LogRecord, Member, ShardRecord
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """One copy as its instance last told it (ReplicaStatus)."""
+    """One copy by its instance's last answer (ReplicaStatus)."""
 
     replica_id: int
     role: str
@@ -33,7 +33,7 @@ class CopyReport:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Result of a verification of `replica_id` at `end`. `error`: the copy did not stand it."""
+    """Result of a verification of `replica_id` at `end`. `error`: the copy failed it."""
 
     replica_id: int
     end: int
@@ -71,7 +71,7 @@ class Facts:
     log: LogRecord | None = None
     successor: ShardRecord | None = None
     feed_prefix: str = ""
-    """Of this cluster's feed topics; empty: no broker is configured."""
+    """This cluster's feed topics; empty: no broker is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class RecordWrite:
     draws: int | None = None
     ramp: RampState | None = None
     successor: ShardRecord | None = None
-    """Copy-on-write: the successor's record as it will be, and compared."""
+    """Copy-on-write: the successor's record to write, and compared."""
     created: ShardRecord | None = None
     log: LogRecord | None = None
     """The log's record with the next shard's number drawn."""
@@ -105,7 +105,7 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Look again after `seconds`, or when someone calls."""
+    """Look again after `seconds`, or when woken."""
 
     seconds: float
     why: str
@@ -113,7 +113,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An end state: nothing is left to do."""
+    """An end state: all is done."""
 
 
 Effect = RecordWrite | Verify | Wait | Finished

@@ -1,4 +1,4 @@
-"""What moves took so far, for the plans and dry runs of the next ones. Pure."""
+"""Durations of past moves, for the plans and dry runs of the next ones. Pure."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -17,8 +17,8 @@ _STEPS_S = 1.0
 def move_history(
     migrations: Sequence[MigrationRecord], options: MoveOptions | None = None
 ) -> MoveHistory:
-    """What the last completed moves measured; before the first one, what `options` take (without
-    them the planner's defaults)."""
+    """Measurements of the last completed moves; before the first one, the estimates of `options`
+    (without them the planner's defaults)."""
     completed = [m for m in migrations if m.state is State.COMPLETED]
     switched = [m for m in completed if m.strategy == "switch"][-_RECENT_MOVES:]
     done = [m for m in completed if m.strategy != "switch"][-_RECENT_MOVES:]
@@ -43,7 +43,7 @@ def _to_cutover_s(migration: MigrationRecord) -> float | None:
 
 
 def _first_fixed_s(options: MoveOptions | None, strategy: str) -> float:
-    """Seconds to the end of the cutover of a move without bytes, as its options say."""
+    """Seconds to the end of the cutover of a move without bytes, by its options."""
     if options is None:
         return MoveHistory().fixed_s
     steps = dry_run(options, 0, MoveHistory().copy_mb_per_s, strategy)

@@ -1,7 +1,7 @@
 """The migration machine (pure): `decide(record, facts)` -> the one next effect.
 
-It keeps no state of its own but the ramp's share: what it decides follows from the migration
-record, the shard record and what the instances tell, so any leader goes on where another one died
+Its only state is the ramp's share: its decisions follow from the migration
+record, the shard record and the instances' answers, so any leader goes on where another one died
 (I7). It writes intents only (`learners`, `admit`, `route`, `hand_over`, `remove`); the primary acts
 on them (P3, H2). `table.py` holds the legal transitions.
 """
@@ -208,7 +208,7 @@ def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
     if found is None or found.replica_id != target.replica_id:
         if facts.target is None or facts.source is None:
             return Wait(POLL_S, "a side is silent")
-        # Above the high watermark the copy may hold what was never committed.
+        # Above the high watermark the copy may hold records that were never committed.
         end = min(facts.target.end, facts.source.high_watermark)
         return Verify(target, shard.primary, end)
     record = replace(record, hash=hash_result(found, facts.now_us))
@@ -217,7 +217,7 @@ def _verifying(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Eff
     if record.strategy == COPY_ON_WRITE:
         return copy_on_write.verified(record, facts, shard)
     after = advance(record, State.SHADOWING, facts.now_us)
-    # From here on the source pushes: the topic is not needed any more, and is swept.
+    # From here on the source sends: the topic is not needed any more, and is swept.
     changed = replace(shard, admit=(target.replica_id,), feed_topic="")
     return RecordWrite(after, changed, "chains are equal (I8)")
 
@@ -290,7 +290,7 @@ _BEFORE_CUTOVER = frozenset(
 def _deserted(record: MigrationRecord, facts: Facts) -> str | None:
     """Why a move that cannot go on is given up: a side is dead, the shard is still the source's.
 
-    Whatever the state waits for, it would wait for the dead. After a cutover the roles have
+    Every state would wait for the dead side. After a cutover the roles have
     changed, and `soaking` has its own rules; copy-on-write has no way back from its successor.
     """
     if record.state not in _BEFORE_CUTOVER or record.successor is not None:

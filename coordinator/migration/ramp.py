@@ -15,7 +15,7 @@ _BACK_INTERVALS = 10
 
 @dataclass(frozen=True, slots=True)
 class RampState:
-    """`p` is the share now routed; nothing is decided before `due_us`."""
+    """`p` is the share now routed; the next decision is not before `due_us`."""
 
     p: float = 0.0
     due_us: int = 0
@@ -34,7 +34,7 @@ class RampAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RampStep:
-    """What to do; `state` holds once it is done."""
+    """The decision; `state` holds once it is carried out."""
 
     move: RampAction
     state: RampState

@@ -1,4 +1,4 @@
-"""What a migration is: its state, options and record. Plain data, stored as JSON in the metadata.
+"""A migration's state, options and record. Plain data, stored as JSON in the metadata.
 
 Times are microseconds since 1970 UTC (`_us`) or seconds (`_s`).
 """
@@ -17,11 +17,11 @@ from sharder.settings import OneOf, complaint
 _DAY_S = 86_400.0
 
 NOTES_MAX = 64
-"""Remarks a migration keeps; the oldest go first."""
+"""Remarks that a migration keeps; the oldest are dropped."""
 
 
 class State(StrEnum):
-    """States of a move; `table.py` says what each means and what may follow it."""
+    """States of a move; `table.py` says what each means and which may follow it."""
 
     PLANNED = "planned"
     PREPARING = "preparing"
@@ -43,7 +43,7 @@ END_STATES = frozenset({State.COMPLETED, State.ROLLED_BACK, State.ABORTED})
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
-    """How one move goes about it. Bounds are checked at construction."""
+    """Options of one move. Bounds are checked at construction."""
 
     shadow_s: Annotated[float, Interval(ge=0.0, le=_DAY_S), Unit("s")] = 1.0
     """The target is in sync this long before reads go to it."""

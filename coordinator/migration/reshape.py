@@ -1,7 +1,7 @@
 """Split and merge (pure): `decide(record, facts)` -> the next effect. Rules S1-S5, note 0005.
 
 The coordinator asks the parents' primaries to seal, and when all are `sealing` opens the successors
-in one transaction that compares every record it was decided from. Whoever dies in between, the
+in one transaction that compares every record it was decided from. If a process dies in between, the
 next leader goes on from the records alone.
 """
 
@@ -23,7 +23,7 @@ NOTES_MAX = 16
 
 
 class ReshapeState(StrEnum):
-    """`sealing`: the primaries stop, drain and seal; appends wait."""
+    """`sealing`: the primaries close the gate, drain and seal; appends wait."""
 
     PLANNED = "planned"
     SEALING = "sealing"
@@ -261,7 +261,7 @@ def _open(
 
 
 def sealed(parent: ShardRecord, successors: tuple[str, ...]) -> ShardRecord:
-    """A sealing parent as it stays for ever (S5)."""
+    """A sealing parent in its final form (S5)."""
     return replace(
         parent,
         status=ShardStatus.SEALED,

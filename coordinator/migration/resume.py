@@ -1,5 +1,5 @@
-"""Work on what is in the store, whoever wrote it: the planner of another cell, or a proposal of our
-own whose outcome was unknown when it was answered."""
+"""Work on migrations in the store that this driver did not start: written by the planner of another
+cell, or by us with an unknown outcome."""
 
 import asyncio
 import contextlib

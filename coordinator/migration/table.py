@@ -1,4 +1,4 @@
-"""The transition table of a move as data, and what each step does in words (design note 0001)."""
+"""The transition table of a move as data, with a description of each step (design note 0001)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ STRATEGIES = ("switch", "shadow", "log-shipping", COPY_ON_WRITE)
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """One state: what is in the metadata and on disk in it, who acts after everything died."""
+    """One state: its metadata and disks, and which party acts after all processes died."""
 
     state: State
     metadata: str
@@ -30,7 +30,7 @@ class StateRow:
     writes: str
     """What the coordinator writes to leave it."""
     waits: str
-    """What it waits for before it does."""
+    """The condition for it."""
     to: frozenset[State]
     timeout: str | None = None
     """The field of MoveOptions that bounds the state."""
@@ -87,7 +87,7 @@ STRATEGY_STEPS: dict[str, dict[State, frozenset[State]]] = {
         S.VERIFYING: frozenset({S.SOAKING}),
     },
 }
-"""What a strategy may do beside the table."""
+"""Steps of a strategy beside the table."""
 
 PATHS: dict[str, tuple[State, ...]] = {
     "switch": (S.PLANNED, S.PREPARING, S.CUTOVER, S.SOAKING),
@@ -160,12 +160,12 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "log-shipping": _RAMPS,
     COPY_ON_WRITE: (*_SHADOWS, *_RAMPS),
 }
-"""Strategy -> options of a move that it has no use for."""
+"""Strategy -> options of a move that it does not use."""
 
 
 def check_used(strategy: str, given: Iterable[str]) -> None:
-    """InvalidArgumentError for an option, by name, that the strategy which is asked for would not
-    use. With `auto` the options are for whatever it turns out to be.
+    """InvalidArgumentError for an option, by name, that the requested strategy would not
+    use. With `auto` the options are for the strategy that is chosen.
     """
     for name in UNUSED.get(strategy, ()):
         if name in given:
@@ -210,7 +210,7 @@ def choose_strategy(strategy: str, shard: ShardRecord, target: str) -> str:
 def control(record: MigrationRecord, action: str, cause: str, now_us: int) -> MigrationRecord:
     """The record after a person's order: pause, resume, abort, rollback or complete.
 
-    `InvalidArgumentError` for an order that the state cannot take; it says what can be done.
+    `InvalidArgumentError` for an order that the state cannot take; it says which are possible.
     """
     if not record.active:
         raise InvalidArgumentError(

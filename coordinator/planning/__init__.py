@@ -1,5 +1,5 @@
 """From records, statistics and forecasts to a plan and the moves that it starts.
 
-`views` makes what the planner sees (pure), `loop` plans and starts, `notes` are its rounds,
-`announcements` what people know of the future. Imports catalog, migration and statistics.
+`views` makes the planner's view (pure), `loop` plans and starts, `notes` are its rounds,
+`announcements` are events and profiles. Imports catalog, migration and statistics.
 """

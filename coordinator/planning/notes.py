@@ -1,4 +1,4 @@
-"""What a round of planning came to, and the counts of all rounds."""
+"""The results of planning rounds, and their counts."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class PlanCounts:
         self.rounds: Counter[str] = Counter()
         self.started = 0
         self.operators: Counter[tuple[str, str]] = Counter()
-        """(kind, trigger) of what plans wanted to start before the next one, started or not."""
+        """(kind, trigger) of operators due before the next plan, started or not."""
         self.refused: Counter[str] = Counter()
 
     def add(self, note: PlanNote) -> None:

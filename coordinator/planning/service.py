@@ -1,4 +1,4 @@
-"""coordinator.v1.Plans: what the planning loop thinks, and its switch."""
+"""coordinator.v1.Plans: the plans of the planning loop, and its switch."""
 
 import msgspec
 from msgspec import UNSET
@@ -27,7 +27,7 @@ from sharder.view import dump_view
 
 
 class PlansService(PlansServicer):
-    """What the planning loop thinks, and its switch."""
+    """The plans of the planning loop, and its switch."""
 
     def __init__(self, loop: PlanningLoop) -> None:
         self._loop = loop
@@ -36,7 +36,7 @@ class PlansService(PlansServicer):
     async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.JsonResponse:
         """The plan for now; with `history` the last ones of the loop as well, oldest first.
 
-        With `view` also what it was made from: `sharder.view.load_view` reads it back."""
+        With `view` also its inputs, which `sharder.view.load_view` reads back."""
         seen = await self._loop.view()
         made = plan(seen)
         answer = PlanAnswer(

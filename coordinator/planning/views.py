@@ -1,7 +1,7 @@
 """The planner's view (pure): records, statistics and forecasts, per second of the wall clock.
 
 Statistics count per slot of a log's own time. A slot takes `wall_s_per_slot` on the wall clock
-(the same, unless history is replayed), so ops per slot / that = ops/s as the instances feel them.
+(the same, unless history is replayed), so ops per slot / that = ops/s at the instances.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -31,16 +31,16 @@ from sharder.view import (
 WEIGHT_MIN, WEIGHT_MAX = 1 / 16, 2.0
 WEIGHT_HALF_LIFE_S = 86_400.0
 BLACKOUT_MS_MIN = 10.0
-"""Shorter blackouts than twice this are nothing to blame a shard for."""
+"""A blackout shorter than twice this does not lower a shard's weight."""
 CUT_SHARDS_MAX = 256
 """Shards for which split keys are looked up, those with the most load first."""
 CUTS_MAX = 32
 OUTLOOK_SHARDS_MAX = 1_000
 """More shards are forecast for the horizon only: 96 slots of one take 0.5 to 1 ms."""
 FORETOLD_SLOTS = 6
-"""A forecast older than this says nothing of the present any more."""
+"""A forecast older than this is not used for the present."""
 FUTURE_S = 60.0
-"""What is stamped further ahead of the clock was stamped by a clock that was wrong."""
+"""A time further ahead of the clock comes from a wrong clock."""
 
 
 def make_view(
@@ -56,7 +56,7 @@ def make_view(
     sizes: Mapping[str, int],
     migrations: Sequence[MigrationRecord],
 ) -> View:
-    """All that one plan is made from. `mono_s`: the monotonic clock; `sizes`: shard -> bytes."""
+    """All inputs of one plan. `mono_s`: the monotonic clock; `sizes`: shard -> bytes."""
     known = {record.instance for record in instances}
     live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
     per_s = 1.0 / config.wall_s_per_slot
@@ -124,7 +124,7 @@ def make_view(
 
 @dataclass(frozen=True, slots=True)
 class PastForecast:
-    """What a view forecast, ops/s of each shard in the slots after `slot`: all that is kept of it,
+    """A view's forecast, ops/s of each shard in the slots after `slot`: the only part that is kept,
     since a view of 100,000 shards takes hundreds of MB."""
 
     slot: int
@@ -139,7 +139,7 @@ class PastForecast:
 
 
 def with_expected(view: View, before: PastForecast | None) -> View:
-    """`view`, with what was forecast at an earlier slot for the slot that it shows."""
+    """`view`, with the forecast that was made at an earlier slot for the present one."""
     later = view.slot - before.slot if before is not None else 0
     if before is None or not 1 <= later <= FORETOLD_SLOTS:
         return view
@@ -184,8 +184,8 @@ def _shard_view(
 def _cuts(
     shards: Sequence[ShardRecord], intake: StatisticsIntake
 ) -> dict[str, tuple[SplitPoint, ...]]:
-    """Where the busiest shards could be split, learned from the keys that their log's heatmap
-    remembers (routing keys, as the instances sample them)."""
+    """Split points of the busiest shards, learned from the keys in their log's heatmap
+    (routing keys, as the instances sample them)."""
 
     def ops(shard: ShardRecord) -> float:
         load = intake.load(shard.shard)
@@ -223,7 +223,7 @@ def _last_moves(
 ) -> dict[str, tuple[float, str]]:
     """Shard -> when its primary last moved (s) and where from; migrations are oldest first.
 
-    A move of the future, by a clock that was wrong, would keep its shard where it is until then.
+    A move in the future, by a wrong clock, would keep its shard in place until then.
     """
     found: dict[str, tuple[float, str]] = {}
     for m in migrations:
@@ -238,11 +238,11 @@ def _last_moves(
 
 
 def migration_weights(migrations: Sequence[MigrationRecord], now_s: float) -> dict[str, float]:
-    """Shard -> migration weight as its moves turned out; others have 1.
+    """Shard -> migration weight by the results of its moves; others have 1.
 
     A move that was rolled back by itself halves it; one that held appends for more than twice the
     usual blackout takes a quarter off; one that held them for no more than the usual adds a tenth.
-    It goes back to 1 with WEIGHT_HALF_LIFE_S: what made a move fail does not last for ever.
+    It returns to 1 with WEIGHT_HALF_LIFE_S: the cause of a failed move does not last for ever.
     `migrations` are oldest first.
     """
     held = [m.blackout_ms for m in migrations if m.blackout_ms is not None]

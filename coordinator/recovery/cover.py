@@ -1,4 +1,4 @@
-"""Whether open shards cover a log's keys exactly once (I1), and what to put over a hole. Pure."""
+"""Whether open shards cover a log's keys exactly once (I1), and shards to fill a hole. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ class Hole:
 
 
 def without_overlaps(records: Sequence[ShardRecord]) -> list[tuple[str, str]]:
-    """(shard, the earlier one that holds some of its keys) for those that have to go."""
+    """(shard, the earlier one that holds some of its keys) for those that must be left out."""
     kept: list[ShardRecord] = []
     gone = []
     for record in records:
@@ -55,7 +55,7 @@ def fill(
     homes: Mapping[str, int],
     replica_id: int,
 ) -> ShardRecord:
-    """An empty shard over the hole, which says that records may be gone. `homes`: instance -> its
+    """An empty shard over the hole, with a possible loss. `homes`: instance -> its
     incarnation; the one that leads fewest shards gets it. Sealed shards that held its keys, and
     whose successors are gone, become its predecessors.
     """

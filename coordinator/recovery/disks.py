@@ -1,4 +1,4 @@
-"""Data directories of instances that do not run: opened, read, held until recovery is over."""
+"""Data directories of stopped instances: opened, read, held until recovery is over."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ Accept = Callable[[Path, str, str, int], None]
 
 
 class _Identity(msgspec.Struct, frozen=True):
-    """What `logstore.node.identity` keeps, as far as recovery needs it."""
+    """The part of `logstore.node.identity` that recovery needs."""
 
     instance: str
     cluster: str = ""
@@ -33,7 +33,7 @@ class Disks(AbstractContextManager["Disks"]):
     """Holds the directories: no instance can start on them meanwhile.
 
     Errors of the constructor: `DirectoryInUseError` while a process has one, `ConfigError` for a
-    directory that is no instance's, `StorageError` and `CorruptStorageError`.
+    directory without an instance, `StorageError` and `CorruptStorageError`.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -51,7 +51,7 @@ class Disks(AbstractContextManager["Disks"]):
             raise
 
     def scan(self) -> DiskScan:
-        """Who they are, and every copy in them."""
+        """The identities, and every copy in the directories."""
         copies = [copy for found, engine in self._engines for copy in copies_of(found, engine)]
         return DiskScan(tuple(found for found, _ in self._engines), tuple(copies))
 
@@ -63,7 +63,7 @@ class Disks(AbstractContextManager["Disks"]):
     def accept(
         self, cluster: str, generation: str, revision: int, how: Accept | None = None
     ) -> None:
-        """Let every directory begin with the generation, as if by hand."""
+        """Make every directory accept the generation, as an operator does by hand."""
         for path in self._paths:
             (how or accept)(path, cluster, generation, revision)
 
@@ -77,7 +77,7 @@ class Disks(AbstractContextManager["Disks"]):
 
 
 def read_identity(directory: Path) -> FoundInstance:
-    """Who the directory says it is."""
+    """The identity in the directory."""
     path = directory / FILE
     if not directory.is_dir():
         raise ConfigError(f"{directory} is no directory")
@@ -97,7 +97,7 @@ def read_identity(directory: Path) -> FoundInstance:
 
 
 def instance_directories(data: Path) -> list[Path]:
-    """Those below a folder of `logstore up`, in the order of their numbers."""
+    """The directories below a folder of `logstore up`, in the order of their numbers."""
     found = [p for p in data.glob(f"{INSTANCE_PREFIX}*") if p.is_dir()]
     if not found:
         raise ConfigError(f"{data} has no folder {INSTANCE_PREFIX}*: it is none of `logstore up`")

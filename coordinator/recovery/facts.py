@@ -1,4 +1,4 @@
-"""What recovery knows: the data directories that were read, and the copies in them. Pure."""
+"""Inputs of recovery: the data directories that were read, and their copies. Pure."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from logstore.meta.records import LogRecord, ShardRecord, decode_log, decode_sha
 
 @dataclass(frozen=True, slots=True)
 class FoundInstance:
-    """A data directory and who it says it is; `process`: the number that it registered last."""
+    """A data directory and its identity; `process`: the number that it registered last."""
 
     instance: str
     cluster: str
@@ -56,22 +56,22 @@ class FoundCopy:
 
     @property
     def number(self) -> int:
-        """The shard's, within its log."""
+        """The shard's number within its log."""
         return int(self.shard.rpartition("/")[2])
 
     def length(self) -> tuple[int, int, int]:
-        """Who knows more leads: the epoch of the last batch, then the end (P6)."""
+        """The order of leaders: the epoch of the last batch, then the end (P6)."""
         return self.last_epoch, self.end, -self.replica_id
 
     def age(self) -> tuple[int, int]:
-        """How new the record is: epochs only grow, over recoveries too; then the revision."""
+        """The age of the record: epochs only grow, over recoveries too; then the revision."""
         epoch = self.record.epoch if self.record is not None else 0
         return epoch, self.revision
 
 
 @dataclass(frozen=True, slots=True)
 class DiskScan:
-    """What was read of one or more data directories; a JSON file carries it between machines."""
+    """The content of one or more data directories; a JSON file carries it between machines."""
 
     instances: tuple[FoundInstance, ...] = ()
     copies: tuple[FoundCopy, ...] = ()
@@ -85,7 +85,7 @@ def encode_scan(scan: DiskScan) -> bytes:
 
 
 def decode_scan(data: bytes) -> DiskScan:
-    """`msgspec.DecodeError` for what is none."""
+    """`msgspec.DecodeError` for another document."""
     return msgspec.json.decode(data, type=DiskScan)
 
 
@@ -97,7 +97,7 @@ def records_of(facts: CopyFacts | None) -> tuple[ShardRecord | None, LogRecord |
 
 
 def decoded(shard: bytes, log: bytes) -> tuple[ShardRecord | None, LogRecord | None]:
-    """Both records, or None for both: one without the other says too little."""
+    """Both records, or None for both: one alone is not enough."""
     try:
         return decode_shard(shard), decode_log(log)
     except msgspec.DecodeError:

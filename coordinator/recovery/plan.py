@@ -1,17 +1,16 @@
 """From copies on disks to the records of a new metadata store (design note 0008, Recover). Pure.
 
-The rules, each with a test:
- 1. The newest record of a shard is the one with the highest (epoch, revision) that any copy keeps.
- 2. The leader is, of the members of its in-sync set that were found whole, the one with the highest
-    (epoch of the last batch, end): it holds all that was acked (P2). It begins alone in sync; the
-    other members become learners that may be admitted.
- 3. If none of them is there, the longest copy that can be read leads, with a `possible_loss` (P6).
- 4. A shard that a found shard names as its predecessor is sealed, whatever its own copies say: a
-    split or merge opens its successors in the transaction that seals the parents (S1).
- 5. The open shards of a log cover its keys exactly once (I1), or the log is left out and its copies
-    stay as they are; with `fill_holes` an empty shard is opened over each hole and says so.
- 6. Epochs, shard numbers, replica ids and revisions begin above everything that was seen.
- 7. Nothing is ordered away: a copy that no record names stays an orphan.
+The rules, each with a test: 1. The newest record of a shard is the one with the highest (epoch,
+revision) that any copy keeps. 2. The leader is, of the members of its in-sync set that were found
+whole, the one with the highest (epoch of the last batch, end): it holds all that was acked (P2). It
+begins alone in sync; the other members become learners that may be admitted. 3. If none of them is
+there, the longest copy that can be read leads, with a `possible_loss` (P6). 4. A shard that a found
+shard names as its predecessor is sealed, even if its own copies are not: a split or merge opens its
+successors in the transaction that seals the parents (S1). 5. The open shards of a log cover its
+keys exactly once (I1), or the log is left out and its copies stay as they are; with `fill_holes` an
+empty shard with a possible loss is opened over each hole. 6. Epochs, shard numbers, replica ids and
+revisions begin above everything that was seen. 7. No copy is retired: one that no record names
+stays an orphan.
 """
 
 from collections import defaultdict
@@ -34,7 +33,7 @@ from logstore.meta.tombstones import is_deletion
 from sharder.keys import Partitioner
 
 EPOCH_STEP = 1_000
-"""Above the highest epoch seen: a disk that was not read may know a higher one."""
+"""Above the highest epoch seen: a disk that was not read may have a higher one."""
 REPLICA_ID_STEP = 1_000_000
 REVISION_STEP = 1_000_000
 NO_ADDRESS = "0.0.0.0:0"
@@ -53,7 +52,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPlan:
-    """What to write, and what people must know before they say yes."""
+    """The records to write, and the notes that people must read before they confirm."""
 
     cluster: str
     logs: tuple[LogRecord, ...]
@@ -61,7 +60,7 @@ class RecoveryPlan:
     instances: tuple[InstanceRecord, ...]
     next_replica_id: int
     revision: int
-    """The store begins above it."""
+    """The store's revisions begin above it."""
     told: tuple[Notice, ...]
     records: Mapping[str, int] = field(default_factory=dict)
     """Log -> records that its shards hold."""
@@ -77,7 +76,7 @@ class _Draft:
 
 
 class _Notes:
-    """What is told, in order."""
+    """The notes, in order."""
 
     def __init__(self) -> None:
         self.items: list[Notice] = []
@@ -93,8 +92,8 @@ def make_plan(
     fill_holes: bool = False,
     revive: bool = False,
 ) -> RecoveryPlan:
-    """The records that `copies` allow. `revive`: retired copies count as members again (a deleted
-    log is wanted back).
+    """The records that follow from `copies`. `revive`: retired copies count as members again (to
+    bring back a deleted log).
 
     `RefusedError` when the directories are of several clusters, or two are one instance's.
     """
@@ -260,7 +259,7 @@ def _shard_of(
     *,
     revive: bool,
 ) -> _Draft | None:
-    """The shard as it goes on, with the best leader that was found; None: no copy can be read."""
+    """The shard's new record, with the best leader that was found; None: no copy can be read."""
     chosen = _leader(record, copies, revive=revive)
     if chosen is None:
         why = "; ".join(f"{c.instance}: {c.damage}" for c in copies)
@@ -309,7 +308,7 @@ def _leader(
     live = [c for c in readable if revive or c.retired is None]
     vouching = [c for c in live if (c.instance, c.replica_id) in in_sync]
     whole = [c for c in vouching if not c.tail_lost]
-    led = record.primary.replica_id  # of equals who led goes on: the load stays where it was
+    led = record.primary.replica_id  # of equal ones the last leader goes on
     for candidates in (whole, vouching):
         if candidates:
             best = max(candidates, key=lambda c: (*c.length()[:2], c.replica_id == led))
@@ -321,7 +320,7 @@ def _leader(
 
 
 def _member(record: ShardRecord, copy: FoundCopy, homes: Mapping[str, int]) -> Member:
-    """As the record names it: its incarnation says whether its end can be trusted (P6)."""
+    """The member as the record names it: its incarnation decides whether its end counts (P6)."""
     for member in record.members():
         if (member.instance, member.replica_id) == (copy.instance, copy.replica_id):
             return member
@@ -344,7 +343,7 @@ def _learners(
 def _status(
     made: ShardRecord, before: ShardRecord, leader: FoundCopy, has_children: bool, notes: _Notes
 ) -> ShardRecord:
-    """Sealed when it was, or when a successor was opened; else open, in the midst of a seal too."""
+    """Sealed if it was, or if a successor was opened; else open, also in the midst of a seal."""
     if before.status is not ShardStatus.SEALED and not has_children:
         return replace(made, status=ShardStatus.OPEN, sealed_end=None, sealed_chain=None)
     made = replace(made, status=ShardStatus.SEALED)
@@ -364,7 +363,7 @@ def _with_loss(record: ShardRecord, offset: int, cause: str) -> ShardRecord:
 
 
 def _tell_missing(record: ShardRecord, copies: Sequence[FoundCopy], notes: _Notes) -> None:
-    """Members that were not found may have gone on without the others, as far as these know."""
+    """Members that were not found may have gone on without the others, by these records."""
     found = {(c.instance, c.replica_id) for c in copies}
     missing = [m.instance for m in record.in_sync if (m.instance, m.replica_id) not in found]
     if not missing:
@@ -400,7 +399,7 @@ def _tell_holes(
 
 
 def _join_family(drafts: dict[str, _Draft], notes: _Notes) -> None:
-    """Predecessors and successors name only what is there; history that is gone is told."""
+    """Predecessors and successors name only existing shards; missing history is noted."""
     for draft in drafts.values():
         record = draft.record
         gone = [p for p in record.predecessors if p not in drafts]
@@ -426,7 +425,7 @@ def _tell_mappings(logs: Sequence[LogRecord], notes: _Notes) -> None:
 
 
 def _tell_left(copies: Iterable[FoundCopy], named: set[int], logs: set[str], notes: _Notes) -> None:
-    """Copies of recovered logs that no record names: kept as orphans, by hand from then on."""
+    """Copies of recovered logs that no record names: kept as orphans, for people to decide."""
     for copy in copies:
         if copy.replica_id in named or copy.retired is not None or copy.log_name not in logs:
             continue

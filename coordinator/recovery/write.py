@@ -37,12 +37,13 @@ class RecoveredGeneration:
     generation: str
     revision: int
     aside: str = ""
-    """Where what was there before is now; empty: nothing was."""
+    """Where the earlier content is now; empty: there was none."""
 
 
 async def write_plan(store: MetadataStore, plan: RecoveryPlan, env: Env) -> RecoveredGeneration:
-    """Write the records into an empty store. Who it is comes last: until then no instance accepts
-    it, and a recovery that broke off is begun again. `ConflictError` when somebody else wrote."""
+    """Write the records into an empty store. Its identity comes last: until then no instance
+    accepts it, and an interrupted recovery begins again. `ConflictError` when another process
+    wrote."""
     for chunk in in_chunks([new_shard(record) for record in plan.shards]):
         await _put(store, compares_of(chunk), operations_of(chunk))
     puts = [Put(instance_key(i.instance), encode(i)) for i in plan.instances]
@@ -85,7 +86,7 @@ def held(directory: Path) -> Iterator[None]:
 
 async def write_embedded(directory: Path, plan: RecoveryPlan, env: Env) -> RecoveredGeneration:
     """The store of a coordinator's folder. It is built beside it and takes its place in one step;
-    what was there is moved aside, never deleted."""
+    the earlier folder is moved aside, never deleted."""
     part = directory.with_name(directory.name + RECOVERING)
     _remove(part)
     with held(directory):
@@ -101,8 +102,8 @@ async def write_embedded(directory: Path, plan: RecoveryPlan, env: Env) -> Recov
 async def write_etcd(
     store: MetadataStore, plan: RecoveryPlan, env: Env, replace_into: Path | None
 ) -> RecoveredGeneration:
-    """Into an empty namespace. What it holds is refused, or, with `replace_into`, first written to
-    that JSON file and then taken out."""
+    """Write into an empty namespace. Existing keys are refused, or, with `replace_into`, first
+    written to that JSON file and then removed."""
     aside = ""
     items = (await store.range("/")).items
     if items and replace_into is None:
@@ -133,7 +134,7 @@ def export(items: Sequence[Versioned], path: Path) -> None:
 
 
 def _swap(part: Path, directory: Path) -> str:
-    """Put `part` in the place of `directory`; where that is now."""
+    """Put `part` in the place of `directory`; returns where that is now."""
     aside = ""
     if directory.exists():
         aside = str(directory.rename(_free_name(directory)))
@@ -149,6 +150,6 @@ def _free_name(directory: Path) -> Path:
 
 
 def _remove(part: Path) -> None:
-    """What a recovery that broke off left; it was never anyone's store."""
+    """The remains of an interrupted recovery, which no process ever used."""
     if part.exists():
         shutil.rmtree(part)

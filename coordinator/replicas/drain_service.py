@@ -1,4 +1,4 @@
-"""coordinator.v1.Drains: empty an instance, stop it, tell how far it is."""
+"""coordinator.v1.Drains: begin, cancel and list drains."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import DrainsServicer
 
 
 class DrainsService(DrainsServicer):
-    """The door of `Drains`; asks the instances how large their shards are."""
+    """The calls of `Drains`; asks the instances for the sizes of their shards."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class DrainsService(DrainsServicer):
         return answered(await self._drains.all())
 
     async def _sizes(self, primaries: list[str]) -> dict[str, int]:
-        """Shard -> bytes; of instances that do not answer nothing is known."""
+        """Shard -> bytes; shards of instances that do not answer are missing."""
         answers = await asyncio.gather(
             *(self._nodes.sizes(name) for name in primaries), return_exceptions=True
         )

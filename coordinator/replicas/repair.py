@@ -1,9 +1,9 @@
-"""Keeping every shard at its log's number of replicas, off instances that are drained.
+"""Keeping every shard at its log's number of replicas, off draining instances.
 
 `decide` is pure, the loop is the edge. It writes intents only (design note 0001): new learners,
-leave to admit them, members to remove, who must lead. In a move the copies of its source and its
-target are the machine's alone; the others are kept at their number. One step at a time per shard;
-the next round sees the outcome.
+leave to admit them, members to remove, the next primary. In a move the machine alone handles the
+copies of its source and its target; repair keeps the others at their number. One step at a time
+per shard; the next round sees the outcome.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ _log = structlog.get_logger(__name__)
 
 ROUND_S = 0.5
 DRAIN_COPIES_MAX = 4
-"""Copies that are learned at once, of a cell's shards, while instances are emptied."""
+"""Learners at once, of a cell's shards, while instances are emptied."""
 
 SilentTimes = Callable[[Sequence[str]], Mapping[str, float]]
-"""Instance ids -> seconds since each was heard, 0 for those that count as alive."""
+"""Instance ids -> seconds since their last report, 0 for those that count as alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def decide(
     if len(stay) < len(shard.members()):
         return _empty(shard, holding, wanted, cluster)
     if len(holding) >= wanted and shard.learners:
-        extra = shard.learners[-1]  # it fell out after another took its place, or nobody needs it
+        extra = shard.learners[-1]  # it fell out after another took its place, or is not needed
         return Step(_without_learner(shard, extra), f"{extra.instance} is one too many")
     if len(shard.in_sync) > wanted:
         extra = next(m for m in reversed(shard.in_sync) if m != shard.primary)
@@ -104,7 +104,7 @@ def decide(
 def _beside(
     shard: ShardRecord, options: LogOptions, cluster: PlacementState, move: MigrationRecord
 ) -> Step | None:
-    """In a move: the copies that are not the machine's come back, or are replaced.
+    """In a move: copies that are not the machine's come back, or are replaced.
 
     Else a shard whose followers fell out acks nothing (P2) until the target is admitted, however
     slow or paused the move is. The machine's are the target and, once that leads, the source: they
@@ -151,9 +151,9 @@ def _without_learner(shard: ShardRecord, learner: Member) -> ShardRecord:
 def _empty(
     shard: ShardRecord, holding: Sequence[Member], wanted: int, cluster: PlacementState
 ) -> Step | None:
-    """Copies on draining instances: learners go, the primary is switched, then the rest goes.
+    """Copies on draining instances: learners leave, the primary is switched, then the rest leaves.
 
-    `holding`: members in sync that stay. Nothing is removed before `wanted` others are in sync.
+    `holding`: members in sync that stay. No member is removed before `wanted` others are in sync.
     """
     learner = next((m for m in shard.learners if m.instance in cluster.draining), None)
     if learner is not None:
@@ -182,7 +182,7 @@ def with_copy(shard: ShardRecord, home: InstanceRecord, replica_id: int) -> Shar
 
 
 class RepairLoop:
-    """Runs `decide` over all shards each round. `silent_s` tells how long instances are unheard."""
+    """Runs `decide` over all shards each round. `silent_s`: how long instances are silent."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class RepairLoop:
                     continue
                 if step.add is not None and len(shard.in_sync) >= options.replicas:
                     if learning >= DRAIN_COPIES_MAX:
-                        continue  # nothing is missing but the instance must be emptied
+                        continue  # no copy is missing but the instance must be emptied
                     learning += 1
                 if await self._write(item, step):
                     steps += 1
@@ -251,7 +251,8 @@ class RepairLoop:
         return steps
 
     async def _move_of(self, shard: ShardRecord) -> MigrationRecord | None:
-        """What is decided by it, its instances and strategy, is fixed while the shard names it."""
+        """The inputs of the decision, its instances and strategy, are fixed while the shard names
+        it."""
         if shard.migration is None:
             return None
         found = await self._store.get(migration_key(shard.migration))

@@ -1,9 +1,9 @@
-"""What instances report, kept and learned from: statistics, heatmaps, forecasts.
+"""The instances' reports, kept and learned: statistics, heatmaps, forecasts.
 
 Slots are periods of a log's own time (`log_clock`). A slot is learned once its
 reporters have gone past it, or have had time to, in slot order; so history that is fed faster than
-it happened trains the models like the real thing. What is told of slots that have not come waits
-until they have; when a log's time turns out to have been wrong, what was taken of later slots goes.
+it happened trains the models like live statistics. Statistics of slots that have not come wait
+until they have; when a log's time turns out to have been wrong, those of later slots are dropped.
 All of it is a cache: nothing here decides what is true.
 
 Two threads meet here. The event loop owns the records (reports, loads, pending slots); learning is
@@ -45,11 +45,11 @@ from profiler.types import DataStoreStatus, Forecast, ShardStatistics
 
 SHARDS_MAX = 16_384
 SILENT_SLOTS_MAX = 24
-"""How far a log's time is taken to have gone on without a word of it."""
+"""How long a log's time is assumed to go on without a report."""
 SAVED_SLOTS_MAX = 48
 """Slots of statistics, with their sampled keys, that are saved for each shard."""
 PENDING_SLOTS_MAX = 20_000
-"""Slots of one log that wait to be learned; the oldest are learned early beyond that."""
+"""Slots of one log that wait to be learned; beyond it the oldest are learned early."""
 INSTANCES_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ _log = structlog.get_logger(__name__)
 class StatisticsIntake:
     """Takes reports, learns slots, answers questions. One event loop owns it.
 
-    `settle_s`: a slot is learned at the latest this long after it was first heard of and passed.
+    `settle_s`: a slot is learned at the latest this long after it was first reported and passed.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class StatisticsIntake:
         self.groups = GroupBook(self.book, parts)
         """Learned while a client group's profile is announced, and only then: it costs as much."""
         self._models = threading.RLock()
-        """Held while models or heatmaps are at work."""
+        """Held while models or heatmaps are in use."""
         self._settle_s, self._alive_s = settle_s, alive_s
         self._history_slots, self._buckets = history_slots, heatmap_buckets
         self._instances: dict[str, InstanceState] = {}
@@ -102,9 +102,9 @@ class StatisticsIntake:
         self._received = LastReports()
         self._loads: dict[str, ShardLoad] = {}
         self._known: set[str] = set()
-        """Shards that the book has learned something of."""
+        """Shards with a learned slot."""
         self._rewinds: dict[str, int] = {}
-        """Logs whose time went back, and to which slot: the thread that learns is yet to do it."""
+        """Logs whose time went back, and to which slot: the learning thread has yet to follow."""
         self.slots_learned = 0
 
     # ---- intake ------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class StatisticsIntake:
         return log
 
     def _rewind(self, name: str, log: LogState, slot: int) -> None:
-        """The log's time was wrong: what was taken of slots after `slot` goes."""
+        """The log's time was wrong: drop the statistics of slots after `slot`."""
         _log.warning("a log's time was wrong and is right again", log=name, slot=slot)
         log.rewind(slot)
         self._rewinds[name] = min(slot, self._rewinds.get(name, slot))
@@ -274,7 +274,7 @@ class StatisticsIntake:
                 log.heatmap.add_samples(samples, slot)
 
     def _complete(self, log: LogState, slot: int, now_s: float) -> bool:
-        """Every instance that tells of this log has told the slot, or had the time to."""
+        """Every reporter of this log has reported the slot, or had the time to."""
         if len(log.pending) > PENDING_SLOTS_MAX:
             return True
         if now_s - log.pending[slot].first_seen_s >= self._settle_s:
@@ -304,7 +304,7 @@ class StatisticsIntake:
     # ---- questions -----------------------------------------------------------------------------
 
     def newest_slots(self, logs: Collection[str]) -> dict[str, int]:
-        """Where the time of these logs is, of those that were told of."""
+        """The newest slots of these logs, as far as they were reported."""
         known = ((name, self._logs[name].newest) for name in logs if name in self._logs)
         return {name: slot for name, slot in known if slot is not None}
 
@@ -313,7 +313,8 @@ class StatisticsIntake:
         return found is not None and now_s - found.heard_s <= self._alive_s
 
     def silent_s(self, instance: str, now_s: float) -> float | None:
-        """Seconds since the instance was heard, 0 while it counts as alive; None: never heard."""
+        """Seconds since the instance's last report, 0 while it counts as alive; None: there was
+        none."""
         found = self._instances.get(instance)
         if found is None:
             return None
@@ -321,7 +322,7 @@ class StatisticsIntake:
         return unheard_s if unheard_s > self._alive_s else 0.0
 
     def heard(self, instance: str) -> bool:
-        """Has it ever reported to this coordinator?"""
+        """Whether it ever reported to this coordinator."""
         return instance in self._instances
 
     def statuses(self) -> dict[str, DataStoreStatus]:
@@ -336,11 +337,11 @@ class StatisticsIntake:
         }
 
     def load(self, shard: str) -> ShardLoad | None:
-        """The newest slot that was told of the shard, summed over instances."""
+        """The newest reported slot of the shard, summed over instances."""
         return self._loads.get(shard)
 
     def heatmap(self, log: str) -> AccessHeatmap | None:
-        """For the thread that learns; others take a copy."""
+        """For the learning thread; others get a copy."""
         found = self._logs.get(log)
         if found is None:
             return None
@@ -352,9 +353,10 @@ class StatisticsIntake:
             return copy.deepcopy(self.heatmap(log))
 
     def slot_before_now(self, log: str, now_s: float, wall_s_per_slot: float) -> int | None:
-        """The last slot that is over by now: what was told, and the time since.
+        """The last slot that is over by now: the newest reported one, and the time since.
 
-        A quiet log tells no slots, but its time goes on. Bounded, because a replay may have ended.
+        A quiet log reports no slots, but its time goes on. Bounded, because a replay may have
+        ended.
         """
         found = self._logs.get(log)
         if found is None or found.newest is None:
@@ -365,8 +367,8 @@ class StatisticsIntake:
     def forecasts(
         self, shards: Sequence[str], horizon_slots: int, now_s: float, wall_s_per_slot: float
     ) -> dict[str, Forecast]:
-        """Forecasts in ops per slot from the present slot on, of shards that something was learned
-        of. `now_s` is monotonic.
+        """Forecasts in ops per slot from the present slot on, of shards with learned slots.
+        `now_s` is monotonic.
         """
         by_log: dict[str, list[str]] = {}
         for shard in shards:
@@ -386,9 +388,9 @@ class StatisticsIntake:
         return {shard: self.groups.forecast(shard, horizon_slots, over)[0] for shard in shards}
 
     def announce(self, events: Collection[Event], profiles: Mapping[str, UsageProfile]) -> None:
-        """All that is announced now, in place of what was; for the thread that learns.
+        """Replace all announcements; for the learning thread.
 
-        What kinds of events turned out to be is kept. ValueError beyond the limits.
+        The observed factors of kinds of events are kept. ValueError beyond the limits.
         """
         with self._models:
             for event in self.calendar.events():
@@ -404,7 +406,7 @@ class StatisticsIntake:
             self.groups.know(self._known)
 
     def score(self, shard: str | None = None) -> dict[str, dict[int, Score]]:
-        """Live scores of a shard, or of all together; empty where nothing was learned."""
+        """Live scores of a shard, or of all together; empty before the first learned slot."""
         with self._models:
             if shard is not None and shard not in self._known:
                 return {}
@@ -418,7 +420,7 @@ class StatisticsIntake:
     # ---- over a restart --------------------------------------------------------------------------
 
     def saved(self) -> Saved:
-        """All that was learned and scored, and the last statistics; pending slots are not in it."""
+        """All models and scores, and the last statistics, without pending slots."""
         models: dict[str, dict[str, Any]] = {}
         for shard in list(self._known):
             with self._models:  # a shard at a time: others wait for no more than that
@@ -433,10 +435,10 @@ class StatisticsIntake:
     def restore(
         self, saved: Saved, logs: Collection[str], now_s: float, ceilings: Mapping[str, int] | None
     ) -> int:
-        """Take what was saved of `logs`, before anything was reported; returns how many shards.
+        """Restore the saved state of `logs`, before the first report; returns how many shards.
 
-        What other slots or seasons made is of no use and is left, and so is what is of slots after
-        those in `ceilings` (log -> the newest slot that can be): a clock was wrong.
+        A state with other slots or seasons is ignored, and so are slots after
+        those in `ceilings` (log -> the newest possible slot): a clock was wrong.
         """
         saved, wrong = plausible(saved, ceilings or {})
         if saved.slot_s != self.slot_s or tuple(saved.seasons) != self._seasons:

@@ -37,5 +37,5 @@ class LastReports:
 
 
 def _reads(told: ShardStatistics) -> int:
-    """Reads, and whatever failed: a side that serves nothing has samples too."""
+    """Reads and failed operations: a side that serves nothing has samples, too."""
     return told.query_count - told.counts.get(OpType.APPEND, 0) + told.failed_count

@@ -1,4 +1,4 @@
-"""Who is heard, as this process can tell."""
+"""Which instances are alive, as this process can tell."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,10 @@ from logstore.base.env import Env
 
 
 class Liveness:
-    """Who is heard, counted from this process's start where nobody reported yet.
+    """Silence of instances, counted from this process's start before their first report.
 
-    A coordinator that has just started gives everyone time to report: it is no reason to copy.
+    A coordinator that has just started gives all instances time to report before it replaces
+    copies.
     """
 
     def __init__(self, intake: StatisticsIntake, env: Env) -> None:
@@ -17,7 +18,7 @@ class Liveness:
         self._started_s = env.clock.monotonic_s()
 
     def silent_s(self, instances: Sequence[str]) -> dict[str, float]:
-        """Instance -> seconds since it was heard; 0 while it counts as alive."""
+        """Instance -> seconds since its last report; 0 while it counts as alive."""
         now_s = self._env.clock.monotonic_s()
         never_s = max(now_s - self._started_s, 1e-9)
         told = {i: self._intake.silent_s(i, now_s) for i in instances}

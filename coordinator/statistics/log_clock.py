@@ -1,14 +1,14 @@
-"""Where the time of each log is, by many reporters; none is trusted alone. Pure.
+"""The time of each log, by many reporters, of which none is trusted alone. Pure.
 
 Logs that count by their records' times (`LogClock`): each reporter has a clock of its own, which no
 single report moves far (`profiler.slot_clock`); the log's time is the newest slot that reporters of
 more than half of its operations have reached. So a reporter that is far ahead moves a log only if
 it carries most of it, and quiet ones do not hold it back.
 
-Logs that count by the wall clock (`WallClocks`): every report says what its sender's clock says.
-The shared time is the median of all living reporters' clocks and the coordinator's own; the slots
-of a reporter that is off by more than OFF_MIN_S are moved by the slots that this is, so that a
-clock that is wrong by an hour, or by 30 days for 6 s, tells the same slots as a right one. A slot
+Logs that count by the wall clock (`WallClocks`): every report carries its sender's clock.
+The shared time is the median of all living reporters' clocks and the coordinator's own. The slots
+of a reporter that is off by more than OFF_MIN_S are corrected by its difference in slots, so that a
+clock that is wrong by an hour, or by 30 days for 6 s, reports the same slots as a right one. A slot
 after the shared time does not exist yet, and is refused.
 """
 
@@ -19,14 +19,14 @@ from statistics import median_low
 from profiler.slot_clock import GAP_SLOTS_MAX, SlotClock
 
 REACH_SLOTS = 2
-"""A reporter's single slot takes its clock so far: agreement on it was the reporter's business."""
+"""Reach of a reporter's single slot: the reporter has agreed on its slots already."""
 UNBOUND = 2**62
 """Reach of a clock whose slots are bounded otherwise."""
 TELLINGS_SILENT_MAX = 2.0
-"""A reporter that has not told of a log for so many of its usual intervals does not count."""
+"""A reporter without a report on a log for this many of its usual intervals does not count."""
 WEIGHT_RATE = 0.5
 OFF_MIN_S = 30.0
-"""A smaller difference may be what a report took to come."""
+"""A smaller difference may be the transmission time of a report."""
 
 
 @dataclass(slots=True)
@@ -34,17 +34,17 @@ class _Reporter:
     clock: SlotClock
     told_s: float
     ops: float = 0.0
-    """Operations per slot of late."""
+    """Recent operations per slot."""
 
 
 class LogClock:
-    """The time of one log. `slot`: the newest that is over; None before anything was told."""
+    """The time of one log. `slot`: the newest that is over; None before the first report."""
 
     def __init__(self, alive_s: float) -> None:
         self._alive_s = alive_s
         self._reporters: dict[str, _Reporter] = {}
         self._every_s = 0.0
-        """The usual time between two tellings of one reporter."""
+        """The usual time between two reports of one reporter."""
         self.slot: int | None = None
 
     def tell(
@@ -53,7 +53,7 @@ class LogClock:
         """One report: `slots` are those of this log, ascending, with `ops` operations in all.
 
         `bounded`: none of the slots can be in the future. True when the log's time went back:
-        whatever was taken of later slots is wrong.
+        statistics of later slots are wrong then.
         """
         reporter = self._reporters.get(instance)
         if reporter is None:
@@ -68,7 +68,7 @@ class LogClock:
         return self._settle(now_s)
 
     def restore(self, slot: int) -> None:
-        """Where the log's time was before a restart."""
+        """Restore the log's time from before a restart."""
         self.slot = slot
 
     def _settle(self, now_s: float) -> bool:
@@ -81,13 +81,14 @@ class LogClock:
         if before is None or self.slot >= before:
             return False
         if self.slot >= before - GAP_SLOTS_MAX:
-            self.slot = before  # who carries most changed; time itself did not go back
+            self.slot = before  # the reporter with most weight changed; time itself did not go back
             return False
         return True
 
 
 def _reached(reporters: Sequence[tuple[int, float]]) -> int:
-    """The newest slot that more than half of the weight has reached; without weight, of them."""
+    """The newest slot that more than half of the weight has reached; without weight, of
+    reporters."""
     whole = sum(weight for _, weight in reporters)
     beyond = 0.0
     for slot, weight in sorted(reporters, reverse=True):
@@ -98,15 +99,15 @@ def _reached(reporters: Sequence[tuple[int, float]]) -> int:
 
 
 class WallClocks:
-    """What the reporters' wall clocks say, against the coordinator's own."""
+    """The reporters' wall clocks, compared with the coordinator's own."""
 
     def __init__(self, alive_s: float) -> None:
         self._alive_s = alive_s
         self._off_us: dict[str, tuple[int, float]] = {}
-        """Instance -> (its clock less ours, when it was heard)."""
+        """Instance -> (its clock less ours, when it reported)."""
 
     def tell(self, instance: str, wall_us: int, now_us: int, now_s: float) -> None:
-        """`wall_us` is the reporter's clock, 0: it does not say; `now_us` ours."""
+        """`wall_us` is the reporter's clock, 0: unknown; `now_us` ours."""
         self._off_us.pop(instance, None)
         if wall_us:
             self._off_us[instance] = (wall_us - now_us, now_s)
@@ -114,7 +115,7 @@ class WallClocks:
             del self._off_us[name]
 
     def newest_us(self, now_us: int) -> int:
-        """What is after this time by the shared clock is still to come."""
+        """The shared time; later slots are still to come."""
         return now_us + self._shared_us() + round(OFF_MIN_S * 1e6)
 
     def slots_ahead(self, instance: str, slot_us: int) -> int:
@@ -124,5 +125,5 @@ class WallClocks:
         return round(off_us / slot_us) if abs(off_us) > OFF_MIN_S * 1e6 else 0
 
     def _shared_us(self) -> int:
-        """Ours counts as one: of two that differ, the earlier one is followed."""
+        """Our clock counts as one: of two that differ, the earlier one is followed."""
         return median_low([0, *(off for off, _ in self._off_us.values())])

@@ -1,8 +1,8 @@
-"""Learning, forecasting and planning beside the calls that are served: in one thread of their own.
+"""Learning, forecasting and planning in one thread of their own, beside the served calls.
 
-What was learned is saved beside the coordinator's data, so that a restart forgets little. It needs
-no other home: instances report to every coordinator and each learns from that, so one that takes a
-dead leader's cells over has learned the same.
+The models are saved beside the coordinator's data, so that a restart loses little. They are stored
+nowhere else: instances report to every coordinator and each learns from the reports, so one that
+takes a dead leader's cells over has learned the same.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from logstore.base.env import Env
 LEARN_INTERVAL_S = 0.2
 LEARN_SLOTS_MAX = 200
 LEARN_GO_S = 0.2
-"""Slots are learned about so long in one go, then plans and forecasts have their turn."""
+"""Slots are learned for about this long at a time, then plans and forecasts have their turn."""
 LEARNED_FILE = "learned.msgpack"
 SAVE_INTERVAL_S = 60.0
-"""What was learned since the last save is lost with the process."""
+"""Time between two saves: slots that were learned after the last one are lost with the process."""
 SAVE_SHARE_MAX = 0.02
-"""Saving many shards takes long; it is done so seldom that it takes no more of the time."""
+"""Largest share of the time that saves may take: saving many shards takes long."""
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class ModelTrainer:
     """Learns the slots that are complete, a few at a time, and saves, until closed."""
 
     def __init__(self, intake: StatisticsIntake, env: Env, path: Path | None = None) -> None:
-        """`path`: where what was learned is saved; None: nowhere."""
+        """`path`: where the models are saved; None: nowhere."""
         self.intake = intake
         self._env, self._path = env, path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learning")
@@ -52,9 +52,9 @@ class ModelTrainer:
     async def restore(
         self, logs: Collection[str], ceilings: Mapping[str, int] | None = None
     ) -> None:
-        """Take up what the last run of this coordinator saved; a bad file is told and left.
+        """Restore the last save of this coordinator; a bad file is logged and ignored.
 
-        `ceilings`: log -> the newest slot that there can be (`StatisticsIntake.restore`).
+        `ceilings`: log -> the newest possible slot (`StatisticsIntake.restore`).
         """
         if self._path is None or not self._path.exists():
             return
@@ -93,7 +93,7 @@ class ModelTrainer:
             await asyncio.sleep(0.0 if more else LEARN_INTERVAL_S)
 
     async def _save(self) -> None:
-        """Save if anything was learned since the last time."""
+        """Save if slots were learned since the last time."""
         if self._path is None or self.intake.slots_learned == self._saved_slots:
             return
         began_s, slots = self._env.clock.monotonic_s(), self.intake.slots_learned

@@ -1,9 +1,9 @@
-"""Who an order needs must answer: an order for an instance that is down is refused at the door.
+"""Orders need live instances: an order for an instance that is down is refused at once.
 
 Every order of a person that names an instance, or needs one, passes `Presence.require` before
 anything is written: move and its dry run, split, merge, rollback, complete, a log with named
-primaries. An instance counts as there when its reports come and it answers a call now. The first
-alone is seconds old, the second alone says nothing of one whose reports do not arrive.
+primaries. An instance is present when its reports come and it answers a call now. Reports alone
+are seconds old; a call alone does not show that its reports arrive.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ from logstore.base.env import Env
 from logstore.base.errors import InstanceDownError, LogstoreError, UnavailableError
 
 ANSWER_S = 1.5
-"""An instance that was heard of late may just be starting again: it is asked so long."""
+"""An instance with a recent report may just be starting again: it is asked for this long."""
 RETRY_S = 0.1
 
 
 class Answers(Protocol):
-    """Asks an instance something short; UnavailableError when it cannot be reached."""
+    """Makes a short call to an instance; UnavailableError when it cannot be reached."""
 
     async def sizes(self, instance: str) -> dict[str, int]: ...
 
 
 class Presence:
-    """Tells of instances whether they can take part in an order."""
+    """Says whether instances can take part in an order."""
 
     def __init__(self, intake: StatisticsIntake, nodes: Answers, env: Env) -> None:
         self._intake, self._nodes, self._env = intake, nodes, env
         self._started_s = env.clock.monotonic_s()
 
     async def require(self, order: str, needed: Mapping[str, str], hint: str = "") -> None:
-        """`needed`: instance -> what the order needs it for. InstanceDownError names who is silent,
-        since when, and `hint`, what can be done instead."""
+        """`needed`: instance -> its part in the order. InstanceDownError names the silent ones,
+        since when, and `hint`, the alternative."""
         told = await asyncio.gather(*(self._silence(name) for name in needed))
         down = [
             f"{name} ({role}) {why}"
@@ -47,12 +47,12 @@ class Presence:
             raise InstanceDownError(f"{order} is refused: {', '.join(down)}{more}")
 
     async def silent(self, instances: Sequence[str]) -> dict[str, str]:
-        """Of these instances those that are silent, with since when."""
+        """The silent ones of these instances, with since when."""
         told = await asyncio.gather(*(self._silence(name) for name in instances))
         return {n: why for n, why in zip(instances, told, strict=True) if why is not None}
 
     async def _silence(self, instance: str) -> str | None:
-        """Since when an instance is silent, in words; None: it is there."""
+        """Since when an instance is silent, in words; None: it is present."""
         now_s = self._env.clock.monotonic_s()
         silent_s = self._intake.silent_s(instance, now_s)
         if silent_s:

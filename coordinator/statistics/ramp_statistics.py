@@ -1,11 +1,11 @@
-"""What statistics say of both sides of a ramp: the guard rails judge it."""
+"""Statistics of both sides of a ramp, for the guard rails."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class RampStatistics:
-    """What statistics say of both sides since the ramp began. None: not known.
+    """Statistics of both sides since the ramp began. None: not known.
 
     `lag_records`: the source's high watermark less the target's end. `at_us`: when the statistics
     came in. `samples`: reads behind the target's rates, or the source's if those are fewer.

@@ -1,8 +1,8 @@
-"""Reports as they come from outside: each statistic and status checked alone. Pure.
+"""Reports from outside: each statistic and status is checked alone. Pure.
 
-What is wrong with one entry refuses that entry, with the field, the value and the limit; the others
-are taken. Nothing behind this door has to expect a NaN, a negative count, a number beyond 2**53 (no
-float holds it exactly), a group name of a megabyte or a slot of a shard that does not exist.
+A bad entry is refused alone, with the field, the value and the limit; the others
+are taken. After these checks no code has to expect a NaN, a negative count, a number beyond 2**53
+(no float holds it exactly), a group name of a megabyte or a slot of a shard that does not exist.
 """
 
 import math
@@ -32,7 +32,7 @@ _ALL = msgspec.json.Decoder(list[ShardStatistics])
 
 
 def decode_statistics(data: bytes) -> tuple[list[ShardStatistics], list[str]]:
-    """The entries that are statistics, and why the others are not. DecodeError: it is no list."""
+    """The valid entries, and why the others are not. DecodeError: it is not a list."""
     try:
         return _ALL.decode(data), []
     except msgspec.DecodeError:
@@ -64,10 +64,10 @@ def sound(
     period_s: float,
     shards: Mapping[str, int],
 ) -> tuple[list[ShardStatistics], list[str]]:
-    """The statistics that can be taken, and why the others cannot.
+    """The usable statistics, and why the others are not.
 
-    `shards`: log -> how many shard numbers were given out. Those of another period are left without
-    a word: the sender learns the period from the answer.
+    `shards`: log -> how many shard numbers were given out. Those of another period are skipped
+    without a reason: the sender learns the period from the answer.
     """
     found, refused = [], []
     for told in statistics:

@@ -46,13 +46,13 @@ from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, OpType, ShardStatistics
 
 WARN_S, WARNED_MAX = 60.0, 10_000
-"""A report's faults are told once in so long for each instance, of which so many are remembered."""
+"""A report's faults are logged once in this time for each instance, up to this many instances."""
 
 _log = structlog.get_logger(__name__)
 
 
 class StatisticsService(StatisticsServicer):
-    """The intake's door."""
+    """The calls that fill and read the intake."""
 
     def __init__(
         self, config: CoordinatorConfig, env: Env, store: MetadataStore, learner: ModelTrainer
@@ -105,7 +105,7 @@ class StatisticsService(StatisticsServicer):
     def _in_time(
         self, instance: str, told: list[ShardStatistics], logs: Sequence[LogRecord], now_us: int
     ) -> list[ShardStatistics]:
-        """The statistics in slots of the shared time, without those of slots that are to come."""
+        """The statistics in slots of the shared time, without future slots."""
         slot_us = round(self._intake.slot_s * 1e6)
         ahead = self._clocks.slots_ahead(instance, slot_us)
         newest = ceilings(logs, self._clocks.newest_us(now_us), self._intake.slot_s)
@@ -121,7 +121,7 @@ class StatisticsService(StatisticsServicer):
         return kept
 
     def _warn(self, instance: str, reasons: Sequence[str]) -> None:
-        """Tell the first reason, once a minute for each instance."""
+        """Log the first reason, once a minute for each instance."""
         now_s = self._env.clock.monotonic_s()
         if reasons and now_s - self._warned_s.get(instance, -WARN_S) >= WARN_S:
             if len(self._warned_s) >= WARNED_MAX:
@@ -165,10 +165,10 @@ class StatisticsService(StatisticsServicer):
 
     @unary
     async def Forecast(self, request: pb.ForecastRequest, context: Context) -> pb.JsonResponse:
-        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; what was unusual; and
-        the scores of it, or of all together."""
+        """Forecasts of a shard, or of all (`shard` empty), in ops per slot; the anomalies; and
+        its scores, or those of all together."""
         horizon = request.horizon_slots or self._config.horizon_slots
-        if horizon > HORIZON_SLOTS_MAX:  # also while nothing is learned yet
+        if horizon > HORIZON_SLOTS_MAX:  # also before the first learned slot
             raise InvalidArgumentError(
                 f"horizon_slots is {horizon}, the limit is 1 to {HORIZON_SLOTS_MAX}"
             )

@@ -1,4 +1,4 @@
-"""What the intake holds of each log and shard, and what of it is saved. Plain data."""
+"""The intake's state of each log and shard, and the part that is saved. Plain data."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ SAMPLES_WAITING_MAX = 100_000
 HELD_MAX = 100_000
 """Statistics of a log that wait for its time to come."""
 HELD_S = 3600.0
-"""So long a statistic of a slot that has not come yet is held: then its slot was wrong."""
+"""A statistic of a future slot is held this long: then its slot was wrong."""
 
 
 @dataclass(slots=True)
@@ -28,17 +28,17 @@ class InstanceState:
 
 @dataclass(slots=True)
 class Pending:
-    """One slot of one log that is still being told."""
+    """One slot of one log that still gets reports."""
 
     first_seen_s: float
     ops: dict[str, float] = field(default_factory=dict)
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Shard -> client group -> operations, where groups were told."""
+    """Shard -> client group -> operations, as far as groups are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A complete slot of a log, taken out of what is pending: to be learned."""
+    """A complete slot of a log, to be learned."""
 
     log: str
     slot: int
@@ -46,7 +46,7 @@ class Due:
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Shard -> client group -> operations; those that no group was told of are of ""."""
+        """Shard -> client group -> operations; those without a group are under ""."""
         found = {}
         for shard, ops in self.ops.items():
             told = self.groups.get(shard, {})
@@ -61,7 +61,7 @@ class SavedLog(msgspec.Struct, frozen=True):
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What a restart needs: models by shard, the last statistics of each, where each log was."""
+    """The state over a restart: models by shard, the last statistics of each, each log's time."""
 
     slot_s: float
     seasons: tuple[int, ...]
@@ -69,13 +69,13 @@ class Saved(msgspec.Struct, frozen=True):
     models: dict[str, dict[str, Any]]
     history: dict[str, list[ShardStatistics]]
     kinds: dict[str, float] = {}
-    """What kinds of announced events turned out to be (`Calendar.kinds`)."""
+    """The observed factors of kinds of events (`Calendar.kinds`)."""
     groups: dict[str, Any] = {}
     """Profiles of client groups and the models of their parts (`GroupBook.state`)."""
 
 
 def ceilings(logs: Sequence[LogRecord], newest_us: int, slot_s: float) -> dict[str, int]:
-    """Log -> the newest slot that there can be; `newest_us`: what is after this time is to come.
+    """Log -> the newest possible slot; `newest_us`: later times are still to come.
 
     None for logs of event time that take stamps however far ahead they are.
     """
@@ -88,8 +88,8 @@ def ceilings(logs: Sequence[LogRecord], newest_us: int, slot_s: float) -> dict[s
 
 
 def plausible(saved: Saved, ceilings: Mapping[str, int]) -> tuple[Saved, dict[str, int]]:
-    """`saved` without statistics of slots that have not come yet, and the logs whose models learned
-    of such slots, with the newest slot that can be.
+    """`saved` without statistics of future slots, and the logs whose models learned
+    such slots, with the newest possible slot.
 
     `ceilings`: log -> that slot, of logs for which it is known.
     """
@@ -125,12 +125,12 @@ class LogState:
     held: deque[tuple[float, ShardStatistics]] = field(
         default_factory=lambda: deque(maxlen=HELD_MAX)
     )
-    """What was told of slots that have not come yet, and when."""
+    """Statistics of future slots, and when they came."""
     learned: int | None = None
     newest_s: float = 0.0
-    """When the newest slot was first told."""
+    """When the newest slot was first reported."""
     told_up_to: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Instance -> (newest slot it told, when)."""
+    """Instance -> (newest slot it reported, when)."""
 
     @property
     def newest(self) -> int | None:
@@ -138,11 +138,11 @@ class LogState:
         return self.clock.slot
 
     def admits(self, slot: int) -> bool:
-        """Has the slot come, as far as is known?"""
+        """Whether the slot has come, as far as is known."""
         return self.clock.slot is None or slot <= self.clock.slot
 
     def released(self, now_s: float) -> Iterator[ShardStatistics]:
-        """What was held and has come meanwhile; what waited too long is dropped."""
+        """The held statistics that have come meanwhile; those that waited too long are dropped."""
         held, self.held = self.held, deque(maxlen=HELD_MAX)
         for at_s, told in held:
             if self.admits(told.slot):
@@ -151,7 +151,7 @@ class LogState:
                 self.held.append((at_s, told))
 
     def rewind(self, slot: int) -> None:
-        """Time went back to `slot`: what is of later slots is wrong."""
+        """Time went back to `slot`: drop later slots."""
         self.pending = {number: p for number, p in self.pending.items() if number <= slot}
         self.samples = deque((s for s in self.samples if s[0] <= slot), SAMPLES_WAITING_MAX)
         self.told_up_to.clear()
@@ -186,7 +186,7 @@ def load_of(told: Sequence[ShardStatistics]) -> ShardLoad | None:
 
 
 def repeated(told: ShardStatistics, rows: deque[ShardStatistics]) -> bool:
-    """Was just this told before? A report whose answer was lost comes again."""
+    """Whether this was reported before. A report whose answer was lost comes again."""
     for row in reversed(rows):
         if row.slot < told.slot:
             return False

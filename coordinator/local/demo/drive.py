@@ -1,6 +1,6 @@
 """The demo's load: history in bulk, then an open loop of appends and reads at their own times.
 
-Open loop: an operation starts when its time has come, whatever became of those before, and its
+Open loop: an operation starts at its time, whatever became of earlier ones, and its
 latency runs from that *intended* time, so a stall counts for everything that waits behind it.
 """
 
@@ -31,7 +31,7 @@ Spans = Sequence[tuple[float, float]]
 
 @dataclass(slots=True)
 class Counts:
-    """What the clients of one cluster saw."""
+    """The figures of one cluster's clients."""
 
     acked: int = 0
     read: int = 0

@@ -19,7 +19,7 @@ SLOTS_SHOWN = 12
 
 @dataclass(slots=True)
 class LiveView:
-    """Draws what a watch and a driver know. `begin` and `end` hold the terminal."""
+    """Draws the state of a watch and a driver. `begin` and `end` hold the terminal."""
 
     console: Console
     scene: Scene
@@ -105,7 +105,7 @@ class LiveView:
         return (heatmap.strip or "") if heatmap is not None else ""
 
     def _against(self, now_s: float) -> str:
-        """The newest slot that came, of the shards at first on the hot instance."""
+        """The newest slot with statistics, of the shards that began on the hot instance."""
         homes = enumerate(self.scene.homes)
         shards = [f"{self.watch.log}/{i}" for i, home in homes if home == self.scene.hot]
         newest = max((slot for shard, slot in self.watch.came if shard in shards), default=0)

@@ -18,7 +18,7 @@ RECORDS_MIN = 200_000
 
 @dataclass(slots=True)
 class Throttle:
-    """Refused operations of a cluster over the replay: (seconds, all so far)."""
+    """Refused operations of a cluster over the replay: (seconds, total so far)."""
 
     points: list[tuple[float, int]] = field(default_factory=list)
 
@@ -26,7 +26,7 @@ class Throttle:
         self.points.append((at_s, total))
 
     def between(self, since_s: float = 0.0, until_s: float = np.inf) -> int:
-        """Refused in the span, as far as it was looked at."""
+        """Refused in the span, as far as it was read."""
         before = [total for at, total in self.points if at <= since_s]
         upto = [total for at, total in self.points if at <= until_s]
         return (upto[-1] if upto else 0) - (before[-1] if before else 0)
@@ -34,7 +34,7 @@ class Throttle:
 
 @dataclass(slots=True)
 class Outcome:
-    """All that a run left to report on. `plain_*`: the cluster without autopilot, if it ran."""
+    """The data of a run for its report. `plain_*`: the cluster without autopilot, if it ran."""
 
     seed: int
     scene: Scene
@@ -63,7 +63,7 @@ def slot_loads(outcome: Outcome) -> npt.NDArray[np.float64]:
 
 
 def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
-    """Each migration with `lead_s`, from the loads that really came.
+    """Each migration with `lead_s`, from the actual loads.
 
     The counterfactual: the load of all shards that were at the source when the move began, had they
     stayed. `crossing_s` is the start of the first slot from then on in which it is above the limit
@@ -115,7 +115,7 @@ def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def spans(migrations: Sequence[dict[str, Any]]) -> dict[str, Spans]:
-    """Before the first move, during any of them, and after the first while none is at work; in
+    """Before the first move, during any of them, and after the first between moves; in
     seconds of the replay.
     """
     if not migrations:
@@ -182,7 +182,7 @@ def build(outcome: Outcome) -> dict[str, Any]:
 
 
 def _score(watch: Watch) -> Any:
-    """The models' scores, where they were asked for."""
+    """The models' scores, on request."""
     return watch.forecast.score or {} if watch.forecast is not None else {}
 
 
@@ -202,7 +202,7 @@ def throttled_of(outcome: Outcome, when: dict[str, Spans]) -> dict[str, Any]:
 
 
 def against(outcome: Outcome) -> dict[str, Any]:
-    """Forecasts made AHEAD_SLOTS before, of each shard and slot, held against what came."""
+    """Forecasts made AHEAD_SLOTS before, of each shard and slot, compared with actual values."""
     watch = outcome.watch
     pairs = [(said, watch.came[at]) for at, said in watch.said.items() if at in watch.came]
     total = sum(came for _, came in pairs)
@@ -216,7 +216,7 @@ def against(outcome: Outcome) -> dict[str, Any]:
 
 
 def checks(report: dict[str, Any]) -> dict[str, bool]:
-    """What must hold for exit status 0."""
+    """The checks for exit status 0."""
     found = {
         "records_acked": report["records_acked"] >= RECORDS_MIN,
         "all_read_back": report["records_in_log"] == report["records_acked"],
@@ -238,7 +238,7 @@ def checks(report: dict[str, Any]) -> dict[str, bool]:
     throttled = report["throttled"]["after_the_move"] or {}
     return found | {
         "moved_before_its_peak": bool(ahead),
-        # A switch copies nothing: both have held the same in sync all the time.
+        # A switch copies nothing: both copies were in sync all the time.
         "chains_equal": bool(moves)
         and all(
             m["hash_equal"] or m["strategy"] == "switch" or m["state"] != "completed" for m in moves

@@ -92,7 +92,7 @@ class Clockwork:
 
 
 def cluster_options(data: Path, name: str, seed: int, autopilot: bool) -> ClusterOptions:
-    """Both clusters are the same but for the autopilot."""
+    """Both clusters are equal except for the autopilot."""
     return ClusterOptions(
         data=data / name,
         instances=INSTANCES,
@@ -209,12 +209,12 @@ async def _teach(
 
 
 def _homes(scene: Scene) -> list[str]:
-    """Who leads each shard when the replay begins."""
+    """The primary of each shard when the replay begins."""
     return [f"instance-{home + 1}" for home in scene.homes]
 
 
 async def _learned(side: DemoSide) -> None:
-    """Wait until the forecasts know the history."""
+    """Wait until the forecasts include the history."""
     last_slot = (START_US - 1) // round(SLOT_S * 1e6)
     watch = Watch(side.cluster.address, LOG)
     try:
@@ -281,7 +281,7 @@ async def _replay(
 
 
 async def _switch_on(main: DemoSide, driver: Driver, scene: Scene, view: LiveView) -> None:
-    """The first day the autopilot only forecasts; it acts from the first quiet hour on."""
+    """On the first day the autopilot only forecasts; it acts from the first quiet hour on."""
     await asyncio.sleep(scene.quiet_hour * WALL_S_PER_SLOT - driver.now_s())
     await main.cluster.set_autopilot("on")
     view.mode = "on"

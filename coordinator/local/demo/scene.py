@@ -1,7 +1,7 @@
-"""What the demo plays (pure): which shards, on which instances, with what capacity; and when.
+"""The demo's plan (pure): its shards, their instances and capacities, and its times.
 
 Everything is chosen from the January to September profile and the seed. Loads are in operations
-per event hour, and an event hour takes one second on the wall, so they are operations/s as well.
+per event hour, and an event hour takes one second on the wall clock, so they are operations/s too.
 """
 
 from collections.abc import Sequence
@@ -79,9 +79,9 @@ def group_of(key: bytes) -> bytes:
 
 
 def choose_scene(events: pa.Table, start_us: int, generator: np.random.Generator) -> Scene:
-    """Shards and homes such that one instance's daily peak is over its capacity, one single move
-    cures that, and the total fits. The first of random draws that does; `events` is the history
-    before `start_us`, its last PROFILE_DAYS days count.
+    """Shards and their instances such that one instance's daily peak is over its capacity, a single
+    move cures that, and the total fits. The first of random draws that does; `events` is the
+    history before `start_us`, of which the last PROFILE_DAYS days count.
     """
     since = start_us - PROFILE_DAYS * 24 * HOUR_US
     recent = events.filter(pa.compute.greater_equal(events["event_time_us"], since))
@@ -120,7 +120,7 @@ def _peak(load: Floats) -> float:
 
 
 def _judge(shard_load: Floats, homes: Ints) -> tuple[int, float] | None:
-    """(hot instance, its peak) when one move cures it and nobody else is or becomes hot."""
+    """(hot instance, its peak) when one move cures it and no other is or becomes hot."""
     by_instance = np.stack([shard_load[homes == i].sum(axis=0) for i in range(INSTANCES)])
     peaks = [_peak(load) for load in by_instance]
     hot = int(np.argmax(peaks))

@@ -1,4 +1,4 @@
-"""What the demo sees of a cluster from outside: once a second, by the public API."""
+"""A cluster seen from outside: read once a second, by the public API."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from logstore.proto.status import called
 T = TypeVar("T")
 TIMEOUT_S = 10.0
 AHEAD_SLOTS = 6
-"""Forecasts so far ahead are kept and held against what came."""
+"""Forecasts this far ahead are kept and compared with actual values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class Watch:
     came: dict[tuple[str, int], float] = field(default_factory=dict)
     missed: int = 0
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while no migration is at work."""
+    """Set while no migration is active."""
 
     async def run(self, period_s: float = 1.0) -> None:
-        """Until cancelled. An answer that does not come is counted, the next one is asked for."""
+        """Run until cancelled. A missing answer is counted, and the next one is requested."""
         async with open_channel(self.address) as channel:
             while True:
                 try:
@@ -63,7 +63,7 @@ class Watch:
                 await asyncio.sleep(period_s)
 
     async def look(self, channel: Any) -> None:
-        """Ask for everything once."""
+        """Request everything once."""
         statistics, plans = rpc.StatisticsStub(channel), rpc.PlansStub(channel)
         stats = await _ask(statistics.Stats, pb.StatsRequest(log=self.log), Stats)
         self.statistics = stats
@@ -82,12 +82,12 @@ class Watch:
         self._keep(stats, forecast, plan)
 
     async def look_ahead(self, channel: Any) -> None:
-        """Ask for the forecasts only."""
+        """Request only the forecasts."""
         request = pb.ForecastRequest(horizon_slots=1)
         self.forecast = await _ask(rpc.StatisticsStub(channel).Forecast, request, ForecastAnswer)
 
     async def look_at_instances(self, channel: Any) -> None:
-        """Ask for the statistics only."""
+        """Request only the statistics."""
         self.statistics = await _ask(rpc.StatisticsStub(channel).Stats, pb.StatsRequest(), Stats)
 
     def _keep(self, stats: Stats, forecast: ForecastAnswer, plan: PlanAnswer) -> None:
@@ -107,7 +107,7 @@ class Watch:
 
     @property
     def learned_slot(self) -> int:
-        """The newest slot that was learned of every shard; -1 before there is any."""
+        """The newest slot that was learned of every shard; -1 before the first."""
         learned = self.forecast.learned_slot if self.forecast is not None else {}
         return min(learned.values(), default=-1)
 
@@ -121,7 +121,7 @@ class Watch:
         return self.statistics.instances if self.statistics is not None else {}
 
     def against(self, shards: list[str], slot: int) -> tuple[ShownForecast, float] | None:
-        """Sum of what was said and of what came for a slot; None when something is not known."""
+        """Sums of forecast and actual load of a slot; None when one is not known."""
         said = [self.said.get((shard, slot)) for shard in shards]
         came = [self.came.get((shard, slot)) for shard in shards]
         known = [s for s in said if s is not None]
