@@ -4,4 +4,4 @@ May import `logstore.engine.batch`, `logstore.meta.records`, `logstore.proto`, `
 `sharder`; not `logstore.node`.
 """
 
-from logstore.proto import fork as fork  # before anything here imports grpc
+from logstore.proto import fork as fork  # before any import of grpc here

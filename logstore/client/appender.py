@@ -1,9 +1,9 @@
-"""Appends of one client: which lane a record takes, and what all lanes share.
+"""Appends of one client: which lane a record takes, and the state that all lanes share.
 
-Each shard has one main lane, which coalesces one-by-one appends and carries `append_many`.
+Each shard has one main lane, which joins one-by-one appends and carries `append_many`.
 Conditional appends take lanes of their own, by key, with one batch in flight each: a version
-conflict consumes no sequence (lane.py, rule 2), so on the main lane it would send everything behind
-it twice. So a conditional append and an unconditional one of the same key are ordered only if the
+conflict consumes no sequence (lane.py, rule 2), so on the main lane it would send every later batch
+twice. So a conditional append and an unconditional one of the same key are ordered only if the
 caller awaits the first.
 """
 
@@ -83,7 +83,7 @@ class Buffer:
         self._admit()
 
     def close(self, error: LogstoreError) -> None:
-        """Whoever waits for room waits no longer."""
+        """End all waits for room."""
         for future, _ in self._waiting:
             if not future.done():
                 future.set_exception(error)
@@ -106,7 +106,7 @@ class Appender:
     def __init__(
         self, directory: Directory, env: Env, *, timeout_s: float, placer: Placer | None = None
     ) -> None:
-        """`placer`: who knows the virtual shard keys of balanced logs."""
+        """`placer`: the virtual shard keys of balanced logs."""
         self.directory = directory
         self.env = env
         self.placer = placer or Placer(directory, timeout_s)
@@ -219,7 +219,7 @@ class Appender:
         self._buffer.release(size)
 
     def stale(self, log: str) -> None:
-        """Refresh in the background; nothing failed."""
+        """Refresh in the background, without a failure."""
         if not self._stale:
             self._stale.add(
                 self.directory.lifetime.spawn(
@@ -233,13 +233,13 @@ class Appender:
         except UnknownLogError as e:
             self.directory.ended(log, e)
         except LogstoreError:
-            return  # the next call that needs the map says so
+            return  # the next call that needs the map reports it
 
     def reroute(self, sender: Sender, entries: list[LaneEntry]) -> None:
         """Split batches of a shard that is no longer open over the shards that are.
 
-        Only what is surely not stored comes here: the sealed shard decided each batch whole (S2,
-        note 0005). They go before what was asked for since; then the successors' senders go on.
+        Only batches that are surely not stored come here: the sealed shard decided each batch whole
+        (S2, note 0005). They go before later appends; then the successors' senders go on.
         """
         self._senders = {key: s for key, s in self._senders.items() if s is not sender}
         router = self.directory.cached(sender.shard.log)
@@ -284,7 +284,7 @@ class Appender:
         return False
 
     def close(self) -> None:
-        """Fail what is unacked."""
+        """Fail all unacked appends."""
         for sender in list(self._senders.values()):
             sender.end(ClientClosedError("the client was closed"))
         self._buffer.close(ClientClosedError("not stored: the client was closed"))

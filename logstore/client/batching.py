@@ -1,4 +1,4 @@
-"""Records on their way into batches, and outcomes on their way back to those who wait.
+"""Records on their way into batches, and outcomes on their way back to the callers.
 
 `Gathering` collects one-by-one appends while the lane is busy. A sink stands for the callers of one
 batch: futures of single appends, or one part of an `append_many`.
@@ -20,7 +20,7 @@ from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, encode_payload, head
 
 BATCH_RECORDS_GOAL = 4_096
 BATCH_BYTES_GOAL = 512 * 1024
-"""Larger batches save little more per record, and hold up the others on the stream."""
+"""Larger batches save little more per record, and delay others on the stream."""
 
 COMPRESSED_BYTES_MIN = 512
 
@@ -74,7 +74,7 @@ class SingleSink:
 
 
 class Gathering:
-    """Single appends that wait together; becomes one batch when the lane is free."""
+    """Single appends that wait together; they become one batch when the lane is free."""
 
     __slots__ = ("bytes", "deadline", "futures", "headers", "keys", "timed", "times", "values")
 
@@ -183,7 +183,7 @@ class ManySink:
         self._job.settled()
 
     def part(self, rows: Rows | None) -> "ManySink":
-        """The sink of some rows after the batch was divided anew; the first call replaces this."""
+        """The sink of some rows after the batch was divided again; the first call replaces this."""
         if rows is None:
             return self
         mine = np.asarray(self.rows, dtype=np.int64)[rows]
@@ -224,8 +224,8 @@ def chunks(
 
 
 def _exactly(column: pa.Array, at: int, count: int) -> pa.Array:
-    """A slice whose buffers end with it. Arrow sends up to 64 bytes of what lies behind a slice,
-    and the door takes none of them (logstore/engine/wire.py). No value is copied."""
+    """A slice whose buffers end with it. Arrow sends up to 64 bytes after a slice,
+    which the append gate refuses (logstore/engine/wire.py). No value is copied."""
     buffers = column.buffers()
     if pa.types.is_int64(column.type):
         own = buffers[1].slice(8 * (column.offset + at), 8 * count)

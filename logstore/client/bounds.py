@@ -65,7 +65,7 @@ def name(field: str, value: object, bytes_max: int) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: its type where that is what is wrong, and never much of it."""
+    """A value for an error message: its type where that is wrong, and never long."""
     text = repr(value)
     text = text if len(text) <= 80 else f"{text[:77]}..."
     plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)

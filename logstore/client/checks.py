@@ -1,5 +1,5 @@
-"""What callers pass in, one record or option at a time, checked before anything is sent: same
-limits as the server's, clear errors. Columns of records are in `columns`.
+"""Checks of one record or option from a caller, before anything is sent: the server's
+limits, clear errors. Columns of records are in `columns`.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def record(
 
 
 def header_copy(headers: Mapping[str, bytes] | None) -> dict[str, bytes] | None:
-    """The headers as they are now: the caller's own mapping may change before they are sent."""
+    """The headers at this moment: the caller's own mapping may change before they are sent."""
     if headers is None:
         return None
     if not isinstance(headers, Mapping):

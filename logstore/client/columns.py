@@ -1,18 +1,18 @@
-"""Columns of records as callers have them: stored byte for byte as given, or refused by name.
+"""Columns of records from callers: stored byte for byte as given, or refused by name.
 
-What makes it so: only the kinds below are taken, each by a conversion that keeps every byte, and
-nothing is ever inferred (pyarrow's inference takes str among bytes as UTF-8 and cuts fixed-width
+Only the kinds below are taken, each by a conversion that keeps every byte, and
+types are never inferred (pyarrow's inference takes str among bytes as UTF-8 and cuts fixed-width
 numpy strings at their first zero). Keys and values may be:
 
 - a list, tuple, generator or other iterable of `bytes` (exactly: no str, no bytearray, no numpy
   scalar), in an order of its own (no set, no mapping);
 - a numpy array of one dimension, contiguous or not: dtype object (of `bytes`) or V (raw, of fixed
   width). dtype S only if no element ends in a zero byte: numpy pads with zeros and drops them
-  again, so nobody can tell b"a" from b"a" and a zero. No U, structured, masked or other arrays;
+  again, so that b"a" and b"a" with a zero are equal. No U, structured, masked or other arrays;
 - an Arrow array or chunked array: binary, large_binary, fixed_size_binary, binary_view, or a
   dictionary of one of them, sliced or not, without nulls. No string types: they are text;
-- whatever hands itself over as one of these: pandas and polars Series, Arrow's C interface (there
-  not as fixed_size_binary, which is how polars hands over the addresses of Python objects).
+- objects that convert themselves to one of these: pandas and polars Series, Arrow's C interface
+  (there not as fixed_size_binary, which is how polars hands over the addresses of Python objects).
 
 Timestamps may be whole numbers (µs since 1970 UTC), `datetime` with a zone, numpy datetime64 and
 Arrow timestamps of any unit (UTC where they name no zone); each must be exact in µs and fit int64.
@@ -87,7 +87,7 @@ def _limit(field: str, sizes: pa.Int32Array, limit: int) -> None:
 
 
 def _given(field: str, data: Any) -> "list[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray":
-    """The column as one of four kinds; what is none of them, or has no order, is refused."""
+    """The column as one of four kinds; any other kind, or one without an order, is refused."""
     if isinstance(data, (pa.Array, pa.ChunkedArray)):
         return data
     if isinstance(data, np.ndarray):

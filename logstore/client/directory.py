@@ -1,12 +1,12 @@
-"""Where things are: channels, the coordinator's catalog, and the cached shard map of each log.
+"""Channels, the coordinator's catalog, and the cached shard map of each log.
 
-Routes are asked of whoever answered last, then of the given addresses, then of any instance that a
-map named; so clients go on while the coordinator is down. Each log in use is watched by a long
-poll, so that a move is known before it is run into; an error that says "refresh" asks at once.
+Routes are requested from the party that answered last, then from the given addresses, then from any
+instance in a map; so clients go on while the coordinator is down. Each log in use is watched by a
+long poll, so that a move is known before it is run into; an error that says "refresh" asks at once.
 
-A log is not its name: one that is deleted and made anew under its name is another log, told apart
-by when it was created. Whoever uses a log lists itself (`hold`) and is told when the log ends:
-deleted, replaced, or its watch failed for a reason that is not ours.
+A log is not its name: one that is deleted and made again under its name is another log,
+distinguished by its time of creation. Each user of a log registers (`hold`) and is notified when
+the log ends: deleted, replaced, or its watch failed with a foreign error.
 """
 
 import asyncio
@@ -38,14 +38,15 @@ from sharder.keys import KeyRange, Partitioner
 from sharder.shard_map import Shard, ShardMap, ShardMapError, ShardStatus
 
 ROUTES_TIMEOUT_S = 3.0
-"""How long one party may take to tell a map, its own wait of up to 1 s for a newer one included."""
+"""How long one party may take to return a map, its own wait of up to 1 s for a newer one
+included."""
 
 SECOND_OPINION_S = 0.3
-"""How long the others may take to contradict one that says that a log is gone."""
+"""How long the others may take to contradict a party that says that a log is gone."""
 
 SUCCESSOR_WAIT_S = 0.2
-"""A log that is gone may be about to be made anew: so long after it is asked for once more, to name
-the new one. With both times doubled whoever uses the log still hears of its end within a second."""
+"""A log that is gone may be about to be made again: it is looked up once more after this time, to
+name the new one. With both times doubled its users still hear of its end within a second."""
 
 WATCH_PAUSE_S = 0.5
 """Pause of a watch after an answer that brought nothing new sooner than it should have."""
@@ -55,7 +56,7 @@ FENCED_WAITS_S = (0.1, 0.3, 1.0, 2.0, 4.0)
 
 UNREACHED_RETRIES = 3
 NOT_CONNECTED = "failed to connect"
-"""What gRPC says of a call that it never sent."""
+"""gRPC's text for a call that it never sent."""
 
 
 def map_of(routes: common_pb2.LogRoutes) -> ShardMap:
@@ -94,12 +95,12 @@ def _shard(log: str, route: common_pb2.ShardRoute) -> Shard:
 
 
 def another(created_us: int, found_us: int) -> bool:
-    """Whether two logs of one name are two; 0: not told by who does not know."""
+    """Whether two logs of one name are different; 0: unknown."""
     return created_us != found_us and 0 not in (created_us, found_us)
 
 
 def replaced(log: str, created_us: int) -> UnknownLogError:
-    """The error of whoever still means the log that had the name before."""
+    """The error for users of the log that had the name before."""
     since = datetime.datetime.fromtimestamp(created_us / 1e6, datetime.UTC)
     return UnknownLogError(
         f"log {log!r} was deleted; the log {log!r} that was created at {since:%Y-%m-%dT%H:%M:%SZ}"
@@ -137,7 +138,7 @@ class Directory:
         self._last: str | None = None
         self._turn = 0
         self._silent: set[str] = set()
-        """Addresses that did not answer when they were asked last; they are asked last."""
+        """Addresses that did not answer the last time; they are tried last."""
         self.on_change: Callable[[Router], None] = lambda router: None
         self.on_gone: Callable[[str, LogstoreError], None] = lambda log, error: None
 
@@ -158,7 +159,7 @@ class Directory:
     async def refresh(self, log: str) -> Router:
         """Fetch the map now. Callers at the same time share one call.
 
-        Raises UnknownLogError when all that answered say so, UnavailableError when nobody answered.
+        Raises UnknownLogError when all that answered say so, UnavailableError without an answer.
         """
         self.lifetime.check()
         found = self._fetches.get(log)
@@ -168,7 +169,8 @@ class Directory:
         return await asyncio.shield(found)
 
     def ask_another(self) -> None:
-        """Who answered last may be cut off from the metadata: the next fetch begins elsewhere."""
+        """The party that answered last may be cut off from the metadata: the next fetch begins
+        elsewhere."""
         self._last = None
         self._turn += 1
 
@@ -190,7 +192,7 @@ class Directory:
             self._held.pop(log, None)
 
     def ended(self, log: str, error: LogstoreError) -> None:
-        """The log is gone, or can be followed no longer: drop its map, tell all who use it."""
+        """The log is gone, or cannot be followed any more: drop its map, notify all its users."""
         self._routers.pop(log, None)
         watch = self._watches.pop(log, None)
         if watch is not None and watch is not asyncio.current_task():
@@ -203,15 +205,15 @@ class Directory:
         self.on_gone(log, error)
 
     async def catalog(self, method: str, request: Any) -> Any:
-        """Call the coordinator's Catalog at whichever of the given addresses serves it."""
+        """Call the coordinator's Catalog at the given address that serves it."""
         return await self.coordinator(coordinator_pb2_grpc.CatalogStub, method, request)
 
     async def coordinator(self, stub_of: Any, method: str, request: Any) -> Any:
         """Call a service of the coordinator (its stub's class) where it is served.
 
         While leadership changes hands a coordinator may answer that it leads no longer and wrote
-        nothing (FencedError): then the call is made again. So it is, a few times, where it reached
-        nobody: after a restart of all a connection is opened again within a second.
+        nothing (FencedError): then the call is made again. It is also repeated, a few times, if it
+        reached no coordinator: after a restart of all a connection is opened again within a second.
         """
         for attempt, wait_s in enumerate(FENCED_WAITS_S):
             try:
@@ -266,7 +268,7 @@ class Directory:
             if unknown is None:
                 asked, addresses = addresses[:1], addresses[1:]
                 answers = [await self._ask(asked[0], log, newer_than, ROUTES_TIMEOUT_S)]
-            else:  # one says that it is gone: who knows better says so at once
+            else:  # one says that it is gone: a party that knows better answers at once
                 asked, addresses = addresses, []
                 answers = await asyncio.gather(
                     *(self._ask(address, log, 0, SECOND_OPINION_S) for address in asked)
@@ -290,7 +292,7 @@ class Directory:
     async def _ask(
         self, address: str, log: str, newer_than: int, timeout_s: float
     ) -> Router | LogstoreError:
-        """One party's map, or why it told none; an error that is not ours is the answer's cause."""
+        """One party's map, or why it returned none; a foreign error is the answer's cause."""
         request = log_pb2.RoutesRequest(log=log, newer_than=newer_than)
         stub = cast("Any", log_pb2_grpc.RouteServiceStub(self.channel(address)))
         error: LogstoreError
@@ -320,7 +322,7 @@ class Directory:
         return list(dict.fromkeys([*first, *heard[turn:], *heard[:turn], *every]))
 
     def _take(self, router: Router) -> Router:
-        """Keep the newer of two maps; tell those who wait."""
+        """Keep the newer of two maps; wake those who wait."""
         log = router.map.log
         known = self._routers.get(log)
         if known is not None and known.map.version >= router.map.version:
@@ -360,8 +362,8 @@ class Directory:
     def _unwatched(
         self, log: str, watch: "asyncio.Task[None]", error: LogstoreError | None
     ) -> None:
-        """A watch ended. If it was the log's, nobody would tell any more what becomes of the log:
-        whoever uses it hears that now, and the next use begins anew."""
+        """A watch ended. If it was the log's, its users would not hear of the log's end any more:
+        they are notified now, and the next use begins again."""
         if self._watches.get(log) is watch:
             cause = error or LogstoreError(f"log {log!r} is not watched any more")
             self.ended(log, cause)

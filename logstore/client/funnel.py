@@ -1,4 +1,4 @@
-"""Items from tasks to the one who takes them: bounded, and never a wait for a task that ended."""
+"""Items from tasks to one consumer: bounded, and never a wait for a task that ended."""
 
 import asyncio
 from collections import deque
@@ -74,7 +74,7 @@ class Funnel(Generic[T]):
             self._cancel()
 
     def stop(self, error: LogstoreError) -> None:
-        """End it from outside at once: what waits is dropped."""
+        """End it from outside at once: waiting items are dropped."""
         self._items.clear()
         self.fail(error)
 

@@ -23,7 +23,7 @@ Generated from client.py by `python -m logstore.client.generate`; do not edit.
 '''
 TWINS = {name: f"Sync{name}" for name in ("Client", "Log", "Scan", "Records", "Results")}
 LOOPED = frozenset(TWINS.values())
-"""What is made from an asynchronous object and the loop."""
+"""Types made from an asynchronous object and the loop."""
 MADE_HERE = frozenset({"SyncClient", "SyncLog", "SyncScan"})
 BY_HAND = {"Client": frozenset({"close"})}
 """Methods that a base in sync_base has."""
@@ -35,7 +35,7 @@ LIVES = {
         "in another thread ends with ClientClosedError when the client is closed.",
     )
 }
-"""What a class says of asyncio, and what its twin says of threads."""
+"""Sentences about asyncio, and their twins about threads."""
 WORDS = (
     (r"\basync (with|for)\b", r"\1"),
     (r"\bawait ", ""),

@@ -37,10 +37,10 @@ import pyarrow as pa
 from logstore.base.errors import LogstoreError, OutcomeUnknownError, UnavailableError
 
 HEAD_REFUSALS_MAX = 3
-"""So often in a row the first unacked batch may be out of sequence before the lane starts over."""
+"""How often in a row the first unacked batch may be out of sequence before the lane starts over."""
 
 STORAGE_FULL_TRIES_MAX = 5
-"""A full disk rarely empties itself within a call: after so many tries the caller is told."""
+"""A full disk rarely becomes free within a call: after this many tries the call fails."""
 
 
 class LaneMode(Enum):
@@ -62,7 +62,7 @@ class LaneEntry:
     deadline: float
     sink: Any
     charge: int = 0
-    """Bytes it holds of the client's buffer until its outcome was delivered."""
+    """Its bytes in the client's buffer until its outcome was delivered."""
     expected_version: int | None = None
     sequence: int = 0
     outstanding: bool = False
@@ -123,7 +123,7 @@ class Lane:
         self._out(entry)
 
     def acked(self, entry: LaneEntry) -> bool:
-        """The batch is stored; False when its caller was told already that it is unknown."""
+        """The batch is stored; False when its caller already got "outcome unknown"."""
         self._answered(entry)
         self._remove(entry)
         self._acked = max(self._acked, entry.sequence)
@@ -131,7 +131,7 @@ class Lane:
         return not entry.abandoned
 
     def refused(self, entry: LaneEntry, error: LogstoreError) -> Failures:
-        """An error came for the batch: nothing was stored, or (`_UNKNOWN`) nobody knows."""
+        """An error came for the batch: it was not stored, or (`_UNKNOWN`) that is unknown."""
         was_first = bool(self.unacked) and self.unacked[0] is entry
         self._answered(entry)
         entry.last_error = error
@@ -196,11 +196,11 @@ class Lane:
 
     @property
     def undecided(self) -> bool:
-        """Is the outcome of any batch that someone waits for unknown?"""
+        """Whether the outcome of any batch with a waiting caller is unknown."""
         return any((e.outstanding or e.uncertain) and not e.abandoned for e in self.unacked)
 
     def expire(self, now: float) -> Failures:
-        """Give up what is past its deadline: surely not stored where that is known (rule 4)."""
+        """Give up batches past their deadline: surely not stored where that is known (rule 4)."""
         failures: Failures = []
         for entry in [e for e in self.unacked if e.deadline <= now and not e.abandoned]:
             if entry.outstanding or entry.uncertain:
@@ -280,7 +280,7 @@ def _final(entry: LaneEntry, error: LogstoreError) -> bool:
 
 
 def outcome_unknown(last: LogstoreError | None) -> OutcomeUnknownError:
-    """What is said of all attempts together; `last` speaks of one of them, and is said to."""
+    """The error for all attempts together; `last` is about one of them, and says so."""
     why = f"; its last attempt ended with: {last.message}" if last is not None else ""
     return OutcomeUnknownError(
         f"the outcome of the append is unknown: it may be stored or not{why}"
@@ -288,7 +288,7 @@ def outcome_unknown(last: LogstoreError | None) -> OutcomeUnknownError:
 
 
 def given_up(entry: LaneEntry) -> LogstoreError:
-    """What the caller is told about a batch that was given up."""
+    """The error of the caller of a batch that was given up."""
     last = entry.last_error
     if entry.outstanding or entry.uncertain:
         return outcome_unknown(last)

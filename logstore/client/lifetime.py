@@ -29,7 +29,7 @@ Tell = Callable[[LogstoreError], None]
 
 
 def as_ours(error: BaseException) -> LogstoreError:
-    """The error itself if it is one of ours, else an internal error that it is the cause of."""
+    """The error itself if it is one of ours, else an internal error with it as the cause."""
     if isinstance(error, LogstoreError):
         return error
     if isinstance(error, asyncio.CancelledError):
@@ -67,7 +67,7 @@ class Lifetime:
     """Not open, open, closed; the same in that order for good."""
 
     def __init__(self, name: str) -> None:
-        """`name`: what errors call the client."""
+        """`name`: the client's name in errors."""
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = ""

@@ -1,5 +1,5 @@
-"""The options of calls, typed, so that editors and mypy know a wrong one; and what a wrong one is
-told at run time.
+"""The options of calls, typed, so that editors and mypy know a wrong one; and the errors of wrong
+options at run time.
 """
 
 import dataclasses
@@ -28,18 +28,18 @@ CREATE_LOG = ("partitioner", "shards", "split_keys", "instances")
 
 @public
 class CreateLogOptions(TypedDict, total=False):
-    """Options of a new log; those not given have the cluster's defaults.
+    """Options of a new log; the others have the cluster's defaults.
 
     replicas: copies of each shard.
     min_in_sync: copies that must hold a record before it is acked.
     durability: "os" (acked when in the page cache) or "fsync" (acked when on the disk).
-    compression: of what is stored: "none", "lz4" or "zstd".
+    compression: of stored batches: "none", "lz4" or "zstd".
     key_index: whether one key is found without a scan of its shard.
-    event_time: whether statistics go by the records' own timestamps.
+    event_time: whether statistics use the records' own timestamps.
     retention_s, retention_bytes: how long and how much is kept; None: everything.
     changefeed: a Kafka topic that every committed record is published to; None: none.
     timestamp_ahead_max_s: seconds that a timestamp may be ahead of the primary's clock; None: any.
-    timestamp_policy: "refuse" or "clamp" what is further ahead.
+    timestamp_policy: "refuse" or "clamp" timestamps that are further ahead.
 
     Example:
         log = await db.create_log("audit", shards=2, compression="zstd", durability="fsync")
@@ -93,8 +93,8 @@ class ReadOptions(Selection, total=False):
 class TailOptions(Selection, total=False):
     """Options of `Log.tail`: those of ReadOptions without order, and two more.
 
-    from_start: whether what is stored already comes first.
-    idle_timeout_s: the tail ends when a step waited so many seconds for a record.
+    from_start: whether stored records come first.
+    idle_timeout_s: the tail ends when a step waited this many seconds for a record.
 
     Example:
         async for record in log.tail(key=b"user-1", from_start=True, limit=1):
@@ -112,7 +112,7 @@ _OF_A_LOG = frozenset({*_LOG_KINDS, *CREATE_LOG})
 
 
 def refuse_unknown(what: str, given: Mapping[str, object], known: Set[str]) -> None:
-    """InvalidArgumentError for an option that there is not; it names those that are close."""
+    """InvalidArgumentError for an unknown option; it names similar ones."""
     if given.keys() <= known:
         return
     field = next(field for field in given if field not in known)
@@ -128,7 +128,7 @@ def _all_of(known: Set[str]) -> str:
 
 
 def check_log(name: str, given: Mapping[str, Any]) -> None:
-    """The options of a new log, by name and kind; their bounds are for the cluster to say."""
+    """The options of a new log, by name and kind; the cluster checks their bounds."""
     refuse_unknown("a log", given, _OF_A_LOG)
     for field, value in given.items():
         kind: Any = _LOG_KINDS[field]

@@ -1,5 +1,5 @@
-"""Pieces of shards as they come over the wire, and what readers make of them. No copy until
-asked.
+"""Pieces of shards as they come over the wire, and their forms for readers. No copy until
+it is requested.
 """
 
 from dataclasses import dataclass, replace
@@ -105,7 +105,7 @@ class Page:
 
     def as_written(self, keys: KeyRange) -> "Page":
         """A page of a balanced log: without the tokens before the keys, and only `keys`."""
-        # The stop is told: without one pyarrow 22 fails on a key of TOKEN_BYTES.
+        # The stop is given: without one pyarrow 22 fails on a key of TOKEN_BYTES.
         names = pc.binary_slice(self.batch.column("key"), TOKEN_BYTES, KEY_BYTES_MAX)
         at = self.batch.schema.get_field_index("key")
         batch = self.batch.set_column(at, KEY, names)

@@ -1,6 +1,6 @@
-"""Virtual shard keys of balanced logs: asked of the coordinator once a key, then kept.
+"""Virtual shard keys of balanced logs: requested from the coordinator once a key, then kept.
 
-A key's virtual shard key never changes, so what is kept here is never wrong. While no coordinator
+A key's virtual shard key never changes, so a kept one is never wrong. While no coordinator
 answers, keys that have one are found in the mapping log itself; new ones cannot be placed then.
 """
 
@@ -16,10 +16,10 @@ from logstore.proto.coordinator_v1.placement_pb2_grpc import PlacementStub
 from sharder.keys import TOKEN_BYTES
 
 KEYS_KEPT_MAX = 1_000_000
-"""Keys of all balanced logs whose tokens a client keeps; the oldest go first."""
+"""Keys of all balanced logs whose tokens a client keeps; the oldest are dropped first."""
 KEYS_PER_CALL = 10_000
 LOOKED_UP_MAX = 64
-"""Keys of one call that are looked up one by one in the mapping log when nobody else answers."""
+"""Keys of one call that are looked up one by one in the mapping log without a coordinator."""
 WAIT_FIRST_S = 0.05
 WAIT_MAX_S = 1.0
 

@@ -1,4 +1,4 @@
-"""What a read wants, and where it is in one shard. Pure."""
+"""The request of a read, and its position in one shard. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ from sharder.shard_map import Shard
 Order = Literal["key", "any"]
 
 SHARD_NAME_BYTES_MAX = 1_024
-"""A log's name and a number; what is longer names no shard."""
+"""A log's name and a number; a longer text names no shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ReadSpec:
     shard: str | None = None
     offset: int | None = None
     from_base: bool = False
-    """A tail, too, begins with what is stored."""
+    """Whether a tail begins with stored records, too."""
     limit: int | None = None
     order: Order = "any"
     created_us: int = 0
@@ -41,7 +41,7 @@ class ReadSpec:
 
     @property
     def sifts(self) -> bool:
-        """Whether more comes over the wire than is wanted."""
+        """Whether more records come over the wire than are wanted."""
         return self.written is not None and self.written != KeyRange()
 
 
@@ -58,7 +58,7 @@ def spec_of(
     limit: int | None = None,
     order: Order = "any",
 ) -> ReadSpec:
-    """What a caller asks for, checked: InvalidArgumentError names the field, the value and the
+    """A caller's request, checked: InvalidArgumentError names the field, the value and the
     range."""
     if order not in ("key", "any"):
         raise InvalidArgumentError(f'order is {bounds.shown(order)}, expected "key" or "any"')
@@ -127,7 +127,7 @@ class ReadPlace:
     def request(self, shard: Shard, shown: int, caller: common_pb2.Caller) -> log_pb2.ReadRequest:
         spec = self._spec
         if self._resumed:
-            # A replica that lags behind what was read must wait, not call the start out of range.
+            # A replica that lags behind earlier reads must wait, not call the start out of range.
             shown = max(shown, self.offset, self.stop or 0)
         if shard.sealed_end is not None:
             # S4: a sealed shard ends there, not at some replica's high watermark.

@@ -45,14 +45,14 @@ READ_CONCURRENCY = 8
 """Shards read at the same time by one call."""
 
 PAGES_QUEUED_MAX = 32
-"""Pages (about 1 MiB each) that wait for the consumer of one call; then the shards wait."""
+"""Pages (about 1 MiB each) that wait for the consumer of one call; beyond it the shards wait."""
 
 ORDERED_READ_BYTES_MAX = 256 * 1024 * 1024
 """Bytes that a read with order="key" may hold to sort them."""
 
 
 REPLACED_WAIT_S = 0.5
-"""How long a shard that is shorter than it was shown may take to be known as another log's."""
+"""How long it may take to recognise that a shard that became shorter is another log's."""
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -120,7 +120,7 @@ class Reader:
             self._directory.let_go(log, funnel.fail)
 
     async def _router(self, spec: ReadSpec) -> Router:
-        """The newest known map of the log that is meant; UnknownLogError if there is another."""
+        """The newest known map of this log; UnknownLogError if there is another."""
         router = await self._directory.router(spec.log)
         if another(spec.created_us, router.created_us):
             raise replaced(spec.log, router.created_us)
@@ -134,7 +134,7 @@ class Reader:
         spec = placed
         shards = await self._shards(spec)
         if tail and spec.shard is None and spec.offset is None and not spec.from_base:
-            shards = [s for s in shards if s.is_open]  # nothing is appended to the others
+            shards = [s for s in shards if s.is_open]  # no record is appended to the others
         left = spec.limit
         async with contextlib.aclosing(self._fan_out(spec, shards, tail)) as found:
             async for page in found:
@@ -189,7 +189,7 @@ class Reader:
         return replace(spec, key=None, written=KeyRange(spec.key, spec.key + b"\0"))
 
     async def _token(self, log: str, key: bytes) -> bytes | None:
-        """What the mapping log of a balanced log says: its first record of the key counts."""
+        """The token in the mapping log of a balanced log: the key's first record counts."""
         spec = ReadSpec(mapping_log(log), key=key, limit=1)
         async with contextlib.aclosing(self.pages(spec)) as pages:
             async for page in pages:
@@ -278,7 +278,7 @@ class Reader:
 
         `begun` are the shards that the read has, `sealed` those of them that were read to their
         seals. A successor with another parent that is still read, or is yet to be reached, waits
-        for that one: it follows when the last of its parents was read to its seal.
+        for it: it follows when the last of its parents was read to its seal.
         """
         router = await self._directory.router(spec.log)
         found = router.map.get(shard)
@@ -362,7 +362,7 @@ class Reader:
         return end is not None and place.offset >= end
 
     async def _is_the_same(self, shard: Shard, wait_s: float) -> None:
-        """A shard ends below where a read of it is. If it ended higher before, another log has its
+        """A shard ends below the position of a read. If it ended higher before, another log has its
         name now, as the map says or is about to say: that ends this read (`Directory.hold`)."""
         with contextlib.suppress(UnavailableError):
             await self._directory.refresh(shard.log)
@@ -394,7 +394,7 @@ class Reader:
                 await asyncio.sleep(BACKOFF_MAX_S * (0.5 + self._env.rng.random() / 2))
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int | None:
-        """The shard's high watermark, which any answer tells; None: it holds no record."""
+        """The shard's high watermark, which any answer carries; None: it holds no record."""
         place = ReadPlace(ReadSpec(spec.log, limit=1, created_us=spec.created_us), None)
         attempt = 0
         deadline = asyncio.get_running_loop().time() + self._timeout_s

@@ -1,7 +1,7 @@
-"""What reads and tails hand out: iterators that a cancelled step does not end.
+"""The results of reads and tails: iterators that a cancelled step does not end.
 
 An async generator ends when a step of it is cancelled, as `asyncio.wait_for(anext(it), 1)` does
-after its second; these are classes over a funnel, whose producer goes on meanwhile.
+after a second; these are classes over a funnel, whose producer goes on meanwhile.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from logstore.proto import fork
 T = TypeVar("T")
 
 ITEMS_AHEAD_MAX = 2
-"""Items (pages of up to about 1 MiB) that are made before they are asked for."""
+"""Items (pages of up to about 1 MiB) that are made before they are requested."""
 
 Produce = Callable[[Funnel[T]], Coroutine[Any, Any, None]]
 
@@ -51,7 +51,7 @@ class Results(Generic[T]):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes: all was given, the idle time passed, or it was closed."""
+        """Whether all is over: everything was given, the idle time passed, or it was closed."""
         return self._ended
 
     def __aiter__(self) -> Self:
@@ -133,7 +133,7 @@ class Records:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes: the limit was reached, the idle time passed, or `aclose`."""
+        """Whether all is over: the limit was reached, the idle time passed, or `aclose`."""
         return self.lists.ended
 
     def __aiter__(self) -> Self:
@@ -184,7 +184,7 @@ def idle_timeout(idle_timeout_s: float | None) -> float | None:
 
 
 def _dropped(lifetime: Lifetime, funnel: Funnel[Any]) -> None:
-    """Nobody can take from the funnel any more; maybe told by the collector in another thread."""
+    """No more `take` from the funnel; the collector may call this in another thread."""
     if fork.is_here(lifetime.process):
         with contextlib.suppress(RuntimeError):  # the loop is closed
             lifetime.loop.call_soon_threadsafe(funnel.leave)

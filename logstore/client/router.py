@@ -1,6 +1,6 @@
 """Which shard a key belongs to, and which instance to ask. Pure: plain functions over a shard map.
 
-Batches are routed column-wise, so a record costs nanoseconds: one shard needs no look at the keys,
+Batches are routed column-wise, so a record costs nanoseconds: with one shard the keys are not read,
 few boundaries are compared over the Arrow column, many are searched by 8-byte key windows with an
 exact search for the rows that tie with a boundary.
 """
@@ -20,7 +20,7 @@ from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, routing_key
 from sharder.shard_map import Shard, ShardMap
 
 COMPARED_BOUNDARIES_MAX = 12
-"""Up to here comparing the whole column with each boundary (4 ns a record each) is cheapest."""
+"""Up to this many boundaries, comparing the whole column with each (4 ns a record) is cheapest."""
 
 Rows = npt.NDArray[np.int64]
 

@@ -1,9 +1,9 @@
 """The edge of a lane: queues, sends, retries and re-routes the appends of one producer to one
 shard.
 
-Order of what happens after a failure (the lane says when): everything in flight is answered -> the
+Order of steps after a failure (the lane decides when): everything in flight is answered -> the
 route is refreshed if an error asked for it -> a bounded, jittered wait, cut short by a newer map ->
-all unacked batches go out again in order. Nothing here loops without such a wait.
+all unacked batches are sent again in order. No loop here runs without such a wait.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ LANE_BYTES_MAX = 16 * 1024 * 1024
 """Payload bytes in flight per lane."""
 
 GATHERED_IN_FLIGHT_MAX = 3
-"""With so many batches in flight, single appends wait and gather: the fuller the stream, the larger
-the batches."""
+"""With this many batches in flight, single appends wait and gather: the fuller the stream, the
+larger the batches."""
 
 DRAIN_S = 1.0
-"""How long a place that the map left may take to answer what is in flight there. One that is cut
-off never does; what it may still answer later is a duplicate, or fenced off (P1, P10)."""
+"""How long an instance that left the map may take to answer batches in flight. One that is cut
+off never does; its late answers are duplicates, or fenced off (P1, P10)."""
 
 BACKOFF_FIRST_S = 0.005
 BACKOFF_MAX_S = 1.0
@@ -60,7 +60,7 @@ class Host(Protocol):
         ...
 
     def stale(self, log: str) -> None:
-        """An answer said that the map is old; nothing failed."""
+        """An answer said that the map is old, without a failure."""
         ...
 
     def reroute(self, sender: "Sender", entries: list[LaneEntry]) -> None:
@@ -68,7 +68,7 @@ class Host(Protocol):
         ...
 
     def waits_for(self, sender: "Sender") -> bool:
-        """Is a sender of an ancestor, with the same keys, not resolved yet (S2)?"""
+        """Whether a sender of an ancestor, with the same keys, is not resolved yet (S2)."""
         ...
 
 
@@ -78,8 +78,8 @@ P = ParamSpec("P")
 def guarded(
     step: Callable[Concatenate["Sender", P], None],
 ) -> Callable[Concatenate["Sender", P], None]:
-    """For what the loop or a stream calls: an exception there that is not ours would leave those
-    who wait in the lane waiting. It fails them all at once, and the lane begins anew."""
+    """For callbacks of the loop or a stream: a foreign exception there would leave the callers
+    in the lane waiting. It fails them all at once, and the lane begins again."""
 
     @functools.wraps(step)
     def run(self: "Sender", /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -155,7 +155,7 @@ class Sender:
         self._schedule()
 
     def put_first(self, entries: list[LaneEntry]) -> None:
-        """Queue batches before all that wait: they were asked for earlier."""
+        """Queue batches before all waiting ones: they were requested earlier."""
         self._pending.extendleft(reversed(entries))
         self._schedule()
 
@@ -218,7 +218,7 @@ class Sender:
 
     @guarded
     def _leave(self, stream: AppendStream | None) -> None:
-        """What is in flight to a place that the map left was not answered in time: as if the
+        """Batches in flight to an instance that left the map got no answer in time: as if the
         stream were broken."""
         moved = self._wanted() != self._address
         if self._closed or stream is not self._stream or not moved:
@@ -229,7 +229,7 @@ class Sender:
             self.on_broken(stream, UnavailableError(left))
 
     def fail_all(self, error: LogstoreError) -> None:
-        """Nothing more can be done for what is queued and in flight."""
+        """Queued batches and those in flight cannot succeed any more."""
         clear, failures = self.lane.abort(error)
         untouched = type(error)(f"not stored: {error.message}")
         untouched.__cause__ = error.__cause__
@@ -244,7 +244,7 @@ class Sender:
                 self._fail([(item, untouched)])
 
     def end(self, error: LogstoreError) -> None:
-        """Fail everything; nothing is sent from here any more."""
+        """Fail everything; this sender sends no more."""
         self._closed = True
         self._host.discard(self)
         if self._timer is not None:
@@ -259,7 +259,7 @@ class Sender:
         return self.shard.addresses.get(append_instance(self.shard, self._draw))
 
     def _schedule(self) -> None:
-        """Send on the next turn of the loop, so that what comes in this turn goes together."""
+        """Send on the next turn of the loop, so that appends of this turn go together."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._pump)
@@ -329,7 +329,7 @@ class Sender:
         return self._stream
 
     def _after(self) -> None:
-        """Go on: send more, resend, recover, or hand over what belongs elsewhere now."""
+        """Go on: send more, resend, recover, or hand over batches that belong elsewhere now."""
         lane = self.lane
         if self._closed:
             return
@@ -346,7 +346,7 @@ class Sender:
                 self._resume()
 
     def _can_ask(self) -> bool:
-        """Is something undecided that the sealed shard can still decide (rule 5 of the lane)?"""
+        """Whether the sealed shard can still decide an undecided batch (rule 5 of the lane)."""
         return self.lane.undecided and not self.shard.is_open
 
     async def _recover(self) -> None:
@@ -401,7 +401,7 @@ class Sender:
             if entry.outstanding:
                 self._transmit(entry)
         if self._gone:
-            self.lane.drain()  # nothing new goes to a sealed shard
+            self.lane.drain()  # no new batch goes to a sealed shard
             self._after()
         elif self.lane.mode is LaneMode.RUNNING:
             self._schedule()
@@ -419,7 +419,7 @@ class Sender:
         return taken
 
     def _told(self, entry: LaneEntry, ack: Ack) -> None:
-        """The lane has let go of the batch, so a failure to tell its callers is told here."""
+        """The lane has dropped the batch, so a failure to notify its callers is handled here."""
         try:
             entry.sink.stored(ack)
         except Exception as e:

@@ -17,21 +17,21 @@ from logstore.proto.v1 import log_pb2, log_pb2_grpc
 
 
 class Owner(Protocol):
-    """Who sent a batch and hears what became of it."""
+    """The sender of a batch, which gets its outcome."""
 
     def on_result(self, entry: LaneEntry, result: log_pb2.AppendResult) -> None: ...
 
     def on_broken(self, stream: "AppendStream", error: LogstoreError) -> None:
-        """The stream is gone; nothing more will come for any batch sent on it. An error that is
+        """The stream is gone; no more answers come for any batch sent on it. An error that is
         not retriable would come again: another stream is of no use."""
         ...
 
 
 class AppendStream:
-    """Writes what is queued in order, one message at a time; hands results to their owners.
+    """Writes queued batches in order, one message at a time; hands results to their owners.
 
-    The queue is bounded by the windows of the lanes that feed it. When it breaks, every owner that
-    sent on it is told once, and the stream is never used again.
+    The windows of the lanes bound the queue. When the stream breaks, every owner that
+    sent on it is notified once, and the stream is never used again.
     """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, lifetime: Lifetime) -> None:
@@ -57,7 +57,7 @@ class AppendStream:
         self._wake.set()
 
     def forget(self, owner: Owner) -> None:
-        """The owner left: it ignores what is still to come for its batches."""
+        """The owner left: it ignores later answers to its batches."""
         gone = {number for number, (one, _) in self._sent.items() if one is owner}
         for number in gone:
             del self._sent[number]
@@ -77,7 +77,7 @@ class AppendStream:
         def written(_: "asyncio.Task[None]", error: LogstoreError | None) -> None:
             if error is not None and not leaving:
                 self._write_error = error
-                call.cancel()  # nothing more is sent, so nothing more will be answered
+                call.cancel()  # nothing more is sent, so no more answers come
 
         writer = self._lifetime.spawn(self._write(call), written)
         try:
@@ -108,7 +108,7 @@ class AppendStream:
             owner.on_broken(self, error)
 
     async def _write(self, call: Any) -> None:
-        """A failed write says nothing that the reader does not learn better; it just ends."""
+        """A failed write adds nothing to what the reader learns; it just ends."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.RpcError):
             while True:
                 while self._outbox:

@@ -1,4 +1,4 @@
-"""What the synchronous client is made of: a background thread that runs the event loop, the
+"""Parts of the synchronous client: a background thread that runs the event loop, the
 iterators, and the bases of the classes that are generated into `sync_client`.
 """
 
@@ -96,7 +96,7 @@ class SyncResults(Generic[T]):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes: all was given, the idle time passed, or it was closed."""
+        """Whether all is over: everything was given, the idle time passed, or it was closed."""
         return self._results.ended
 
     def __iter__(self) -> Self:
@@ -135,7 +135,7 @@ class SyncRecords:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes: the limit was reached, the idle time passed, or `close`."""
+        """Whether all is over: the limit was reached, the idle time passed, or `close`."""
         return self._records.ended
 
     def __iter__(self) -> Self:

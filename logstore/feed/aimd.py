@@ -1,35 +1,35 @@
-"""How fast a copy may go beside live traffic (pure): additive increase, multiplicative decrease.
+"""The rate of a copy beside live traffic (pure): additive increase, multiplicative decrease.
 
-As TCP's congestion control (Chiu and Jain, 1989), with slow appends in the place of loss: a copy
-takes what the machine has left, and gives it back when callers feel it.
+Like TCP's congestion control (Chiu and Jain, 1989), with slow appends in the place of loss: a copy
+uses the capacity that is left, and gives it back when appends slow down.
 
 A p99 that holds means that no more than one in a hundred appends is slower than the limit. So the
 slow ones are counted against that allowance, as an error budget is, over seconds: the p99 of a
-quarter of a second jumps by far more than 1.2 times without any copy, and would stop each.
+quarter of a second varies by far more than 1.2 times without any copy, and would stop each.
 """
 
 from dataclasses import dataclass
 
 STEP_S = 0.25
-"""The rate is looked at this often."""
+"""The rate is adjusted this often."""
 REST_S = 1.0
-"""After a decrease, until it shows in the p99; nothing is decided meanwhile, and only what comes
-in the second half of it is looked at afterwards."""
+"""Rest after a decrease, until it shows in the p99; there is no decision meanwhile, and only
+appends in its second half are judged afterwards."""
 INCREASE_BYTES_PER_S = 4e6
 """Added at each step."""
 DECREASE = 0.6
 """Factor at a breach."""
 START_BYTES_PER_S = 16e6
 SLOW_SHARE = 0.01
-"""Of the appends may be slower than the limit: that is what a p99 says."""
+"""Share of the appends that may be slower than the limit: the meaning of a p99."""
 CREDIT_STEPS = 8
 DEBT_STEPS = 16
-"""The allowance that was not used is kept for so many steps; a debt is no larger than this many."""
+"""An unused allowance is kept for this many steps; a debt is no larger than this many."""
 
 
 LOWEST_MAX = 3
 """Breaches in a row at the least rate: other load came (a copy-on-write brings the shard's own
-before its copy), and what appends have now is what is held from then on."""
+before its copy), and the present p99 of appends becomes the one to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """Live appends since the last look: how many, how many above `Aimd.limit_ms`, and the p99 of
+    """Live appends since the last step: how many, how many above `Aimd.limit_ms`, and the p99 of
     the last seconds."""
 
     p99_ms: float
@@ -62,10 +62,10 @@ class Aimd:
     guard: Guard
     rate: float = 0.0
     before_ms: float | None = None
-    """p99 before the first of the present copies; None: nobody was there to be disturbed."""
+    """p99 before the first of the present copies; None: there was no traffic."""
     breaches: int = 0
     since_s: float = 0.0
-    """What was acked from then on is what the next step is told of."""
+    """The next step judges appends that were acked from then on."""
     credit: float | None = None
     """Slow appends that are still allowed; below 0: overdrawn. None: no step was taken yet."""
     _due_s: float = 0.0
@@ -87,11 +87,11 @@ class Aimd:
         self.rate = self.rate_max if before_ms is None else min(START_BYTES_PER_S, self.rate_max)
 
     def due(self, now_s: float) -> bool:
-        """Is it time to look? Looking has its price."""
+        """Whether a step is due; it has a cost."""
         return now_s >= self._due_s
 
     def step(self, felt: Felt | None, now_s: float) -> float:
-        """What appends felt since the last step (None: no traffic); the rate from now on."""
+        """Appends since the last step (None: no traffic); returns the rate from now on."""
         if now_s < self._due_s:
             return self._bounded()
         self._due_s, self.since_s = now_s + STEP_S, now_s

@@ -19,10 +19,10 @@ from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
 
 FEED_SILENCE_S = 10.0
-"""A source tells its high watermark several times a second: silence means that it, or the way to
+"""A source sends its high watermark several times a second: silence means that it, or the way to
 it, is gone."""
 SNAPSHOT_SILENCE_S = 30.0
-"""Chunks may be paced; a move's own bound of bytes/s makes the wait as much longer."""
+"""Chunks may be paced; a move's own bound of bytes/s lengthens the wait accordingly."""
 
 M = TypeVar("M")
 
@@ -48,7 +48,7 @@ def decode_anchor(data: bytes) -> Anchor:
 
 
 def stored_batch(message: node_pb2.StoredBatchData) -> StoredBatch:
-    """A batch from the wire: checksum and chain link are verified, never believed."""
+    """A batch from the wire: its checksum and chain link are verified."""
     batch = parse(message.data, message.chain_before)
     if batch.chain_after != message.chain_after:
         raise CorruptBatchError(

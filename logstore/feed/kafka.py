@@ -1,8 +1,8 @@
 """Kafka as the feed's broker. The only module that imports aiokafka.
 
 One partition a topic, acks=all, an idempotent producer for each writer, no retention limit, no
-automatic offset reset (F3). A message's value is the stored envelope; what a reader needs to judge
-it without opening it is in the headers.
+automatic offset reset (F3). A message's value is the stored envelope; its headers hold what a
+reader needs to judge it without opening it.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ TOPIC_CONFIG = {
 }
 
 CHANGEFEED_PARTITIONS = 8
-"""Of a topic that the user did not make; their number must not change, or keys change places."""
+"""Partitions of a topic that we create; their number must not change, or keys change partitions."""
 CHANGEFEED_CONFIG = {"max.message.bytes": str(MESSAGE_BYTES_MAX)}
 CHANGES_IN_FLIGHT = 2_000
 SHARD_HEADER, OFFSET_HEADER = "logstore-shard", "logstore-offset"
 
 _log = structlog.get_logger(__name__)
 _TASKS = Background("the Kafka client")
-# A broker that is away is told by our own errors; the client would repeat it all the time.
+# Our own errors report a broker that is away; the client would repeat it all the time.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
@@ -253,7 +253,7 @@ class _KafkaChangeWriter:
 
 @asynccontextmanager
 async def _answering(servers: str, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIterator[None]:
-    """The client's errors, and its silence, as ours."""
+    """The client's errors, and its silence, as our errors."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -277,9 +277,9 @@ async def _started(client: AIOKafkaAdminClient | AIOKafkaProducer | AIOKafkaCons
 
 
 async def _quietly(closing: Coroutine[Any, Any, None]) -> None:
-    """Close a client of a broker that may be gone: within a bound, and whatever it says.
+    """Close a client of a broker that may be gone: within a bound, ignoring its errors.
 
-    In a task of its own: closing cancels the client's own tasks, and that may come back to us.
+    In a task of its own: closing cancels the client's own tasks, which may reach us.
     """
     task = _TASKS.answer(closing)
     await asyncio.wait({task}, timeout=CLOSE_TIMEOUT_S)

@@ -12,7 +12,7 @@ READ_MESSAGES = 64
 
 
 class MemoryBroker:
-    """Everything that Broker says, in this process. Set `away` to make every call fail."""
+    """The Broker port in this process. Set `away` to make every call fail."""
 
     def __init__(self) -> None:
         self.held: dict[str, list[FeedMessage]] = {}
@@ -30,7 +30,7 @@ class MemoryBroker:
         self._notify()
 
     def lose_tail(self, topic: str, messages: int) -> None:
-        """What a broker does that loses power with what it had not flushed."""
+        """Lose the unflushed tail, like a broker that loses power."""
         del self.held[topic][-messages:]
 
     async def ensure(self, topic: str) -> None:

@@ -5,7 +5,7 @@ from logstore.feed.port import Broker
 
 
 def open_broker(servers: str | None) -> Broker | None:
-    """A Kafka at `servers` (host:port,…), None when there is no name. Nothing is asked of it yet.
+    """A Kafka at `servers` (host:port,…), None without a name. It is not contacted yet.
 
     ConfigError when the Kafka client is not installed.
     """

@@ -1,4 +1,4 @@
-"""The Feed ports: what a learner pulls (`FeedSource`), and the broker a feed may go through.
+"""The Feed ports: a learner's source of batches (`FeedSource`), and the broker it may go through.
 
 Adapters of `FeedSource`: `direct` (another instance) and `topic` (through a broker). Adapters of
 `Broker`: `kafka`, and the `memory` twin.
@@ -20,9 +20,9 @@ class BrokerAwayError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPart:
-    """A piece of a snapshot: first the anchor (when asked for), then checked batches.
+    """A piece of a snapshot: first the anchor (if requested), then checked batches.
 
-    `end` is the snapshot's point in time as an offset; `bytes_total` what it will carry in all.
+    `end` is the snapshot's point in time as an offset; `bytes_total` its size in all.
     """
 
     anchor: Anchor | None
@@ -33,7 +33,7 @@ class SnapshotPart:
 
 @dataclass(frozen=True, slots=True)
 class FeedPart:
-    """Committed batches in order (none: the source is idle), and the source's high watermark.
+    """Committed batches in order (empty: the source is idle), and the source's high watermark.
 
     `cursor`: the place in the topic after these batches, where there is one; stored with them.
     """
@@ -45,16 +45,16 @@ class FeedPart:
 
 
 class FeedSource(Protocol):
-    """An in-sync replica of the shard. Errors: UnavailableError, FencedError (it is none any
+    """An in-sync replica of the shard. Errors: UnavailableError, FencedError (it is not in sync any
     more), OutOfRangeError (trimmed below the offset), CorruptBatchError (a chunk's checksum)."""
 
     def snapshot(self, start: int, want_anchor: bool) -> AsyncGenerator[SnapshotPart, None]:
-        """What is committed now from offset `start` on (or from the base, with the anchor)."""
+        """The records committed now from offset `start` on (or from the base, with the anchor)."""
         ...
 
     def follow(self, start: int, cursor: int | None = None) -> AsyncGenerator[FeedPart, None]:
-        """Committed batches from `start` on, for ever: each once, in order, without a gap; an idle
-        source tells its mark. `cursor` is where to begin in a topic, and only a hint (F3).
+        """Committed batches from `start` on, without an end: each once, in order, without a gap; an
+        idle source sends its mark. `cursor` is where to begin in a topic, and only a hint (F3).
 
         Close it (`aclose`) when it is left before its end."""
         ...
@@ -62,7 +62,7 @@ class FeedSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FeedMessage:
-    """One committed batch in a topic, as it was read: nothing of it is verified yet.
+    """One committed batch in a topic, as it was read and not yet verified.
 
     `epoch` is the publisher's, `cursor` the place after this message. `data` is the envelope.
     """
@@ -114,8 +114,8 @@ class ChangeWriter(Protocol):
 
 
 class Broker(Protocol):
-    """Topics of one partition that nothing is deleted from. Every call may raise BrokerAwayError,
-    within a few seconds."""
+    """Topics of one partition that lose no message by retention. Every call may raise
+    BrokerAwayError, within a few seconds."""
 
     async def ensure(self, topic: str) -> None:
         """Make the topic, with no retention limit; an existing one is left as it is."""
@@ -130,8 +130,8 @@ class Broker(Protocol):
         ...
 
     def read(self, topic: str, cursor: int | None) -> AsyncGenerator[list[FeedMessage], None]:
-        """Messages from `cursor` on (None: the first), for ever; an empty list: nothing came for a
-        while and the broker answered. A cursor that the topic does not have means the first."""
+        """Messages from `cursor` on (None: the first), without an end; an empty list: none came for
+        a while and the broker answered. A cursor that the topic does not have means the first."""
         ...
 
     async def ensure_changefeed(self, topic: str) -> None:
@@ -141,7 +141,7 @@ class Broker(Protocol):
     def change_writer(self, topic: str) -> AbstractAsyncContextManager[ChangeWriter]: ...
 
     async def topics(self, prefix: str) -> list[str]:
-        """Names of the topics that begin so."""
+        """Names of the topics with this prefix."""
         ...
 
     async def delete(self, topic: str) -> None:

@@ -1,7 +1,7 @@
-"""Which messages of a topic a learner applies (pure): the next offset, and nothing else (F2).
+"""Which messages of a topic a learner applies (pure): only the next offset (F2).
 
 A topic may hold a batch twice (a publisher that died before its answer, or two of them in turn),
-late ones of a fenced publisher, and may lack some (its tail was lost, or nobody published).
+late ones of a fenced publisher, and may lack some (its tail was lost, or there was no publisher).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Take(StrEnum):
     DUPLICATE = "duplicate"
     """All of it was applied before."""
     OLD_EPOCH = "old epoch"
-    """Published by one that was already replaced; what it holds comes again or is fetched."""
+    """Published by one that was already replaced; its batches come again or are fetched."""
     GAP = "gap"
     """Batches before it are missing: fetch them from an in-sync replica, then look again."""
 
@@ -31,11 +31,11 @@ class Sequence:
 
     next_offset: int
     epoch: int = 0
-    """The newest epoch seen in the topic; only earlier messages count, not the configuration: what
-    was committed in an older epoch and published in time is as good as any."""
+    """The newest epoch seen in the topic; only earlier messages count, not the configuration: a
+    batch that was committed and published in an older epoch stays valid."""
 
     def look(self, message: FeedMessage) -> Take:
-        """Raises DivergedError for a batch that begins inside what was applied and ends outside:
+        """Raises DivergedError for a batch that begins inside the applied range and ends outside:
         stored batches are never cut or merged on their way (P5)."""
         if message.epoch < self.epoch:
             return Take.OLD_EPOCH
@@ -72,7 +72,7 @@ def _crc_of(envelope: bytes) -> int:
 
 
 def message_of(batch: StoredBatch, epoch: int, high_watermark: int) -> FeedMessage:
-    """A committed batch as it is published (F1)."""
+    """A committed batch as a message to publish (F1)."""
     return FeedMessage(
         base_offset=batch.base_offset,
         count=batch.count,

@@ -1,7 +1,8 @@
-"""A feed through a broker: the topic brings the batches, an in-sync replica what the topic lacks.
+"""A feed through a broker: the topic brings the batches, an in-sync replica the missing ones.
 
-"Caught up" is the source's high watermark, asked for, never the topic's end (F2): when the topic is
-silent the source is asked for its mark, and what is missing up to it comes straight from there.
+"Caught up" means the source's high watermark, on request, never the topic's end (F2): when the
+topic is silent the source is asked for its mark, and the missing batches below it come from the
+source.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -17,7 +18,7 @@ from logstore.feed.sequence import Sequence, Take, verified
 _log = structlog.get_logger(__name__)
 
 QUIET_LOOKS = 2
-"""Looks at a silent topic before what the source has more is fetched from it directly."""
+"""Polls of a silent topic before the source's further batches are fetched directly."""
 
 
 class TopicFeed:
@@ -67,7 +68,7 @@ class TopicFeed:
     async def _take(
         self, sequence: Sequence, message: FeedMessage
     ) -> AsyncGenerator[FeedPart, None]:
-        """What a message leads to: itself, after what lies between, or nothing."""
+        """The batches that follow from a message: itself, after missing ones, or none."""
         taken = sequence.look(message)
         if taken is Take.DUPLICATE:
             self.duplicates += 1
@@ -84,7 +85,7 @@ class TopicFeed:
         try:
             batch = verified(message)
         except CorruptBatchError as e:
-            # The replica has it whole; the next message, or silence, shows the gap.
+            # The replica has the whole batch; the next message, or silence, shows the gap.
             _log.warning("feed message dropped", topic=self._topic, error=e.message)
             return
         sequence.applied(batch.end)
@@ -92,7 +93,8 @@ class TopicFeed:
 
     async def _fetch(self, sequence: Sequence, stop: int | None) -> AsyncGenerator[FeedPart, None]:
         """Straight from the replica up to `stop`, or (None) to its high watermark; at least its
-        mark. The cursor does not move: what the topic brings of it later is a duplicate."""
+        mark. The cursor does not move: later messages of the topic with these batches are
+        duplicates."""
         async with aclosing(self._direct.follow(sequence.next_offset)) as parts:
             async for part in parts:
                 wanted = part.high_watermark if stop is None else stop

@@ -1,10 +1,10 @@
 """One leader at a time, on top of the port: a key under a lease, and its revision as the fence.
 
-Who creates the election key leads until the key is gone. The key's revision never comes again, so
-a transaction that compares it is refused as soon as somebody else leads, or nobody: two leaders can
+The creator of the election key leads until the key is gone. The key's revision is never used again,
+so a transaction that compares it is refused as soon as another leads, or none: two leaders can
 never both write, whatever their clocks say (I9, G1). `FencedStore` adds that compare to each
-transaction. The lease only decides how soon a dead leader is followed, and lets a live one stop
-before it could be followed: it counts from sending, with LEASE_DRIFT less than it bought (P7).
+transaction. The lease only decides how soon a dead leader is replaced, and lets a live one stop
+before it could be replaced: it counts from sending, with LEASE_DRIFT less than it bought (P7).
 """
 
 import asyncio
@@ -38,22 +38,22 @@ from logstore.meta.port import (
 from logstore.meta.records import LeaderRecord, decode_leader, encode
 
 TTL_S = 3.0
-"""Of a leader: short enough to be followed within 5 s, long enough for a busy machine."""
+"""Lease of a leader: short enough to be replaced within 5 s, long enough for a busy machine."""
 KEEP_ALIVES_PER_TTL = 4
 RETRY_S = 0.2
 """Wait of a candidate before it asks again a store that did not answer."""
 LAST_CHANCE_S = 1.0
-"""A leader that woke up after its time asks once more: nobody followed while its key is there."""
+"""A leader that woke up after its time reads again: it was not replaced while its key is there."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Leadership:
-    """What a winner holds. Ask `held` before anything that needs no transaction."""
+    """A won leadership. Ask `held` before any step that needs no transaction."""
 
     def __init__(self, fence: Compare, lease: Lease, sent_s: float, env: Env) -> None:
         self.fence = fence
-        """Holds as long as nobody else can lead: part of every transaction of this leader."""
+        """Holds while no other can lead: part of every transaction of this leader."""
         self.lease = lease
         self.lost = asyncio.Event()
         """Set once this leadership is over for good; campaign again."""
@@ -66,11 +66,11 @@ class Leadership:
         self.until_s = sent_s + lease.ttl_s * (1 - LEASE_DRIFT)
 
     def left_s(self) -> float:
-        """Seconds that surely are left; not above 0 once it is over."""
+        """Seconds that are surely left; not above 0 once it is over."""
         return 0.0 if self.lost.is_set() else self.until_s - self._env.clock.monotonic_s()
 
     def held(self) -> bool:
-        """False from the end of what was bought; true again if the lease turns out to live on."""
+        """False from the end of the bought time; true again if the lease turns out to live on."""
         return self.left_s() > 0
 
     def check(self) -> None:
@@ -99,7 +99,8 @@ class Election:
         address: str = "",
         ttl_s: float = TTL_S,
     ) -> None:
-        """`address` is what `leader` tells others; `ttl_s` is how long a dead leader is waited for.
+        """`address` is what `leader` returns to others; `ttl_s` is how long a dead leader is waited
+        for.
 
         Etcd rounds the length up, to 2 s at least, and its keys go up to 1 s later than that.
         """
@@ -110,7 +111,7 @@ class Election:
         self._keeper = Background(f"election {key}")
 
     async def campaign(self) -> Leadership:
-        """Wait until this candidate leads. Rides out a store that does not answer."""
+        """Wait until this candidate leads. Retries while the store does not answer."""
         await self.resign()
         said = ""
         while True:
@@ -131,7 +132,7 @@ class Election:
                 await asyncio.sleep(RETRY_S)
 
     async def leader(self) -> LeaderRecord | None:
-        """Who leads now, read linearizably."""
+        """The present leader, read linearizably."""
         found = await self._store.get(self._key)
         return decode_leader(found.value) if found is not None else None
 
@@ -154,7 +155,7 @@ class Election:
         return found, result.revision
 
     def _is_ours(self, found: Versioned) -> bool:
-        """Whether it is the write of our last attempt, whose answer did not reach us."""
+        """Whether it is the write of our last attempt, whose answer was lost."""
         attempt = self._attempt
         return attempt is not None and decode_leader(found.value).attempt == attempt.number
 
@@ -167,7 +168,7 @@ class Election:
 
     async def _try(self) -> Leadership | None:
         """None when another was faster."""
-        await self.resign()  # an attempt whose write may still be on its way dies with its lease
+        await self.resign()  # an attempt whose write may still be in flight dies with its lease
         sent_s = self._env.clock.monotonic_s()
         lease = await self._store.lease_grant(self._ttl_s)
         attempt = self._attempt = _Attempt(lease, self._env.new_id(), sent_s)
@@ -222,9 +223,9 @@ class Election:
 
 
 class FencedStore:
-    """The store as a leader may use it: each transaction compares the election key's revision.
+    """The store for a leader: each transaction compares the election key's revision.
 
-    `fence` may be set anew by who was elected again. `FencedError` when a transaction was refused
+    `fence` changes when the leader is elected again. `FencedError` when a transaction was refused
     because of it. A transaction may hold one compare less than the port allows.
     """
 

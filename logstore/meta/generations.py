@@ -1,9 +1,9 @@
-"""Generations of a metadata store: does it hold what somebody acted on? (design note 0008)
+"""Generations of a metadata store: does it hold what an instance acted on? (design note 0008)
 
-A store's history is cut into generations, one for each time that a coordinator begins with it. Its
-key's name is drawn, and the revision that wrote the key is where it begins. So a point of history,
-(generation, revision), tells a store from every other one and from its own older copies, whatever
-their revisions say.
+A store's history is divided into generations, one for each time that a coordinator begins with it.
+A generation's key has a drawn name, and the revision that wrote the key is its beginning. So a
+point of history, (generation, revision), distinguishes a store from every other one and from its
+own older copies, whatever their revisions are.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,17 @@ from logstore.meta.records import (
 )
 
 _FORGOTTEN_MAX = 64
-"""Generations that one transaction forgets at most."""
+"""Generations that one transaction deletes at most."""
 GENERATIONS_MAX = 1_000
-"""Generations that a store remembers; who acted on none of them accepts the store by hand."""
+"""Generations that a store keeps; an instance that acted on none of them accepts the store by
+hand."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place in a store's history. `generation` is empty for who never acted on any."""
+    """A point in a store's history. `generation` is empty before the first one."""
 
     generation: str = ""
     revision: int = 0
@@ -59,8 +60,8 @@ class Lineage:
         return not later or point.revision < min(later)
 
     def fences(self) -> tuple[Compare, Compare]:
-        """Hold in this store as long as its newest generation is the one seen here, and in no
-        other store."""
+        """Compares that hold in this store while its newest generation is the one seen here, and in
+        no other store."""
         first = self.began[self.newest]
         return Compare(generation_key(self.newest), first), Compare(GENERATION, first)
 
@@ -113,12 +114,12 @@ async def open_generation(
 
 
 async def ensure_generation(store: MetadataStore, env: Env, by: str) -> Lineage:
-    """The store's lineage; its first generation begins when there is none."""
+    """The store's lineage; begins its first generation when there is none."""
     return await read_lineage(store) or await open_generation(store, env, by)
 
 
 async def check_expected(store: MetadataStore, cluster: str | None) -> None:
-    """`WrongClusterError` when the store is not of the cluster that is expected (None: any)."""
+    """`WrongClusterError` when the store is not of the expected cluster (None: any)."""
     if cluster is None:
         return
     found = await store.get(CLUSTER_ID)

@@ -1,4 +1,4 @@
-"""Who holds which lease until when, and which keys hang on it. Pure: `now_s` is an argument.
+"""Leases: their ends, and the keys under them. Pure: `now_s` is an argument.
 
 The memory twin and the embedded store keep one `LeaseTable`; etcd has its own.
 """
@@ -35,7 +35,7 @@ class LeaseTable:
         self._lease_of: dict[str, int] = {}
 
     def restore(self, ttls_s: Mapping[int, float], keys: Mapping[str, int], now_s: float) -> None:
-        """After a restart nobody knows when the last keep-alive came: wait a full lease (P7)."""
+        """After a restart the last keep-alive is unknown: wait a full lease (P7)."""
         for lease, ttl_s in ttls_s.items():
             self._held[lease] = _Lease(ttl_s, now_s + ttl_s * (1 + LEASE_DRIFT))
         for key, lease in keys.items():
@@ -58,7 +58,7 @@ class LeaseTable:
         self._alive(lease, now_s)
 
     def attach(self, key: str, lease: int) -> None:
-        """Hang `key` on `lease` and on no other; 0 hangs it on none."""
+        """Put `key` under `lease` and no other; 0: under none."""
         before = self._lease_of.pop(key, 0)
         if before:
             self._held[before].keys.discard(key)
@@ -70,7 +70,7 @@ class LeaseTable:
         return self._lease_of.get(key, 0)
 
     def keys(self, lease: int) -> list[str]:
-        """Its keys in key order; none when there is no such lease."""
+        """Its keys in key order; empty when there is no such lease."""
         held = self._held.get(lease)
         return sorted(held.keys) if held is not None else []
 

@@ -42,7 +42,7 @@ from logstore.meta.port import (
 HISTORY_EVENTS_MAX = 10_000
 """Changes that a watch may be behind before it must range again."""
 LEASE_TIMER_S_MIN = 0.01
-"""The timer never runs more often, even with a clock that somebody holds still."""
+"""Least interval of the timer, also with a clock that does not move."""
 LEASE_RETRY_S = 1.0
 """Wait before a lease's end is tried again after its write failed."""
 
@@ -71,7 +71,7 @@ def check_txn(compares: Sequence[Compare], operations: Sequence[Operation]) -> N
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What one atomic write changes. `attached`: key -> the lease it hangs on now, 0 for none."""
+    """The changes of one atomic write. `attached`: key -> its new lease, 0 for none."""
 
     changes: Sequence[WatchEvent] = ()
     attached: Mapping[str, int] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Tables:
         return True
 
     def changes(self, operations: Sequence[Operation]) -> list[WatchEvent]:
-        """What `operations` would change, at the next revision; absent deletions change nothing."""
+        """The changes of `operations`, at the next revision; absent deletions change nothing."""
         at = self.revision + 1
         return [
             WatchEvent(op.key, op.value if isinstance(op, Put) else None, at)
@@ -162,7 +162,7 @@ class MemoryMetadataStore:
         history_events_max: int = HISTORY_EVENTS_MAX,
         env: Env | None = None,
     ) -> None:
-        """`env`: the clock that leases end by, and the dice that draw their ids."""
+        """`env`: the clock by which leases end, and the generator of their ids."""
         self._tables = tables or Tables(history_events_max=history_events_max)
         self._env = env or Env()
         self._leases = LeaseTable()
@@ -263,7 +263,7 @@ class MemoryMetadataStore:
                 watcher.set()
 
     def _arm(self, wait_s: float | None = None) -> None:
-        """One timer for the earliest end; keep-alives only make it fire for nothing."""
+        """One timer for the earliest end; after keep-alives it may fire without effect."""
         if self._timer is not None:
             return
         end_s = self._leases.next_end_s()
@@ -295,7 +295,7 @@ class MemoryMetadataStore:
         """Make a write durable before it is seen; nothing to do without a disk."""
 
     def _release(self) -> None:
-        """Give back what the store holds outside of memory; nothing here."""
+        """Free resources of the store outside of memory; none here."""
 
     def _check_open(self) -> None:
         if self._closed:

@@ -46,7 +46,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """`lease`: the key goes when that lease ends; 0 frees it from the lease it was put under."""
+    """`lease`: the key is deleted when that lease ends; 0 frees it from its lease."""
 
     key: str
     value: bytes
@@ -80,7 +80,7 @@ class WatchEvent:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """`ttl_s`: seconds that each keep-alive buys; never less than what was asked for."""
+    """`ttl_s`: seconds that each keep-alive buys; never less than requested."""
 
     id: int
     ttl_s: float
@@ -130,7 +130,7 @@ class MetadataStore(Protocol):
         ...
 
     async def lease_revoke(self, lease: int) -> None:
-        """End it now and delete its keys; one that ended already is none of our business."""
+        """End it now and delete its keys; an ended one is ignored."""
         ...
 
     async def close(self) -> None: ...

@@ -1,9 +1,9 @@
-"""What the metadata store holds, one JSON value a key, and the keys' names.
+"""The values of the metadata store, one JSON value a key, and the keys' names.
 
 One key per shard, changed only by compare-and-swap on the revision that the
-decision was read from (G1). Parties act on *intents* they read here, never on a message alone:
-`admit` (S adds T, P3), `hand_over` (H1), `remove` (P3); so kill -9 of anyone leaves the next one
-with all that is needed to go on.
+decision was read from (G1). Parties act on *intents* that they read here, never on a message alone:
+`admit` (S adds T, P3), `hand_over` (H1), `remove` (P3); so after kill -9 of any party the next one
+has all that it needs to go on.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ MIGRATIONS = "/migrations/"
 CHANGEFEEDS = "/changefeeds/"
 CELLS = "/cells/"
 CELL_COUNT = "/settings/cells"
-"""How many cells the shard space is divided into; written once."""
+"""Into how many cells the shard space is divided; written once."""
 AUTOPILOT = "/settings/autopilot"
 """The autopilot's mode as it was last set by hand."""
 COORDINATORS = "/coordinators/"
@@ -36,12 +36,12 @@ GENERATIONS = "/generations/"
 GENERATION = "/ids/generation"
 """Id of the newest generation, written in the same transaction as its key."""
 PROCESSES = "/processes/"
-"""Who runs an instance now; each key goes with its process's lease."""
+"""The process that runs an instance now; each key is under its process's lease."""
 TOMBSTONES = "/tombstones/"
-"""What an instance is told to retire; absence of a record is no order (P9)."""
+"""Orders to an instance to retire copies; absence of a record is not an order (P9)."""
 
 MAPPING_SUFFIX = ".placement"
-"""A balanced log's keys are remembered in a log of its name and this; no other log may end so."""
+"""The mapping log of a balanced log has its name with this suffix; no other log may end so."""
 
 
 def mapping_log(log: str) -> str:
@@ -78,7 +78,7 @@ def process_key(instance: str) -> str:
 
 
 def tombstone_prefix(instance: str) -> str:
-    """Every tombstone that one instance has still to confirm is below this prefix."""
+    """Every unconfirmed tombstone of one instance is below this prefix."""
     return f"{TOMBSTONES}{instance}/"
 
 
@@ -92,7 +92,7 @@ def migration_key(migration: str) -> str:
 
 
 def coordinator_key(address: str) -> str:
-    """A coordinator that lives, under its lease; its value is a `LeaderRecord`."""
+    """A living coordinator, under its lease; its value is a `LeaderRecord`."""
     return f"{COORDINATORS}{address}"
 
 
@@ -116,7 +116,7 @@ def cell_leader_key(cell: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LeaderRecord:
-    """Who leads. `attempt` is drawn anew each time, so a candidate knows its own write again."""
+    """The leader. `attempt` is drawn each time, so that a candidate recognises its own write."""
 
     candidate: str
     address: str
@@ -125,16 +125,16 @@ class LeaderRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Options of a log. `coordinator.catalog.catalog` checks the bounds of what is asked for."""
+    """Options of a log. `coordinator.catalog.catalog` checks their bounds."""
 
     partitioner: Partitioner = Partitioner.RANGE
-    """What shards are ranges of: keys, their hashes, or virtual shard keys that are balanced."""
+    """The keys that shards are ranges of: keys, their hashes, or balanced virtual shard keys."""
     replicas: Annotated[int, Interval(ge=1, le=REPLICAS_MAX), Unit("copies")] = 1
     """Copies of each shard; default: the coordinator's `replicas`."""
     min_in_sync: Annotated[int, Unit("copies")] = 1
     """Copies that must be in sync for an ack, 1 to `replicas`; default: more than half."""
     durability: Durability = Durability.OS
-    """An ack says that a record is in the page cache of each copy, or on its disk."""
+    """An ack means that a record is in the page cache of each copy, or on its disk."""
     compression: Compression = Compression.NONE
     """How batches are compressed on the disk."""
     key_index: bool = True
@@ -148,8 +148,7 @@ class LogOptions:
     changefeed: str | None = None
     """A Kafka topic that every committed record is published to."""
     timestamp_ahead_max_s: Annotated[float | None, Interval(ge=0, le=1e9), Unit("s")] = 3600.0
-    """How far ahead of the primary's clock a producer's timestamp may be; null: as far as it
-    likes."""
+    """How far ahead of the primary's clock a producer's timestamp may be; null: without a limit."""
     timestamp_policy: TimestampPolicy = TimestampPolicy.REFUSE
     """A timestamp that is further ahead is refused, or set to the limit."""
 
@@ -185,8 +184,8 @@ class Member:
 class PossibleLoss:
     """P6: a copy that was not whole had to lead from `epoch` on, as no other was there.
 
-    Acked records at `offset` and above may be gone; how many nobody knows, and the offsets are
-    given again.
+    Acked records at `offset` and above may be gone; their number is unknown, and the offsets are
+    assigned again.
     """
 
     epoch: int
@@ -196,7 +195,7 @@ class PossibleLoss:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """Configuration of one shard: everything its replicas and routers act on."""
+    """Configuration of one shard, on which its replicas and routers act."""
 
     shard: str
     log: str
@@ -232,7 +231,7 @@ class ShardRecord:
     """The primary publishes to this topic, the learner reads it; empty: the feed is direct."""
 
     possible_loss: tuple[PossibleLoss, ...] = ()
-    """Newest last; for people to see, never removed by itself."""
+    """Newest last; shown to people, never removed by itself."""
 
     def members(self) -> tuple[Member, ...]:
         """Every copy that must not be deleted: in-sync set and learners."""
@@ -244,7 +243,7 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class CapacityRecord:
-    """What an instance admits; None is unlimited. Enforced by the instance itself."""
+    """The capacity that an instance admits; None is unlimited. Enforced by the instance itself."""
 
     ops_per_s: float | None = None
     bytes_per_s: float | None = None
@@ -253,9 +252,9 @@ class CapacityRecord:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
-    """A stretch of this store's history: from the revision of its key to the next one's.
+    """A part of this store's history: from the revision of its key to the next one's.
 
-    A store that was put back from a copy starts a new one, so a revision that was acted on in a
+    A store that was put back from a copy starts a new one. So a revision in a
     generation which the store does not hold, or not so far, shows that the store is another.
     """
 
@@ -268,8 +267,8 @@ class GenerationRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """The process that runs an instance. `witness` names the lock file that it holds: who holds
-    the same lock knows that this process is gone."""
+    """The process that runs an instance. `witness` names the lock file that it holds: a process
+    that holds the same lock knows that this one is gone."""
 
     instance: str
     process: int
@@ -300,7 +299,7 @@ class InstanceRecord:
     """A registered instance; its `incarnation` survives kill -9 on the same boot.
 
     `process`: the number that its last process drew, or drew when it stopped; a data directory that
-    does not know it is old or a twin. 0: registered before such numbers were.
+    does not know it is old or a copied one. 0: registered before such numbers existed.
     """
 
     instance: str
@@ -315,10 +314,10 @@ class InstanceRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProfileRecord:
-    """What a client group says that it will do: `ops_per_s` in each `step_s` from `start_s` on.
+    """The announced load of a client group: `ops_per_s` in each `step_s` from `start_s` on.
 
     Seconds are Unix seconds of the logs' own time. With `repeats` it starts again at its end. Of
-    all shards of `logs` together (none: of all logs).
+    all shards of `logs` together (empty: of all logs).
     """
 
     group: str

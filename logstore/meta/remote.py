@@ -36,7 +36,7 @@ _A = TypeVar("_A")
 
 
 class RemoteMetadataStore:
-    """A client of the metadata that a coordinator serves. `addresses` are `host:port`."""
+    """A client of a coordinator's metadata. `addresses` are `host:port`."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class RemoteMetadataStore:
     async def watch(
         self, prefix: str, after_revision: int
     ) -> AsyncIterator[tuple[WatchEvent, ...]]:
-        """As the port says; ends with UnavailableError when the connection is lost.
+        """See the port; ends with UnavailableError when the connection is lost.
 
         The caller goes on with a new watch after the last revision it saw.
         """
@@ -125,7 +125,7 @@ class RemoteMetadataStore:
             await channel.close()
 
     async def _read(self, call: Callable[["MetadataAsyncStub"], Awaitable[_A]]) -> _A:
-        """Reading changes nothing, so every address may be asked before giving up."""
+        """Reading changes nothing, so every address may be tried before giving up."""
         for _ in self._addresses[1:]:
             try:
                 return await self._once(call)

@@ -1,9 +1,9 @@
 """The embedded MetadataStore: one directory, RocksDB underneath, one process at a time.
 
-Each transaction is one WriteBatch, synced to the WAL before anyone sees it. All values are also
+Each transaction is one WriteBatch, synced to the WAL before it is visible. All values are also
 held in memory (metadata is small), so reads never wait for the disk. History for watches is kept
-in memory only: after a restart, a watch that is behind gets ConflictError and ranges again. Nor is
-it on the disk when a lease was last kept alive: after a restart each lives a full length more (P7).
+only in memory: after a restart, a watch that is behind gets ConflictError and ranges again. The
+disk does not hold keep-alives either: after a restart each lease lives a full length more (P7).
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class RocksMetadataStore(MemoryMetadataStore):
 
     @staticmethod
     def is_in(directory: Path) -> bool:
-        """Whether a store was made in this directory."""
+        """Whether a store exists in this directory."""
         return (directory / "store" / "CURRENT").exists()
 
     def _persist(self, write: Write) -> None:
@@ -147,7 +147,7 @@ def _open(directory: Path) -> Rdict:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_keep_log_file_num(2)
-    # Point-in-time recovery would silently drop what follows a flipped bit.
+    # Point-in-time recovery would silently drop the records after a flipped bit.
     options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
     try:
         return Rdict(str(directory / "store"), options)

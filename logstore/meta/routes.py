@@ -1,4 +1,4 @@
-"""From records to what a router needs; the coordinator and every instance use this."""
+"""From records to routes; the coordinator and every instance use this."""
 
 from collections.abc import Iterable, Mapping
 
@@ -51,7 +51,7 @@ def log_routes(
 ) -> common_pb2.LogRoutes:
     """The whole log in key order. `addresses`: instance id -> `host:port`.
 
-    `map_version` is the newest metadata revision among the records that went in.
+    `map_version` is the newest metadata revision among its records.
     """
     ordered = sorted(shards, key=lambda record: (record.range.start, record.shard))
     return common_pb2.LogRoutes(

@@ -24,7 +24,7 @@ from logstore.meta.port import MetadataStore
 ListenText = Annotated[str, AfterValidator(checked_listen)]
 """`host:port`, port 0 takes a free one."""
 AddressText = Annotated[str, AfterValidator(checked_address)]
-"""`host:port` that can be dialled."""
+"""`host:port` to connect to."""
 AddressesText = Annotated[str, AfterValidator(checked_addresses)]
 """One or several of them, with commas."""
 HostText = Annotated[str, AfterValidator(parse_host)]
@@ -56,7 +56,7 @@ class MetadataSettings(BaseSettings):
     metadata_user: Annotated[str | None, MaxLen(255)] = None
     """etcd's user."""
     metadata_password: SecretStr | None = None
-    """etcd's password; give it in the environment, where nobody lists it."""
+    """etcd's password; give it in the environment, where other users cannot list it."""
     metadata_tls_ca: Path | None = None
     """CA of etcds://; default: `tls_ca`, `tls_cert` and `tls_key`."""
     metadata_tls_cert: Path | None = None

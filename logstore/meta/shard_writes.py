@@ -1,7 +1,7 @@
-"""How a shard's record is written: compared, and with a tombstone for each copy that leaves. Pure.
+"""Writes of a shard's record: compared, and with a tombstone for each copy that leaves. Pure.
 
-Only this module builds a `Put` or `Delete` of a shard's key, so nobody can take a copy out of a
-record and forget to say so (P9, I13).
+Only this module builds a `Put` or `Delete` of a shard's key, so that no code can take a copy out of
+a record without a tombstone (P9, I13).
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from logstore.meta.records import ShardRecord, encode, shard_key
 from logstore.meta.tombstones import Order, tombstones
 
 SPARE_OPERATIONS = 2
-"""Compares and operations that a chunk leaves to its writer: the log's record and the fence."""
+"""Compares and operations that a chunk leaves for its writer: the log's record and the fence."""
 SPARE_BYTES = 16_384
-"""What a chunk leaves to them of a transaction's bytes."""
+"""Bytes of a transaction that a chunk leaves for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ def keep_copies(before: ShardRecord, revision: int, after: ShardRecord) -> Shard
 
 
 def delete_shard(before: ShardRecord, revision: int, order: Order) -> ShardWrite:
-    """Delete `before`, read at `revision`; all its copies are ordered away."""
+    """Delete `before`, read at `revision`, with tombstones for all its copies."""
     key = shard_key(before.shard)
     left = tombstones(before, None, revision, order)
     return ShardWrite(Compare(key, revision), (Delete(key), *left))
 
 
 def in_chunks(writes: Sequence[ShardWrite]) -> Iterator[list[ShardWrite]]:
-    """The writes in their order, cut so that each part fits one transaction with room to spare."""
+    """The writes in their order, in parts that each fit one transaction with room to spare."""
     operations_max = TXN_OPERATIONS_MAX - SPARE_OPERATIONS
     chunk: list[ShardWrite] = []
     operations = size = 0

@@ -1,8 +1,8 @@
 """Tombstones: the only order to retire a copy (P9, I13). Pure.
 
-Whoever writes a shard record that names fewer copies than the one before writes, in the same
-transaction, a tombstone for each copy that left. A copy that no record names and no tombstone
-orders away is an orphan: kept, shown, and dealt with by hand.
+A writer of a shard record that names fewer copies than the one before writes, in the same
+transaction, a tombstone for each copy that left. A copy without a record and a tombstone
+is an orphan: kept, shown, and handled by hand.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ def is_deletion(cause: str, log: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What all tombstones of one change say. `now_us`: the writer's wall clock, shown to people."""
+    """The common content of all tombstones of one change. `now_us`: the writer's wall clock, shown
+    to people."""
 
     cluster: str
     cause: str

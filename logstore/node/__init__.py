@@ -1,4 +1,4 @@
-"""One instance: its copies of shards and how they are served, replicated and kept whole.
+"""One instance: its copies of shards, and their serving, replication and repair.
 
 Carries the effects of the pure replication machine out. Imports all of logstore but the client.
 """

@@ -1,11 +1,11 @@
 """Stored batches as answers to readers: the one way from a copy to a message. No I/O.
 
-The rule: whatever was asked, however it lies on the disk, an answer is cut by its bytes
+The rule: for every request and every layout on the disk, an answer is cut by its bytes
 *as sent*. Batches are unpacked one at a time, so an answer costs what it returns and one batch.
 
- 1. A large batch that qualifies as a whole goes out as it lies on the disk, packed if it is packed.
+ 1. A large batch that qualifies as a whole is sent as it lies on the disk, compressed or not.
  2. Others are unpacked, filtered, cut into pieces of about `ANSWER_BYTES` and joined up to that.
- 3. Every answer passes `_answer`: what no message can hold (one record above all limits) is told
+ 3. Every answer passes `_answer`: a record above all message limits is an error
     with its offset; it never reaches the transport.
 """
 
@@ -32,12 +32,12 @@ from logstore.proto.v1 import log_pb2
 SMALL_BATCH_BYTES = 128 * 1024
 """Batches below this are joined with their neighbours: a message's cost is per message."""
 ANSWER_BYTES = SCAN_CHUNK_BYTES
-"""Records are joined, and large batches cut, to about so many bytes as sent."""
+"""Records are joined, and large batches cut, to about this many bytes as sent."""
 JOINED_RECORDS_MAX = 65_536
 ROOM_BYTES = 64 * 1024
-"""Left in a message for what is around the payload."""
+"""Room in a message for its other fields."""
 PAYLOAD_BYTES_MAX = MESSAGE_BYTES_MAX - ROOM_BYTES
-"""Of one answer; a stored batch above this is never sent as it lies on the disk."""
+"""Limit of one answer; a stored batch above it is never sent as it lies on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ReadAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one read wants; offsets are half-open. `start=None`: whatever is kept."""
+    """The request of one read; offsets are half-open. `start=None`: from the first kept record."""
 
     start: int | None
     stop: int | None
@@ -158,7 +158,7 @@ class _Gathered:
         self._rows = self._bytes = 0
 
     def takes(self, piece: pa.RecordBatch, size: int) -> bool:
-        """Whether one answer holds it with what is held."""
+        """Whether one answer can hold it with the held pieces."""
         return (
             self._bytes + size <= ANSWER_BYTES
             and self._rows + piece.num_rows <= JOINED_RECORDS_MAX
@@ -187,7 +187,7 @@ def _answer(
     flags: int,
     append_time_us: int = 0,
 ) -> ReadAnswer:
-    """What the transport would refuse for ever is told instead, with its place."""
+    """An error, with its place, for a record that the transport would always refuse."""
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise LimitExceededError.of(
             f"record at offset {base_offset} of shard {shard}, as sent,",

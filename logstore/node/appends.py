@@ -1,4 +1,4 @@
-"""Appends on their way in: checked once at the door, then grouped into stored batches. No I/O."""
+"""Appends on their way in: checked once at arrival, then grouped into stored batches. No I/O."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ class PendingAppend:
     count: int
     flags: int
     size: int
-    """Bytes as sent: what admission and statistics count."""
+    """Bytes as sent: counted by admission and statistics."""
     weight: int
-    """Bytes as stored, uncompressed (`engine.weight`): what stored batches are bound by."""
+    """Bytes as stored, uncompressed (`engine.weight`): the bound of stored batches."""
     time_min_us: int | None
     time_max_us: int | None
     producer_id: int
@@ -56,7 +56,7 @@ class PendingAppend:
     done: asyncio.Future[Ack]
     received_s: float
     group: str = ""
-    """Of clients, as the sender named it."""
+    """Client group, as the sender named it."""
     duplicate: bool = False
     forwarded: bool = False
     refusal: LogstoreError | None = None
@@ -106,12 +106,12 @@ class PendingAppend:
 
     @property
     def held_bytes(self) -> int:
-        """What it counts in a queue, which also bounds how many empty records may wait."""
+        """Its weight in a queue, which also bounds how many empty records may wait."""
         return self.weight + BATCH_FIXED_BYTES
 
     @property
     def write_bytes(self) -> int:
-        """What it adds to a write, about."""
+        """Its estimated part of a write."""
         return len(self.payload) or self.weight
 
     @property

@@ -1,4 +1,4 @@
-"""Who calls, as the caller says it: checked once, where each request is taken in."""
+"""The caller's own name: checked once, where each request is taken in."""
 
 from logstore.base.limits import NAME_BYTES_MAX
 from logstore.base.names import checked_name
@@ -6,7 +6,7 @@ from logstore.proto.v1 import common_pb2
 
 
 def client_group(caller: common_pb2.Caller) -> str:
-    """The group of the connection, empty where none is told. It ends in statistics, so its length
+    """The group of the connection, empty if it names none. It enters statistics, so its length
     is bounded: LimitExceededError."""
     group: str = caller.client_group
     if group.isascii() and group.isprintable() and len(group) <= NAME_BYTES_MAX:

@@ -1,4 +1,4 @@
-"""Group commit: one WAL write for what has gathered over all shards of the instance.
+"""Group commit: one WAL write for the queued batches of all shards of the instance.
 
 While one group is being written the next one gathers. Small unsynced groups are written on the
 loop: RocksDB's binding holds the interpreter's lock inside a write anyway, so a worker thread
@@ -26,7 +26,7 @@ class Source(Protocol):
     durability: Durability
 
     def next_write(self, max_bytes: int) -> ReplicaWrite | None:
-        """What to write now, about `max_bytes` at most; None when nothing waits."""
+        """The next write, about `max_bytes` at most; None when nothing waits."""
         ...
 
     def written(self) -> None:
@@ -34,7 +34,7 @@ class Source(Protocol):
         ...
 
     def failed(self, error: LogstoreError) -> None:
-        """The last write taken was not written, none of it."""
+        """The last write taken failed: none of it was written."""
         ...
 
 
@@ -48,7 +48,7 @@ class GroupCommit:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.on_damage: Callable[[Source | None, CorruptStorageError], None] = _unheard
-        """Told of damage that a source met, or (None) that stopped the writes of the engine."""
+        """Called with damage that a source met, or (None) that stopped the writes of the engine."""
         self._dirty: dict[Source, None] = {}
         self._wake = asyncio.Event()
         self._woken = 0
@@ -73,7 +73,7 @@ class GroupCommit:
             self._thread.shutdown(wait=True)
 
     async def _gather(self) -> None:
-        """Let what the loop has ready come in first, as long as it brings more: no timer."""
+        """Let ready callbacks of the loop come in first, while they bring more: no timer."""
         for _ in range(GATHER_TURNS_MAX):
             before = self._woken
             await asyncio.sleep(0)

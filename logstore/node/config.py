@@ -53,7 +53,7 @@ class NodeConfig(MetadataSettings):
     tier: PlaceText = "standard"
     """Kind of machine; 64 bytes at most."""
     zone: PlaceText = "zone-a"
-    """What fails together; 64 bytes at most."""
+    """Failure domain; 64 bytes at most."""
 
     ops_per_s_max: Annotated[float | None, Interval(gt=0), Unit("operations/s")] = None
     """Operations that are admitted; default: no limit."""
@@ -67,7 +67,7 @@ class NodeConfig(MetadataSettings):
     follower_timeout_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = (
         _TIMING.follower_timeout_s
     )
-    """A follower that acks nothing for so long leaves the in-sync set."""
+    """A follower that acks nothing for this long leaves the in-sync set."""
     hand_over_timeout_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = (
         _TIMING.hand_over_timeout_s
     )
@@ -77,15 +77,15 @@ class NodeConfig(MetadataSettings):
     lease_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = _TIMING.lease_s
     """Latest reads need an answer of the followers this fresh (P7)."""
     grace_s: Annotated[float, Interval(ge=0.2, le=120), Unit("s")] = _TIMING.grace_s
-    """A follower takes over after so much silence of its primary; at least 1.1 x `lease_s`."""
+    """A follower takes over after this much silence of its primary; at least 1.1 x `lease_s`."""
     heartbeat_interval_s: Annotated[float, Interval(ge=0.01, le=5), Unit("s")] = 0.2
-    """How often a primary tells its followers that it lives."""
+    """How often a primary sends a heartbeat to its followers."""
     follower_read_stale_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = 1.0
-    """A follower that heard no heartbeat for so long serves no reads."""
+    """A follower without a heartbeat for this long serves no reads."""
     session_wait_s: Annotated[float, Interval(ge=0, le=10), Unit("s")] = 0.5
-    """How long a read waits for what its client wrote or saw before."""
+    """How long a read waits for records that its client wrote or saw before."""
     retry_interval_s: Annotated[float, Interval(ge=0.01, le=10), Unit("s")] = 0.1
-    """Time between two attempts at what failed, to peers and the metadata store."""
+    """Time between two attempts after a failure, to peers and the metadata store."""
     copy_bytes_per_s: Annotated[float, Interval(gt=0), Unit("bytes/s")] = 1e9
     """Bound of the copies that this instance sends and takes."""
     copy_bytes_per_s_min: Annotated[float, Interval(gt=0), Unit("bytes/s")] = 2e6
@@ -123,7 +123,7 @@ class NodeConfig(MetadataSettings):
     accept_generation: Annotated[str | None, Field(pattern=r"^[0-9a-f]{16}$")] = None
     """Id of a recovered metadata generation that this directory must accept."""
     reclaim_interval_s: Annotated[float, Interval(ge=0.1, le=3600), Unit("s")] = 5.0
-    """How often retired copies are looked at."""
+    """Time between two checks of retired copies."""
     disk_free_share_min: Annotated[float, Interval(ge=0, le=1), Unit("share")] = 0.05
     """Below this share of free space retired copies are deleted before their time."""
 

@@ -1,4 +1,4 @@
-"""Copies beside live traffic: what appends feel just now, and the pace that follows from it.
+"""Copies beside live traffic: the present delay of appends, and the pace that follows from it.
 
 The pace is one for the instance: copies it sends and copies it takes share it (design note 0007).
 """
@@ -15,21 +15,21 @@ from logstore.feed.aimd import Aimd, Felt, Guard
 from logstore.node.config import NodeConfig
 
 NOW_S = 2.0
-"""The p99 of now is of so long."""
+"""Span of the present p99."""
 BEFORE_S = 10.0
-"""The p99 before a copy is of so long."""
+"""Span of the p99 before a copy."""
 SAMPLES_MIN = 50
 """Fewer acks than this in the last NOW_S are no traffic."""
 SAMPLES_MAX = 20_000
 ACKS_AT_ONCE = 16
-"""Of appends acked together about so many are looked at."""
+"""Of appends acked together about this many are measured."""
 CHUNK_S = 0.005
-"""A chunk is what the pace gives in so long: small beside traffic, large without."""
+"""A chunk is what the pace allows in this time: small beside traffic, large without."""
 
 
 class LiveLatency:
-    """What appends take here: from arrival to ack, and how late the loop was just before, because
-    one that waits in a socket has not arrived yet."""
+    """Delays of appends here: from arrival to ack, plus how late the loop was just before, because
+    an append that waits in a socket has not arrived yet."""
 
     def __init__(self) -> None:
         self._acks: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
@@ -66,7 +66,7 @@ class LiveLatency:
 
 
 class CopyPace:
-    """The pace of this instance's copies. `copies` tells how many run in the cluster."""
+    """The pace of this instance's copies. `copies`: how many run in the cluster."""
 
     def __init__(
         self, config: NodeConfig, now_s: Callable[[], float], copies: Callable[[], int]
@@ -85,7 +85,7 @@ class CopyPace:
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        """Around one copy. One that follows another at once goes on with its pace."""
+        """Around one copy. A copy that follows another at once goes on with its pace."""
         now_s = self._now_s()
         if self._running == 0 and now_s - self._ended_s > BEFORE_S:  # else it is felt in the p99
             self._bound()

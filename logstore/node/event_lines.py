@@ -16,20 +16,20 @@ from profiler.types import ShardStatistics
 
 LATENESS_S = 2.0
 LIVE_SLOTS_MAX = 8
-"""While event time runs faster than this many slots in LATENESS_S, history is being fed: shards are
-then apart in event time, and a slot stays open LATENESS_S longer."""
+"""While event time runs faster than this many slots in LATENESS_S, history is being fed: shards
+are then apart in event time, and a slot stays open LATENESS_S longer."""
 
 
 class EventLine:
-    """One log's: counts by slot of its own time."""
+    """One log's counts by slot of its own time."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._clock = SlotClock()
         self._elsewhere: int | None = None
-        """Where the log's time is by the coordinator, which hears all instances."""
+        """The log's time by the coordinator, which hears all instances."""
         self._passed: deque[tuple[float, int]] = deque()
-        """When event time was where: the oldest is from LATENESS_S ago, or the first."""
+        """Points of event time: the oldest is from LATENESS_S ago, or the first."""
 
     def tell(self, low_us: int, high_us: int, times: npt.NDArray[np.int64], now_s: float) -> None:
         """Records of these times were appended."""
@@ -72,7 +72,7 @@ class EventLine:
 
 
 class EventLines:
-    """Of an instance, by log; made when first needed."""
+    """The lines of an instance, by log; made when first needed."""
 
     def __init__(self, new_recorder: Callable[[], Recorder]) -> None:
         self._new_recorder = new_recorder
@@ -86,7 +86,7 @@ class EventLines:
         return line
 
     def hear(self, newest: Mapping[str, int]) -> None:
-        """What the coordinator says of all logs."""
+        """The coordinator's times of all logs."""
         for log, line in self._lines.items():
             line.hear(newest.get(log))
 
@@ -98,8 +98,8 @@ class EventLines:
         return found
 
     def forget(self, shard: str) -> list[ShardStatistics]:
-        """The shard has gone from here: what was counted of its log. The last one takes the line
-        along."""
+        """The shard has left this instance: the counts of its log. The last shard removes the
+        line."""
         line = self.of(shard)
         newest = line.slot
         told = line.recorder.drain(newest) if newest is not None else []

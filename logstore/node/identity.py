@@ -1,4 +1,4 @@
-"""Who a data directory is (design note 0008): kept beside the data, compared before anything else.
+"""The identity of a data directory (design note 0008): kept beside the data, compared first.
 
 The boot id is the machine's: an incarnation survives kill -9 on the same boot, and no reboot
 (P6). The witness names the file that the directory's owner holds locked; a copy of
@@ -17,14 +17,14 @@ from logstore.base.errors import StorageError, WrongClusterError
 
 FILE = "identity.json"
 BEFORE_FILE = "incarnation.json"
-"""What directories held before they knew their cluster."""
+"""The content of directories before they knew their cluster."""
 LOCK = "IN_USE"
-"""The engine's own lock file: who has the directory open holds it."""
+"""The engine's own lock file: the process that has the directory open holds it."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a data directory knows of itself.
+    """The identity that a data directory stores.
 
     `process`: the number that was registered last; `drawn`: the next one, written here before it is
     registered. (`generation`, `revision`): the newest point of the metadata that was acted on.
@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class IdentityStore(Protocol):
-    """Where one identity is kept; the simulator has its own."""
+    """The file of one identity; the simulator has its own."""
 
     @property
     def witness(self) -> str:
@@ -56,11 +56,11 @@ class IdentityStore(Protocol):
     def boot_id(self) -> str: ...
 
     def load(self) -> Identity | None:
-        """None in a directory that nobody used yet. `StorageError` when it cannot be read."""
+        """None in an unused directory. `StorageError` when it cannot be read."""
         ...
 
     def save(self, identity: Identity) -> None:
-        """Replace it, on the disk at return."""
+        """Replace it; it is on the disk at return."""
         ...
 
 
@@ -132,9 +132,9 @@ def begin(kept: IdentityStore, instance: str, env: Env) -> Identity:
 
 
 def accept(data: Path, cluster: str, generation: str, revision: int) -> None:
-    """Let the directory accept a generation by hand: what it acted on before is settled.
+    """Let the directory accept a generation by hand: earlier ones are settled.
 
-    `WrongClusterError` when it belongs to another cluster; `StorageError` when nobody used it yet.
+    `WrongClusterError` when it belongs to another cluster; `StorageError` for an unused directory.
     """
     kept = IdentityFile(data)
     found = kept.load()

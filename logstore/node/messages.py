@@ -1,4 +1,4 @@
-"""Stored batches in messages between instances: what is put in one always fits it."""
+"""Stored batches in messages between instances: each message is within the limit."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ BATCHES_BYTES_MAX = MESSAGE_BYTES_MAX - 64 * 1024
 
 
 def sent_bytes(batch: StoredBatch) -> int:
-    """What the batch takes in a message, about and never less."""
+    """The batch's size in a message, an upper estimate."""
     return len(batch.data) + BATCH_ROOM_BYTES
 
 

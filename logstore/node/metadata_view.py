@@ -1,4 +1,4 @@
-"""An instance's copy of the metadata: what a watch brought. It goes on when the store is away."""
+"""An instance's copy of the metadata, by a watch. It stays when the store is away."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class MetadataView:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, event: WatchEvent) -> ShardRecord | None:
-        """Take one change; returns the shard's record when it is about a shard."""
+        """Apply one change; returns the shard's record when it is about a shard."""
         self._changed.set()
         self._changed = asyncio.Event()
         for prefix, known in ((LOGS, self.logs), (SHARDS, self.shards)):
@@ -60,7 +60,7 @@ class MetadataView:
         return found[0] if found else None
 
     def address(self, instance: str) -> str:
-        """Where an instance listens; UnavailableError when it never registered."""
+        """The address of an instance; UnavailableError when it never registered."""
         found = self.instances.get(instance)
         if found is None:
             raise UnavailableError(f"the address of instance {instance} is not known")

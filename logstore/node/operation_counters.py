@@ -1,4 +1,4 @@
-"""Operations since the process began, by kind: what a counter of Prometheus needs. No I/O."""
+"""Operations since the process began, by kind: for Prometheus counters. No I/O."""
 
 from bisect import bisect_left
 
@@ -25,7 +25,7 @@ class Total:
         self._counts[bisect_left(BOUNDS_S, latency_s)] += count
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as a histogram of Prometheus has them."""
+        """Cumulative counts by upper bound, in the form of a Prometheus histogram."""
         found, seen = [], 0
         for bound, count in zip((*BOUNDS_S, float("inf")), self._counts, strict=True):
             seen += count

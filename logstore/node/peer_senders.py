@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PeerSenders:
-    """A pusher for each peer that the machine named, and the newest assigned batches."""
+    """A sender for each peer that the machine named, and the newest assigned batches."""
 
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
@@ -30,7 +30,7 @@ class PeerSenders:
         return bool(self._tasks)
 
     def push(self, member: Member) -> None:
-        """Begin a stream to `member`, in place of one that there may be."""
+        """Begin a stream to `member`, replacing an existing one."""
         self.stop(member.replica_id)
         pusher = PeerSender(self._replica, member)
         task = self._replica.spawn(pusher.run(), f"push {self._replica.shard}")
@@ -59,7 +59,7 @@ class PeerSenders:
         self._recent_bytes = 0
 
     def batches_from(self, offset: int, max_bytes: int) -> list[StoredBatch]:
-        """Batches to push from `offset` on: assigned ones from memory, older ones from the disk."""
+        """Batches to send from `offset` on: assigned ones from memory, older ones from the disk."""
         if self._recent and self._recent[0].base_offset <= offset:
             at = bisect_left(self._recent, offset, key=attrgetter("base_offset"))
             rest = (self._recent[i] for i in range(at, len(self._recent)))

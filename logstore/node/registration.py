@@ -1,6 +1,6 @@
-"""How an instance comes to its name and keeps it: the claim, tried until the store answers.
+"""An instance registers under its name and keeps it: the claim, retried until the store answers.
 
-What is registered is `InstanceRecord`; who may register is `claim`'s to say.
+The registered value is `InstanceRecord`; `claim` decides which process may register.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
-"""Timestamps that producers set, held against the primary's clock (`LogOptions`). No I/O.
+"""Timestamps of producers, compared with the primary's clock (`LogOptions`). No I/O.
 
-Checked where the primary gives offsets, after the dedupe: there every append of every door passes
-once, and a retry of what is stored is answered as a duplicate, whatever clocks did meanwhile.
-Old stamps are taken: history is replayed in years that are past, and time lines may start at 0, so
-nothing tells seconds or milliseconds, which land in January 1970, from what is meant.
+Checked where the primary assigns offsets, after the dedupe: every append passes there
+once, and a retry of a stored append is answered as a duplicate, whatever clocks did meanwhile.
+Old stamps are accepted: history of past years is replayed, and time lines may start at 0, so
+seconds or milliseconds, which fall into January 1970, cannot be recognised.
 """
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from logstore.node.appends import PendingAppend
 _YEAR_S = 31_556_952.0
 _UNITS = ((_YEAR_S, "years"), (86_400.0, "days"), (3600.0, "hours"), (1.0, "s"))
 _SINCE_US = 946_684_800_000_000
-"""2000-01-01: no unit is guessed that puts a stamp before it."""
+"""2000-01-01: a unit is guessed only if the stamp is later than this in it."""
 
 
 def admit_stamps(append: PendingAppend, options: LogOptions, now_us: int) -> None:

@@ -46,7 +46,7 @@ Send = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used since its start, and what it has now."""
+    """What a process has used since its start, and its present resources."""
 
     cpu_s: float
     io_bytes: float
@@ -55,7 +55,7 @@ class Usage:
 
 
 class ProcessUsage:
-    """Of this process, as the system tells it."""
+    """Of this process, by the operating system."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -87,9 +87,9 @@ class StatisticsReporter:
         self._event = EventLines(self._new_recorder)
         self._waiting: deque[ShardStatistics] = deque()
         self._first = 0
-        """Number of the first that waits."""
+        """Number of the first waiting one."""
         self._told: dict[str, int] = {}
-        """Coordinator -> the number that it is told next."""
+        """Coordinator -> the number of its next one."""
         self.usage: Callable[[], Usage] = ProcessUsage()
         self._totals = (0, 0, 0.0, 0.0)
         self._operations = 0
@@ -143,7 +143,7 @@ class StatisticsReporter:
     def _append_singles(
         self, shard: str, singles: list[PendingAppend], now_us: int, now_s: float, group: str
     ) -> None:
-        """One commit's single records arrived within one gathering: told as one batch."""
+        """One commit's single records arrived within one gathering: counted as one batch."""
         mean_s = now_s - sum(a.received_s for a in singles) / len(singles)
         size = sum(a.size for a in singles)
         self.totals[OpType.APPEND].add(len(singles), size, mean_s)
@@ -176,11 +176,11 @@ class StatisticsReporter:
             line.recorder.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
 
     def copied(self, size_bytes: int) -> None:
-        """Bytes of a move that were sent or taken: they are load like any other."""
+        """Bytes of a move that were sent or taken: they count as load."""
         self._bytes += size_bytes
 
     def failed(self, shard: str, event_time: bool, error: Exception, count: int = 1) -> None:
-        """An operation failed here. Only what the instance is to blame for counts: not a bad
+        """An operation failed here. Only faults of the instance count: not a bad
         request, and not one that belongs elsewhere now, which the client sends there.
         """
         if isinstance(error, LogstoreError) and not isinstance(error, FAULTS):
@@ -196,7 +196,7 @@ class StatisticsReporter:
         (self._event.of(shard).recorder if event_time else self._wall).track(shard)
 
     def forget(self, shard: str, event_time: bool) -> None:
-        """The shard's primary is elsewhere: hand over what was counted."""
+        """The shard's primary is elsewhere: hand its counts over."""
         if event_time:
             told = self._event.forget(shard)
         else:
@@ -210,7 +210,8 @@ class StatisticsReporter:
         return self.clock.now_us() // round(self.slot_s * 1e6)
 
     def _close_slots(self) -> None:
-        """Close every slot before the newest one; what a wrong clock closed is open again."""
+        """Close every slot before the newest one; slots that a wrong clock closed are open
+        again."""
         present = self._wall_slot()
         self._wall.reopen(present)
         self._wall.fold(present, present)
@@ -224,7 +225,8 @@ class StatisticsReporter:
         self._first += 1
 
     def _drop_taken(self) -> None:
-        """What every coordinator has taken, and what waits too long for those that are away."""
+        """Drop what every coordinator has taken, and what waits too long for those that are
+        away."""
         last, all_ = max(self._told.values()), min(self._told.values())
         while self._waiting and self._first < last:
             if self._first >= all_ and len(self._waiting) <= KEPT_FOR_OTHERS_MAX:
@@ -232,7 +234,7 @@ class StatisticsReporter:
             self._drop_first()
 
     def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
-        """What the instance carries, as rates since the last call."""
+        """The instance's load, as rates since the last call."""
         used = self.usage()
         totals = (self._operations, self._bytes, used.cpu_s, used.io_bytes)
         before, self._totals = self._totals, totals
@@ -263,9 +265,9 @@ class StatisticsReporter:
     async def report(
         self, send: Send, incarnation: int, status: DataStoreStatus, to: str = ""
     ) -> None:
-        """Send what is closed; what coordinator `to` did not take is sent again the next time.
+        """Send closed slots; those that coordinator `to` did not take are sent again the next time.
 
-        Every coordinator is told everything: each may lead a cell, or follow a dead leader.
+        Every coordinator gets everything: each may lead a cell, or follow a dead leader.
         """
         self._close_slots()
         more = True

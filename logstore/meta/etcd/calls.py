@@ -1,10 +1,10 @@
-"""Calls to whichever etcd endpoint answers; etcd's errors as ours.
+"""Calls to the etcd endpoint that answers; etcd's errors as ours.
 
 One endpoint is used until it fails, then the next. Every call carries `hasleader`: a member that is
 cut off from its quorum refuses at once instead of letting us wait, and ends its watches.
 
 A call that may happen twice is sent again at the next endpoint. One that may not is, too, while it
-surely was not sent or was refused unread; otherwise its outcome is unknown and is said to be.
+surely was not sent or was refused unread; otherwise the error says that its outcome is unknown.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from logstore.meta.etcd.target import EtcdTarget
 from logstore.proto.channel import open_channel
 
 CALL_TIMEOUT_S = 2.0
-"""Of one try: a change sent while the members elect is lost, and nobody answers it."""
+"""Timeout of one try: a change that is sent during an election is lost without an answer."""
 CONNECT_TIMEOUT_S = 1.0
 MESSAGE_BYTES_MAX = 512 << 20
 OVERLOADED_RETRY_MS = 100
@@ -101,13 +101,13 @@ class EtcdCalls:
         """The endpoint in use, as an index into `endpoints`."""
 
     async def call(self, call: Call, *, resend: bool) -> Any:
-        """Do `call` at an endpoint that answers. `resend`: doing it twice does no harm."""
+        """Make `call` at an endpoint that answers. `resend`: a second call does no harm."""
         return await self._authenticated(
             lambda: self._turning(call, resend=resend, token=self._token)
         )
 
     async def stream_at(self, at: int) -> tuple[grpc.aio.Channel, Metadata]:
-        """A connected channel to endpoint `at` and what every call must carry."""
+        """A connected channel to endpoint `at` and the metadata of every call."""
         await self._authenticated(self._nothing)
         return await self._connected(at), self._metadata(self._token)
 

@@ -35,7 +35,7 @@ from logstore.meta.port import (
 )
 
 RANGE_PAGE_KEYS = 256
-"""Keys asked for at once; with values at their limit a page stays below the message limit."""
+"""Keys read at once; with values at their limit a page stays below the message limit."""
 RANGE_TRIES_MAX = 3
 WATCH_ROUNDS_MAX = 2
 """How often every endpoint may fail in a row before a watch gives up."""
@@ -105,7 +105,7 @@ class EtcdMetadataStore:
     async def watch(
         self, prefix: str, after_revision: int
     ) -> AsyncIterator[tuple[WatchEvent, ...]]:
-        """As the port says. Goes on at another endpoint by itself after the last revision told;
+        """See the port. Goes on at another endpoint by itself after the last revision received;
 
         UnavailableError when every endpoint failed twice in a row.
         """
@@ -187,7 +187,7 @@ class EtcdMetadataStore:
         try:
             await self._calls.call(send, resend=True)
         except ConflictError:
-            return  # somebody compacted further already
+            return  # another client compacted further already
 
     async def close(self) -> None:
         await self._calls.close()

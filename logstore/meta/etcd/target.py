@@ -1,4 +1,4 @@
-"""Where an etcd is and who we are to it, from a URL."""
+"""The address of an etcd and our login, from a URL."""
 
 from dataclasses import dataclass
 from urllib.parse import unquote

@@ -1,8 +1,8 @@
-"""One watch at one endpoint: revisions whole, and signs of life asked for when it is quiet.
+"""One watch at one endpoint: whole revisions, and a probe for life when it is quiet.
 
-etcd keeps a watch open at a member that has frozen or that the network swallowed. So after
-`QUIET_S` without a message we ask for progress, and a member that does not answer within
-`ANSWER_S` is left. The revision in such an answer is never trusted as "all told up to here": before
+etcd keeps a watch open at a member that has frozen or that the network cut off. So after
+`QUIET_S` without a message we ask for progress, and leave a member that does not answer within
+`ANSWER_S`. The revision in such an answer is not taken as complete: before
 etcd 3.5.9 it may overtake events.
 """
 
@@ -30,9 +30,9 @@ async def follow(
 ) -> AsyncIterator[tuple[WatchEvent, ...]]:
     """Changes in the key range `start` above a revision, from endpoint `at`.
 
-    First an empty tuple once the watch stands, then one non-empty tuple a revision. `namespace`:
-    how many bytes to cut from each key. Errors: `ConflictError` when compacted; `UnavailableError`
-    when the endpoint fails, freezes, or lost its quorum.
+    First an empty tuple once the watch is established, then one non-empty tuple a revision.
+    `namespace`: how many bytes to cut from each key. Errors: `ConflictError` when compacted;
+    `UnavailableError` when the endpoint fails, freezes, or lost its quorum.
     """
     channel, metadata = await calls.stream_at(at)
     stream = rpc.WatchStub(channel).Watch(metadata=metadata)
@@ -73,7 +73,7 @@ def _create(start: tuple[bytes, bytes], after_revision: int) -> Any:
 
 
 async def _alive(stream: Any, reader: "asyncio.Task[Any]", endpoint: str) -> None:
-    """Return when `reader` is done; ask when it is quiet, UnavailableError when nobody answers."""
+    """Return when `reader` is done; probe when it is quiet, UnavailableError without an answer."""
     # A read is never given a deadline of its own: cancelling it would cancel the whole stream.
     done, _ = await asyncio.wait({reader}, timeout=QUIET_S)
     if not done:
@@ -105,6 +105,6 @@ def _cancelled(calls: EtcdCalls, message: Any, after_revision: int) -> LogstoreE
         )
     reason = message.cancel_reason or "no reason told"
     if "ermission" in reason or "auth" in reason:
-        calls.forget_token()  # a member that restarted has forgotten it; it says no more than this
+        calls.forget_token()  # a restarted member has forgotten it; it says no more than this
         return ConfigError(f"etcd ended a watch: {reason}")
     return UnavailableError(f"etcd ended a watch: {reason}")
