@@ -30,7 +30,7 @@ BY_HAND = {"Client": frozenset({"close"})}
 BASES = {"Client": "SyncClientBase", "Log": "SyncBase[Log]", "Scan": "SyncBase[Scan]"}
 LIVES = {
     "Client": (
-        r"It lives in the event loop.*?closed then\.",
+        r"It lives in the event loop.*?when it ends\.",
         "It may be used from several threads at once, not in a forked child. A call in progress\n"
         "in another thread ends with ClientClosedError when the client is closed.",
     )

@@ -31,13 +31,13 @@ def connect_sync(
 
     addresses: `host:port` of coordinator and/or instances: one, several with commas, or a list; it
         works from any that answers.
-    client_group: who calls, for statistics: at most 200 bytes, printable.
+    client_group: the caller's name in statistics: at most 200 bytes, printable.
     tls: keys and certificates; None: plain text.
     timeout_s: seconds after which a call that makes no progress ends; an append that was sent then
         ends in OutcomeUnknownError.
-    env: clock and dice, for tests.
+    env: clock and random generator, for tests.
 
-    Errors: InvalidArgumentError for an address that is none.
+    Errors: InvalidArgumentError for an invalid address.
 
     Example:
         with logstore.connect_sync("127.0.0.1:7400") as db:
@@ -119,8 +119,8 @@ class SyncClient(SyncClientBase):
         """Delete a log with all its records, else UnknownLogError. Its reads, tails and appends in
         progress end with UnknownLogError, in this client now and in others within a second.
 
-        For 24 h `logstore log restore` can bring it back; with `now` its space is given back at
-        once, and nothing can.
+        For 24 h `logstore log restore` can bring it back; with `now` its space is freed at
+        once, and it cannot be restored.
 
         Example:
             db.delete_log("orders", now=True)
@@ -132,7 +132,7 @@ class SyncClient(SyncClientBase):
 class SyncLog(SyncBase[Log]):
     """Appends and reads of one log, made by `SyncClient.log`.
 
-    It stays the log that it was made for: once that one is deleted every call is UnknownLogError,
+    It stays the log that it was made for: once that log is deleted every call is UnknownLogError,
     also when there is a new log of the same name, which the error then names.
 
     Example:
@@ -214,9 +214,9 @@ class SyncLog(SyncBase[Log]):
         """Records that are appended after the tail has begun, as they are committed, until the
         caller leaves; see TailOptions.
 
-        It begins with the first step, and knows where once each shard has told its end. With
-        `from_start`, `since` or `offset` what is stored already comes first. With `idle_timeout_s`
-        it also ends, without an error, when a step has waited so long for a record; to wait for
+        It begins with the first step, once each shard has returned its end. With
+        `from_start`, `since` or `offset` stored records come first. With `idle_timeout_s`
+        it also ends, without an error, when a step has waited this long for a record; to wait for
         some time and go on later, use `poll`.
 
         Errors: InvalidArgumentError at once; it ends with UnknownLogError when the log is deleted,
@@ -241,7 +241,7 @@ class SyncLog(SyncBase[Log]):
 
     @property
     def trimmed(self) -> dict[str, int]:
-        """Shard -> first offset that is kept, of shards that this client's reads found trimmed.
+        """Shard -> first kept offset, of shards that this client's reads found trimmed.
 
         A read or tail without an offset begins there; an offset below it is OutOfRangeError.
         """
@@ -280,7 +280,7 @@ class SyncLog(SyncBase[Log]):
 
 @public
 class SyncScan(SyncBase[Scan]):
-    """The result of `SyncLog.scan`, read when asked for.
+    """The result of `SyncLog.scan`, read on request.
 
     Columns: key, value (binary), timestamp (int64 µs, UTC), headers, shard, offset; the schema is
     logstore.client.pages.SCAN_SCHEMA.
