@@ -17,6 +17,7 @@ from logstore.base.errors import (
 from logstore.base.types import Position
 from logstore.engine.port import ReplicaMeta
 from logstore.engine.shard_log import ShardLog
+from logstore.node.copy import DamageFound
 from logstore.node.digests import RANGES_MAX, range_digests
 from logstore.node.replica import Replica
 from logstore.proto.status import served
@@ -62,8 +63,8 @@ class NodeAdmin(NodeAdminServicer):
             serving=replica.serving(),
             high_watermark=replica.high_watermark,
             blackout_ms=replica.append_gate.blackout_ms,
-            error=replica.error or replica.integrity.damage,
-            damage=replica.integrity.damage,
+            error=replica.copy.error or replica.copy.damage,
+            damage=replica.copy.damage,
             scrub_result=replica.integrity.scrub_result,
             scrub_age_s=-1.0,
         )
@@ -162,7 +163,7 @@ class NodeAdmin(NodeAdminServicer):
                 else:
                     at = log.position_at(stop)
             except CorruptStorageError as e:
-                replica.integrity.found(e.message, e.offset)
+                replica.report(DamageFound(e.message, e.offset))
                 raise
             if at is None:
                 raise InvalidArgumentError(f"stop_offset is {stop}, no batch ends there")
@@ -190,7 +191,7 @@ class NodeAdmin(NodeAdminServicer):
                     max(1, min(request.ranges, RANGES_MAX)),
                 )
             except CorruptStorageError as e:
-                replica.integrity.found(e.message, e.offset)
+                replica.report(DamageFound(e.message, e.offset))
                 raise
             return node_pb2.RangeDigestsResponse(ranges=found)
         raise AssertionError("served() ends the call")

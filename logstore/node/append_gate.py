@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from logstore.base.errors import (
     FencedError,
     LogstoreError,
-    StorageError,
     UnavailableError,
 )
 from logstore.meta.records import Member
 from logstore.node.appends import PendingAppend
+from logstore.node.availability import Availability, Purpose
 from logstore.node.forward import Forwarder
 from logstore.node.sealed import AncestorVersions, SealedAnswers
 from logstore.node.writer import only_key
@@ -38,27 +38,19 @@ class AppendGate:
     def submit(self, append: PendingAppend) -> None:
         """Take an append: queue it where we lead (or will), forward it where we follow."""
         replica = self._replica
-        if replica.error is not None:
-            raise StorageError(f"shard {replica.shard} on {replica.node.instance}: {replica.error}")
-        replica.integrity.check_appends()
         request = append.request
         forwarded = request is not None and request.forwarded
-        if replica.is_sealed():
+        state = replica.copy.availability(Purpose.APPEND).state
+        if state is Availability.ELSE and self._forwarder is not None and not forwarded:
+            self._forwarder.submit(append)
+            return
+        replica.copy.check(Purpose.APPEND)
+        if state is Availability.SEALED:
             self._sealed.settle(append)
-            return
-        if replica.role is Role.PRIMARY and not self._with_ancestors(append):
-            return
-        if replica.role is Role.PRIMARY:
+        elif self._with_ancestors(append):
             replica.writer.submit(append)
             if replica.writer.open:
                 replica.node.committer.wake(replica.writer)
-        elif self._forwarder is not None and not forwarded:
-            self._forwarder.submit(append)
-        else:
-            raise FencedError(
-                f"shard {replica.shard} is {replica.role.value} on {replica.node.instance}, "
-                f"in epoch {replica.epoch}"
-            )
 
     def _with_ancestors(self, append: PendingAppend) -> bool:
         """True when the append can be checked; else the key's version in the ancestors is fetched

@@ -25,7 +25,7 @@ from logstore.engine.port import ReplicaMeta
 from logstore.feed.direct import DirectFeed
 from logstore.feed.port import BrokerAwayError, FeedSource
 from logstore.feed.topic import TopicFeed
-from logstore.replication.events import Written
+from logstore.node.copy import Created, DamageFound, Dropped, Received
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
@@ -115,7 +115,7 @@ class CatchUp:
                 self.phase = f"failed: {e.message}"
                 return
             except CorruptStorageError as e:  # a peer never says this of itself
-                self._replica.integrity.found(e.message)
+                self._replica.report(DamageFound(e.message))
                 self.phase = f"failed: {e.message}"
                 return
             except StorageFullError as e:  # a move is rolled back on it; a repair waits for space
@@ -148,7 +148,7 @@ class CatchUp:
             await replica.settled()
             self._cut_above_mark()
             replica.log.drop()
-            replica.dropped()
+            replica.report(Dropped())
 
     def _cut_above_mark(self) -> None:
         """What lies above our mark is not the source's log, or comes again from it (P5); what lies
@@ -213,7 +213,7 @@ class CatchUp:
                 )
                 made = partial(log.create, meta, part.anchor, replica.options.key_index)
                 await self._synced(made)
-                replica.created()
+                replica.report(Created())
             self.snapshot_end = part.end
             await self._apply(list(part.batches), part.end)
             size = sum(len(b.data) for b in part.batches)
@@ -274,8 +274,7 @@ class CatchUp:
             end = await replica.receiver.apply(
                 batches, replica.high_watermark, new_mark, feed_cursor
             )
-            replica.machine.adopt(min(new_mark, end.end))
-            replica.handle(Written(end))
+            replica.report(Received(end, new_mark))
 
 
 class Rate:

@@ -65,12 +65,12 @@ class Changefeed:
                     await self._publish(writer)
                 await self._store(force=self._ended())
                 if not self._ended():
-                    await replica.wait_mark(IDLE_S)
+                    await replica.copy.wait_mark(IDLE_S)
         await self._store(force=True)
 
     def _ended(self) -> bool:
         end = self._replica.record.sealed_end
-        return self._replica.is_sealed() and end is not None and self.offset >= end
+        return self._replica.copy.is_sealed() and end is not None and self.offset >= end
 
     async def _publish(self, writer: ChangeWriter) -> None:
         replica = self._replica

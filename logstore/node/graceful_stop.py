@@ -119,7 +119,7 @@ async def _step_down(instance: "Instance", replica: "Replica") -> None:
         return changes.demoted(record, member)
 
     if await _write(instance, replica, without_us):
-        replica.stepped_down = True
+        replica.copy.stepped_down = True
 
 
 async def _write(

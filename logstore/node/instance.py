@@ -46,6 +46,7 @@ from logstore.node.commit import GroupCommit, Source
 from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
 from logstore.node.copies import InstanceCopies
+from logstore.node.copy import DamageFound
 from logstore.node.copy_pace import CopyPace
 from logstore.node.identity import IdentityStore
 from logstore.node.metadata_view import MetadataView
@@ -342,7 +343,7 @@ class Instance:
                 f"{self.node.instance}, though it is in sync by the metadata"
             )
             replica.fail(missing)
-            replica.integrity.found(missing)
+            replica.report(DamageFound(missing))
         return replica
 
     def _on_damage(self, source: Source | None, error: CorruptStorageError) -> None:
@@ -351,11 +352,11 @@ class Instance:
             return
         for replica in self.replicas.values():
             if source in (replica.writer, replica.receiver):
-                replica.integrity.found(error.message)
+                replica.report(DamageFound(error.message))
 
     def leaving(self) -> bool:
         """A damaged copy is still to be deleted here."""
-        return any(r.integrity.damage and not r.integrity.alone() for r in self.replicas.values())
+        return any(r.copy.damage and not r.copy.is_alone() for r in self.replicas.values())
 
     def _begins_here(self, member: Member, record: ShardRecord) -> bool:
         """May this copy begin empty? A new log's primary does, and each first member of a successor
@@ -365,7 +366,7 @@ class Instance:
         if member.replica_id not in record.first_members:
             return False
         parents = [self.replicas.get(parent) for parent in record.predecessors]
-        return record.epoch == 1 or any(p is not None and p.holds_seal() for p in parents)
+        return record.epoch == 1 or any(p is not None and p.copy.holds_seal() for p in parents)
 
     async def _close_if_gone(self, shard: str) -> None:
         """Stop serving a copy once our own linearizable read says that its id is no member."""

@@ -23,10 +23,12 @@ from logstore.base.errors import (
     UnavailableError,
 )
 from logstore.meta.records import Member
+from logstore.node.availability import Purpose
+from logstore.node.copy import DamageFound
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
-from logstore.replication.events import Damaged, Role, Surveyed
+from logstore.replication.events import Surveyed
 from logstore.replication.recovery import Vote
 
 if TYPE_CHECKING:
@@ -39,11 +41,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Integrity:
-    """Of one copy. `damage` says what was found, empty while nothing was."""
+    """Of one copy."""
 
-    def __init__(self, replica: "Replica", damage: str) -> None:
+    def __init__(self, replica: "Replica") -> None:
         self._replica = replica
-        self.damage = damage
         self.scrubbed_s: float | None = None
         """When the last scrub of the whole copy ended (monotonic)."""
         self.scrub_result = ""
@@ -60,58 +61,34 @@ class Integrity:
         try:
             yield
         except CorruptStorageError as e:
-            self.found(e.message, e.offset)
-            if self.alone() and not for_peer:
+            copy = self._replica.copy
+            copy.report(DamageFound(e.message, e.offset))
+            if copy.is_alone() and not for_peer:
                 raise
-            raise NotServingError(self._sentence()) from e
-
-    def found(self, damage: str, offset: int | None = None) -> None:
-        """This copy is damaged (from `offset` on, if that is known); the rest follows by itself."""
-        if self.damage:
-            return
-        replica = self._replica
-        _log.error("copy is damaged", shard=replica.shard, role=replica.role.value, error=damage)
-        self.damage = damage
-        asyncio.get_running_loop().call_soon(replica.handle, Damaged(offset))
-
-    def alone(self) -> bool:
-        """This is the shard's only in-sync copy."""
-        record = self._replica.machine.record
-        primary = self._replica.role is Role.PRIMARY
-        return primary and record is not None and len(record.in_sync) == 1
-
-    def check_appends(self) -> None:
-        """Raise unless this copy may take part in appends."""
-        if self.damage:
-            if self.alone():
-                raise CorruptStorageError(f"{self._sentence()}; it takes no appends")
-            raise NotServingError(self._sentence())
-
-    def _sentence(self) -> str:
-        replica = self._replica
-        where = f"the copy of shard {replica.shard} on {replica.node.instance}"
-        return f"{where} is damaged: {self.damage}"
+            raise NotServingError(
+                f"the copy of shard {copy.shard} on {self._replica.node.instance} is damaged: "
+                f"{copy.damage}"
+            ) from e
 
     # ---- the survey ----------------------------------------------------------------------------
 
     def vote(self) -> Vote:
         """What this copy says of itself."""
         replica = self._replica
-        machine, last_epoch, end = replica.machine, 0, 0
-        readable = replica.exists and replica.error is None and not self.damage
+        copy, last_epoch, end = replica.copy, 0, 0
+        readable = copy.availability(Purpose.SHOW_LOG).allowed
         if readable:
             end = replica.log.end().end
             try:
                 last = replica.log.read_last()
                 last_epoch = last.epoch if last is not None else 0
             except CorruptStorageError as e:
-                self.found(e.message)
+                copy.report(DamageFound(e.message))
                 readable = False
-        in_sync = replica.role in (Role.PRIMARY, Role.FOLLOWER)
         return Vote(
             replica_id=replica.log.id,
             epoch=replica.epoch,
-            vouches=readable and in_sync and not machine.unsure,
+            vouches=copy.availability(Purpose.VOUCH).allowed,
             readable=readable,
             last_epoch=last_epoch,
             end=end,

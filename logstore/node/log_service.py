@@ -13,6 +13,7 @@ from logstore.base.types import Ack
 from logstore.node import reads
 from logstore.node.answers import Query
 from logstore.node.appends import PendingAppend, check_batch, check_row_routing
+from logstore.node.availability import Purpose
 from logstore.node.callers import client_group
 from logstore.node.replica import Replica
 from logstore.node.writer import new_future
@@ -146,7 +147,7 @@ class LogService(LogServiceServicer):
         await replica.await_epoch(request.epoch)
         wait_s = self._node.config.session_wait_s
         await reads.wait_for_settling(replica, wait_s)
-        replica.check_serving(primary_only=request.primary_only)
+        replica.copy.check(Purpose.READ_LATEST if request.primary_only else Purpose.READ)
         await reads.wait_for_mark(replica, request.min_high_watermark, wait_s)
         query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
 from logstore.engine.port import ReplicaWrite
-from logstore.replication.events import Role
+from logstore.node.availability import Purpose
 
 if TYPE_CHECKING:
     from logstore.node.replica import Replica
@@ -56,9 +56,8 @@ class MarkKeeper:
 
     def _wanted(self) -> bool:
         replica = self._replica
-        in_sync = replica.role in (Role.PRIMARY, Role.FOLLOWER)
-        whole = replica.exists and replica.error is None and not replica.machine.damaged
-        return in_sync and whole and not replica.closed and replica.high_watermark > self._stored
+        kept = replica.copy.availability(Purpose.KEEP_MARK).allowed
+        return kept and replica.high_watermark > self._stored
 
     # ---- Source ------------------------------------------------------------------------------
 

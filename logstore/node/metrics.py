@@ -142,7 +142,7 @@ class NodeCollector(Collector):
         broken = few = 0
         for replica in replicas:
             roles[replica.role] += 1
-            broken += replica.error is not None
+            broken += replica.copy.error is not None
             few += _lacks_copies(replica)
         copies = GaugeMetricFamily("logstore_copies", "Copies held, by role.", labels=["role"])
         for known, count in roles.items():

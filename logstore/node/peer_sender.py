@@ -21,6 +21,7 @@ from logstore.base.errors import (
 from logstore.base.limits import REPLICATION_WINDOW_BYTES_MAX
 from logstore.base.types import Position
 from logstore.meta.records import Member
+from logstore.node.copy import DamageFound
 from logstore.node.messages import batch_message, fitting
 from logstore.proto.status import called, error_of
 from logstore.proto.v1 import node_pb2
@@ -76,7 +77,7 @@ class PeerSender:
                     await asyncio.sleep(PULL_TIMEOUTS * node.config.follower_timeout_s)
                     continue
             except CorruptStorageError as e:  # a peer never says this of itself
-                self._replica.integrity.found(e.message)
+                self._replica.report(DamageFound(e.message))
             except LimitExceededError as e:  # stored before there was a bound
                 _log.error("a batch cannot be pushed", shard=self._replica.shard,
                            peer=self._member.instance, error=e.message)  # fmt: skip
@@ -213,7 +214,7 @@ class PeerSender:
             primary=replica.node.instance,
             high_watermark=replica.high_watermark,
             sent_s=replica.node.now_s(),
-            sealed=replica.is_sealed(),
+            sealed=replica.copy.is_sealed(),
             settled=replica.machine.settled(),
         )
 

@@ -13,13 +13,14 @@ from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Snapshot as EngineSnapshot
 from logstore.feed.direct import chunk_crc, encode_anchor, stored_batch
+from logstore.node.availability import Purpose
 from logstore.node.messages import BATCHES_BYTES_MAX, batch_message, parts_of, sent_bytes
 from logstore.node.replica import Replica
 from logstore.node.sealed import key_version
 from logstore.proto.status import detail_of, served
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceServicer
-from logstore.replication.events import NEVER, PrimaryHeard, Role, Written
+from logstore.replication.events import NEVER, PrimaryHeard, Written
 
 if TYPE_CHECKING:
     from logstore.node.instance import Instance
@@ -93,7 +94,7 @@ class PeerService(PeerServiceServicer):
             replica.machine.truncated(replica.log.end())
         replica.machine.adopt(min(request.high_watermark, matched.end))
         if request.settled and replica.high_watermark >= request.high_watermark:
-            replica.fresh_s = self._node.now_s()
+            replica.copy.fresh_s = self._node.now_s()
         replica.handle(Written(replica.log.end()))
         return self._ack(replica, matched, request)
 
@@ -103,7 +104,7 @@ class PeerService(PeerServiceServicer):
                 f"copy {request.replica_id} of {request.shard} is not on {self._node.instance}"
             )
         await replica.await_epoch(request.epoch)
-        if request.sealed and not replica.is_sealed():
+        if request.sealed and not replica.copy.is_sealed():
             await replica.read_config()  # cut off from the metadata it would pass for an open one
         self._check(replica, request)
 
@@ -115,16 +116,7 @@ class PeerService(PeerServiceServicer):
             raise FencedError(
                 f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"
             )
-        if replica.role not in (Role.FOLLOWER, Role.LEARNER) or replica.error is not None:
-            raise NotServingError(f"shard {request.shard} is {replica.role.value} here")
-        if replica.landing:
-            raise NotServingError(f"shard {request.shard} is to be led by {self._node.instance}")
-        if replica.stepped_down:
-            raise NotServingError(f"instance {self._node.instance} stops")
-        if replica.machine.unsure:
-            raise NotServingError(f"this copy of {request.shard} may not be whole (P6)")
-        if not replica.exists:
-            raise NotServingError(f"the copy of {request.shard} is not created yet")
+        replica.copy.check(Purpose.RECEIVE)
 
     def _ack(
         self, replica: Replica, end: Position, request: node_pb2.ReplicateRequest
@@ -150,7 +142,7 @@ class PeerService(PeerServiceServicer):
         """F1: only an in-sync replica feeds, and only what is committed."""
         replica = self._instance.replica(shard)
         await replica.await_epoch(epoch)
-        _check_feeding(replica)
+        replica.copy.check(Purpose.FEED)
         return replica
 
     async def Snapshot(
@@ -217,7 +209,7 @@ class PeerService(PeerServiceServicer):
             replica = await self._source(request.shard, request.epoch)
             at, told = request.start_offset, replica.high_watermark
             while True:
-                _check_feeding(replica)
+                replica.copy.check(Purpose.FEED)
                 mark = replica.high_watermark
                 with replica.integrity.watching(for_peer=True):
                     batches = await self._committed(replica, at, mark) if at < mark else []
@@ -230,7 +222,7 @@ class PeerService(PeerServiceServicer):
                 told = mark
                 if not batches:
                     yield node_pb2.FeedBatch(epoch=replica.epoch, high_watermark=mark)
-                    await replica.wait_mark(FEED_IDLE_S)
+                    await replica.copy.wait_mark(FEED_IDLE_S)
 
     async def _committed(self, replica: Replica, at: int, mark: int) -> list[StoredBatch]:
         """A backlog comes from the disk, and is opened off the loop; the newest is in memory."""
@@ -249,14 +241,3 @@ class PeerService(PeerServiceServicer):
             if older:
                 with self._node.pace.copying():
                     await self._node.pace.spend(round(size * older))
-
-
-def _check_feeding(replica: Replica) -> None:
-    """Raise NotServingError unless learners may be fed from here (F1).
-
-    A primary feeds what it knows to be committed also before it has settled (P4): a shard with
-    fewer than `min_in_sync` members settles only once a learner was admitted.
-    """
-    leads = replica.role is Role.PRIMARY and replica.machine.term_began
-    if not leads or replica.error is not None or replica.machine.unsure:
-        replica.check_serving()

@@ -51,7 +51,7 @@ class Publisher:
             self.began = True
             while True:
                 await self._publish(writer)
-                await self._replica.wait_mark(IDLE_S)
+                await self._replica.copy.wait_mark(IDLE_S)
 
     async def _publish(self, writer: TopicWriter) -> None:
         """Everything that is committed and not in the topic; only while this copy leads."""

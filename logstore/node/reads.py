@@ -19,6 +19,7 @@ from logstore.base.errors import (
 from logstore.base.limits import SCAN_CHUNK_BYTES
 from logstore.engine.shard_log import ShardLog
 from logstore.node.answers import Query, ReadAnswer, answers_of
+from logstore.node.availability import Purpose
 from logstore.proto.v1 import log_pb2
 
 if TYPE_CHECKING:
@@ -99,8 +100,11 @@ class Steps:
 async def wait_for_settling(replica: "Replica", wait_s: float) -> None:
     """After a start or a change of the primary: wait a bounded time until the copy serves (P4)."""
     deadline_s = replica.node.now_s() + wait_s
-    while replica.settling() and (left_s := deadline_s - replica.node.now_s()) > 0:
-        await replica.wait_change(left_s)
+    while replica.copy.availability(Purpose.WAIT_TO_SERVE).allowed:
+        left_s = deadline_s - replica.node.now_s()
+        if left_s <= 0:
+            return
+        await replica.copy.wait_change(left_s)
 
 
 async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
@@ -113,7 +117,7 @@ async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
                 f"shard {replica.shard} is at {replica.high_watermark} on {replica.node.instance}, "
                 f"the caller has seen {mark}"
             )
-        await replica.wait_mark(left_s)
+        await replica.copy.wait_mark(left_s)
 
 
 async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIterator[ReadAnswer]:
@@ -136,7 +140,7 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
             mark = replica.high_watermark if tail else mark
             stop = mark if query.stop is None or tail else min(mark, query.stop)
             if ahead is not None or steps.more(stop):
-                replica.check_serving()
+                replica.copy.check(Purpose.READ)
                 found = await (ahead or _in_thread(replica, steps.step, stop, mark))
                 ahead = None
                 ended = _ends(replica, steps.stop)
@@ -150,11 +154,11 @@ async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIte
                     yield _end_of(replica, max(at, stop), mark)
                 return
             else:
-                replica.check_serving()
+                replica.copy.check(Purpose.READ)
                 if _ends(replica, stop):
                     yield _end_of(replica, max(at, stop), mark)
                     return
-                await replica.wait_mark(TAIL_IDLE_S)
+                await replica.copy.wait_mark(TAIL_IDLE_S)
     finally:
         if ahead is not None:
             ahead.cancel()
@@ -191,7 +195,7 @@ def _begins_at(replica: "Replica", base: int, mark: int) -> ReadAnswer:
 
 def _ends(replica: "Replica", offset: int) -> bool:
     """Whether the shard ends there for good."""
-    return replica.is_sealed() and offset >= (replica.record.sealed_end or 0)
+    return replica.copy.is_sealed() and offset >= (replica.record.sealed_end or 0)
 
 
 def _end_of(replica: "Replica", at: int, mark: int) -> ReadAnswer:

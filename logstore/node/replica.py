@@ -13,14 +13,12 @@ import structlog
 
 from logstore.base.errors import (
     CorruptStorageError,
-    FencedError,
     LogstoreError,
-    NotServingError,
     StorageError,
     UnavailableError,
     UnknownShardError,
 )
-from logstore.base.types import Durability, Position, ShardStatus
+from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaMeta
 from logstore.engine.shard_log import ShardLog
@@ -34,20 +32,22 @@ from logstore.meta.records import (
 from logstore.meta.shard_writes import change_shard
 from logstore.meta.tombstones import Order
 from logstore.node.append_gate import AppendGate
+from logstore.node.availability import Purpose
 from logstore.node.catch_up import CatchUpControl
 from logstore.node.context import NodeContext
+from logstore.node.copy import Copy, CopyEvent, Created, DamageFound, Dropped, Received
 from logstore.node.integrity import Integrity
 from logstore.node.marks import MarkKeeper
 from logstore.node.peer_senders import PeerSenders
 from logstore.node.publishing import Publishing
 from logstore.node.receiver import Receiver
-from logstore.node.sealed import sealed_at
 from logstore.node.writer import ShardWriter
 from logstore.replication.events import (
     Assigned,
     Become,
     Cas,
     ConfigRead,
+    Damaged,
     Effect,
     Event,
     HighWatermarkRose,
@@ -87,22 +87,11 @@ class Replica:
         self.created_us = created_us
         self.member = member
         self.options = options
-        self.error: str | None = None
         self.heartbeat_s = float("-inf")
-        self.fresh_s = float("-inf")
-        """When this copy last knew all that was committed just then: as a primary that is settled,
-        or by a message of one. Never after a start: the disk's mark is behind (P4, P8)."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
-        self._marked = asyncio.Event()
-        self._seen: tuple[object, ...] = ()
         self._leading = False
-        self.landing = 0
-        """More than 0: it is to lead as soon as what is being written here has landed."""
-        self.stepped_down = False  # it left the in-sync set, since this process stops
         self.log = ShardLog(node.engine, member.replica_id)
         known = self.log.meta()
-        self.exists = known is not None
         end = self.log.end() if known else Position()
         self.machine = ReplicationMachine(
             me=member,
@@ -115,7 +104,18 @@ class Replica:
             known_end=known.known_end if known else None,
             missing_from=known.missing_from if known else None,
         )
-        self.integrity = Integrity(self, known.damage if known is not None else "")
+        self.copy = Copy(
+            self.shard,
+            self.log,
+            options,
+            self.machine,
+            instance=node.instance,
+            now_s=node.now_s,
+            stale_s=node.config.follower_read_stale_s,
+            report=self.report,
+            spawn=self.spawn,
+        )
+        self.integrity = Integrity(self)
         self.writer = ShardWriter(
             shard=record.shard,
             log=self.log,
@@ -129,13 +129,11 @@ class Replica:
         )
         self.receiver = Receiver(self.log, node.committer, options.durability)
         self.apply_lock = asyncio.Lock()
-        self._seal_held = False
         self.append_gate = AppendGate(self)
         self.peer_senders = PeerSenders(self)
         self.catch_up = CatchUpControl(self)
         self.publishing = Publishing(self)
         self.marks = MarkKeeper(self)
-        self.closed = False
 
     # ---- facts -------------------------------------------------------------------------------
 
@@ -153,68 +151,15 @@ class Replica:
 
     @property
     def record(self) -> ShardRecord:
-        if self.machine.record is None:
-            raise NotServingError(f"shard {self.shard} is starting on {self.node.instance}")
-        return self.machine.record
+        return self.copy.record
 
-    def is_sealed(self) -> bool:
-        return self.machine.record is not None and self.record.status is ShardStatus.SEALED
-
-    def holds_seal(self) -> bool:
-        """This copy is an in-sync one and has the sealed shard's end, by its own chain (S5)."""
-        if self.role not in (Role.PRIMARY, Role.FOLLOWER) or not self.exists or self.error:
-            return False
-        end = sealed_at(self.record)
-        if end is not None and not self._seal_held:
-            found = self.log.position_at(end.end)
-            self._seal_held = self.is_sealed() and found == end
-            if self._seal_held:
-                self.machine.adopt(end.end)  # before anyone reads: the disk's mark is behind
-        return end is not None and self._seal_held
+    @property
+    def exists(self) -> bool:
+        return self.copy.exists
 
     def serving(self) -> bool:
         """True when reads below the high watermark may be answered here (P8)."""
-        if self.error is not None:
-            return False
-        if self.machine.unsure:
-            return self.machine.damaged and self.integrity.alone()
-        if self.is_sealed():
-            return self.holds_seal()
-        if self.role is Role.PRIMARY and self.machine.settled():
-            return True
-        stale = self.node.now_s() - self.fresh_s > self.node.config.follower_read_stale_s
-        return self.role in (Role.PRIMARY, Role.FOLLOWER) and not stale
-
-    def settling(self) -> bool:
-        """True while this copy will serve as soon as it knows what was committed."""
-        if self.error is not None or self.machine.unsure or self.serving():
-            return False
-        leads = self.role is Role.PRIMARY
-        return leads or (self.role is Role.FOLLOWER and self.fresh_s == float("-inf"))
-
-    def check_serving(self, *, primary_only: bool = False) -> None:
-        """Raise NotServingError unless this copy may answer a read."""
-        if self.is_sealed() and self.holds_seal():
-            return  # nothing newer will ever be
-        if primary_only and self.role is not Role.PRIMARY:
-            raise FencedError(f"shard {self.shard} is not led by {self.node.instance}")
-        if primary_only and not self.machine.lease_valid(self.node.now_s()):
-            raise NotServingError(f"the lease of {self.node.instance} on {self.shard} ran out")
-        if not self.serving():
-            why = self.error or self.integrity.damage or self._why_not()
-            raise NotServingError(
-                f"shard {self.shard} is not served by {self.node.instance}: {why}"
-            )
-
-    def _why_not(self) -> str:
-        machine = self.machine
-        if machine.lacks is not None:
-            return (
-                f"it ends at {machine.end.end} here, a member holds committed records up to "
-                f"{machine.lacks}"
-            )
-        waits = "" if machine.unsure else ", and what was committed is not known yet"
-        return f"it is {self.role.value} here, in epoch {self.epoch}{waits}"
+        return self.copy.availability(Purpose.SERVE).allowed
 
     @property
     def partitioner(self) -> Partitioner:
@@ -227,37 +172,40 @@ class Replica:
 
     async def wait_change(self, timeout_s: float) -> None:
         """Return when high watermark, role or log end changed, or after `timeout_s`."""
-        await _wait(self._changed, timeout_s)
+        await self.copy.wait_change(timeout_s)
 
-    async def wait_mark(self, timeout_s: float) -> None:
-        """For readers: return when high watermark, role or configuration changed, or in time."""
-        await _wait(self._marked, timeout_s)
+    def report(self, event: CopyEvent) -> None:
+        """What a part of this copy found, or has done."""
+        match event:
+            case DamageFound(damage, offset):
+                self._damaged(damage, offset)
+            case Created():
+                self.copy.exists = True
+                if self.machine.record is not None:
+                    self._acted()
+            case Dropped():
+                self.dropped()
+            case Received(end, high_watermark):
+                self.machine.adopt(min(high_watermark, end.end))
+                self.handle(Written(end))
+            case _:
+                self.handle(event)
 
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-        seen = (self.high_watermark, self.machine.revision, self.role, self.error)
-        if seen != self._seen:
-            self._seen = seen
-            self._wake_readers()
-
-    def _wake_readers(self) -> None:
-        self._marked.set()
-        self._marked = asyncio.Event()
-
-    def created(self) -> None:
-        """The copy exists on the disk now."""
-        self.exists = True
-        if self.machine.record is not None:
-            self._acted()
+    def _damaged(self, damage: str, offset: int | None) -> None:
+        """This copy is damaged (from `offset` on, if that is known); the rest follows by itself."""
+        if self.copy.damage:
+            return
+        _log.error("copy is damaged", shard=self.shard, role=self.role.value, error=damage)
+        self.copy.damage = damage
+        asyncio.get_running_loop().call_soon(self.handle, Damaged(offset))
 
     def dropped(self) -> None:
         """The copy of this learner is gone from the disk, until it is created anew: nobody pushes
         to it, and nothing asks the disk for it."""
-        self.exists = False
+        self.copy.exists = False
         self.machine.emptied()
         self.receiver.matched = Position()
-        self._notify()
+        self.copy.notify()
 
     def _acted(self) -> None:
         if self.exists:
@@ -271,10 +219,10 @@ class Replica:
             for effect in self.machine.handle(event, self.node.now_s()):
                 self._carry_out(effect)
         except CorruptStorageError as e:  # what begins a term is read from the disk
-            self.integrity.found(e.message, e.offset)
+            self._damaged(e.message, e.offset)
         if self.machine.settled():
-            self.fresh_s = self.node.now_s()
-        self._notify()
+            self.copy.fresh_s = self.node.now_s()
+        self.copy.notify()
 
     def tick(self) -> None:
         self.handle(Tick())
@@ -291,7 +239,7 @@ class Replica:
             self._acted()
             self.publishing.follow()
             self.writer.epoch = self.epoch
-            if self.is_sealed():
+            if self.copy.is_sealed():
                 self._end_at_seal()
 
     def _leads_at_once(self, record: ShardRecord, revision: int) -> bool:
@@ -302,7 +250,7 @@ class Replica:
             return True
         if not (self.writer.writing or self.receiver.writing):
             return True
-        self.landing += 1
+        self.copy.landing += 1
         self.spawn(self._lead_later(record, revision), f"lead {self.shard}")
         return False
 
@@ -310,13 +258,13 @@ class Replica:
         try:
             await self.settled()
         finally:
-            self.landing -= 1
+            self.copy.landing -= 1
         self.on_config(record, revision)
 
     def _end_at_seal(self) -> None:
         """The shard has ended: what was held is answered, readers may go to the end (S1, S4)."""
-        if self.holds_seal():
-            self._notify()
+        if self.copy.holds_seal():
+            self.copy.notify()
         self.append_gate.settle_at_seal()
 
     async def read_config(self) -> None:
@@ -402,7 +350,7 @@ class Replica:
                     self.on_config(cas.record, result.revision)
                     return
                 await self.read_config()
-                if self.landing:
+                if self.copy.landing:
                     await self.settled()
             except UnknownShardError:
                 return
@@ -430,7 +378,7 @@ class Replica:
         end = self.log.end()
         for effect in self.machine.write_failed(end, self.node.now_s()):
             self._carry_out(effect)
-        self._notify()
+        self.copy.notify()
 
     # ---- parts -------------------------------------------------------------------------------
 
@@ -439,12 +387,12 @@ class Replica:
 
     def fail(self, error: str) -> None:
         """Take this copy out of service: it must not be read or appended to again."""
-        if self.error is None:
+        if self.copy.error is None:
             _log.error("replica out of service", shard=self.shard, error=error)
-            self.error = error
+            self.copy.error = error
             self.writer.stop(UnavailableError(f"{error}, outcome unknown"))
             self.append_gate.refuse_held(StorageError(error))
-            self._notify()
+            self.copy.notify()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that ends with this copy; an unexpected end is logged, never silent."""
@@ -486,15 +434,7 @@ class Replica:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.marks.keep_now()
-        self.closed = True
+        self.copy.closed = True
         self.node.reporter.forget(self.shard, self.options.event_time)
-        self._notify()
-        self._wake_readers()
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return
+        self.copy.notify()
+        self.copy.wake_readers()

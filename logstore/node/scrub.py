@@ -15,6 +15,7 @@ from logstore.base.errors import (
     OutOfRangeError,
     UnknownShardError,
 )
+from logstore.node.copy import DamageFound
 
 if TYPE_CHECKING:
     from logstore.node.context import NodeContext
@@ -58,13 +59,13 @@ class Scrubber:
         damaged = {m.replica_id: m.damage for m in self._node.engine.replicas() if m.damage}
         for replica in self._instance.replicas.values():
             if replica.member.replica_id in damaged:
-                replica.integrity.found(damaged[replica.member.replica_id])
+                replica.report(DamageFound(damaged[replica.member.replica_id]))
 
     async def scrub(self, replica: "Replica") -> None:
         """Recompute the chain of what the copy holds now, from its base (F4)."""
         log = replica.log
         meta = log.meta()
-        if meta is None or replica.integrity.damage:
+        if meta is None or replica.copy.damage:
             return
         at, stop = meta.base, log.end().end
         records = max(stop - at.end, 1)
@@ -80,7 +81,7 @@ class Scrubber:
                 await asyncio.sleep(max(due_s - self._node.now_s(), 0.0))
         except CorruptStorageError as e:
             replica.integrity.scrub_result = e.message
-            replica.integrity.found(e.message, e.offset)
+            replica.report(DamageFound(e.message, e.offset))
         except (OutOfRangeError, UnknownShardError):
             return  # trimmed or dropped meanwhile: the next round begins anew
         else:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from logstore.base.errors import (
     LogstoreError,
-    NotServingError,
     OutcomeUnknownError,
     OutOfRangeError,
     ShardSealedError,
     UnavailableError,
 )
 from logstore.base.limits import PRODUCER_WINDOW, PRODUCERS_PER_SHARD_MAX
-from logstore.base.types import Ack, Position, ShardStatus
+from logstore.base.types import Ack
 from logstore.engine.batch import time_at
 from logstore.engine.port import ProducerEntry
 from logstore.meta.records import ShardRecord
 from logstore.node.appends import PendingAppend
+from logstore.node.availability import Purpose
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
@@ -34,13 +34,6 @@ VERSIONS_KEPT_MAX = 10_000
 ASK_TIMEOUT_S = 1.0
 
 
-def sealed_at(record: ShardRecord) -> Position | None:
-    """Where a sealing or sealed shard ends."""
-    if record.sealed_end is None or record.sealed_chain is None:
-        return None
-    return Position(record.sealed_end, record.sealed_chain)
-
-
 class SealedAnswers:
     """Answers to appends that reach a sealed shard's copy."""
 
@@ -51,11 +44,7 @@ class SealedAnswers:
     def settle(self, append: PendingAppend) -> None:
         """A duplicate with its offset, or not stored; NotServingError where this copy is short."""
         replica = self._replica
-        if not replica.holds_seal():
-            raise NotServingError(
-                f"the copy of sealed shard {replica.shard} on {replica.node.instance} does not "
-                f"reach its end yet"
-            )
+        replica.copy.check(Purpose.ANSWER_SEAL)
         if append.done.done():
             return
         entry = self._known(append)
@@ -136,7 +125,7 @@ class AncestorVersions:
         """One ancestor, from this instance's copy if it has one, else from any other."""
         node = self._replica.node
         own = node.open_copy(record.shard)
-        if own is not None and own.holds_seal():
+        if own is not None and own.copy.holds_seal():
             return key_version(own, key)
         failed = "nobody holds it"
         for member in record.in_sync:
@@ -156,7 +145,5 @@ class AncestorVersions:
 
 def key_version(replica: "Replica", key: bytes) -> int:
     """Records of the key in a sealed shard, its own ancestors not counted; final (S3)."""
-    end = sealed_at(replica.record)
-    if replica.record.status is not ShardStatus.SEALED or end is None or not replica.holds_seal():
-        raise NotServingError(f"shard {replica.shard} is not sealed on {replica.node.instance}")
-    return replica.log.count_key(key, end.end)
+    replica.copy.check(Purpose.ANSWER_SEAL)
+    return replica.log.count_key(key, replica.record.sealed_end or 0)

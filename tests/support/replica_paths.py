@@ -12,8 +12,8 @@ NODE = Path(__file__).parents[2] / "logstore/node"
 HOME = "replica.py"
 NAMES = {"replica", "held", "own"}
 """Variables that hold a `Replica`; parts keep theirs in `_replica`."""
-PORT = "log"
-"""Its copy's handle of the disk: what is called on it is the port's, and no path of the copy's."""
+HANDLES = ("log", "copy")
+"""What parts are given in place of a `Replica`: a path ends there."""
 
 
 def is_replica(node: ast.AST) -> bool:
@@ -31,7 +31,7 @@ def chains(tree: ast.AST) -> Iterator[str]:
         names: list[str] = []
         at: ast.AST = node
         while isinstance(at, ast.Attribute) and not is_replica(at):
-            names = [] if at.attr == PORT else names
+            names = [] if at.attr in HANDLES else names
             names.append(at.attr)
             at = at.value
         if names and is_replica(at):

@@ -109,7 +109,7 @@ MUTANTS = (
             Edit(
                 file="logstore/node/peer_service.py",
                 function="PeerService._fence",
-                before="if request.sealed and not replica.is_sealed():",
+                before="if request.sealed and not replica.copy.is_sealed():",
                 after="if request.sealed and request.epoch < 0:",
             ),
         ),
@@ -209,7 +209,7 @@ MUTANTS = (
                 file="logstore/node/replica.py",
                 function="Replica._leads_at_once",
                 before="if not (self.writer.writing or self.receiver.writing):",
-                after="if self.landing >= 0:",
+                after="if self.copy.landing >= 0:",
             ),
         ),
     ),
@@ -290,10 +290,10 @@ MUTANTS = (
         what="A primary with too few members feeds nobody before it has settled (P4, liveness).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="_check_feeding",
-                before="leads = replica.role is Role.PRIMARY and replica.machine.term_began",
-                after="leads = False",
+                file="logstore/node/copy.py",
+                function="Copy.is_in_term",
+                before="return self._machine.term_began",
+                after="return False",
             ),
         ),
     ),

@@ -158,8 +158,8 @@ MUTANTS = (
         what="A copy serves a sealed shard though its chain at the end is another (S5).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
-                function="Replica.holds_seal",
+                file="logstore/node/copy.py",
+                function="Copy.holds_seal",
                 before="self._seal_held = self.is_sealed() and found == end",
                 after="self._seal_held = self.is_sealed() and found is not None",
             ),

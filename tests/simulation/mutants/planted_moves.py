@@ -64,10 +64,10 @@ MUTANTS = (
         what="A follower that hears nothing of its primary goes on serving (P8).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
-                function="Replica.serving",
-                before="return self.role in (Role.PRIMARY, Role.FOLLOWER) and not stale",
-                after="return self.role in (Role.PRIMARY, Role.FOLLOWER) and stale is not None",
+                file="logstore/node/copy.py",
+                function="Copy.is_fresh",
+                before="return not stale",
+                after="return stale is not None",
             ),
         ),
     ),
@@ -99,8 +99,11 @@ MUTANTS = (
             Edit(
                 file="logstore/node/reads.py",
                 function="_ends",
-                before="return replica.is_sealed() and offset >= (replica.record.sealed_end or 0)",
-                after="return replica.is_sealed()",
+                before="""
+                    return replica.copy.is_sealed() and
+                        offset >= (replica.record.sealed_end or 0)
+                """,
+                after="return replica.copy.is_sealed()",
             ),
         ),
         splits=True,
@@ -218,7 +221,7 @@ MUTANTS = (
                 function="Instance._begins_here",
                 before="""
                     return record.epoch == 1 or
-                        any(p is not None and p.holds_seal() for p in parents)
+                        any(p is not None and p.copy.holds_seal() for p in parents)
                 """,
                 after="return True or bool(parents)",
             ),

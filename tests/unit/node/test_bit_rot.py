@@ -150,9 +150,9 @@ async def test_rot_in_a_file_is_noticed_by_a_read(
         rot_in_place(n, instance, pattern)
         replica = n.servers[instance].instance.replicas[SHARD]
         async with asyncio.timeout(LIMIT_S):
-            while not replica.integrity.damage:  # a late heartbeat refuses reads as well
+            while not replica.copy.damage:  # a late heartbeat refuses reads as well
                 assert await read_until_refused(n, instance, keys) == "not_serving"
-        assert "Corruption" in replica.integrity.damage
+        assert "Corruption" in replica.copy.damage
         assert not replica.serving()
         async with repaired(n):
             record = await rebuilt(n, instance)

@@ -89,7 +89,7 @@ async def test_an_only_copy_tells_what_its_disk_lost(
         first = loss.offset
         assert re.search(rf"'{SHARD}' .*offsets? {first}\b", message)
         assert str(len(keys)) in loss.cause
-        assert n.servers["i1"].instance.replicas[SHARD].integrity.damage
+        assert n.servers["i1"].instance.replicas[SHARD].copy.damage
         if first:
             whole = await read_all(n.log_stub("i1"), log_pb2.ReadRequest(shard=SHARD, limit=first))
             assert [k for _, k in whole] == keys[:first]
