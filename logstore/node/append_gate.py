@@ -5,7 +5,6 @@ primary in order (H3), or is settled by the seal (S1).
 """
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from logstore.base.errors import (
     FencedError,
@@ -15,42 +14,41 @@ from logstore.base.errors import (
 from logstore.meta.records import Member
 from logstore.node.appends import PendingAppend
 from logstore.node.availability import Availability, Purpose
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy
 from logstore.node.forward import Forwarder
 from logstore.node.sealed import AncestorVersions, SealedAnswers
-from logstore.node.writer import only_key
+from logstore.node.writer import ShardWriter, only_key
 from logstore.replication.events import Role
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 
 class AppendGate:
     """Of one copy. `blackout_ms` is how long it held appends the last time."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(self, copy: Copy, node: NodeContext, writer: ShardWriter) -> None:
+        self._copy, self._node, self._writer = copy, node, writer
         self.blackout_ms = 0.0
         self._held_since_s: float | None = None
         self._forwarder: Forwarder | None = None
-        self._ancestors = AncestorVersions(replica)
-        self._sealed = SealedAnswers(replica)
+        self._ancestors = AncestorVersions(copy, node)
+        self._sealed = SealedAnswers(copy)
 
     def submit(self, append: PendingAppend) -> None:
         """Take an append: queue it where we lead (or will), forward it where we follow."""
-        replica = self._replica
+        copy = self._copy
         request = append.request
         forwarded = request is not None and request.forwarded
-        state = replica.copy.availability(Purpose.APPEND).state
+        state = copy.availability(Purpose.APPEND).state
         if state is Availability.ELSE and self._forwarder is not None and not forwarded:
             self._forwarder.submit(append)
             return
-        replica.copy.check(Purpose.APPEND)
+        copy.check(Purpose.APPEND)
         if state is Availability.SEALED:
             self._sealed.settle(append)
         elif self._with_ancestors(append):
-            replica.writer.submit(append)
-            if replica.writer.open:
-                replica.node.committer.wake(replica.writer)
+            self._writer.submit(append)
+            if self._writer.open:
+                self._node.committer.wake(self._writer)
 
     def _with_ancestors(self, append: PendingAppend) -> bool:
         """True when the append can be checked; else the key's version in the ancestors is fetched
@@ -61,7 +59,7 @@ class AppendGate:
         if before is not None:
             append.version_before = before
             return True
-        self._replica.spawn(self._submit_later(append), f"version {self._replica.shard}")
+        self._copy.spawn(self._submit_later(append), f"version {self._copy.shard}")
         return False
 
     async def _submit_later(self, append: PendingAppend) -> None:
@@ -71,12 +69,12 @@ class AppendGate:
         except LogstoreError as e:
             append.refuse(e)
         except asyncio.CancelledError:
-            append.refuse(UnavailableError(f"shard {self._replica.shard} closes"))
+            append.refuse(UnavailableError(f"shard {self._copy.shard} closes"))
             raise
 
     def hold(self) -> None:
         """From now on what comes waits: leadership changes hands, or the shard ends."""
-        self._held_since_s = self._replica.node.now_s()
+        self._held_since_s = self._node.now_s()
 
     def unhold(self) -> None:
         """This copy goes on taking appends itself: nobody was kept waiting by a change."""
@@ -84,11 +82,11 @@ class AppendGate:
 
     def pass_on(self, role: Role, primary: Member) -> None:
         """H3: what was held goes to the new primary, in order, with producer and sequence."""
-        held, shard = self._replica.writer.take_queue(), self._replica.shard
+        held, shard = self._writer.take_queue(), self._copy.shard
         self.stop_forwarding()
         if role is Role.FOLLOWER:
-            self._forwarder = Forwarder(self._replica, primary.instance)
-            self._replica.spawn(self._forwarder.run(), f"forward {shard}")
+            self._forwarder = Forwarder(self._copy, self._node, primary.instance)
+            self._copy.spawn(self._forwarder.run(), f"forward {shard}")
         for append in held:
             if self._forwarder is not None:
                 self._forwarder.submit(append)
@@ -98,7 +96,7 @@ class AppendGate:
 
     def settle_at_seal(self) -> None:
         """The shard has ended: what was held is a duplicate, or was surely not stored (S1)."""
-        for append in self._replica.writer.take_queue():
+        for append in self._writer.take_queue():
             try:
                 self._sealed.settle(append)
             except LogstoreError as e:
@@ -107,7 +105,7 @@ class AppendGate:
 
     def refuse_held(self, error: LogstoreError) -> None:
         """The copy goes out of service: what waits gets `error`."""
-        for append in self._replica.writer.take_queue():
+        for append in self._writer.take_queue():
             append.refuse(error)
 
     def stop_forwarding(self) -> None:
@@ -117,5 +115,5 @@ class AppendGate:
 
     def _blackout_over(self) -> None:
         if self._held_since_s is not None:
-            self.blackout_ms = (self._replica.node.now_s() - self._held_since_s) * 1e3
+            self.blackout_ms = (self._node.now_s() - self._held_since_s) * 1e3
             self._held_since_s = None

@@ -5,10 +5,9 @@ are verified before they are written; what lies on the disk is verified again by
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -25,20 +24,24 @@ from logstore.engine.port import ReplicaMeta
 from logstore.feed.direct import DirectFeed
 from logstore.feed.port import BrokerAwayError, FeedSource
 from logstore.feed.topic import TopicFeed
-from logstore.node.copy import Created, DamageFound, Dropped, Received
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy, Created, DamageFound, Dropped, Received
+from logstore.node.receiver import Receiver
+from logstore.replication.events import NEVER
 
 RATE_S = 0.5
+AtRest = Callable[[], Awaitable[None]]
+"""Returns when nothing is being written to the copy: where its log ends is known then."""
 _log = structlog.get_logger(__name__)
 
 
 class CatchUpControl:
     """The pull of a copy while it is a learner that nobody pushes to."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(self, copy: Copy, node: NodeContext, receiver: Receiver, at_rest: AtRest) -> None:
+        self._copy, self._node, self._receiver, self._at_rest = copy, node, receiver, at_rest
+        self.pushed_s = NEVER
+        """When the primary last pushed something, a heartbeat too."""
         self._task: asyncio.Task[None] | None = None
         self.newest: CatchUp | None = None
         """Also after its end, for who asks how the copy was filled."""
@@ -46,8 +49,8 @@ class CatchUpControl:
     def begin(self) -> None:
         """Pull, if it is not under way."""
         if self._task is None:
-            self.newest = CatchUp(self._replica)
-            self._task = self._replica.spawn(self.newest.run(), f"learn {self._replica.shard}")
+            self.newest = CatchUp(self._copy, self._node, self._receiver, self._at_rest)
+            self._task = self._copy.spawn(self.newest.run(), f"learn {self._copy.shard}")
 
     def stop(self) -> asyncio.Task[None] | None:
         """End the pull; returns its task, which may still be ending."""
@@ -64,16 +67,31 @@ class CatchUpControl:
 
     def resume_if_silent(self) -> None:
         """The pushing primary fell silent while we are a learner: pull again."""
-        node = self._replica.node
-        if node.now_s() - self._replica.heartbeat_s > node.config.follower_timeout_s:
+        node = self._node
+        if node.now_s() - self.pushed_s > node.config.follower_timeout_s:
             self.begin()
+
+
+def direct_feed(copy: Copy, node: NodeContext) -> FeedSource:
+    """Straight from the primary."""
+    record = copy.record
+    channel = node.channel_to(record.primary.instance)
+    return DirectFeed(channel, copy.shard, copy.epoch, record.copy_bytes_per_s)
 
 
 class CatchUp:
     """The pull of one copy; `phase` and the figures are what Status tells."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(
+        self,
+        copy: Copy,
+        node: NodeContext,
+        receiver: Receiver,
+        at_rest: AtRest,
+        source: Callable[[Copy, NodeContext], FeedSource] = direct_feed,
+    ) -> None:
+        self._copy, self._node, self._receiver, self._at_rest = copy, node, receiver, at_rest
+        self._source = source
         self.phase = "snapshot"
         self.snapshot_end = 0
         self.bytes_copied = 0
@@ -91,7 +109,7 @@ class CatchUp:
         """How long the broker of our feed has not answered; 0: it does, or there is none."""
         if self._away_since_s is None:
             return 0.0
-        return self._replica.node.now_s() - self._away_since_s
+        return self._node.now_s() - self._away_since_s
 
     @property
     def records_per_s(self) -> float:
@@ -101,7 +119,7 @@ class CatchUp:
         """Pull until cancelled; a copy that can never match stops with phase `failed: …`.
 
         A full disk says so too, and goes on trying: space may be made."""
-        node = self._replica.node
+        node = self._node
         while True:
             try:
                 await self._pull()
@@ -111,11 +129,11 @@ class CatchUp:
                 if self._from_end and isinstance(e, DivergedError):
                     await self._after_trim()  # our end was never committed, the source's base is
                     continue
-                _log.error("learner failed", shard=self._replica.shard, error=e.message)
+                _log.error("learner failed", shard=self._copy.shard, error=e.message)
                 self.phase = f"failed: {e.message}"
                 return
             except CorruptStorageError as e:  # a peer never says this of itself
-                self._replica.report(DamageFound(e.message))
+                self._copy.report(DamageFound(e.message))
                 self.phase = f"failed: {e.message}"
                 return
             except StorageFullError as e:  # a move is rolled back on it; a repair waits for space
@@ -123,15 +141,15 @@ class CatchUp:
             except BrokerAwayError as e:
                 self._broker_away(e.message)
             except LogstoreError as e:
-                _log.info("pull broke", shard=self._replica.shard, error=e.message)
+                _log.info("pull broke", shard=self._copy.shard, error=e.message)
             await asyncio.sleep(node.config.retry_interval_s)
 
     def _broker_away(self, why: str) -> None:
         """The coordinator sees how long, and decides what follows (feed_fallback)."""
-        _log.info("feed away", shard=self._replica.shard, error=why)
+        _log.info("feed away", shard=self._copy.shard, error=why)
         self.feed_error = why
         if self._away_since_s is None:
-            self._away_since_s = self._replica.node.now_s()
+            self._away_since_s = self._node.now_s()
 
     def _broker_heard(self) -> None:
         self._away_since_s, self.feed_error = None, ""
@@ -139,51 +157,45 @@ class CatchUp:
     async def _after_trim(self) -> None:
         """The source trimmed past our mark: go on at our end; if it trimmed past that too, or our
         end is not its log, copy anew from its base."""
-        replica = self._replica
+        copy = self._copy
         if not self._from_end:
             self._from_end = True
             return
         self._from_end = False
-        async with replica.apply_lock:
-            await replica.settled()
+        async with self._receiver.lock:
+            await self._at_rest()
             self._cut_above_mark()
-            replica.log.drop()
-            replica.report(Dropped())
+            copy.log.drop()
+            copy.report(Dropped())
 
     def _cut_above_mark(self) -> None:
         """What lies above our mark is not the source's log, or comes again from it (P5); what lies
         below was trimmed there, so all of this copy may go (I13)."""
-        log = self._replica.log
+        log = self._copy.log
         meta = log.meta()
         if meta is None:
             return
         mark = max(meta.high_watermark, meta.base.end)
         ends = range(mark, meta.base.end - 1, -1)
         cut = next(end for end in ends if log.position_at(end) is not None)
-        log.truncate(cut, self._replica.options.durability)
+        log.truncate(cut, self._copy.options.durability)
 
     async def _pull(self) -> None:
-        replica = self._replica
-        primary = replica.record.primary
-        direct = DirectFeed(
-            replica.node.channel_to(primary.instance),
-            replica.shard,
-            replica.epoch,
-            replica.record.copy_bytes_per_s,
-        )
-        topic = replica.record.feed_topic
-        await replica.settled()
-        meta = self._replica.log.meta()
+        copy = self._copy
+        direct = self._source(copy, self._node)
+        topic = copy.record.feed_topic
+        await self._at_rest()
+        meta = self._copy.log.meta()
         if meta is None or meta.snapshot_target is not None:
             self.phase = "snapshot"
-            with replica.node.pace.copying():
-                await self._copy(direct, meta)
+            with self._node.pace.copying():
+                await self._take_snapshot(direct, meta)
         self.phase = "feed"
         await self._follow(self._feed_of(topic, direct), topic)
 
     def _feed_of(self, topic: str, direct: FeedSource) -> FeedSource:
         """Through the topic that the record names, else straight from the source."""
-        node = self._replica.node
+        node = self._node
         self.feed = "kafka" if topic else "direct"
         if not topic:
             self._broker_heard()
@@ -194,34 +206,34 @@ class CatchUp:
             node.broker,
             topic,
             direct,
-            self._replica.log.position_at,
+            self._copy.log.position_at,
             self._broker_heard,
         )
 
-    async def _copy(self, source: FeedSource, meta: ReplicaMeta | None) -> None:
-        replica, log = self._replica, self._replica.log
-        started_s = replica.node.now_s()
+    async def _take_snapshot(self, source: FeedSource, meta: ReplicaMeta | None) -> None:
+        copy, log = self._copy, self._copy.log
+        started_s = self._node.now_s()
         start = 0 if meta is None else log.end().end
         async for part in source.snapshot(start, want_anchor=meta is None):
             if part.anchor is not None:
                 meta = ReplicaMeta(
                     replica_id=log.id,
-                    shard=replica.shard,
+                    shard=copy.shard,
                     base=part.anchor.base,
                     high_watermark=part.anchor.base.end,
                     snapshot_target=part.end,
                 )
-                made = partial(log.create, meta, part.anchor, replica.options.key_index)
+                made = partial(log.create, meta, part.anchor, copy.options.key_index)
                 await self._synced(made)
-                replica.report(Created())
+                copy.report(Created())
             self.snapshot_end = part.end
             await self._apply(list(part.batches), part.end)
             size = sum(len(b.data) for b in part.batches)
             self.bytes_copied += size
-            replica.node.reporter.copied(size)
-            await replica.node.pace.spend(size)
-            self.copy_seconds = replica.node.now_s() - started_s
-        reached = self._replica.log.meta()
+            self._node.reporter.copied(size)
+            await self._node.pace.spend(size)
+            self.copy_seconds = self._node.now_s() - started_s
+        reached = self._copy.log.meta()
         if reached is not None and log.end().end >= self.snapshot_end:
             whole = ReplicaMeta(
                 reached.replica_id, reached.shard, reached.base, reached.high_watermark
@@ -232,7 +244,7 @@ class CatchUp:
         """What waits for the disk, off the loop: others' appends are served there. It is done when
         this returns, also by a cancellation, so nothing of a copy is under way after its end."""
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._replica.node.readers, work)
+        done = loop.run_in_executor(self._node.readers, work)
         try:
             await asyncio.shield(done)
         except asyncio.CancelledError:
@@ -241,40 +253,38 @@ class CatchUp:
 
     async def _follow(self, source: FeedSource, topic: str) -> None:
         """Until the record names another topic, or none."""
-        replica = self._replica
-        meta = self._replica.log.meta()
+        copy = self._copy
+        meta = self._copy.log.meta()
         if meta is None:
             return
         # Our own log is the truth (F3), but above its mark it may hold what was never committed.
         start = max(meta.high_watermark, meta.base.end)
         if self._from_end:  # with our last batch, so that it is compared
-            start = max(start, replica.log.end().end - 1)
+            start = max(start, copy.log.end().end - 1)
         async with aclosing(source.follow(start, meta.feed_cursor)) as parts:
             async for part in parts:
                 self.source_high_watermark = part.high_watermark
                 if self._from_end and part.high_watermark <= start:
                     raise DivergedError(
-                        f"{replica.shard} reaches {start} here, its source is committed to "
+                        f"{copy.shard} reaches {start} here, its source is committed to "
                         f"{part.high_watermark}"
                     )
                 await self._apply(list(part.batches), part.high_watermark, part.cursor)
                 self._from_end = self._from_end and not part.batches
-                replica.node.reporter.copied(sum(len(b.data) for b in part.batches))
-                self._rate.add(sum(b.count for b in part.batches), replica.node.now_s())
-                if replica.record.feed_topic != topic:
+                self._node.reporter.copied(sum(len(b.data) for b in part.batches))
+                self._rate.add(sum(b.count for b in part.batches), self._node.now_s())
+                if copy.record.feed_topic != topic:
                     return
 
     async def _apply(
         self, batches: list[StoredBatch], new_mark: int, feed_cursor: int | None = None
     ) -> None:
-        replica = self._replica
+        copy = self._copy
         if not batches:
             return
-        async with replica.apply_lock:
-            end = await replica.receiver.apply(
-                batches, replica.high_watermark, new_mark, feed_cursor
-            )
-            replica.report(Received(end, new_mark))
+        async with self._receiver.lock:
+            end = await self._receiver.apply(batches, copy.high_watermark, new_mark, feed_cursor)
+            copy.report(Received(end, new_mark))
 
 
 class Rate:

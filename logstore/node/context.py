@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from grpc.aio import Channel
 
@@ -16,11 +15,9 @@ from logstore.meta.records import ShardRecord
 from logstore.node.admission import Admission
 from logstore.node.commit import GroupCommit
 from logstore.node.config import NodeConfig
+from logstore.node.copy import Copy
 from logstore.node.copy_pace import CopyPace
 from logstore.node.statistics_reporter import StatisticsReporter
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 
 @dataclass(slots=True)
@@ -42,7 +39,7 @@ class NodeContext:
     """A channel to an instance by its id; UnavailableError when its address is unknown."""
     shard_record: Callable[[str], ShardRecord | None]
     """A shard's record as the watch last brought it."""
-    open_copy: "Callable[[str], Replica | None]"
+    open_copy: Callable[[str], Copy | None]
     """This instance's own copy of a shard."""
     pace: CopyPace
     acted: Callable[[str, int, ShardRecord, int], None]

@@ -6,7 +6,6 @@ retry through another way is stored once.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import google_crc32c
 import grpc.aio
@@ -15,20 +14,18 @@ from logstore.base.errors import LogstoreError, UnavailableError
 from logstore.base.types import Ack
 from logstore.engine.batch import encode_payload
 from logstore.node.appends import PendingAppend
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy
 from logstore.proto.status import called, error_of
 from logstore.proto.v1 import log_pb2
 from logstore.proto.v1.log_pb2_grpc import LogServiceStub
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 
 class Forwarder:
     """One ordered stream of forwarded appends from this copy to the instance that leads."""
 
-    def __init__(self, replica: "Replica", target: str) -> None:
-        self._replica = replica
-        self._target = target
+    def __init__(self, copy: Copy, node: NodeContext, target: str) -> None:
+        self._copy, self._node, self._target = copy, node, target
         self._queue: asyncio.Queue[PendingAppend | None] = asyncio.Queue()
         self._sent: dict[int, PendingAppend] = {}
         self._next_id = 1
@@ -68,7 +65,7 @@ class Forwarder:
         first = await self._queue.get()
         if first is None:
             return True
-        stub = LogServiceStub(self._replica.node.channel_to(self._target))
+        stub = LogServiceStub(self._node.channel_to(self._target))
         call: grpc.aio.StreamStreamCall[log_pb2.AppendBatch, log_pb2.AppendResult]
         call = stub.AppendStream()
         answers = asyncio.create_task(self._read_answers(call))
@@ -89,7 +86,7 @@ class Forwarder:
         if append.request is not None:
             message.CopyFrom(append.request)
         else:
-            message.shard = self._replica.shard
+            message.shard = self._copy.shard
             message.producer_id, message.sequence = append.producer_id, append.sequence
             message.count, message.flags = append.count, append.flags
             message.payload = append.payload or encode_payload(append.batch)
@@ -97,7 +94,7 @@ class Forwarder:
             if append.expected_version is not None:
                 message.expected_version = append.expected_version
         message.id, self._next_id = self._next_id, self._next_id + 1
-        message.epoch = self._replica.epoch
+        message.epoch = self._copy.epoch
         message.forwarded = True
         self._sent[message.id] = append
         return message

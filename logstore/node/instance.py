@@ -46,7 +46,7 @@ from logstore.node.commit import GroupCommit, Source
 from logstore.node.config import NodeConfig
 from logstore.node.context import NodeContext
 from logstore.node.copies import InstanceCopies
-from logstore.node.copy import DamageFound
+from logstore.node.copy import Copy, DamageFound
 from logstore.node.copy_pace import CopyPace
 from logstore.node.identity import IdentityStore
 from logstore.node.metadata_view import MetadataView
@@ -117,7 +117,7 @@ class Instance:
             incarnation=self.claim.identity.incarnation,
             channel_to=self._channel_to,
             shard_record=self._shard_record,
-            open_copy=self.replicas.get,
+            open_copy=self._open_copy,
             pace=CopyPace(config, env.clock.monotonic_s, self._copies),
             broker=broker,
             acted=self._keep_facts,
@@ -157,6 +157,10 @@ class Instance:
             if record.log == log and record.status != "sealed" and routed in record.range:
                 return self.replica(record.shard)
         raise NotServingError(f"log {log} has no open shard for key {key!r} yet")
+
+    def _open_copy(self, shard: str) -> Copy | None:
+        found = self.replicas.get(shard)
+        return found.copy if found is not None else None
 
     def _shard_record(self, shard: str) -> ShardRecord | None:
         found = self.metadata_view.shards.get(shard)

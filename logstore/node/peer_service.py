@@ -50,7 +50,7 @@ class PeerService(PeerServiceServicer):
     ) -> node_pb2.KeyVersionResponse:
         async with served(context):
             replica = self._instance.replica(request.shard)
-            return node_pb2.KeyVersionResponse(version=key_version(replica, request.key))
+            return node_pb2.KeyVersionResponse(version=key_version(replica.copy, request.key))
         raise AssertionError("served() ends the call")
 
     # ---- pushes ------------------------------------------------------------------------------
@@ -71,10 +71,10 @@ class PeerService(PeerServiceServicer):
         replica = self._instance.replica(request.shard)
         await self._fence(replica, request)
         await replica.catch_up.stopped()
-        async with replica.apply_lock:
+        async with replica.receiver.lock:
             await replica.settled()  # what an earlier term wrote here lands before it is cut
             self._check(replica, request)  # what waited for the lock may be of a term that is over
-            replica.heartbeat_s = self._node.now_s()
+            replica.catch_up.pushed_s = self._node.now_s()
             replica.handle(PrimaryHeard())
             with replica.integrity.watching(for_peer=True):
                 return await self._apply(replica, request)

@@ -25,6 +25,8 @@ class Receiver:
     durability: Durability
     term: int = 0
     matched: Position = field(default_factory=Position)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever compares the log, cuts it or writes to it."""
     _queue: deque[tuple[ReplicaWrite, "asyncio.Future[None]"]] = field(default_factory=deque)
     _writing: list["asyncio.Future[None]"] = field(default_factory=list)
 

@@ -87,7 +87,6 @@ class Replica:
         self.created_us = created_us
         self.member = member
         self.options = options
-        self.heartbeat_s = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._leading = False
         self.log = ShardLog(node.engine, member.replica_id)
@@ -128,10 +127,9 @@ class Replica:
             durability=options.durability,
         )
         self.receiver = Receiver(self.log, node.committer, options.durability)
-        self.apply_lock = asyncio.Lock()
-        self.append_gate = AppendGate(self)
+        self.append_gate = AppendGate(self.copy, node, self.writer)
         self.peer_senders = PeerSenders(self)
-        self.catch_up = CatchUpControl(self)
+        self.catch_up = CatchUpControl(self.copy, node, self.receiver, self.settled)
         self.publishing = Publishing(self)
         self.marks = MarkKeeper(self)
 

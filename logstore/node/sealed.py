@@ -5,7 +5,6 @@ a duplicate, or surely not stored, now and for ever (docs/design/0005-seals.md).
 """
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from logstore.base.errors import (
     LogstoreError,
@@ -21,13 +20,12 @@ from logstore.engine.port import ProducerEntry
 from logstore.meta.records import ShardRecord
 from logstore.node.appends import PendingAppend
 from logstore.node.availability import Purpose
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
 from sharder.keys import routing_key
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 VERSIONS_KEPT_MAX = 10_000
 """Keys whose version in the ancestors is remembered; it is final, forgetting costs a call."""
@@ -37,34 +35,32 @@ ASK_TIMEOUT_S = 1.0
 class SealedAnswers:
     """Answers to appends that reach a sealed shard's copy."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
         self._table: dict[int, dict[int, ProducerEntry]] | None = None
 
     def settle(self, append: PendingAppend) -> None:
         """A duplicate with its offset, or not stored; NotServingError where this copy is short."""
-        replica = self._replica
-        replica.copy.check(Purpose.ANSWER_SEAL)
+        copy = self._copy
+        copy.check(Purpose.ANSWER_SEAL)
         if append.done.done():
             return
         entry = self._known(append)
         if entry is None:
-            raise ShardSealedError(f"shard {replica.shard} was sealed before: not stored")
+            raise ShardSealedError(f"shard {copy.shard} was sealed before: not stored")
         append.duplicate = True
         time_us = self._time_at(entry.offset)
         if append.expected_version is not None:
             append.version = append.expected_version + 1  # it was stored on this condition
-        append.done.set_result(
-            Ack(replica.shard, entry.offset, time_us, entry.count, append.version)
-        )
+        append.done.set_result(Ack(copy.shard, entry.offset, time_us, entry.count, append.version))
 
     def _known(self, append: PendingAppend) -> ProducerEntry | None:
         if not append.producer_id:
             return None
         if self._table is None:
-            replica = self._replica
-            table = replica.log.producers()
-            end = replica.record.sealed_end or 0  # what a copy may hold above it is not stored
+            copy = self._copy
+            table = copy.log.producers()
+            end = copy.record.sealed_end or 0  # what a copy may hold above it is not stored
             self._table = {
                 p: {e.sequence: e for e in entries if e.offset + e.count <= end}
                 for p, entries in table.items()
@@ -74,16 +70,16 @@ class SealedAnswers:
         forgotten = len(self._table) >= PRODUCERS_PER_SHARD_MAX and not known
         if entry is None and (forgotten or append.sequence < max(known, default=0)):
             raise OutcomeUnknownError(
-                f"sequence is {append.sequence}; sealed shard {self._replica.shard} remembers the "
+                f"sequence is {append.sequence}; sealed shard {self._copy.shard} remembers the "
                 f"last {PRODUCER_WINDOW} of a producer"
             )
         return entry
 
     def _time_at(self, offset: int) -> int:
         """The record's timestamp; 0 where it was trimmed since."""
-        replica = self._replica
+        copy = self._copy
         try:
-            batch = replica.log.read(offset, offset + 1, 1)[0]
+            batch = copy.log.read(offset, offset + 1, 1)[0]
         except OutOfRangeError:
             return 0
         return time_at(batch, offset)
@@ -92,23 +88,23 @@ class SealedAnswers:
 class AncestorVersions:
     """How many records a key has in a shard's sealed ancestors (S3); asked once, then known."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(self, copy: Copy, node: NodeContext) -> None:
+        self._copy, self._node = copy, node
         self._known: dict[bytes, int] = {}
 
     def known(self, key: bytes) -> int | None:
         """The version, if it was fetched before; 0 for a shard without ancestors."""
-        if not self._replica.record.predecessors:
+        if not self._copy.record.predecessors:
             return 0
         return self._known.get(key)
 
     async def fetch(self, key: bytes) -> int:
         """Sum over all ancestors whose range holds the key; UnavailableError: none answered."""
-        routed = routing_key(self._replica.partitioner, key)
-        todo, seen, total = list(self._replica.record.predecessors), set[str](), 0
+        routed = routing_key(self._copy.options.partitioner, key)
+        todo, seen, total = list(self._copy.record.predecessors), set[str](), 0
         while todo:
             name = todo.pop()
-            record = self._replica.node.shard_record(name)
+            record = self._node.shard_record(name)
             if record is None:
                 raise UnavailableError(f"shard {name}, an ancestor, is not known here")
             if name in seen or routed not in record.range:
@@ -123,9 +119,9 @@ class AncestorVersions:
 
     async def _ask(self, record: ShardRecord, key: bytes) -> int:
         """One ancestor, from this instance's copy if it has one, else from any other."""
-        node = self._replica.node
+        node = self._node
         own = node.open_copy(record.shard)
-        if own is not None and own.copy.holds_seal():
+        if own is not None and own.availability(Purpose.ANSWER_SEAL).allowed:
             return key_version(own, key)
         failed = "nobody holds it"
         for member in record.in_sync:
@@ -143,7 +139,7 @@ class AncestorVersions:
         raise UnavailableError(f"the key's version in sealed shard {record.shard}: {failed}")
 
 
-def key_version(replica: "Replica", key: bytes) -> int:
+def key_version(copy: Copy, key: bytes) -> int:
     """Records of the key in a sealed shard, its own ancestors not counted; final (S3)."""
-    replica.copy.check(Purpose.ANSWER_SEAL)
-    return replica.log.count_key(key, replica.record.sealed_end or 0)
+    copy.check(Purpose.ANSWER_SEAL)
+    return copy.log.count_key(key, copy.record.sealed_end or 0)

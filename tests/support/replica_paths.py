@@ -50,8 +50,23 @@ def paths_by_module() -> dict[str, set[str]]:
     return found
 
 
+def copy_members() -> dict[str, set[str]]:
+    """Module -> members of the `Copy` that it is given; modules that reach a `Replica` aside."""
+    found = {}
+    for file in sorted(NODE.rglob("*.py")):
+        text = file.read_text()
+        if file.name in (HOME, "copy.py") or "node.copy import" not in text:
+            continue
+        nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute)]
+        used = {n.attr for n in nodes if ast.unparse(n.value) in ("copy", "self._copy")}
+        if used and "node.replica import" not in text:
+            found[str(file.relative_to(NODE))] = used
+    return found
+
+
 if __name__ == "__main__":
     by_module = paths_by_module()
     for module, paths in by_module.items():
         print(f"{module}: {len(paths)}: {', '.join(sorted(paths))}")
+    print(f"members of Copy that parts use: {sorted(set().union(*copy_members().values()))}")
     print(f"{len(set().union(*by_module.values()))} paths from {len(by_module)} modules")

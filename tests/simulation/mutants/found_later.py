@@ -24,7 +24,7 @@ MUTANTS = (
             Edit(
                 file="logstore/node/catch_up.py",
                 function="CatchUp._after_trim",
-                before="replica.report(Dropped())",
+                before="copy.report(Dropped())",
                 after="pass",
             ),
         ),
