@@ -65,15 +65,16 @@ class Forwarder:
         first = await self._queue.get()
         if first is None:
             return True
+        message: log_pb2.AppendBatch | None = self._message(first)  # it is answered from here on
         stub = LogServiceStub(self._node.channel_to(self._target))
         call: grpc.aio.StreamStreamCall[log_pb2.AppendBatch, log_pb2.AppendResult]
         call = stub.AppendStream()
         answers = asyncio.create_task(self._read_answers(call))
         try:
-            append: PendingAppend | None = first
-            while append is not None:
-                await call.write(self._message(append))
+            while message is not None:
+                await call.write(message)
                 append = await self._queue.get()
+                message = self._message(append) if append is not None else None
             await call.done_writing()
             await answers
             return True

@@ -12,6 +12,7 @@ from logstore.base.errors import (
     OutcomeUnknownError,
     ShardSealedError,
     StorageError,
+    UnavailableError,
     VersionConflictError,
 )
 from logstore.base.types import Durability, ShardStatus
@@ -108,6 +109,16 @@ async def test_what_was_sent_on_is_not_sent_on_again() -> None:
         forwarded.request = log_pb2.AppendBatch(forwarded=True)
         with pytest.raises(FencedError, match="is follower on i1, in epoch 1"):
             gate.submit(forwarded)
+
+
+async def test_an_append_is_answered_when_the_leader_is_not_known() -> None:
+    async with one_copy() as one, asyncio.timeout(5):
+        gate, _ = gate_of(one, one.open(FOLLOWED))
+        gate.pass_on(Role.FOLLOWER, PEER)
+        append = append_of()
+        gate.submit(append)
+        with pytest.raises(UnavailableError, match="address of instance i2 is not known"):
+            await append.done
 
 
 async def test_a_learner_and_a_broken_copy_refuse() -> None:
