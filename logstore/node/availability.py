@@ -82,6 +82,8 @@ class Purpose(Enum):
     """Tell a survey where its log ends (P6)."""
     VOUCH = auto()
     """Vouch for the log in a survey (P6)."""
+    SCRUB = auto()
+    """Be read back as a whole; what is known to be damaged is not."""
     KEEP_MARK = auto()
     """Have its high watermark written down by itself."""
 
@@ -249,6 +251,7 @@ TABLE: Mapping[Purpose, tuple[Decision, ...]] = {
         _yes(Availability.IN_SYNC),
         _no(Availability.ELSE),
     ),
+    Purpose.SCRUB: (_no(Availability.DAMAGED, IS_DAMAGED), _yes(Availability.ELSE)),
     Purpose.KEEP_MARK: (
         _no(Availability.FAILED),
         _no(Availability.ABSENT),

@@ -10,7 +10,6 @@ shard goes on from there.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -21,10 +20,9 @@ from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, StoredBatch
 from logstore.feed.port import Broker, Change, ChangeWriter
 from logstore.meta.port import Compare, Put
 from logstore.meta.records import ChangefeedCursor, changefeed_key
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy, is_sealed
 from logstore.replication.events import Role
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 IDLE_S = 0.5
 CURSOR_INTERVAL_S = 1.0
@@ -36,48 +34,49 @@ _log = structlog.get_logger(__name__)
 class Changefeed:
     """Publishes one shard's records to the log's topic while this copy leads."""
 
-    def __init__(self, replica: "Replica", broker: Broker, topic: str) -> None:
-        self._replica, self._broker, self._topic = replica, broker, topic
-        self._key = changefeed_key(replica.shard)
+    def __init__(self, copy: Copy, node: NodeContext, broker: Broker, topic: str) -> None:
+        self._copy, self._node, self._broker, self._topic = copy, node, broker, topic
+        self._key = changefeed_key(copy.shard)
         self.offset = 0
         """Everything below it is in the topic."""
         self._stored, self._revision, self._stored_s = 0, 0, 0.0
 
     async def run(self) -> None:
         """Until cancelled, or until all of a sealed shard is published."""
-        config = self._replica.node.config
+        config = self._node.config
         while True:
             try:
                 await self._session()
                 return
             except LogstoreError as e:
-                _log.info("changefeed broke", shard=self._replica.shard, error=e.message)
+                _log.info("changefeed broke", shard=self._copy.shard, error=e.message)
             await asyncio.sleep(config.retry_interval_s)
 
     async def _session(self) -> None:
-        replica = self._replica
+        copy = self._copy
         await self._parents_published()
         await self._load()
         await self._broker.ensure_changefeed(self._topic)
         async with self._broker.change_writer(self._topic) as writer:
             while not self._ended():
-                if replica.role is Role.PRIMARY:
+                if copy.role is Role.PRIMARY:
                     await self._publish(writer)
                 await self._store(force=self._ended())
                 if not self._ended():
-                    await replica.copy.wait_mark(IDLE_S)
+                    await copy.wait_mark(IDLE_S)
         await self._store(force=True)
 
     def _ended(self) -> bool:
-        end = self._replica.record.sealed_end
-        return self._replica.copy.is_sealed() and end is not None and self.offset >= end
+        record = self._copy.record
+        end = record.sealed_end
+        return is_sealed(record) and end is not None and self.offset >= end
 
     async def _publish(self, writer: ChangeWriter) -> None:
-        replica = self._replica
-        while (mark := replica.high_watermark) > self.offset:
-            batches = replica.log.read(self.offset, mark, SNAPSHOT_CHUNK_BYTES)
+        copy = self._copy
+        while (mark := copy.high_watermark) > self.offset:
+            batches = copy.log.read(self.offset, mark, SNAPSHOT_CHUNK_BYTES)
             for batch in batches:
-                await writer.write(replica.shard, self._changes(batch))
+                await writer.write(copy.shard, self._changes(batch))
                 self.offset = batch.end
             await self._store(force=False)
 
@@ -86,16 +85,16 @@ class Changefeed:
         try:
             return changes_of(batch, self.offset)
         except UnreadableBatchError as e:
-            _log.error("records left out of the changefeed", shard=self._replica.shard,
+            _log.error("records left out of the changefeed", shard=self._copy.shard,
                        topic=self._topic, error=e.message)  # fmt: skip
             return []
 
     async def _parents_published(self) -> None:
         """S4: a key's history in the parents comes before its own."""
-        store = self._replica.node.store
-        for parent in self._replica.record.predecessors:
+        store = self._node.store
+        for parent in self._copy.record.predecessors:
             while True:
-                record = self._replica.node.shard_record(parent)
+                record = self._node.shard_record(parent)
                 if record is None or record.sealed_end is None:
                     break  # trimmed away with its history
                 found = await store.get(changefeed_key(parent))
@@ -105,25 +104,25 @@ class Changefeed:
                 await asyncio.sleep(PARENT_POLL_S)
 
     async def _load(self) -> None:
-        replica = self._replica
-        found = await replica.node.store.get(self._key)
+        copy = self._copy
+        found = await self._node.store.get(self._key)
         self._revision = found.revision if found is not None else 0
         self._stored = (
             msgspec.json.decode(found.value, type=ChangefeedCursor).offset if found else 0
         )
-        base = replica.log.base().end
+        base = copy.log.base().end
         if base > self._stored:
-            _log.warning("records were trimmed before they were published", shard=replica.shard,
+            _log.warning("records were trimmed before they were published", shard=copy.shard,
                          first=self._stored, stop=base)  # fmt: skip
         self.offset = max(self._stored, base)
 
     async def _store(self, *, force: bool) -> None:
         """Move the cursor; another's move is read and overtaken, never turned back."""
-        now_s = self._replica.node.now_s()
+        now_s = self._node.now_s()
         due = now_s - self._stored_s >= CURSOR_INTERVAL_S
         if self.offset <= self._stored or not (force or due):
             return
-        store = self._replica.node.store
+        store = self._node.store
         value = msgspec.json.encode(ChangefeedCursor(self.offset))
         done = await store.txn([Compare(self._key, self._revision)], [Put(self._key, value)])
         if done.succeeded:

@@ -94,7 +94,6 @@ class Instance:
         )
         self.committer = GroupCommit(engine)
         self.committer.on_damage = self._on_damage
-        self.scrubber = Scrubber(self)
         self.writes_stopped: str | None = None
         """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
         self._no_room: set[str] = set()
@@ -124,6 +123,7 @@ class Instance:
             cluster=lambda: self.claim.cluster,
         )
         self.copies = InstanceCopies(self.node, self.claim, self._index_thread)
+        self.scrubber = Scrubber(self.node, lambda: [r.integrity for r in self.replicas.values()])
         self.registration = Registration(self.node, self.claim, self.copies)
 
     # ---- look-ups ----------------------------------------------------------------------------

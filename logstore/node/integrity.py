@@ -12,27 +12,24 @@ appends: a disk that rots must get no new records.
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import structlog
 
 from logstore.base.errors import (
     CorruptStorageError,
     LogstoreError,
-    NotServingError,
     UnavailableError,
 )
 from logstore.meta.records import Member
 from logstore.node.availability import Purpose
-from logstore.node.copy import DamageFound
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy, DamageFound
 from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 from logstore.replication.events import Surveyed
+from logstore.replication.machine import ReplicationMachine
 from logstore.replication.recovery import Vote
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 SURVEY_INTERVAL_S = 0.5
 SURVEY_TIMEOUT_S = 1.0
@@ -43,8 +40,8 @@ _log = structlog.get_logger(__name__)
 class Integrity:
     """Of one copy."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(self, copy: Copy, node: NodeContext, machine: ReplicationMachine) -> None:
+        self.copy, self._node, self._machine = copy, node, machine
         self.scrubbed_s: float | None = None
         """When the last scrub of the whole copy ended (monotonic)."""
         self.scrub_result = ""
@@ -61,33 +58,30 @@ class Integrity:
         try:
             yield
         except CorruptStorageError as e:
-            copy = self._replica.copy
-            copy.report(DamageFound(e.message, e.offset))
-            if copy.is_alone() and not for_peer:
-                raise
-            raise NotServingError(
-                f"the copy of shard {copy.shard} on {self._replica.node.instance} is damaged: "
-                f"{copy.damage}"
-            ) from e
+            self.copy.report(DamageFound(e.message, e.offset))
+            if self.copy.availability(Purpose.SERVE).allowed and not for_peer:
+                raise  # the only copy serves what is whole
+            self.copy.check(Purpose.SHOW_LOG)
+            raise
 
     # ---- the survey ----------------------------------------------------------------------------
 
     def vote(self) -> Vote:
         """What this copy says of itself."""
-        replica = self._replica
-        copy, last_epoch, end = replica.copy, 0, 0
+        copy = self.copy
+        copy, last_epoch, end = copy, 0, 0
         readable = copy.availability(Purpose.SHOW_LOG).allowed
         if readable:
-            end = replica.log.end().end
+            end = copy.log.end().end
             try:
-                last = replica.log.read_last()
+                last = copy.log.read_last()
                 last_epoch = last.epoch if last is not None else 0
             except CorruptStorageError as e:
                 copy.report(DamageFound(e.message))
                 readable = False
         return Vote(
-            replica_id=replica.log.id,
-            epoch=replica.epoch,
+            replica_id=copy.log.id,
+            epoch=copy.epoch,
             vouches=copy.availability(Purpose.VOUCH).allowed,
             readable=readable,
             last_epoch=last_epoch,
@@ -96,31 +90,31 @@ class Integrity:
 
     def survey_if_due(self) -> None:
         """Called each tick: ask the other in-sync members when the machine wants to know."""
-        replica = self._replica
-        now_s = replica.node.now_s()
-        if not replica.machine.needs_survey() or now_s < self._survey_due_s:
+        copy = self.copy
+        now_s = self._node.now_s()
+        if not self._machine.needs_survey() or now_s < self._survey_due_s:
             return
         if self._survey is None or self._survey.done():
             self._survey_due_s = now_s + SURVEY_INTERVAL_S
-            self._survey = replica.spawn(self._ask_all(), f"survey {replica.shard}")
+            self._survey = copy.spawn(self._ask_all(), f"survey {copy.shard}")
 
     async def _ask_all(self) -> None:
-        replica = self._replica
-        others = replica.machine.to_survey()
+        copy = self.copy
+        others = self._machine.to_survey()
         votes = await asyncio.gather(*(self._ask(member) for member in others))
-        replica.handle(Surveyed(self.vote(), tuple(v for v in votes if v is not None)))
+        copy.report(Surveyed(self.vote(), tuple(v for v in votes if v is not None)))
 
     async def _ask(self, member: Member) -> Vote | None:
-        replica = self._replica
+        copy = self.copy
         try:
-            stub = NodeAdminStub(replica.node.channel_to(member.instance))
+            stub = NodeAdminStub(self._node.channel_to(member.instance))
             async with called():
                 answer = await stub.Status(
-                    node_pb2.StatusRequest(shard=replica.shard), timeout=SURVEY_TIMEOUT_S
+                    node_pb2.StatusRequest(shard=copy.shard), timeout=SURVEY_TIMEOUT_S
                 )
         except LogstoreError as e:
             if not isinstance(e, UnavailableError):
-                _log.info("no vote", shard=replica.shard, of=member.instance, error=e.message)
+                _log.info("no vote", shard=copy.shard, of=member.instance, error=e.message)
             return None
         found = next((s for s in answer.replicas if s.replica_id == member.replica_id), None)
         if found is None:

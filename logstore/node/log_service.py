@@ -146,15 +146,15 @@ class LogService(LogServiceServicer):
         self._node.admission.admit(1, 0, started_s)
         await replica.await_epoch(request.epoch)
         wait_s = self._node.config.session_wait_s
-        await reads.wait_for_settling(replica, wait_s)
+        await reads.wait_for_settling(replica.copy, self._node, wait_s)
         replica.copy.check(Purpose.READ_LATEST if request.primary_only else Purpose.READ)
-        await reads.wait_for_mark(replica, request.min_high_watermark, wait_s)
+        await reads.wait_for_mark(replica.copy, self._node, request.min_high_watermark, wait_s)
         query = Query.of(request)
         op, by_event = _op_of(query, tail), replica.options.event_time
         count_read, group = self._node.reporter.read, client_group(request.caller)
         size = 0
         with replica.integrity.watching():
-            async for answer in reads.read(replica, query, tail):
+            async for answer in reads.read(replica.copy, self._node, query, tail):
                 size += answer.bytes
                 if tail:
                     count_read(replica.shard, by_event, op, answer.bytes, 0.0, None, group)

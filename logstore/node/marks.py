@@ -8,15 +8,13 @@ disk of its primary that it lacks something (P11), and keeps it from being cut (
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
 
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
 from logstore.engine.port import ReplicaWrite
 from logstore.node.availability import Purpose
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy
 
 MARK_INTERVAL_S = 1.0
 """A mark by itself is written this often at most."""
@@ -27,26 +25,26 @@ class MarkKeeper:
 
     durability = Durability.OS
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
-        self._stored = replica.high_watermark
+    def __init__(self, copy: Copy, node: NodeContext) -> None:
+        self._copy, self._node = copy, node
+        self._stored = copy.high_watermark
         self._due_s = float("-inf")
         self._writing: asyncio.Future[None] | None = None
         self._mark = 0
 
     def keep_if_due(self) -> None:
         """Called each tick."""
-        now_s = self._replica.node.now_s()
+        now_s = self._node.now_s()
         if now_s >= self._due_s and self._wanted():
             self._due_s = now_s + MARK_INTERVAL_S
-            self._replica.node.committer.wake(self)
+            self._node.committer.wake(self)
 
     def keep_now(self) -> None:
         """At the end of the copy's service, when nothing of it is being written any more."""
         if self._wanted():
             with contextlib.suppress(LogstoreError):  # it is behind then, as after a kill
-                node, mark = self._replica.node, self._replica.high_watermark
-                node.engine.write([ReplicaWrite(self._replica.log.id, (), mark)], self.durability)
+                node, mark = self._node, self._copy.high_watermark
+                node.engine.write([ReplicaWrite(self._copy.log.id, (), mark)], self.durability)
                 self._stored = mark
 
     async def settled(self) -> None:
@@ -55,18 +53,18 @@ class MarkKeeper:
             await asyncio.wait([self._writing])
 
     def _wanted(self) -> bool:
-        replica = self._replica
-        kept = replica.copy.availability(Purpose.KEEP_MARK).allowed
-        return kept and replica.high_watermark > self._stored
+        copy = self._copy
+        kept = copy.availability(Purpose.KEEP_MARK).allowed
+        return kept and copy.high_watermark > self._stored
 
     # ---- Source ------------------------------------------------------------------------------
 
     def next_write(self, max_bytes: int) -> ReplicaWrite | None:
         if not self._wanted():
             return None
-        self._mark = self._replica.high_watermark
+        self._mark = self._copy.high_watermark
         self._writing = asyncio.get_running_loop().create_future()
-        return ReplicaWrite(self._replica.log.id, (), self._mark)
+        return ReplicaWrite(self._copy.log.id, (), self._mark)
 
     def written(self) -> None:
         self._stored = self._mark

@@ -4,23 +4,25 @@ import asyncio
 from bisect import bisect_left
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from logstore.base.limits import READ_BATCHES_MAX, REPLICATION_WINDOW_BYTES_MAX
 from logstore.engine.batch import StoredBatch
 from logstore.engine.rules import up_to_bytes
 from logstore.meta.records import Member
-from logstore.node.peer_sender import PeerSender
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy
+from logstore.node.peer_sender import PeerSender, ReadConfig
+from logstore.replication.machine import ReplicationMachine
 
 
 class PeerSenders:
     """A sender for each peer that the machine named, and the newest assigned batches."""
 
-    def __init__(self, replica: "Replica") -> None:
-        self._replica = replica
+    def __init__(
+        self, copy: Copy, node: NodeContext, machine: ReplicationMachine, read_config: ReadConfig
+    ) -> None:
+        self._copy, self._node, self._machine = copy, node, machine
+        self._read_config = read_config
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._recent: deque[StoredBatch] = deque()
         """Without a gap, up to the newest one assigned; those not written here yet stay in it."""
@@ -32,8 +34,10 @@ class PeerSenders:
     def push(self, member: Member) -> None:
         """Begin a stream to `member`, replacing an existing one."""
         self.stop(member.replica_id)
-        pusher = PeerSender(self._replica, member)
-        task = self._replica.spawn(pusher.run(), f"push {self._replica.shard}")
+        pusher = PeerSender(
+            self._copy, self._node, self._machine, member, self.batches_from, self._read_config
+        )
+        task = self._copy.spawn(pusher.run(), f"push {self._copy.shard}")
         self._tasks[member.replica_id] = task
 
     def stop(self, replica_id: int) -> None:
@@ -49,7 +53,7 @@ class PeerSenders:
         self._recent.extend(batches)
         self._recent_bytes += sum(len(b.data) for b in batches)
         while self._recent_bytes > REPLICATION_WINDOW_BYTES_MAX and len(self._recent) > 1:
-            if self._recent[0].end > self._replica.machine.end.end:
+            if self._recent[0].end > self._machine.end.end:
                 break
             self._recent_bytes -= len(self._recent.popleft().data)
 
@@ -64,8 +68,8 @@ class PeerSenders:
             at = bisect_left(self._recent, offset, key=attrgetter("base_offset"))
             rest = (self._recent[i] for i in range(at, len(self._recent)))
             return up_to_bytes(rest, max_bytes, READ_BATCHES_MAX)
-        replica = self._replica
-        stop = replica.machine.end.end
+        copy = self._copy
+        stop = self._machine.end.end
         if offset >= stop:
             return []
-        return replica.log.read(offset, stop, max_bytes)
+        return copy.log.read(offset, stop, max_bytes)

@@ -6,7 +6,6 @@ committed before is in the snapshot, and what is lacking in between is fetched d
 """
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,10 +13,9 @@ from logstore.base.errors import LogstoreError
 from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
 from logstore.feed.port import Broker, TopicWriter
 from logstore.feed.sequence import message_of
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy
 from logstore.replication.events import Role
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 IDLE_S = 0.5
 _log = structlog.get_logger(__name__)
@@ -26,8 +24,8 @@ _log = structlog.get_logger(__name__)
 class Publisher:
     """Publishes one shard's committed batches to `topic` until cancelled (F1)."""
 
-    def __init__(self, replica: "Replica", broker: Broker, topic: str) -> None:
-        self._replica, self._broker, self.topic = replica, broker, topic
+    def __init__(self, copy: Copy, node: NodeContext, broker: Broker, topic: str) -> None:
+        self._copy, self._node, self._broker, self.topic = copy, node, broker, topic
         self.end = 0
         """Offset after the last published batch."""
         self.began = False
@@ -40,23 +38,23 @@ class Publisher:
             except LogstoreError as e:
                 self.began = False
                 _log.info("publishing broke", topic=self.topic, error=e.message)
-            await asyncio.sleep(self._replica.node.config.retry_interval_s)
+            await asyncio.sleep(self._node.config.retry_interval_s)
 
     async def _session(self) -> None:
         await self._broker.ensure(self.topic)
         async with self._broker.writer(self.topic) as writer:
             # A predecessor may still write: what it brings late is a duplicate of an older epoch.
             last = await self._broker.last(self.topic)
-            self.end = last.end if last is not None else self._replica.high_watermark
+            self.end = last.end if last is not None else self._copy.high_watermark
             self.began = True
             while True:
                 await self._publish(writer)
-                await self._replica.copy.wait_mark(IDLE_S)
+                await self._copy.wait_mark(IDLE_S)
 
     async def _publish(self, writer: TopicWriter) -> None:
         """Everything that is committed and not in the topic; only while this copy leads."""
-        replica = self._replica
-        while replica.role is Role.PRIMARY and self.end < (mark := replica.high_watermark):
-            batches = replica.log.read(self.end, mark, SNAPSHOT_CHUNK_BYTES)
-            await writer.write([message_of(b, replica.epoch, mark) for b in batches])
+        copy = self._copy
+        while copy.role is Role.PRIMARY and self.end < (mark := copy.high_watermark):
+            batches = copy.log.read(self.end, mark, SNAPSHOT_CHUNK_BYTES)
+            await writer.write([message_of(b, copy.epoch, mark) for b in batches])
             self.end = batches[-1].end

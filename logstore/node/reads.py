@@ -7,7 +7,7 @@ holds two steps whatever was asked. A few records cost a small fetch: it doubles
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -20,10 +20,9 @@ from logstore.base.limits import SCAN_CHUNK_BYTES
 from logstore.engine.shard_log import ShardLog
 from logstore.node.answers import Query, ReadAnswer, answers_of
 from logstore.node.availability import Purpose
+from logstore.node.context import NodeContext
+from logstore.node.copy import Copy, is_sealed
 from logstore.proto.v1 import log_pb2
-
-if TYPE_CHECKING:
-    from logstore.node.replica import Replica
 
 T = TypeVar("T")
 
@@ -97,83 +96,85 @@ class Steps:
         return answers_of(self._shard, batches, self._query, at, stop, self.left, mark)
 
 
-async def wait_for_settling(replica: "Replica", wait_s: float) -> None:
+async def wait_for_settling(copy: Copy, node: NodeContext, wait_s: float) -> None:
     """After a start or a change of the primary: wait a bounded time until the copy serves (P4)."""
-    deadline_s = replica.node.now_s() + wait_s
-    while replica.copy.availability(Purpose.WAIT_TO_SERVE).allowed:
-        left_s = deadline_s - replica.node.now_s()
+    deadline_s = node.now_s() + wait_s
+    while copy.availability(Purpose.WAIT_TO_SERVE).allowed:
+        left_s = deadline_s - node.now_s()
         if left_s <= 0:
             return
-        await replica.copy.wait_change(left_s)
+        await copy.wait_change(left_s)
 
 
-async def wait_for_mark(replica: "Replica", mark: int, wait_s: float) -> None:
+async def wait_for_mark(copy: Copy, node: NodeContext, mark: int, wait_s: float) -> None:
     """P8: wait a bounded time until the high watermark reaches `mark`, else NotServingError."""
-    deadline_s = replica.node.now_s() + wait_s
-    while replica.high_watermark < mark:
-        left_s = deadline_s - replica.node.now_s()
+    deadline_s = node.now_s() + wait_s
+    while copy.high_watermark < mark:
+        left_s = deadline_s - node.now_s()
         if left_s <= 0:
             raise NotServingError(
-                f"shard {replica.shard} is at {replica.high_watermark} on {replica.node.instance}, "
+                f"shard {copy.shard} is at {copy.high_watermark} on {node.instance}, "
                 f"the caller has seen {mark}"
             )
-        await replica.copy.wait_mark(left_s)
+        await copy.wait_mark(left_s)
 
 
-async def read(replica: "Replica", query: Query, tail: bool = False) -> AsyncIterator[ReadAnswer]:
+async def read(
+    copy: Copy, node: NodeContext, query: Query, tail: bool = False
+) -> AsyncIterator[ReadAnswer]:
     """Answers in offset order up to the high watermark at the call (or `stop`); a tail goes on.
 
     Errors: OutOfRangeError for a start past the end or below the trim offset, NotServingError
     when the replica stops serving in between (the caller continues elsewhere at next_offset).
     """
-    mark = replica.high_watermark
-    at, trimmed = _begin(replica, query, mark)
-    log, told = replica.log, False
+    mark = copy.high_watermark
+    at, trimmed = _begin(copy, query, mark)
+    log, told = copy.log, False
     if trimmed:
-        yield _begins_at(replica, at, mark)
+        yield _begins_at(copy, at, mark)
     if query.since_us is not None:
         at = max(at, log.offset_at_time(query.since_us))
-    steps = Steps(log, replica.shard, query, at)
+    steps = Steps(log, copy.shard, query, at)
     ahead: asyncio.Task[list[ReadAnswer]] | None = None
     try:
         while ahead is not None or steps.left != 0:
-            mark = replica.high_watermark if tail else mark
+            mark = copy.high_watermark if tail else mark
             stop = mark if query.stop is None or tail else min(mark, query.stop)
             if ahead is not None or steps.more(stop):
-                replica.copy.check(Purpose.READ)
-                found = await (ahead or _in_thread(replica, steps.step, stop, mark))
+                copy.check(Purpose.READ)
+                found = await (ahead or _in_thread(node, steps.step, stop, mark))
                 ahead = None
-                ended = _ends(replica, steps.stop)
+                ended = _ends(copy, steps.stop)
                 if steps.more(stop):  # the disk works while the answers go out
-                    ahead = asyncio.create_task(_in_thread(replica, steps.step, stop, mark))
+                    ahead = asyncio.create_task(_in_thread(node, steps.step, stop, mark))
                 for answer in found:
                     answer.message.sealed, told = ended, True
                     yield answer
             elif not tail:
-                if _ends(replica, stop) and not told:
-                    yield _end_of(replica, max(at, stop), mark)
+                if _ends(copy, stop) and not told:
+                    yield _end_of(copy, max(at, stop), mark)
                 return
             else:
-                replica.copy.check(Purpose.READ)
-                if _ends(replica, stop):
-                    yield _end_of(replica, max(at, stop), mark)
+                copy.check(Purpose.READ)
+                if _ends(copy, stop):
+                    yield _end_of(copy, max(at, stop), mark)
                     return
-                await replica.copy.wait_mark(TAIL_IDLE_S)
+                await copy.wait_mark(TAIL_IDLE_S)
     finally:
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
 
 
-def _begin(replica: "Replica", query: Query, mark: int) -> tuple[int, bool]:
+def _begin(copy: Copy, query: Query, mark: int) -> tuple[int, bool]:
     """Where the read begins, and whether records below that, which it did not exclude, are gone."""
-    base = replica.log.base().end
+    base = copy.log.base().end
     start = base if query.start is None else query.start
     if start > mark:
-        raise OutOfRangeError(f"start_offset is {start}, shard {replica.shard} ends at {mark}")
+        raise OutOfRangeError(f"start_offset is {start}, shard {copy.shard} ends at {mark}")
     if start < base:
         raise OutOfRangeError(
-            f"start_offset is {start}, shard {replica.shard} was trimmed below {base}; read from "
+            f"start_offset is {start}, shard {copy.shard} was trimmed below {base}; read from "
             f"{base} on, or without an offset"
         )
     if query.stop is not None and query.stop < start:
@@ -181,10 +182,10 @@ def _begin(replica: "Replica", query: Query, mark: int) -> tuple[int, bool]:
     return start, query.start is None and base > 0
 
 
-def _begins_at(replica: "Replica", base: int, mark: int) -> ReadAnswer:
+def _begins_at(copy: Copy, base: int, mark: int) -> ReadAnswer:
     """Told before the first record, also when nothing qualifies."""
     message = log_pb2.ReadResponse(
-        shard=replica.shard,
+        shard=copy.shard,
         base_offset=base,
         high_watermark=mark,
         next_offset=base,
@@ -193,23 +194,23 @@ def _begins_at(replica: "Replica", base: int, mark: int) -> ReadAnswer:
     return ReadAnswer(message, 0)
 
 
-def _ends(replica: "Replica", offset: int) -> bool:
+def _ends(copy: Copy, offset: int) -> bool:
     """Whether the shard ends there for good."""
-    return replica.copy.is_sealed() and offset >= (replica.record.sealed_end or 0)
+    return is_sealed(copy.record) and offset >= (copy.record.sealed_end or 0)
 
 
-def _end_of(replica: "Replica", at: int, mark: int) -> ReadAnswer:
+def _end_of(copy: Copy, at: int, mark: int) -> ReadAnswer:
     """A sealed shard's end is told also when nothing qualified (S4)."""
     message = log_pb2.ReadResponse(
-        shard=replica.shard, base_offset=at, high_watermark=mark, next_offset=at, sealed=True
+        shard=copy.shard, base_offset=at, high_watermark=mark, next_offset=at, sealed=True
     )
     return ReadAnswer(message, 0)
 
 
-async def _in_thread(replica: "Replica", work: Callable[..., T], *arguments: object) -> T:
+async def _in_thread(node: NodeContext, work: Callable[..., T], *arguments: object) -> T:
     """Run on a reader thread; UnavailableError once the instance stops."""
     try:
-        done = asyncio.get_running_loop().run_in_executor(replica.node.readers, work, *arguments)
+        done = asyncio.get_running_loop().run_in_executor(node.readers, work, *arguments)
     except RuntimeError:  # the pool was shut down
-        raise UnavailableError(f"instance {replica.node.instance} stops") from None
+        raise UnavailableError(f"instance {node.instance} stops") from None
     return await done

@@ -51,7 +51,6 @@ from logstore.replication.events import (
     Effect,
     Event,
     HighWatermarkRose,
-    PeerLost,
     Push,
     Role,
     SetAppendGate,
@@ -114,7 +113,7 @@ class Replica:
             report=self.report,
             spawn=self.spawn,
         )
-        self.integrity = Integrity(self)
+        self.integrity = Integrity(self.copy, node, self.machine)
         self.writer = ShardWriter(
             shard=record.shard,
             log=self.log,
@@ -128,10 +127,10 @@ class Replica:
         )
         self.receiver = Receiver(self.log, node.committer, options.durability)
         self.append_gate = AppendGate(self.copy, node, self.writer)
-        self.peer_senders = PeerSenders(self)
+        self.peer_senders = PeerSenders(self.copy, node, self.machine, self.read_config)
         self.catch_up = CatchUpControl(self.copy, node, self.receiver, self.settled)
-        self.publishing = Publishing(self)
-        self.marks = MarkKeeper(self)
+        self.publishing = Publishing(self.copy, node)
+        self.marks = MarkKeeper(self.copy, node)
 
     # ---- facts -------------------------------------------------------------------------------
 
@@ -379,9 +378,6 @@ class Replica:
         self.copy.notify()
 
     # ---- parts -------------------------------------------------------------------------------
-
-    def push_lost(self, replica_id: int) -> None:
-        self.handle(PeerLost(replica_id))
 
     def fail(self, error: str) -> None:
         """Take this copy out of service: it must not be read or appended to again."""

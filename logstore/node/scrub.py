@@ -1,11 +1,11 @@
 """The scrub: each copy's batches are read back and linked again, slowly, so that cold rot is found.
 
 One copy after the other, in steps of STEP_BYTES, at `scrub_bytes_per_s` at most, each copy once an
-`scrub_interval_s`. What it finds goes to the copy's `Health`.
+`scrub_interval_s`. What it finds goes to the copy's `Integrity`.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -15,12 +15,10 @@ from logstore.base.errors import (
     OutOfRangeError,
     UnknownShardError,
 )
+from logstore.node.availability import Purpose
+from logstore.node.context import NodeContext
 from logstore.node.copy import DamageFound
-
-if TYPE_CHECKING:
-    from logstore.node.context import NodeContext
-    from logstore.node.instance import Instance
-    from logstore.node.replica import Replica
+from logstore.node.integrity import Integrity
 
 STEP_BYTES = 4 * 1024 * 1024
 LOOK_S = 1.0
@@ -31,12 +29,9 @@ _log = structlog.get_logger(__name__)
 class Scrubber:
     """Scrubs the copies of one instance until cancelled. `scrub` does one copy at once."""
 
-    def __init__(self, instance: "Instance") -> None:
-        self._instance = instance
-
-    @property
-    def _node(self) -> "NodeContext":
-        return self._instance.node
+    def __init__(self, node: NodeContext, copies: Callable[[], Sequence[Integrity]]) -> None:
+        """`copies`: those that are open now."""
+        self._node, self._copies = node, copies
 
     async def run(self) -> None:
         interval_s = self._node.config.scrub_interval_s
@@ -44,28 +39,28 @@ class Scrubber:
         while True:
             await asyncio.sleep(min(LOOK_S, interval_s))
             self._look_at_disk()
-            for replica in list(self._instance.replicas.values()):
-                last_s = replica.integrity.scrubbed_s
+            for one in self._copies():
+                last_s = one.scrubbed_s
                 since_s = first_s if last_s is None else last_s
                 if self._node.now_s() - since_s < interval_s:
                     continue
                 try:
-                    await self.scrub(replica)
+                    await self.scrub(one)
                 except LogstoreError as e:
-                    _log.warning("scrub broke", shard=replica.shard, error=e.message)
+                    _log.warning("scrub broke", shard=one.copy.shard, error=e.message)
 
     def _look_at_disk(self) -> None:
         """What the engine's own background work met."""
         damaged = {m.replica_id: m.damage for m in self._node.engine.replicas() if m.damage}
-        for replica in self._instance.replicas.values():
-            if replica.member.replica_id in damaged:
-                replica.report(DamageFound(damaged[replica.member.replica_id]))
+        for one in self._copies():
+            if one.copy.log.id in damaged:
+                one.copy.report(DamageFound(damaged[one.copy.log.id]))
 
-    async def scrub(self, replica: "Replica") -> None:
+    async def scrub(self, one: Integrity) -> None:
         """Recompute the chain of what the copy holds now, from its base (F4)."""
-        log = replica.log
+        copy, log = one.copy, one.copy.log
         meta = log.meta()
-        if meta is None or replica.copy.damage:
+        if meta is None or not copy.availability(Purpose.SCRUB).allowed:
             return
         at, stop = meta.base, log.end().end
         records = max(stop - at.end, 1)
@@ -80,10 +75,10 @@ class Scrubber:
                 at = found
                 await asyncio.sleep(max(due_s - self._node.now_s(), 0.0))
         except CorruptStorageError as e:
-            replica.integrity.scrub_result = e.message
-            replica.report(DamageFound(e.message, e.offset))
+            one.scrub_result = e.message
+            copy.report(DamageFound(e.message, e.offset))
         except (OutOfRangeError, UnknownShardError):
             return  # trimmed or dropped meanwhile: the next round begins anew
         else:
-            replica.integrity.scrub_result = "whole"
-        replica.integrity.scrubbed_s = self._node.now_s()
+            one.scrub_result = "whole"
+        one.scrubbed_s = self._node.now_s()

@@ -74,6 +74,16 @@ class OneCopy:
     tasks: Background
     reported: list[CopyEvent] = field(default_factory=list)
     revision: int = 0
+    machine: ReplicationMachine = field(init=False)
+    """Of the newest copy."""
+
+    async def nothing(self) -> None:
+        """Reads no configuration."""
+
+    def config(self, record: ShardRecord) -> None:
+        """The newest copy reads `record`."""
+        self.revision += 1
+        self.machine.handle(ConfigRead(record, self.revision), self.clock.monotonic_s())
 
     def open(
         self, record: ShardRecord = LED, me: Member = US, options: LogOptions | None = None
@@ -81,14 +91,13 @@ class OneCopy:
         """A copy that has read `record`; on the disk if the engine has it by now."""
         log = ShardLog(self.node.engine, me.replica_id)
         end = log.end() if log.meta() is not None else Position()
-        machine = ReplicationMachine(me, end, 0)
-        self.revision += 1
-        machine.handle(ConfigRead(record, self.revision), self.clock.monotonic_s())
+        self.machine = ReplicationMachine(me, end, 0)
+        self.config(record)
         return Copy(
             record.shard,
             log,
             options or LogOptions(),
-            machine,
+            self.machine,
             instance="i1",
             now_s=self.node.now_s,
             stale_s=self.node.config.follower_read_stale_s,

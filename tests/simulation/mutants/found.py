@@ -195,8 +195,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/peer_sender.py",
                 function="PeerSender._probe",
-                before="assigned = replica.machine.assigned",
-                after="assigned = replica.machine.end",
+                before="assigned = self._machine.assigned",
+                after="assigned = self._machine.end",
             ),
         ),
     ),

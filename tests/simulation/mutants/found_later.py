@@ -67,7 +67,7 @@ MUTANTS = (
             Edit(
                 file="logstore/node/peer_sender.py",
                 function="PeerSender._probe",
-                before="if mark.end < replica.log.base().end:",
+                before="if mark.end < copy.log.base().end:",
                 after="if mark.end < 0:",
             ),
         ),

@@ -11,9 +11,9 @@ MUTANTS = (
             Edit(
                 file="logstore/node/reads.py",
                 function="read",
-                before="mark = replica.high_watermark at, trimmed",
+                before="mark = copy.high_watermark at, trimmed",
                 after="""
-                    mark = replica.machine.end.end
+                    mark = copy._machine.end.end
                     at, trimmed
                 """,
             ),
@@ -27,8 +27,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/reads.py",
                 function="wait_for_mark",
-                before="while replica.high_watermark < mark:",
-                after="while replica.high_watermark < 0:",
+                before="while copy.high_watermark < mark:",
+                after="while copy.high_watermark < 0:",
             ),
         ),
     ),
@@ -100,10 +100,10 @@ MUTANTS = (
                 file="logstore/node/reads.py",
                 function="_ends",
                 before="""
-                    return replica.copy.is_sealed() and
-                        offset >= (replica.record.sealed_end or 0)
+                    return is_sealed(copy.record) and
+                        offset >= (copy.record.sealed_end or 0)
                 """,
-                after="return replica.copy.is_sealed()",
+                after="return is_sealed(copy.record)",
             ),
         ),
         splits=True,

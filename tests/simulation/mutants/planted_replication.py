@@ -118,8 +118,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/peer_sender.py",
                 function="PeerSender._probe",
-                before="replica.log.position_at(candidate.end) == candidate:",
-                after="replica.log.position_at(candidate.end) is not None:",
+                before="copy.log.position_at(candidate.end) == candidate:",
+                after="copy.log.position_at(candidate.end) is not None:",
             ),
         ),
     ),
@@ -273,8 +273,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/marks.py",
                 function="MarkKeeper._wanted",
-                before="and replica.high_watermark > self._stored",
-                after="and replica.high_watermark < self._stored",
+                before="kept and copy.high_watermark > self._stored",
+                after="kept and copy.high_watermark < self._stored",
             ),
         ),
         mistakes="disk rolled back",

@@ -156,6 +156,10 @@ def vouch(c: Flags) -> Answer:
     return None if show_log(c) is None and c.in_sync() and not c.unsure else NotServingError
 
 
+def scrub(c: Flags) -> Answer:
+    return NotServingError if c.damage else None
+
+
 def keep_mark(c: Flags) -> Answer:
     whole = c.exists and c.error is None and not c.damage
     return None if c.in_sync() and whole and not c.closed else NotServingError
@@ -172,6 +176,7 @@ PLAIN: Mapping[Purpose, Callable[[Flags], Answer]] = {
     Purpose.ANSWER_SEAL: answer_seal,
     Purpose.SHOW_LOG: show_log,
     Purpose.VOUCH: vouch,
+    Purpose.SCRUB: scrub,
     Purpose.KEEP_MARK: keep_mark,
 }
 
