@@ -1,8 +1,8 @@
 """Answers about announcements: events of the calendar, profiles of client groups."""
 
 from coordinator.answers.base import Answer
-from coordinator.unreadable import Odd
 from logstore.meta.records import ProfileRecord
+from logstore.meta.table import Odd
 from profiler.calendar import Event
 
 

@@ -5,7 +5,6 @@ takes them into its forecasts, so they survive restarts and leaders.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -16,11 +15,12 @@ import structlog
 from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
 from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics.model_trainer import ModelTrainer
-from coordinator.unreadable import Odd, decoded
-from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
+from logstore.base.errors import InvalidArgumentError
 from logstore.base.names import checked_name
-from logstore.meta.port import Compare, Delete, MetadataStore, Put
-from logstore.meta.records import LOGS, SHARDS, ProfileRecord
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import ProfileRecord
+from logstore.meta.table import Decided, Followed, Odd, Table, transact
+from logstore.meta.tables import log_table, shard_table
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import AnnouncementsServicer
 from profiler.calendar import EVENTS_MAX, Event
@@ -38,8 +38,6 @@ STEPS_MAX = 10_000
 EVENT_TIME_MAX_S = 7_258_118_400.0
 EVENT_DAYS_MAX = 366
 EVENT_SHARDS_MAX = 1_000
-RETRY_S = 0.2
-_TRIES = 10
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -136,9 +134,9 @@ class AnnouncementsService(AnnouncementsServicer):
     async def AddEvent(self, request: pb.AddEventRequest, context: Context) -> pb.JsonResponse:
         event = check_event(_decoded("event", request.event_json, Event))
         known, _ = await events_of(self._store)
-        await self._put(CALENDAR, event.name, event, EVENTS_MAX)
+        await self._put(event_table(self._store), event.name, event, EVENTS_MAX)
         replaced = next((e for e in known if e.name == event.name), None)
-        shards = [i.key.removeprefix(SHARDS) for i in (await self._store.range(SHARDS)).items]
+        shards = await shard_table(self._store).names()
         unmatched = [p for p in event.shards if not any(s.startswith(p) for s in shards)]
         beside = [e.name for e in known if e.name != event.name and overlap(e, event)]
         return answered(
@@ -149,7 +147,7 @@ class AnnouncementsService(AnnouncementsServicer):
     async def RemoveEvent(
         self, request: pb.RemoveEventRequest, context: Context
     ) -> pb.JsonResponse:
-        await self._delete(CALENDAR, "event", request.name)
+        await self._delete(event_table(self._store), "event", request.name)
         return answered(Removed(removed=request.name))
 
     @unary
@@ -160,14 +158,14 @@ class AnnouncementsService(AnnouncementsServicer):
     @unary
     async def SetProfile(self, request: pb.SetProfileRequest, context: Context) -> pb.JsonResponse:
         if not request.profile_json:
-            await self._delete(PROFILES, "profile of", request.group)
+            await self._delete(profile_table(self._store), "profile of", request.group)
             return answered(Removed(removed=request.group))
         record = check_profile(_decoded("profile", request.profile_json, ProfileRecord))
         if record.group != request.group:
             raise InvalidArgumentError(f"group is {request.group!r} and {record.group!r}")
         usage(record, self._slot_s)
-        await self._put(PROFILES, record.group, record, GROUPS_MAX)
-        known = {item.key.removeprefix(LOGS) for item in (await self._store.range(LOGS)).items}
+        await self._put(profile_table(self._store), record.group, record, GROUPS_MAX)
+        known = set(await log_table(self._store).names())
         unmatched = [log for log in record.logs if log not in known]
         steps = len(record.ops_per_s)
         return answered(SetProfile(set=record.group, steps=steps, unmatched=unmatched))
@@ -179,26 +177,20 @@ class AnnouncementsService(AnnouncementsServicer):
         profiles, odd = await profiles_of(self._store)
         return answered(Profiles(profiles=profiles, odd=tuple(odd)))
 
-    async def _put(self, prefix: str, name: str, value: object, limit: int) -> None:
-        for _ in range(_TRIES):
-            found = await self._store.get(prefix + name)
-            if found is None and len((await self._store.range(prefix)).items) >= limit:
-                raise InvalidArgumentError(f"{prefix} holds {limit} already, which is the limit")
-            revision = found.revision if found is not None else 0
-            put = Put(prefix + name, msgspec.json.encode(value))
-            if (await self._store.txn([Compare(put.key, revision)], [put])).succeeded:
-                return
-        raise ConflictError(f"{prefix}{name} changed too often, try again")
+    async def _put(self, table: Table[T], name: str, record: T, limit: int) -> None:
+        async def decide() -> Decided[None]:
+            found = await table.entry(name)
+            if found is None and len(await table.names()) >= limit:
+                raise InvalidArgumentError(
+                    f"{table.prefix} holds {limit} already, which is the limit"
+                )
+            return Decided(None, [table.unchanged(name, found)], [table.put(name, record)])
 
-    async def _delete(self, prefix: str, what: str, name: str) -> None:
-        for _ in range(_TRIES):
-            found = await self._store.get(prefix + name) if name else None
-            if found is None:
-                raise InvalidArgumentError(f"there is no {what} {name!r}")
-            compares = [Compare(found.key, found.revision)]
-            if (await self._store.txn(compares, [Delete(found.key)])).succeeded:
-                return
-        raise ConflictError(f"{prefix}{name} changed too often, try again")
+        await transact(self._store, table.key(name), decide)
+
+    async def _delete(self, table: Table[T], what: str, name: str) -> None:
+        if not name or await table.delete(name) is None:
+            raise InvalidArgumentError(f"there is no {what} {name!r}")
 
 
 class Announced:
@@ -209,9 +201,10 @@ class Announced:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
+        missed = "what is announced is not followed"
         self._tasks = [
-            asyncio.create_task(self._follow(prefix), name=f"follows {prefix}")
-            for prefix in (CALENDAR, PROFILES)
+            asyncio.create_task(table.follow(self._changed, missed), name=f"follows {table.prefix}")
+            for table in (event_table(self._store), profile_table(self._store))
         ]
 
     async def close(self) -> None:
@@ -235,41 +228,31 @@ class Announced:
                 _log.warning("a profile is not used", group=record.group, why=e.message)
         await self._learner.call(self._learner.intake.announce, events, profiles)
 
-    async def _follow(self, prefix: str) -> None:
-        while True:
-            try:
-                revision = (await self._store.range(prefix)).revision
-                await self.take()
-                watch = self._store.watch(prefix, revision)
-                async with contextlib.aclosing(watch):  # type: ignore[type-var]
-                    async for _ in watch:
-                        await self.take()
-            except ConflictError:
-                continue  # the watch's history was compacted
-            except LogstoreError as e:
-                _log.warning("what is announced is not followed", why=e.message)
-                await asyncio.sleep(RETRY_S)
+    async def _changed(self, _: Followed[Event] | Followed[ProfileRecord]) -> None:
+        await self.take()
+
+
+def event_table(store: MetadataStore) -> Table[Event]:
+    """By name."""
+    return Table(store, CALENDAR, lambda data: check_event(msgspec.json.decode(data, type=Event)))
+
+
+def profile_table(store: MetadataStore) -> Table[ProfileRecord]:
+    """By client group."""
+    return Table(
+        store, PROFILES, lambda data: check_profile(msgspec.json.decode(data, type=ProfileRecord))
+    )
 
 
 async def events_of(store: MetadataStore) -> tuple[list[Event], list[Odd]]:
     """Every announced event, earliest first, and the entries that are none."""
-    items = (await store.range(CALENDAR)).items
-    found, odd = decoded(items, CALENDAR, lambda data: check_event(_event(data)))
+    found, odd = await event_table(store).all_and_odd()
     return sorted(found, key=lambda event: (event.start_s, event.name)), odd
 
 
 async def profiles_of(store: MetadataStore) -> tuple[list[ProfileRecord], list[Odd]]:
     """Every profile, and the entries that are none."""
-    items = (await store.range(PROFILES)).items
-    return decoded(items, PROFILES, lambda data: check_profile(_profile(data)))
-
-
-def _event(data: bytes) -> Event:
-    return msgspec.json.decode(data, type=Event)
-
-
-def _profile(data: bytes) -> ProfileRecord:
-    return msgspec.json.decode(data, type=ProfileRecord)
+    return await profile_table(store).all_and_odd()
 
 
 def _check_time(field: str, time_s: float) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -22,39 +21,19 @@ from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MoveOptions, State
 from logstore.base.env import Env
-from logstore.base.errors import ConflictError, LogstoreError, RefusedError, UnknownInstanceError
+from logstore.base.errors import LogstoreError, RefusedError, UnknownInstanceError
 from logstore.base.types import ShardStatus
-from logstore.meta.port import Compare, Delete, MetadataStore, Put
-from logstore.meta.records import (
-    DRAINS,
-    INSTANCES,
-    LOGS,
-    SHARDS,
-    LogOptions,
-    ShardRecord,
-    decode_instance,
-    decode_log,
-    decode_shard,
-    drain_key,
-    encode,
-)
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import DrainRecord, LogOptions, ShardRecord
+from logstore.meta.table import Decided, transact
+from logstore.meta.tables import drain_table, instance_table, log_table, shard_table
 from profiler.types import DataStoreStatus
 
 TRIGGER = "drain"
 BACK_OFF_S = 60.0
 """After a drain's move was rolled back, its shard is left alone so long."""
 NO_LOGS: Mapping[str, int] = MappingProxyType({})
-_TRIES = 20
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DrainRecord:
-    """`copies`: how many the instance held when the drain began."""
-
-    instance: str
-    begun_us: int
-    copies: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +128,15 @@ class Drains:
 
     async def all(self) -> list[DrainProgress]:
         """Each drain with its progress."""
-        drains = [
-            msgspec.json.decode(item.value, type=DrainRecord)
-            for item in (await self._store.range(DRAINS)).items
-        ]
+        drains = await drain_table(self._store).all()
         shards = await self.shards() if drains else []
         return [self._told(drain, left_on(drain.instance, shards)) for drain in drains]
 
     async def shards(self) -> list[ShardRecord]:
-        return [decode_shard(item.value) for item in (await self._store.range(SHARDS)).items]
+        return await shard_table(self._store).all()
 
     async def instances(self) -> list[str]:
-        items = (await self._store.range(INSTANCES)).items
-        return [item.key.removeprefix(INSTANCES) for item in items]
+        return await instance_table(self._store).names()
 
     async def begin(
         self,
@@ -184,42 +159,40 @@ class Drains:
         statuses: Mapping[str, DataStoreStatus],
         dry_run: bool,
     ) -> DrainProgress:
-        items = (await self._store.range(INSTANCES)).items
-        instances = {r.instance: r for r in (decode_instance(item.value) for item in items)}
+        instances = {r.instance: r for r in await instance_table(self._store).all()}
         if instance not in instances:
             raise UnknownInstanceError(f"instance {instance!r} is not registered")
-        key, shards = drain_key(instance), await self.shards()
-        logs = [decode_log(item.value) for item in (await self._store.range(LOGS)).items]
-        replicas = {log.name: log.options.replicas for log in logs}
-        for _ in range(_TRIES):
-            found = await self._store.get(key)
+        shards = await self.shards()
+        replicas = {log.name: log.options.replicas for log in await log_table(self._store).all()}
+        left = left_on(instance, shards)
+        drains = drain_table(self._store)
+
+        async def decide() -> Decided[tuple[DrainRecord, bool]]:
+            found = await drains.get(instance)
             if found is not None:
-                record = msgspec.json.decode(found.value, type=DrainRecord)
-                return self._told(record, left_on(instance, shards))
+                return Decided((found, False))
             draining = await Listing(self._store).draining() | {instance}
             cluster = PlacementState(instances, silent_s, {}, 0.0, draining)
             check_drain(instance, shards, cluster, sizes, statuses, replicas)
-            left = left_on(instance, shards)
             record = DrainRecord(instance, self._env.clock.wall_us(), left.copies)
-            if dry_run:
-                return replace(self._told(record, left), dry_run=True)
-            if (await self._store.txn([Compare(key, 0)], [Put(key, encode(record))])).succeeded:
-                _log.info("drain", instance=instance, copies=left.copies)
-                return self._told(record, left)
-        raise ConflictError(f"the drain of {instance} changed too often, try again")
+            put = [] if dry_run else [drains.put(instance, record)]
+            return Decided((record, True), [drains.unchanged(instance, None)], put)
+
+        record, new = await transact(self._store, f"the drain of {instance}", decide)
+        told = self._told(record, left)
+        if new and dry_run:
+            return replace(told, dry_run=True)
+        if new:
+            _log.info("drain", instance=instance, copies=left.copies)
+        return told
 
     async def cancel(self, instance: str) -> DrainProgress:
         """It takes shards again; what has left it stays away. UnknownInstanceError: no drain."""
-        key = drain_key(instance)
-        for _ in range(_TRIES):
-            found = await self._store.get(key)
-            if found is None:
-                raise UnknownInstanceError(f"instance {instance!r} is not being drained")
-            if (await self._store.txn([Compare(key, found.revision)], [Delete(key)])).succeeded:
-                record = msgspec.json.decode(found.value, type=DrainRecord)
-                told = self._told(record, left_on(instance, await self.shards()))
-                return replace(told, state="cancelled", eta_s=None)
-        raise ConflictError(f"the drain of {instance} changed too often, try again")
+        found = await drain_table(self._store).delete(instance, f"the drain of {instance}")
+        if found is None:
+            raise UnknownInstanceError(f"instance {instance!r} is not being drained")
+        told = self._told(found.record, left_on(instance, await self.shards()))
+        return replace(told, state="cancelled", eta_s=None)
 
     def _told(self, drain: DrainRecord, left: Left) -> DrainProgress:
         elapsed_s = max(0.0, (self._env.clock.wall_us() - drain.begun_us) / 1e6)

@@ -295,6 +295,15 @@ class Tombstone:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainRecord:
+    """An instance that must be emptied. `copies`: how many it held when the drain began."""
+
+    instance: str
+    begun_us: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceRecord:
     """A registered instance; its `incarnation` survives kill -9 on the same boot.
 
@@ -355,6 +364,14 @@ def decode_process(value: bytes) -> ProcessRecord:
 
 def decode_tombstone(value: bytes) -> Tombstone:
     return msgspec.json.decode(value, type=Tombstone)
+
+
+def decode_drain(value: bytes) -> DrainRecord:
+    return msgspec.json.decode(value, type=DrainRecord)
+
+
+def decode_cursor(value: bytes) -> ChangefeedCursor:
+    return msgspec.json.decode(value, type=ChangefeedCursor)
 
 
 def decode_leader(value: bytes) -> LeaderRecord:
