@@ -26,17 +26,11 @@ from coordinator.migration.facts import (
     Verify,
     Wait,
 )
-from coordinator.migration.ledger import Ledger, Proposal
+from coordinator.migration.ledger import Ledger, Proposal, migration_table
 from coordinator.migration.machine import decide
 from coordinator.migration.nodes import Nodes
 from coordinator.migration.ramp import RampState
-from coordinator.migration.records import (
-    MigrationRecord,
-    MoveOptions,
-    State,
-    decode_migration,
-    encode_migration,
-)
+from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from coordinator.migration.table import COPY_ON_WRITE
 from coordinator.statistics.ramp_statistics import RampStatistics
 from logstore.base.env import Env
@@ -48,19 +42,8 @@ from logstore.base.errors import (
     LogstoreError,
     UnavailableError,
 )
-from logstore.meta.port import Compare, MetadataStore, Operation, Put, Versioned
-from logstore.meta.records import (
-    INSTANCES,
-    REPLICA_COUNTER,
-    ShardRecord,
-    decode_instance,
-    decode_log,
-    decode_shard,
-    encode,
-    log_key,
-    migration_key,
-    shard_key,
-)
+from logstore.meta.port import MetadataStore, Operation
+from logstore.meta.records import REPLICA_COUNTER, LogRecord, ShardRecord, shard_key
 from logstore.meta.shard_writes import (
     ShardWrite,
     change_shard,
@@ -68,6 +51,8 @@ from logstore.meta.shard_writes import (
     new_shard,
     operations_of,
 )
+from logstore.meta.table import Entry
+from logstore.meta.tables import instance_table, log_table, number_table, shard_table
 from logstore.meta.tombstones import Order
 
 RETRY_S = 0.2
@@ -98,15 +83,21 @@ class MoveMemory:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Both records and the revisions they were read at (0: absent)."""
+    """What a step is decided from, as it was read (None: absent)."""
 
-    record: MigrationRecord
-    shard: ShardRecord | None
-    revision: int
-    shard_revision: int
-    counter: Versioned | None
-    log: Versioned | None = None
-    successor: Versioned | None = None
+    migration: Entry[MigrationRecord]
+    held: Entry[ShardRecord] | None
+    counter: Entry[int] | None
+    log: Entry[LogRecord] | None = None
+    successor: Entry[ShardRecord] | None = None
+
+    @property
+    def record(self) -> MigrationRecord:
+        return self.migration.record
+
+    @property
+    def shard(self) -> ShardRecord | None:
+        return self.held.record if self.held is not None else None
 
 
 class MigrationDriver:
@@ -249,33 +240,22 @@ class MigrationDriver:
         return 0.0
 
     async def _read(self, migration: str) -> _Read | None:
-        found = await self._store.get(migration_key(migration))
+        found = await migration_table(self._store).entry(migration)
         if found is None:
             return None
-        record = decode_migration(found.value)
-        shard = await self._store.get(shard_key(record.shard))
-        return _Read(
-            record,
-            decode_shard(shard.value) if shard is not None else None,
-            found.revision,
-            shard.revision if shard is not None else 0,
-            await self._store.get(REPLICA_COUNTER),
-            *await self._read_more(record),
-        )
-
-    async def _read_more(self, record: MigrationRecord) -> tuple[Versioned | None, ...]:
-        """Copy-on-write: the log, whose next shard is drawn, and the successor."""
+        record, shards = found.record, shard_table(self._store)
+        held = await shards.entry(record.shard)
+        counter = await number_table(self._store).entry(REPLICA_COUNTER)
         if record.strategy != COPY_ON_WRITE:
-            return ()
-        log = await self._store.get(log_key(record.log))
+            return _Read(found, held, counter)
+        log = await log_table(self._store).entry(record.log)  # its next shard is drawn
         if record.successor is None:
-            return (log,)
-        return log, await self._store.get(shard_key(record.successor))
+            return _Read(found, held, counter, log)
+        return _Read(found, held, counter, log, await shards.entry(record.successor))
 
     async def _observe(self, read: _Read, memory: MoveMemory) -> Facts:
         record = read.record
-        items = (await self._store.range(INSTANCES)).items
-        known = [decode_instance(item.value) for item in items]
+        known = await instance_table(self._store).all()
         source, target = await asyncio.gather(
             self._copies(record.source.instance, record.shard),
             self._copies(record.target_instance, record.shard),
@@ -311,15 +291,15 @@ class MigrationDriver:
             target=target_copy,
             target_heard=target is not None,
             incarnations={i.instance: i.incarnation for i in known},
-            next_replica_id=int(read.counter.value) if read.counter is not None else 1,
+            next_replica_id=read.counter.record if read.counter is not None else 1,
             verified=memory.verified,
             ramp=memory.ramp,
             figures=figures,
             source_silent_s=now_s - memory.source_heard_s,
             target_silent_s=now_s - memory.target_heard_s,
             soaking_since_us=memory.soaking_since_us,
-            log=decode_log(read.log.value) if read.log is not None else None,
-            successor=decode_shard(read.successor.value) if read.successor is not None else None,
+            log=read.log.record if read.log is not None else None,
+            successor=read.successor.record if read.successor is not None else None,
             feed_prefix=self.feed_prefix,
         )
 
@@ -334,22 +314,23 @@ class MigrationDriver:
 
     async def _commit(self, read: _Read, effect: RecordWrite) -> bool:
         record, shard = effect.record, effect.shard
-        compares = [Compare(migration_key(record.id), read.revision)]
+        migrations, logs = migration_table(self._store), log_table(self._store)
+        numbers = number_table(self._store)
+        compares = [read.migration.unchanged]
         operations: list[Operation] = []
         if record != read.record:
-            operations.append(Put(migration_key(record.id), encode_migration(record)))
+            operations.append(migrations.put(record.id, record))
         writes = self._shard_writes(read, effect)
         if shard_key(record.shard) not in {w.compare.key for w in writes}:
-            compares.append(Compare(shard_key(record.shard), read.shard_revision))
+            compares.append(shard_table(self._store).unchanged(record.shard, read.held))
         compares += compares_of(writes)
         operations += operations_of(writes)
         if effect.draws is not None:
-            counter = read.counter.revision if read.counter is not None else 0
-            compares.append(Compare(REPLICA_COUNTER, counter))
-            operations.append(Put(REPLICA_COUNTER, str(effect.draws + 1).encode()))
+            compares.append(numbers.unchanged(REPLICA_COUNTER, read.counter))
+            operations.append(numbers.put(REPLICA_COUNTER, effect.draws + 1))
         if effect.created is not None and effect.log is not None and read.log is not None:
-            compares.append(Compare(read.log.key, read.log.revision))
-            operations.append(Put(read.log.key, encode(effect.log)))
+            compares.append(read.log.unchanged)
+            operations.append(logs.put(read.log.name, effect.log))
         if not operations:  # an earlier leader wrote the same
             return True
         done = (await self._store.txn(compares, operations)).succeeded
@@ -363,12 +344,12 @@ class MigrationDriver:
         why = f"{effect.record.id}: {effect.why}"
         order = Order(self._cluster, why, self._env.clock.wall_us())
         writes = []
-        if read.shard is not None and effect.shard is not None and effect.shard != read.shard:
-            writes.append(change_shard(read.shard, read.shard_revision, effect.shard, order))
+        held, after = read.held, effect.shard
+        if held is not None and after is not None and after != held.record:
+            writes.append(change_shard(held.record, held.revision, after, order))
         if effect.successor is not None and read.successor is not None:
             held = read.successor
-            before = decode_shard(held.value)
-            writes.append(change_shard(before, held.revision, effect.successor, order))
+            writes.append(change_shard(held.record, held.revision, effect.successor, order))
         if effect.created is not None and effect.log is not None and read.log is not None:
             writes.append(new_shard(effect.created))
         return writes

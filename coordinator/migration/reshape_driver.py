@@ -23,34 +23,30 @@ from coordinator.migration.reshape import (
     check_split,
     decide,
     decode_reshape,
-    reshape_key,
 )
 from logstore.base.env import Env
 from logstore.base.errors import (
-    ConflictError,
     InvalidArgumentError,
     LogstoreError,
     UnknownMigrationError,
     UnknownShardError,
 )
-from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put, Versioned
-from logstore.meta.records import (
-    REPLICA_COUNTER,
-    ShardRecord,
-    decode_log,
-    decode_shard,
-    encode,
-    log_key,
-    shard_key,
-)
+from logstore.meta.port import MetadataStore, Operation
+from logstore.meta.records import REPLICA_COUNTER, LogRecord, ShardRecord, shard_key
 from logstore.meta.shard_writes import change_shard, compares_of, new_shard, operations_of
+from logstore.meta.table import Decided, Entry, Table, transact
+from logstore.meta.tables import log_table, number_table, shard_table
 from logstore.meta.tombstones import Order
 
 RESHAPE_COUNTER = "/ids/reshape"
 KEPT_MAX = 1_000
 RETRY_S = 0.1
-_TRIES = 20
 _log = structlog.get_logger(__name__)
+
+
+def reshape_table(store: MetadataStore) -> Table[ReshapeRecord]:
+    """By id."""
+    return Table(store, RESHAPES, decode_reshape)
 
 
 class ReshapeDriver:
@@ -59,6 +55,7 @@ class ReshapeDriver:
     def __init__(self, store: MetadataStore, nodes: Nodes, env: Env, *, cluster: str) -> None:
         self._store, self._nodes, self._env = store, nodes, env
         self._cluster = cluster
+        self._table = reshape_table(store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -76,20 +73,19 @@ class ReshapeDriver:
 
     async def all(self) -> list[ReshapeRecord]:
         """Oldest first."""
-        items = (await self._store.range(RESHAPES)).items
-        return sorted((decode_reshape(i.value) for i in items), key=lambda r: (r.created_us, r.id))
+        return sorted(await self._table.all(), key=lambda r: (r.created_us, r.id))
 
     async def get(self, reshape: str) -> ReshapeRecord:
-        found = await self._store.get(reshape_key(reshape))
+        found = await self._table.get(reshape)
         if found is None:
             raise UnknownMigrationError(f"reshape {reshape!r} does not exist")
-        return decode_reshape(found.value)
+        return found
 
     async def shard(self, name: str) -> ShardRecord:
-        found = await self._store.get(shard_key(name))
+        found = await shard_table(self._store).get(name)
         if found is None:
             raise UnknownShardError(f"shard {name!r} does not exist")
-        return decode_shard(found.value)
+        return found
 
     async def draft(
         self, parents: Sequence[str], at: bytes | None, trigger: str = "manual", reason: str = ""
@@ -120,25 +116,30 @@ class ReshapeDriver:
 
     async def propose(self, draft: ReshapeRecord) -> ReshapeRecord:
         """Write a drafted reshape and start on it."""
-        for _ in range(_TRIES):
+        numbers, reshapes = number_table(self._store), self._table
+
+        async def decide() -> Decided[ReshapeRecord]:
             known = await self.all()
-            counter = await self._store.get(RESHAPE_COUNTER)
-            number = int(counter.value) if counter is not None else 1
+            counter = await numbers.entry(RESHAPE_COUNTER)
+            number = counter.record if counter is not None else 1
             record = replace(draft, id=f"r{number}")
-            operations: list[Operation] = [
-                Put(RESHAPE_COUNTER, str(number + 1).encode()),
-                Put(reshape_key(record.id), encode(record)),
-            ]
             ended = [r for r in known if not r.active]
-            operations += [Delete(reshape_key(r.id)) for r in ended[: -KEPT_MAX or None][:100]]
-            compares = [
-                Compare(RESHAPE_COUNTER, counter.revision if counter is not None else 0),
-                Compare(reshape_key(record.id), 0),
-            ]
-            if (await self._store.txn(compares, operations)).succeeded:
-                self._spawn(record.id)
-                return record
-        raise ConflictError("the reshape counter changed too often, try again")
+            return Decided(
+                record,
+                [
+                    numbers.unchanged(RESHAPE_COUNTER, counter),
+                    reshapes.unchanged(record.id, None),
+                ],
+                [
+                    numbers.put(RESHAPE_COUNTER, number + 1),
+                    reshapes.put(record.id, record),
+                    *(reshapes.removal(r.id) for r in ended[: -KEPT_MAX or None][:100]),
+                ],
+            )
+
+        record = await transact(self._store, "the reshape counter", decide)
+        self._spawn(record.id)
+        return record
 
     def running(self) -> tuple[str, ...]:
         """Ids of the reshapes that this driver works on."""
@@ -173,19 +174,19 @@ class ReshapeDriver:
 
     async def step(self, reshape: str) -> float | None:
         """One decision and its effect. How long to wait then; None: it has ended."""
-        found = await self._store.get(reshape_key(reshape))
+        found = await self._table.entry(reshape)
         if found is None:
             return None
-        record = decode_reshape(found.value)
-        log = await self._store.get(log_key(record.log))
-        counter = await self._store.get(REPLICA_COUNTER)
-        parents = [await self._store.get(shard_key(p)) for p in record.parents]
-        held = {p.key: p for p in parents if p is not None}
+        record, shards = found.record, shard_table(self._store)
+        log = await log_table(self._store).entry(record.log)
+        counter = await number_table(self._store).entry(REPLICA_COUNTER)
+        parents = [await shards.entry(p) for p in record.parents]
+        held = {p.name: p for p in parents if p is not None}
         facts = ReshapeFacts(
             now_us=self._env.clock.wall_us(),
-            parents={s.shard: s for s in (decode_shard(p.value) for p in held.values())},
-            log=decode_log(log.value) if log is not None else None,
-            next_replica_id=int(counter.value) if counter is not None else 1,
+            parents={name: entry.record for name, entry in held.items()},
+            log=log.record if log is not None else None,
+            next_replica_id=counter.record if counter is not None else 1,
         )
         effect = decide(record, facts)
         if effect is None:
@@ -199,35 +200,36 @@ class ReshapeDriver:
 
     async def _commit(
         self,
-        found: Versioned,
-        parents: dict[str, Versioned],
-        log: Versioned | None,
-        counter: Versioned | None,
+        found: Entry[ReshapeRecord],
+        parents: dict[str, Entry[ShardRecord]],
+        log: Entry[LogRecord] | None,
+        counter: Entry[int] | None,
         effect: ReshapeCommit,
     ) -> bool:
-        compares = [Compare(found.key, found.revision)]
-        operations: list[Operation] = [Put(found.key, encode(effect.record))]
+        logs, numbers = log_table(self._store), number_table(self._store)
+        compares = [found.unchanged]
+        operations: list[Operation] = [self._table.put(found.name, effect.record)]
         why = f"{effect.record.id}: {effect.why}"
         order = Order(self._cluster, why, self._env.clock.wall_us())
         writes = []
         for shard in effect.shards:
-            held = parents[shard_key(shard.shard)]
-            writes.append(change_shard(decode_shard(held.value), held.revision, shard, order))
+            held = parents[shard.shard]
+            writes.append(change_shard(held.record, held.revision, shard, order))
         writes += [new_shard(s) for s in effect.created]
         written = {w.compare.key for w in writes}
-        compares += [Compare(p.key, p.revision) for p in parents.values() if p.key not in written]
+        compares += [p.unchanged for p in parents.values() if shard_key(p.name) not in written]
         compares += compares_of(writes)
         operations += operations_of(writes)
         if effect.log is not None and log is not None:
-            compares.append(Compare(log.key, log.revision))
-            operations.append(Put(log.key, encode(effect.log)))
+            compares.append(log.unchanged)
+            operations.append(logs.put(log.name, effect.log))
         if effect.drawn:
-            compares.append(Compare(REPLICA_COUNTER, counter.revision if counter else 0))
-            drawn = (int(counter.value) if counter else 1) + effect.drawn
-            operations.append(Put(REPLICA_COUNTER, str(drawn).encode()))
+            compares.append(numbers.unchanged(REPLICA_COUNTER, counter))
+            drawn = (counter.record if counter is not None else 1) + effect.drawn
+            operations.append(numbers.put(REPLICA_COUNTER, drawn))
         return (await self._store.txn(compares, operations)).succeeded
 
-    async def _confirm(self, found: Versioned, record: ReshapeRecord) -> None:
+    async def _confirm(self, found: Entry[ReshapeRecord], record: ReshapeRecord) -> None:
         """Keep how long each parent's primary held appends, as far as it still tells."""
         if record.state is not ReshapeState.COMPLETED or record.stall_ms:
             return
@@ -240,9 +242,7 @@ class ReshapeDriver:
                 stalls[name] = round(held[0], 3)
         if stalls:
             told = replace(record, stall_ms=stalls)
-            await self._store.txn(
-                [Compare(found.key, found.revision)], [Put(found.key, encode(told))]
-            )
+            await self._table.replace(found, told)
 
 
 def told(record: ReshapeRecord, dry_run: bool | UnsetType = UNSET) -> Reshape:

@@ -1,22 +1,18 @@
 """Work on migrations in the store that this driver did not start: written by the planner of another
 cell, or by us with an unknown outcome."""
 
-import asyncio
-import contextlib
 from collections.abc import Callable
-
-import structlog
+from typing import TypeVar
 
 from coordinator.migration.driver import MigrationDriver
-from coordinator.migration.records import decode_migration
-from coordinator.migration.reshape import RESHAPES, decode_reshape
-from coordinator.migration.reshape_driver import ReshapeDriver
-from logstore.base.errors import ConflictError, LogstoreError
+from coordinator.migration.ledger import migration_table
+from coordinator.migration.records import MigrationRecord
+from coordinator.migration.reshape import ReshapeRecord
+from coordinator.migration.reshape_driver import ReshapeDriver, reshape_table
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import MIGRATIONS
+from logstore.meta.table import Followed, Table
 
-RETRY_S = 0.2
-_log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 async def resume_migrations(
@@ -24,40 +20,26 @@ async def resume_migrations(
 ) -> None:
     """Until cancelled, start on each active migration of a shard that is ours."""
 
-    def is_new(value: bytes) -> bool:
-        record = decode_migration(value)
+    def is_new(record: MigrationRecord) -> bool:
         return record.active and owns(record.shard) and record.id not in driver.running()
 
-    await _resume(store, MIGRATIONS, driver, is_new)
+    await _resume(migration_table(store), driver, is_new)
 
 
 async def resume_reshapes(store: MetadataStore, driver: ReshapeDriver) -> None:
     """Until cancelled, start on each active split and merge."""
 
-    def is_new(value: bytes) -> bool:
-        record = decode_reshape(value)
+    def is_new(record: ReshapeRecord) -> bool:
         return record.active and record.id not in driver.running()
 
-    await _resume(store, RESHAPES, driver, is_new)
+    await _resume(reshape_table(store), driver, is_new)
 
 
 async def _resume(
-    store: MetadataStore,
-    prefix: str,
-    driver: MigrationDriver | ReshapeDriver,
-    is_new: Callable[[bytes], bool],
+    table: Table[T], driver: MigrationDriver | ReshapeDriver, is_new: Callable[[T], bool]
 ) -> None:
-    while True:
-        try:
-            revision = (await store.range(prefix)).revision
+    async def take(step: Followed[T]) -> None:
+        if step.whole or any(is_new(entry.record) for entry in step.entries):
             await driver.start()
-            watch = store.watch(prefix, revision)
-            async with contextlib.aclosing(watch):  # type: ignore[type-var]
-                async for events in watch:
-                    if any(e.value is not None and is_new(e.value) for e in events):
-                        await driver.start()
-        except ConflictError:
-            continue  # the watch's history was compacted
-        except LogstoreError as e:
-            _log.warning("not watched", prefix=prefix, why=e.message)
-            await asyncio.sleep(RETRY_S)
+
+    await table.follow(take, "not watched", prefix=table.prefix)

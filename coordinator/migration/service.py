@@ -23,14 +23,8 @@ from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics.presence import Presence
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import (
-    ShardRecord,
-    decode_log,
-    decode_shard,
-    log_key,
-    migration_key,
-    shard_key,
-)
+from logstore.meta.records import ShardRecord, migration_key
+from logstore.meta.tables import log_table, shard_table
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsServicer
 from logstore.proto.status import served
@@ -203,8 +197,8 @@ class MigrationsService(MigrationsServicer):
 
     async def _split_key(self, parent: ShardRecord, key: bytes | None) -> bytes:
         """The routing key to cut at: of the given record key, or as learned from accesses."""
-        found = await self._store.get(log_key(parent.log))
-        kind = decode_log(found.value).options.partitioner if found else Partitioner.RANGE
+        log = await log_table(self._store).get(parent.log)
+        kind = log.options.partitioner if log is not None else Partitioner.RANGE
         if key is not None:
             return routing_key(kind, key)
         return learned_key(kind, parent, self._heatmap(parent.log))
@@ -278,9 +272,8 @@ class MigrationsService(MigrationsServicer):
             await self._presence.require(order, {target.instance: "the target"}, hint)
 
     async def _told(self, record: MigrationRecord) -> Migration:
-        shard = await self._store.get(shard_key(record.shard))
-        decoded = decode_shard(shard.value) if shard is not None else None
-        return told(record, decoded, self._driver.now_us(), await self._rate())
+        shard = await shard_table(self._store).get(record.shard)
+        return told(record, shard, self._driver.now_us(), await self._rate())
 
     async def _rate(self) -> float:
         return move_history(await self._driver.ledger.all()).copy_mb_per_s

@@ -142,7 +142,7 @@ MUTANTS = (
             Edit(
                 file="coordinator/migration/resume.py",
                 function="resume_reshapes",
-                before="await _resume(store, RESHAPES, driver, is_new)",
+                before="await _resume(reshape_table(store), driver, is_new)",
                 after="await driver.start()",
             ),
         ),
