@@ -22,27 +22,14 @@ from logstore.base.errors import (
 )
 from logstore.base.limits import KEY_BYTES_MAX, LOG_NAME_CHARS_MAX, SHARDS_PER_LOG_MAX
 from logstore.base.types import ShardStatus
-from logstore.meta.port import (
-    TXN_OPERATIONS_MAX,
-    Compare,
-    Delete,
-    MetadataStore,
-    Put,
-)
+from logstore.meta.port import TXN_OPERATIONS_MAX, MetadataStore
 from logstore.meta.records import (
-    LOGS,
     REPLICA_COUNTER,
-    SHARDS,
     InstanceRecord,
     LogOptions,
     LogRecord,
     Member,
     ShardRecord,
-    changefeed_prefix,
-    decode_shard,
-    encode,
-    log_key,
-    shard_prefix,
 )
 from logstore.meta.shard_writes import (
     compares_of,
@@ -51,6 +38,8 @@ from logstore.meta.shard_writes import (
     new_shard,
     operations_of,
 )
+from logstore.meta.table import Decided, transact
+from logstore.meta.tables import changefeed_table, log_table, number_table, shard_table
 from logstore.meta.tombstones import KEEP_DELETED_LOG_S, Order, deletion_of
 from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges_from_cuts
 from sharder.ring import place
@@ -194,7 +183,7 @@ class Catalog(Listing):
                 f"replicas is {options.replicas}, {len(known)} instances are registered"
             )
         homes = _homes(ids, instances, known, alive or {})
-        if await self._store.get(log_key(name)) is not None:
+        if await log_table(self._store).entry(name) is not None:
             raise AlreadyExistsError(f"log {name} exists already")
         await self._drop_shards(name, self._unfinished(name))
         replica_id = await self.draw_replica_ids(len(ids) * options.replicas)
@@ -214,12 +203,13 @@ class Catalog(Listing):
 
     async def write_new(self, log: LogRecord, records: Sequence[ShardRecord]) -> None:
         """Write a log that is not there: its shards first, its own record last."""
+        logs = log_table(self._store)
         chunks = list(in_chunks([new_shard(r) for r in records]))
         for i, chunk in enumerate(chunks):
             operations = operations_of(chunk)
-            compares = [*compares_of(chunk), Compare(log_key(log.name), 0)]
+            compares = [*compares_of(chunk), logs.unchanged(log.name, None)]
             if i == len(chunks) - 1:
-                operations.append(Put(log_key(log.name), encode(log)))
+                operations.append(logs.put(log.name, log))
             if not (await self._store.txn(compares, operations)).succeeded:
                 raise AlreadyExistsError(f"log {log.name} exists already, or is being created")
 
@@ -230,30 +220,31 @@ class Catalog(Listing):
 
         Refused while one of its shards is migrating. `dry_run`: tell it, delete nothing.
         """
-        for _ in range(_TRIES):
-            found = await self._store.get(log_key(name))
+        logs = log_table(self._store)
+
+        async def decide() -> Decided[Deleted]:
+            found = await logs.entry(name)
             if found is None:
                 raise UnknownLogError(f"log {name!r} does not exist")
-            items = (await self._store.range(shard_prefix(name))).items
-            shards = [decode_shard(item.value) for item in items]
+            shards = await shard_table(self._store).all(f"{name}/")
             for shard in shards:
                 if shard.migration is not None:
                     raise ConflictError(f"shard {shard.shard} is in {shard.migration}")
             told = Deleted(name, len(shards), sum(len(s.members()) for s in shards), keep_s)
-            if dry_run:
-                return told
-            done = await self._store.txn([Compare(found.key, found.revision)], [Delete(found.key)])
-            if done.succeeded:
-                await self._drop_shards(name, self._order(deletion_of(name), keep_s))
-                await self._drop_cursors(name)
-                return told
-        raise ConflictError(f"log {name} changed too often, try again")
+            return Decided(told, [found.unchanged], [] if dry_run else [logs.removal(name)])
+
+        told = await transact(self._store, f"log {name}", decide)
+        if not dry_run:
+            await self._drop_shards(name, self._order(deletion_of(name), keep_s))
+            await self._drop_cursors(name)
+        return told
 
     async def _drop_cursors(self, name: str) -> None:
         """How far a change stream came; the topic is the user's and stays."""
-        items = (await self._store.range(changefeed_prefix(name))).items
-        for at in range(0, len(items), _CHUNK):
-            await self._store.txn([], [Delete(item.key) for item in items[at : at + _CHUNK]])
+        cursors = changefeed_table(self._store)
+        shards = await cursors.names(f"{name}/")
+        for at in range(0, len(shards), _CHUNK):
+            await self._store.txn([], [cursors.removal(s) for s in shards[at : at + _CHUNK]])
 
     def now_us(self) -> int:
         return self._env.clock.wall_us()
@@ -267,38 +258,34 @@ class Catalog(Listing):
 
     async def _drop_shards(self, name: str, order: Order) -> None:
         """Remove shard records that belong to no log; their copies are ordered away."""
+        logs = log_table(self._store)
         for _ in range(_TRIES):
-            items = (await self._store.range(shard_prefix(name))).items
-            if not items:
+            shards = await shard_table(self._store).entries(f"{name}/")
+            if not shards:
                 return
-            writes = [delete_shard(decode_shard(i.value), i.revision, order) for i in items]
+            writes = [delete_shard(s.record, s.revision, order) for s in shards]
             for chunk in in_chunks(writes):
-                compares = [*compares_of(chunk), Compare(log_key(name), 0)]
+                compares = [*compares_of(chunk), logs.unchanged(name, None)]
                 result = await self._store.txn(compares, operations_of(chunk))
-                if not result.succeeded and await self._store.get(log_key(name)) is not None:
+                if not result.succeeded and await logs.entry(name) is not None:
                     raise AlreadyExistsError(f"log {name} exists already")
         raise ConflictError(f"the shards of {name} changed too often, try again")
 
     async def tidy(self) -> None:
         """Remove the shards of logs whose creation or deletion died half-way."""
-        logs = {item.key[len(LOGS) :] for item in (await self._store.range(LOGS)).items}
-        shards = (await self._store.range(SHARDS)).items
-        for name in {decode_shard(item.value).log for item in shards} - logs:
+        logs = set(await log_table(self._store).names())
+        shards = await shard_table(self._store).all()
+        for name in {shard.log for shard in shards} - logs:
             await self._drop_shards(name, self._unfinished(name))
 
     async def draw_replica_ids(self, count: int) -> int:
         """The first of `count` ids that nobody else gets."""
-        for _ in range(_TRIES):
-            found = await self._store.get(REPLICA_COUNTER)
-            first = int(found.value) if found is not None else 1
-            revision = found.revision if found is not None else 0
-            done = await self._store.txn(
-                [Compare(REPLICA_COUNTER, revision)],
-                [Put(REPLICA_COUNTER, str(first + count).encode())],
-            )
-            if done.succeeded:
-                return first
-        raise ConflictError("the replica counter changed too often, try again")
+        after = await number_table(self._store).update(
+            REPLICA_COUNTER,
+            lambda found: (found.record if found is not None else 1) + count,
+            "the replica counter",
+        )
+        return after - count
 
 
 def _copies(

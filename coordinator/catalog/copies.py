@@ -23,16 +23,9 @@ from logstore.base.errors import (
     UnavailableError,
     UnknownInstanceError,
 )
-from logstore.meta.port import Compare, MetadataStore
-from logstore.meta.records import (
-    SHARDS,
-    Member,
-    ShardRecord,
-    decode_shard,
-    log_key,
-    mapping_log,
-    shard_key,
-)
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import Member, ShardRecord, mapping_log
+from logstore.meta.tables import log_table, shard_table
 from logstore.meta.tombstones import Order, bury
 from logstore.proto.v1 import node_pb2
 from sharder.keys import Partitioner
@@ -138,7 +131,7 @@ class CopiesAdmin:
             return Held(instance, None, e.message)
 
     async def shards(self) -> list[ShardRecord]:
-        return [decode_shard(item.value) for item in (await self._store.range(SHARDS)).items]
+        return await shard_table(self._store).all()
 
     async def list(self, instance: str = "", log: str = "") -> list[CopyRow]:
         """Every copy, or those of one instance."""
@@ -173,15 +166,14 @@ class CopiesAdmin:
         row = await self._find(instance, replica_id)
         if dry_run:
             return row
-        found = await self._store.get(shard_key(row.shard))
-        record = decode_shard(found.value) if found is not None else None
-        if record is not None and any(m.replica_id == replica_id for m in record.members()):
+        shards = shard_table(self._store)
+        found = await shards.entry(row.shard)
+        if found is not None and replica_id in {m.replica_id for m in found.record.members()}:
             raise RefusedError(_is_member(row))
         revision = found.revision if found is not None else 0
         order = Order(self._catalog.cluster, "discarded by hand", self._catalog.now_us(), 0.0)
         grave = bury(Member(instance, 0, replica_id), row.shard, revision, order)
-        compare = Compare(shard_key(row.shard), revision)
-        if not (await self._store.txn([compare], [grave])).succeeded:
+        if not (await self._store.txn([shards.unchanged(row.shard, found)], [grave])).succeeded:
             raise ConflictError(f"shard {row.shard} changed meanwhile, try again")
         _log.warning("copy discarded", instance=instance, replica_id=replica_id, shard=row.shard)
         return row
@@ -201,7 +193,7 @@ class CopiesAdmin:
         """Bring an orphan's log back, with the copy; refused while its log is served."""
         row = await self._find(instance, replica_id)
         log = row.shard.rpartition("/")[0]
-        if await self._store.get(log_key(log)) is not None:
+        if await log_table(self._store).entry(log) is not None:
             raise RefusedError(
                 f"copy {replica_id} of {row.shard} cannot be adopted: log {log} is there and "
                 "other copies hold its keys. Should this one hold what they lost: stop the cluster "
@@ -220,13 +212,13 @@ class CopiesAdmin:
     async def restore(self, log: str, *, dry_run: bool = False) -> RestoredLog:
         """Bring a deleted log back from the copies that are still kept, with a balanced log's
         mapping. `AlreadyExistsError` while a log of the name is there."""
-        if await self._store.get(log_key(log)) is not None:
+        if await log_table(self._store).entry(log) is not None:
             raise AlreadyExistsError(f"log {log} exists: delete it first, or keep it")
         plan = await self._plan(log)
         told = await self._bring_back(log, plan, dry_run=dry_run)
         mapping = mapping_log(log)
         balanced = plan.logs[0].options.partitioner is Partitioner.BALANCED
-        if balanced and await self._store.get(log_key(mapping)) is None:
+        if balanced and await log_table(self._store).entry(mapping) is None:
             more = await self._bring_back(mapping, await self._plan(mapping), dry_run=dry_run)
             told = replace(told, told=told.told + more.told)
         return told

@@ -4,19 +4,8 @@ from dataclasses import dataclass
 
 from logstore.base.errors import UnknownLogError
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import (
-    DRAINS,
-    INSTANCES,
-    LOGS,
-    InstanceRecord,
-    LogRecord,
-    ShardRecord,
-    decode_instance,
-    decode_log,
-    decode_shard,
-    log_key,
-    shard_prefix,
-)
+from logstore.meta.records import InstanceRecord, LogRecord, ShardRecord
+from logstore.meta.tables import drain_table, instance_table, log_table, shard_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +24,21 @@ class Listing:
         self._store = store
 
     async def describe(self, name: str) -> Described:
-        found = await self._store.get(log_key(name))
+        found = await log_table(self._store).entry(name)
         if found is None:
             raise UnknownLogError(f"log {name!r} does not exist")
-        items = (await self._store.range(shard_prefix(name))).items
-        shards = sorted((decode_shard(i.value) for i in items), key=lambda s: s.range.start)
-        version = max(i.revision for i in (found, *items))
-        return Described(decode_log(found.value), tuple(shards), version)
+        entries = await shard_table(self._store).entries(f"{name}/")
+        shards = sorted((entry.record for entry in entries), key=lambda s: s.range.start)
+        version = max([found.revision, *(entry.revision for entry in entries)])
+        return Described(found.record, tuple(shards), version)
 
     async def list(self) -> list[Described]:
-        names = [decode_log(item.value).name for item in (await self._store.range(LOGS)).items]
-        return [await self.describe(name) for name in names]
+        logs = await log_table(self._store).all()
+        return [await self.describe(log.name) for log in logs]
 
     async def instances(self) -> tuple[InstanceRecord, ...]:
-        items = (await self._store.range(INSTANCES)).items
-        return tuple(decode_instance(item.value) for item in items)
+        return tuple(await instance_table(self._store).all())
 
     async def draining(self) -> frozenset[str]:
         """Instances that are being drained, or are drained: nothing new is placed there."""
-        items = (await self._store.range(DRAINS)).items
-        return frozenset(item.key.removeprefix(DRAINS) for item in items)
+        return frozenset(await drain_table(self._store).names())

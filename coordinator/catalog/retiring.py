@@ -8,18 +8,16 @@ import structlog
 from coordinator.answers.catalog import RetiredInstance
 from coordinator.catalog.catalog import Catalog
 from logstore.base.errors import ConflictError, RefusedError, UnknownInstanceError
-from logstore.meta.port import TXN_OPERATIONS_MAX, Compare, Delete, MetadataStore, Operation
-from logstore.meta.records import (
-    SHARDS,
-    ShardRecord,
-    decode_process,
-    decode_shard,
-    drain_key,
-    instance_key,
-    process_key,
-    tombstone_prefix,
-)
+from logstore.meta.port import TXN_OPERATIONS_MAX, Compare, MetadataStore, Operation
+from logstore.meta.records import ShardRecord
 from logstore.meta.shard_writes import change_shard
+from logstore.meta.tables import (
+    drain_table,
+    instance_table,
+    process_table,
+    shard_table,
+    tombstone_table,
+)
 from logstore.meta.tombstones import Order
 
 SHOWN_MAX = 10
@@ -74,40 +72,45 @@ class Retiring:
 
     async def retire(self, instance: str, *, dry_run: bool = False) -> RetiredInstance:
         """Forget the instance. `RefusedError` while it lives or is needed; repeatable."""
-        store, key = self._store, instance_key(instance)
-        found = await store.get(key)
+        store = self._store
+        instances, drains = instance_table(store), drain_table(store)
+        processes, tombstones = process_table(store), tombstone_table(store)
+        found = await instances.entry(instance)
         if found is None:
             raise UnknownInstanceError(f"instance {instance!r} is not registered")
-        process = await store.get(process_key(instance))
+        process = await processes.get(instance)
         if process is not None:
-            address = decode_process(process.value).address
             raise RefusedError(
-                f"instance {instance} cannot be retired: it lives at {address}. Empty it with "
-                f"`logstore drain {instance}` and stop it, or stop it and wait for its lease to end"
+                f"instance {instance} cannot be retired: it lives at {process.address}. Empty it "
+                f"with `logstore drain {instance}` and stop it, or stop it and wait for its lease "
+                "to end"
             )
-        items = (await store.range(SHARDS)).items
-        held = [(item, decode_shard(item.value)) for item in items]
-        check_retire(instance, [shard for _, shard in held])
-        mine = [(item, s) for item, s in held if s.member_on(instance) is not None]
-        graves = (await store.range(tombstone_prefix(instance))).items
+        held = await shard_table(store).entries()
+        check_retire(instance, [entry.record for entry in held])
+        mine = [entry for entry in held if entry.record.member_on(instance) is not None]
+        graves = await tombstones.entries(f"{instance}/")
         told = RetiredInstance(instance=instance, learners=len(mine), tombstones=len(graves))
         if dry_run:
             return told
         order = Order(self._catalog.cluster, f"{instance} was retired", self._catalog.now_us())
-        dead = [Compare(key, found.revision), Compare(process_key(instance), 0)]
-        for item, shard in mine:
-            write = change_shard(shard, item.revision, without(shard, instance), order)
-            await self._txn([*dead, write.compare], write.operations, instance)
-        graves = (await store.range(tombstone_prefix(instance))).items
+        gone = processes.unchanged(instance, None)
+        for entry in mine:
+            after = without(entry.record, instance)
+            write = change_shard(entry.record, entry.revision, after, order)
+            compares = [found.unchanged, gone, write.compare]
+            await self._txn(compares, write.operations, instance)
+        graves = await tombstones.entries(f"{instance}/")
         size = TXN_OPERATIONS_MAX - _SPARE
         for at in range(0, len(graves), size):
             part = graves[at : at + size]
-            compares = [Compare(item.key, item.revision) for item in part]
-            await self._txn([*dead, *compares], [Delete(item.key) for item in part], instance)
-        drain = await store.get(drain_key(instance))
-        ends = [found] if drain is None else [found, drain]
-        compares = [Compare(item.key, item.revision) for item in ends]
-        await self._txn([*compares, dead[1]], [Delete(item.key) for item in ends], instance)
+            compares = [found.unchanged, gone, *(grave.unchanged for grave in part)]
+            await self._txn(compares, [tombstones.removal(g.name) for g in part], instance)
+        drain = await drains.entry(instance)
+        compares, operations = [found.unchanged], [instances.removal(instance)]
+        if drain is not None:
+            compares.append(drain.unchanged)
+            operations.append(drains.removal(instance))
+        await self._txn([*compares, gone], operations, instance)
         _log.warning("instance retired", instance=instance, learners=len(mine))
         return told
 

@@ -5,17 +5,8 @@ from collections.abc import Iterable, Mapping
 from logstore.base.errors import UnknownLogError
 from logstore.base.types import ShardStatus
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import (
-    INSTANCES,
-    LogRecord,
-    ShardRecord,
-    decode_instance,
-    decode_log,
-    decode_shard,
-    encode,
-    log_key,
-    shard_prefix,
-)
+from logstore.meta.records import LogRecord, ShardRecord, encode
+from logstore.meta.tables import instance_table, log_table, shard_table
 from logstore.proto.v1 import common_pb2
 from sharder.keys import KeyRange
 
@@ -66,16 +57,16 @@ def log_routes(
 
 async def read_routes(store: MetadataStore, log: str) -> common_pb2.LogRoutes:
     """Read a log's routes linearizably; `UnknownLogError` when there is no such log."""
-    found = await store.get(log_key(log))
+    found = await log_table(store).entry(log)
     if found is None:
         raise UnknownLogError(f"log {log!r} does not exist")
-    shards = await store.range(shard_prefix(log))
-    instances = (await store.range(INSTANCES)).items
-    records = [decode_instance(item.value) for item in instances]
-    version = max(item.revision for item in (found, *shards.items, *instances))
+    shards = await shard_table(store).entries(f"{log}/")
+    instances = await instance_table(store).entries()
+    records = [entry.record for entry in instances]
+    versions = [*(entry.revision for entry in shards), *(entry.revision for entry in instances)]
     return log_routes(
-        decode_log(found.value),
-        (decode_shard(item.value) for item in shards.items),
+        found.record,
+        (entry.record for entry in shards),
         {record.instance: record.address for record in records},
-        version,
+        max([found.revision, *versions]),
     )

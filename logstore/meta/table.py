@@ -229,6 +229,18 @@ class Table(ReadTable[T]):
         put = self.put(name, record)
         return (await self._store.txn([self.unchanged(name, None)], [put])).succeeded
 
+    async def get_or_create(self, name: str, make: Callable[[], T], what: str = "") -> T:
+        """What is there, or what `make` made because nothing was. Errors: those of `transact`."""
+
+        async def decide() -> Decided[T]:
+            found = await self.entry(name)
+            if found is not None:
+                return Decided(found.record)
+            record = make()
+            return Decided(record, [self.unchanged(name, None)], [self.put(name, record)])
+
+        return await transact(self._store, what or self.key(name), decide)
+
     async def update(self, name: str, change: Callable[[Entry[T] | None], T], what: str = "") -> T:
         """Write what `change` makes of what is there (None: nothing); returns it.
 

@@ -10,6 +10,7 @@ from logstore.meta.records import (
     LOGS,
     PROCESSES,
     SHARDS,
+    TOMBSTONES,
     ChangefeedCursor,
     DrainRecord,
     GenerationRecord,
@@ -28,7 +29,6 @@ from logstore.meta.records import (
     decode_process,
     decode_shard,
     decode_tombstone,
-    tombstone_prefix,
 )
 from logstore.meta.table import ReadTable, Table
 
@@ -58,9 +58,9 @@ def drain_table(store: MetadataStore) -> Table[DrainRecord]:
     return Table(store, DRAINS, decode_drain)
 
 
-def tombstone_table(store: MetadataStore, instance: str) -> Table[Tombstone]:
-    """One instance's, by replica id in decimal digits."""
-    return Table(store, tombstone_prefix(instance), decode_tombstone)
+def tombstone_table(store: MetadataStore) -> Table[Tombstone]:
+    """By `INSTANCE/REPLICA_ID`."""
+    return Table(store, TOMBSTONES, decode_tombstone)
 
 
 def changefeed_table(store: MetadataStore) -> Table[ChangefeedCursor]:

@@ -96,6 +96,14 @@ async def test_only_the_first_creates(store: MetadataStore) -> None:
     assert await table.get("a") == drain("a", made.index(True))
 
 
+async def test_all_get_what_the_first_creates(store: MetadataStore) -> None:
+    table = table_of(store)
+    got = await asyncio.gather(
+        *(table.get_or_create("a", lambda i=i: drain("a", i)) for i in range(8))  # type: ignore[misc]
+    )
+    assert set(got) == {await table.get("a")}
+
+
 async def test_of_racing_updates_none_is_lost(store: MetadataStore) -> None:  # G1, I9
     table = table_of(store)
     await table.create("a", drain("a"))
