@@ -30,7 +30,7 @@ from logstore.base.tls import TlsOptions
 from logstore.meta.election import TTL_S
 from logstore.meta.generations import check_expected, open_generation
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import LOGS, decode_log
+from logstore.meta.tables import log_table
 from logstore.proto.handshake import Doorkeeper
 
 PACKAGE = "coordinator.v1."
@@ -137,7 +137,7 @@ class CoordinatorCore:
 
     async def restore(self) -> None:
         """What was learned before the last stop, of logs that are still there."""
-        logs = [decode_log(item.value) for item in (await self.store.range(LOGS)).items]
+        logs = await log_table(self.store).all()
         newest = ceilings(logs, self.env.clock.wall_us(), self.intake.slot_s)
         await self.learner.restore([log.name for log in logs], newest)
 

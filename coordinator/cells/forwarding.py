@@ -16,11 +16,12 @@ import grpc.aio
 from coordinator.calls import CALLS, Call, Of
 from coordinator.cells.assignment import LOG_WIDE, cell_of
 from coordinator.cells.cell import Cell
-from coordinator.migration.records import decode_migration
+from coordinator.migration.ledger import migration_table
 from logstore.base.errors import UnavailableError
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import cell_leader_key, decode_leader, migration_key
+from logstore.meta.records import cell_leader_key
+from logstore.meta.tables import leader_table
 from logstore.proto.channel import open_channel
 from logstore.proto.status import served
 
@@ -79,8 +80,8 @@ class CellRouter(grpc.aio.ServerInterceptor):
         shard: str = getattr(request, "shard", "")
         migration: str = getattr(request, "id", "")
         if not shard and migration:
-            found = await self._store.get(migration_key(migration))
-            shard = decode_migration(found.value).shard if found is not None else ""
+            found = await migration_table(self._store).get(migration)
+            shard = found.shard if found is not None else ""
         return cell_of(shard, self._cells) if shard else LOG_WIDE
 
     async def _leader(self, cell: str, forwarded: bool) -> tuple[Cell | None, str]:
@@ -92,8 +93,8 @@ class CellRouter(grpc.aio.ServerInterceptor):
             if work is not None:
                 return work, ""
             if not forwarded:  # who forwarded has read that we lead: we are about to
-                found = await self._store.get(cell_leader_key(cell))
-                address = decode_leader(found.value).address if found is not None else ""
+                found = await leader_table(self._store).get(cell_leader_key(cell))
+                address = found.address if found is not None else ""
                 if address and await self._reachable(address):
                     return None, address
             if loop.time() >= until_s:

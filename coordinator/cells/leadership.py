@@ -7,7 +7,6 @@ The views of two coordinators may differ for a moment: a cell then has one leade
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,15 +15,17 @@ import structlog
 from coordinator.cells.assignment import cell_names, duty
 from coordinator.cells.cell import Cell
 from logstore.base.env import Env
-from logstore.base.errors import ConfigError, ConflictError, LogstoreError
+from logstore.base.errors import ConfigError, LogstoreError
 from logstore.meta.election import TTL_S, Election, FencedStore
-from logstore.meta.port import Compare, MetadataStore, Put
+from logstore.meta.port import MetadataStore
 from logstore.meta.records import (
     CELL_COUNT,
-    COORDINATORS,
+    LeaderRecord,
     cell_leader_key,
     coordinator_key,
 )
+from logstore.meta.table import Followed
+from logstore.meta.tables import coordinator_table, number_table
 
 RETRY_S = 0.2
 
@@ -33,17 +34,9 @@ _log = structlog.get_logger(__name__)
 
 async def agree_on_cells(store: MetadataStore, count: int) -> None:
     """Write the count of cells, or `ConfigError` when the cluster was made with another one."""
-    while True:
-        found = await store.get(CELL_COUNT)
-        if found is not None:
-            if int(found.value) != count:
-                raise ConfigError(
-                    f"cells is {count}, this cluster was made with {found.value.decode()}"
-                )
-            return
-        put = Put(CELL_COUNT, str(count).encode())
-        if (await store.txn([Compare(CELL_COUNT, 0)], [put])).succeeded:
-            return
+    made = await number_table(store).get_or_create(CELL_COUNT, lambda: count)
+    if made != count:
+        raise ConfigError(f"cells is {count}, this cluster was made with {made}")
 
 
 class CellLeadership:
@@ -87,23 +80,16 @@ class CellLeadership:
 
     async def _follow(self) -> None:
         """See who lives; stand for what is ours then, give back what is not."""
-        while True:
-            try:
-                result = await self._store.range(COORDINATORS)
-                live = {item.key.removeprefix(COORDINATORS) for item in result.items}
-                await self._settle(live)
-                watch = self._store.watch(COORDINATORS, result.revision)
-                async with contextlib.aclosing(watch):  # type: ignore[type-var]
-                    async for events in watch:
-                        for event in events:
-                            address = event.key.removeprefix(COORDINATORS)
-                            (live.discard if event.value is None else live.add)(address)
-                        await self._settle(live)
-            except ConflictError:
-                continue  # the watch's history was compacted
-            except LogstoreError as e:
-                _log.warning("the coordinators are not watched", why=e.message)
-                await asyncio.sleep(RETRY_S)
+        live: set[str] = set()
+
+        async def take(step: Followed[LeaderRecord]) -> None:
+            if step.whole:
+                live.clear()
+            live.difference_update(step.gone)
+            live.update(entry.name for entry in step.entries)
+            await self._settle(live)
+
+        await coordinator_table(self._store).follow(take, "the coordinators are not watched")
 
     async def _settle(self, live: set[str]) -> None:
         change = duty(self._address, self._cells, live, self._standing.keys())

@@ -36,23 +36,19 @@ from coordinator.recovery.disks import instance_directories, read_identity
 from logstore.base.env import Env
 from logstore.base.errors import DirectoryInUseError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import (
-    CLUSTER_ID,
-    DRAINS,
-    GENERATIONS,
-    INSTANCES,
-    LOGS,
-    PROCESSES,
-    SHARDS,
-    TOMBSTONES,
-    decode_generation,
-    decode_instance,
-    decode_log,
-    decode_shard,
-    decode_tombstone,
-)
+from logstore.meta.records import CLUSTER_ID, GENERATIONS
 from logstore.meta.remote import RemoteMetadataStore
 from logstore.meta.rocks import RocksMetadataStore
+from logstore.meta.tables import (
+    drain_table,
+    generation_table,
+    instance_table,
+    log_table,
+    process_table,
+    shard_table,
+    text_table,
+    tombstone_table,
+)
 from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.status import called
@@ -117,11 +113,11 @@ async def _running(address: str) -> ClusterFacts:
 
 
 async def _facts(store: MetadataStore, statuses: Mapping[str, InstanceNow]) -> ClusterFacts:
-    cluster = await store.get(CLUSTER_ID)
-    records = [decode_instance(i.value) for i in (await store.range(INSTANCES)).items]
-    processes = {i.key.removeprefix(PROCESSES) for i in (await store.range(PROCESSES)).items}
-    draining = {i.key.removeprefix(DRAINS) for i in (await store.range(DRAINS)).items}
-    shards = [decode_shard(i.value) for i in (await store.range(SHARDS)).items]
+    cluster = await text_table(store).get(CLUSTER_ID)
+    records = await instance_table(store).all()
+    processes = set(await process_table(store).names())
+    draining = set(await drain_table(store).names())
+    shards = await shard_table(store).all()
     answers = await asyncio.gather(*(_ask(r.instance, r.address) for r in records))
     instances = []
     for record, (held, _) in zip(records, answers, strict=True):
@@ -142,16 +138,16 @@ async def _facts(store: MetadataStore, statuses: Mapping[str, InstanceNow]) -> C
         )
     health = {(h.instance, s.replica_id): s for h, told in answers for s in told}
     rows = rows_of([held for held, _ in answers], shards)
-    logs = [decode_log(i.value) for i in (await store.range(LOGS)).items]
+    logs = await log_table(store).all()
     return ClusterFacts(
         now_us=Env().clock.wall_us(),
-        cluster=cluster.value.decode() if cluster is not None else "",
-        generations=[decode_generation(i.value) for i in (await store.range(GENERATIONS)).items],
+        cluster=cluster or "",
+        generations=await generation_table(store).all(),
         instances=instances,
         shards=shards,
         options={log.name: log.options for log in logs},
         copies=[_copy(row, health.get((row.instance, row.replica_id))) for row in rows],
-        tombstones=[decode_tombstone(i.value) for i in (await store.range(TOMBSTONES)).items],
+        tombstones=await tombstone_table(store).all(),
     )
 
 
@@ -209,13 +205,13 @@ async def _embedded(home: Path) -> StoreFacts:
 async def _read(where: str, store: MetadataStore) -> StoreFacts:
     """The cluster of the store, and its generations; closes it."""
     try:
-        cluster, began = await store.get(CLUSTER_ID), await store.range(GENERATIONS)
+        cluster, began = await text_table(store).get(CLUSTER_ID), await store.range(GENERATIONS)
     finally:
         await store.close()
     return StoreFacts(
         where,
         there=cluster is not None,
-        cluster=cluster.value.decode() if cluster is not None else "",
+        cluster=cluster or "",
         began={i.key.removeprefix(GENERATIONS): i.revision for i in began.items},
         revision=began.revision,
     )

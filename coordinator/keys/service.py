@@ -29,12 +29,9 @@ from logstore.meta.records import (
     LogOptions,
     LogRecord,
     ShardRecord,
-    decode_log,
-    decode_shard,
-    log_key,
     mapping_log,
-    shard_prefix,
 )
+from logstore.meta.tables import log_table, shard_table
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import placement_pb2 as ppb
 from logstore.proto.coordinator_v1.placement_pb2_grpc import PlacementServicer
@@ -159,11 +156,10 @@ class PlacementService(PlacementServicer):
 
     async def _open(self, log: str) -> _OpenLog:
         """The book of a log, with weights and slots that are up to date."""
-        stored = await self._store.get(log_key(log))
-        if stored is None:
+        record = await log_table(self._store).get(log)
+        if record is None:
             self._logs.pop(log, None)
             raise UnknownLogError(f"log {log!r} does not exist")
-        record = decode_log(stored.value)
         if record.options.partitioner is not Partitioner.BALANCED:
             raise InvalidArgumentError(
                 f"log {log!r} has partitioner {record.options.partitioner.value!r}, placement is"
@@ -197,8 +193,7 @@ class PlacementService(PlacementServicer):
         return held
 
     async def _open_shards(self, log: str) -> tuple[ShardRecord, ...]:
-        items = (await self._store.range(shard_prefix(log))).items
-        found = (decode_shard(item.value) for item in items)
+        found = await shard_table(self._store).all(f"{log}/")
         opened = [s for s in found if s.status is not ShardStatus.SEALED]
         return tuple(sorted(opened, key=lambda s: s.range.start))
 

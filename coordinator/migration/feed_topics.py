@@ -12,8 +12,9 @@ import structlog
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.feed.port import Broker, BrokerAwayError
-from logstore.meta.port import Compare, MetadataStore, Put
-from logstore.meta.records import CLUSTER_ID, SHARDS, decode_shard
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import CLUSTER_ID
+from logstore.meta.tables import shard_table, text_table
 
 RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
@@ -21,11 +22,8 @@ _log = structlog.get_logger(__name__)
 
 async def feed_prefix(store: MetadataStore, env: Env) -> str:
     """What this cluster's feed topics begin with; clusters may share a broker."""
-    while True:
-        found = await store.get(CLUSTER_ID)
-        if found is not None:
-            return f"logstore-{found.value.decode()}-feed-"
-        await store.txn([Compare(CLUSTER_ID, 0)], [Put(CLUSTER_ID, b"%x" % env.new_id())])
+    cluster = await text_table(store).get_or_create(CLUSTER_ID, lambda: f"{env.new_id():x}")
+    return f"logstore-{cluster}-feed-"
 
 
 class FeedSweeper:
@@ -59,8 +57,7 @@ class FeedSweeper:
         listed = await self._broker.topics(self._prefix)
         if not listed:
             return []
-        records = (await self._store.range(SHARDS)).items
-        named = {decode_shard(item.value).feed_topic for item in records}
+        named = {shard.feed_topic for shard in await shard_table(self._store).all()}
         orphans = [topic for topic in listed if topic not in named]
         for topic in orphans:
             await self._broker.delete(topic)

@@ -9,7 +9,8 @@ from coordinator.migration.facts import CopyReport
 from logstore.base.errors import UnavailableError
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import Member, decode_instance, instance_key
+from logstore.meta.records import Member
+from logstore.meta.tables import instance_table
 from logstore.proto.channel import open_channel
 from logstore.proto.handshake import MemberChannel
 from logstore.proto.status import called
@@ -113,10 +114,10 @@ class GrpcNodes:
             await channel.close()
 
     async def _stub(self, instance: str) -> "NodeAdminAsyncStub":
-        found = await self._store.get(instance_key(instance))
+        found = await instance_table(self._store).get(instance)
         if found is None:
             raise UnavailableError(f"instance {instance} is not registered")
-        address = decode_instance(found.value).address
+        address = found.address
         known = self._channels.get(instance)
         if known is None or known[0] != address:
             channel = MemberChannel(open_channel(address, self._tls), self.cluster, instance)

@@ -19,15 +19,15 @@ from coordinator.planning.notes import PlanCounts, PlanNote
 from coordinator.planning.views import PastForecast, make_view, with_expected
 from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.env import Env
-from logstore.base.errors import ConflictError, LogstoreError
-from logstore.meta.port import Compare, MetadataStore, Put
-from logstore.meta.records import AUTOPILOT, SHARDS, decode_shard
+from logstore.base.errors import LogstoreError
+from logstore.meta.port import MetadataStore
+from logstore.meta.records import AUTOPILOT
+from logstore.meta.tables import shard_table, text_table
 from sharder.config import PlanMode, PlannerConfig, RiskConfig
 from sharder.plan import Operator, Plan, plan
 from sharder.view import View
 
 PLANS_KEPT_MAX = 1_000
-_TRIES = 20
 _log = structlog.get_logger(__name__)
 
 
@@ -82,21 +82,16 @@ class PlanningLoop:
 
     async def start(self) -> None:
         """Plan each period, in the mode that was last set by hand, else the configured one."""
-        stored = await self._store.get(AUTOPILOT)
+        stored = await text_table(self._store).get(AUTOPILOT)
         if stored is not None:
-            self.mode = Autopilot(stored.value.decode())
+            self.mode = Autopilot(stored)
         self._tasks = [asyncio.create_task(self._run(), name="planning")]
 
     async def set_mode(self, mode: Autopilot) -> None:
         """Switch, for this leader and those that follow."""
-        for _ in range(_TRIES):
-            found = await self._store.get(AUTOPILOT)
-            revision = found.revision if found is not None else 0
-            put = Put(AUTOPILOT, mode.value.encode())
-            if (await self._store.txn([Compare(AUTOPILOT, revision)], [put])).succeeded:
-                self.mode = mode
-                return
-        raise ConflictError("the autopilot's mode changed too often, try again")
+        settings = text_table(self._store)
+        await settings.update(AUTOPILOT, lambda _: mode.value, "the autopilot's mode")
+        self.mode = mode
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -139,7 +134,7 @@ class PlanningLoop:
     async def view(self) -> View:
         """What the planner sees now."""
         now_s = self._env.clock.wall_us() / 1e6
-        shards = [decode_shard(i.value) for i in (await self._store.range(SHARDS)).items]
+        shards = await shard_table(self._store).all()
         instances = await self._catalog.instances()
         await self._measure({s.primary.instance for s in shards})
         mono_s = self._env.clock.monotonic_s()

@@ -15,22 +15,21 @@ import structlog
 
 from coordinator.catalog.catalog import Catalog
 from coordinator.catalog.replica_placement import PlacementState, choose_instance
-from coordinator.migration.records import MigrationRecord, decode_migration
+from coordinator.migration.ledger import migration_table
+from coordinator.migration.records import MigrationRecord
 from coordinator.migration.table import COPY_ON_WRITE
 from coordinator.replicas.drain import DrainMoves
 from logstore.base.errors import LogstoreError
-from logstore.meta.port import MetadataStore, Versioned
+from logstore.meta.port import MetadataStore
 from logstore.meta.records import (
-    DRAINS,
-    SHARDS,
     InstanceRecord,
     LogOptions,
     Member,
     ShardRecord,
-    decode_shard,
-    migration_key,
 )
 from logstore.meta.shard_writes import change_shard
+from logstore.meta.table import Entry
+from logstore.meta.tables import drain_table, shard_table
 from logstore.meta.tombstones import Order
 
 _log = structlog.get_logger(__name__)
@@ -217,8 +216,7 @@ class RepairLoop:
 
     async def round(self) -> int:
         """One look at every shard of ours; returns how many steps were written."""
-        drains = (await self._store.range(DRAINS)).items
-        draining = frozenset(item.key.removeprefix(DRAINS) for item in drains)
+        draining = frozenset(await drain_table(self._store).names())
         logs = await self._catalog.list()
         if not draining and all(d.log.options.replicas == 1 for d in logs):
             return 0
@@ -232,10 +230,10 @@ class RepairLoop:
             options = described.log.options
             if options.replicas == 1:
                 continue
-            for item in (await self._store.range(f"{SHARDS}{described.log.name}/")).items:
-                if not self._owns(item.key[len(SHARDS) :]):
+            for held in await shard_table(self._store).entries(f"{described.log.name}/"):
+                if not self._owns(held.name):
                     continue
-                shard = decode_shard(item.value)
+                shard = held.record
                 step = decide(shard, options, cluster, await self._move_of(shard))
                 if step is None:
                     continue
@@ -243,7 +241,7 @@ class RepairLoop:
                     if learning >= DRAIN_COPIES_MAX:
                         continue  # no copy is missing but the instance must be emptied
                     learning += 1
-                if await self._write(item, step):
+                if await self._write(held, step):
                     steps += 1
         if draining and self._moves is not None:
             ours = [(s, d.log.options) for d in logs for s in d.shards if self._owns(s.shard)]
@@ -255,15 +253,14 @@ class RepairLoop:
         it."""
         if shard.migration is None:
             return None
-        found = await self._store.get(migration_key(shard.migration))
-        return decode_migration(found.value) if found is not None else None
+        return await migration_table(self._store).get(shard.migration)
 
-    async def _write(self, held: Versioned, step: Step) -> bool:
+    async def _write(self, held: Entry[ShardRecord], step: Step) -> bool:
         record = step.record
         if step.add is not None:
             record = with_copy(record, step.add, await self._catalog.draw_replica_ids(1))
         order = Order(self._catalog.cluster, f"repair: {step.why}", self._catalog.now_us())
-        write = change_shard(decode_shard(held.value), held.revision, record, order)
+        write = change_shard(held.record, held.revision, record, order)
         result = await self._store.txn([write.compare], write.operations)
         if result.succeeded:
             _log.info("repair", shard=record.shard, why=step.why)

@@ -36,7 +36,8 @@ from logstore.base.errors import (
     UnknownShardError,
 )
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import LOGS, SHARDS, LogRecord, decode_log, decode_shard, log_key
+from logstore.meta.records import LogRecord
+from logstore.meta.tables import log_table, shard_table
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     StatisticsServicer,
@@ -79,7 +80,7 @@ class StatisticsService(StatisticsServicer):
             status = decode_status(request.status_json) if request.status_json else None
         except msgspec.DecodeError as e:
             refused.append(f"status: {e}")
-        logs = [decode_log(item.value) for item in (await self._store.range(LOGS)).items]
+        logs = await log_table(self._store).all()
         told, wrong = sound(
             statistics,
             request.instance,
@@ -172,7 +173,7 @@ class StatisticsService(StatisticsServicer):
             raise InvalidArgumentError(
                 f"horizon_slots is {horizon}, the limit is 1 to {HORIZON_SLOTS_MAX}"
             )
-        known = [decode_shard(i.value).shard for i in (await self._store.range(SHARDS)).items]
+        known = [shard.shard for shard in await shard_table(self._store).all()]
         if request.shard and request.shard not in known:
             raise UnknownShardError(f"shard {request.shard!r} does not exist")
         try:
@@ -201,7 +202,7 @@ class StatisticsService(StatisticsServicer):
         return answered(answer)
 
     async def _check_log(self, name: str) -> None:
-        if await self._store.get(log_key(name)) is None:
+        if await log_table(self._store).entry(name) is None:
             raise UnknownLogError(f"log {name!r} does not exist")
 
 

@@ -13,8 +13,8 @@ from coordinator.local.cluster import LocalCluster
 from logstore.base.errors import UnavailableError
 from logstore.meta.open import open_metadata
 from logstore.meta.port import MetadataStore
-from logstore.meta.records import SHARDS, decode_shard
 from logstore.meta.shard_writes import keep_copies
+from logstore.meta.tables import shard_table
 
 TIMEOUT_S = 60.0
 LOOK_S = 0.2
@@ -42,16 +42,14 @@ async def lead_at(cluster: LocalCluster, log: str, homes: Sequence[str]) -> None
 
 async def _all_there(store: MetadataStore, log: str, homes: Sequence[str]) -> bool:
     there = True
-    for item in (await store.range(SHARDS)).items:
-        shard = decode_shard(item.value)
-        if shard.log != log:
-            continue
+    for entry in await shard_table(store).entries(f"{log}/"):
+        shard = entry.record
         home = homes[int(shard.shard.rpartition("/")[2])]
         heir = next((m for m in shard.in_sync if m.instance == home), None)
         if shard.primary == heir:
             continue
         there = False
         if heir is not None and shard.hand_over is None:
-            asked = keep_copies(shard, item.revision, replace(shard, hand_over=heir.replica_id))
+            asked = keep_copies(shard, entry.revision, replace(shard, hand_over=heir.replica_id))
             await store.txn([asked.compare], asked.operations)
     return there
