@@ -12,15 +12,16 @@ import structlog
 
 from logstore.base.env import Env
 from logstore.base.errors import WrongClusterError
-from logstore.meta.port import Compare, Delete, MetadataStore, Operation, Put
+from logstore.meta.port import Compare, MetadataStore, Operation
 from logstore.meta.records import (
     CLUSTER_ID,
     GENERATION,
     GENERATIONS,
     GenerationRecord,
-    encode,
     generation_key,
 )
+from logstore.meta.table import Decided, transact
+from logstore.meta.tables import generation_table, text_table
 
 _FORGOTTEN_MAX = 64
 """Generations that one transaction deletes at most."""
@@ -69,12 +70,12 @@ class Lineage:
 async def read_lineage(store: MetadataStore) -> Lineage | None:
     """The store's lineage, read at one revision; None when no coordinator has begun with it."""
     result = await store.range(GENERATIONS)
-    cluster = await store.get(CLUSTER_ID)
+    cluster = await text_table(store).get(CLUSTER_ID)
     if not result.items or cluster is None:
         return None
     began = {item.key.removeprefix(GENERATIONS): item.revision for item in result.items}
     newest = max(began, key=lambda generation: began[generation])
-    return Lineage(cluster.value.decode(), began, result.revision, newest)
+    return Lineage(cluster, began, result.revision, newest)
 
 
 async def open_generation(
@@ -85,32 +86,37 @@ async def open_generation(
     A store without any key is a new cluster (`created`); one with keys and no generation is of
     before generations were (`adopted`).
     """
-    while True:
-        known = sorted((await store.range(GENERATIONS)).items, key=lambda item: item.revision)
-        cluster, newest = await store.get(CLUSTER_ID), await store.get(GENERATION)
+    texts, generations = text_table(store), generation_table(store)
+
+    async def decide() -> Decided[GenerationRecord]:
+        nonlocal cause
+        known = sorted(await generations.entries(), key=lambda entry: entry.revision)
+        cluster, newest = await texts.entry(CLUSTER_ID), await texts.entry(GENERATION)
         if not known:
             cause = "adopted" if (await store.range("/")).items else "created"
         record = GenerationRecord(f"{env.new_id():016x}", cause, by, env.clock.wall_us())
         operations: list[Operation] = [
-            Put(generation_key(record.id), encode(record)),
-            Put(GENERATION, record.id.encode()),
+            generations.put(record.id, record),
+            texts.put(GENERATION, record.id),
         ]
         if cluster is None:
-            operations.append(Put(CLUSTER_ID, f"{env.new_id():016x}".encode()))
+            operations.append(texts.put(CLUSTER_ID, f"{env.new_id():016x}"))
         forgotten = known[: min(max(0, len(known) + 1 - GENERATIONS_MAX), _FORGOTTEN_MAX)]
-        operations += [Delete(item.key) for item in forgotten]
+        operations += [generations.removal(entry.name) for entry in forgotten]
         compares = [
-            Compare(generation_key(record.id), 0),
-            *(Compare(item.key, item.revision) for item in forgotten),
-            Compare(GENERATION, newest.revision if newest is not None else 0),
-            Compare(CLUSTER_ID, cluster.revision if cluster is not None else 0),
+            generations.unchanged(record.id, None),
+            *(entry.unchanged for entry in forgotten),
+            texts.unchanged(GENERATION, newest),
+            texts.unchanged(CLUSTER_ID, cluster),
         ]
-        if (await store.txn(compares, operations)).succeeded:
-            say = _log.info if cause == "opened" else _log.warning
-            say("metadata generation begins", generation=record.id, cause=cause)
-            lineage = await read_lineage(store)
-            assert lineage is not None
-            return lineage
+        return Decided(record, compares, operations)
+
+    record = await transact(store, "the generation", decide)
+    say = _log.info if cause == "opened" else _log.warning
+    say("metadata generation begins", generation=record.id, cause=cause)
+    lineage = await read_lineage(store)
+    assert lineage is not None
+    return lineage
 
 
 async def ensure_generation(store: MetadataStore, env: Env, by: str) -> Lineage:
@@ -122,9 +128,9 @@ async def check_expected(store: MetadataStore, cluster: str | None) -> None:
     """`WrongClusterError` when the store is not of the expected cluster (None: any)."""
     if cluster is None:
         return
-    found = await store.get(CLUSTER_ID)
-    if found is None or found.value.decode() != cluster:
-        held = "empty" if found is None else f"of cluster {found.value.decode()}"
+    found = await text_table(store).get(CLUSTER_ID)
+    if found != cluster:
+        held = "empty" if found is None else f"of cluster {found}"
         raise WrongClusterError(
             f"the metadata is {held}, cluster {cluster} is expected: put its metadata back, or "
             "rebuild it with `logstore recover`"

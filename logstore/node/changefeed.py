@@ -11,15 +11,15 @@ shard goes on from there.
 
 import asyncio
 
-import msgspec
 import structlog
 
 from logstore.base.errors import LogstoreError, UnreadableBatchError
 from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
 from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, StoredBatch
 from logstore.feed.port import Broker, Change, ChangeWriter
-from logstore.meta.port import Compare, Put
-from logstore.meta.records import ChangefeedCursor, changefeed_key
+from logstore.meta.port import Compare
+from logstore.meta.records import ChangefeedCursor
+from logstore.meta.tables import changefeed_table
 from logstore.node.context import NodeContext
 from logstore.node.copy import Copy, is_sealed
 from logstore.replication.events import Role
@@ -36,7 +36,7 @@ class Changefeed:
 
     def __init__(self, copy: Copy, node: NodeContext, broker: Broker, topic: str) -> None:
         self._copy, self._node, self._broker, self._topic = copy, node, broker, topic
-        self._key = changefeed_key(copy.shard)
+        self._cursors = changefeed_table(node.store)
         self.offset = 0
         """Everything below it is in the topic."""
         self._stored, self._revision, self._stored_s = 0, 0, 0.0
@@ -91,25 +91,21 @@ class Changefeed:
 
     async def _parents_published(self) -> None:
         """S4: a key's history in the parents comes before its own."""
-        store = self._node.store
         for parent in self._copy.record.predecessors:
             while True:
                 record = self._node.shard_record(parent)
                 if record is None or record.sealed_end is None:
                     break  # trimmed away with its history
-                found = await store.get(changefeed_key(parent))
-                cursor = msgspec.json.decode(found.value, type=ChangefeedCursor) if found else None
+                cursor = await self._cursors.get(parent)
                 if record.sealed_end == 0 or (cursor and cursor.offset >= record.sealed_end):
                     break
                 await asyncio.sleep(PARENT_POLL_S)
 
     async def _load(self) -> None:
         copy = self._copy
-        found = await self._node.store.get(self._key)
+        found = await self._cursors.entry(copy.shard)
         self._revision = found.revision if found is not None else 0
-        self._stored = (
-            msgspec.json.decode(found.value, type=ChangefeedCursor).offset if found else 0
-        )
+        self._stored = found.record.offset if found is not None else 0
         base = copy.log.base().end
         if base > self._stored:
             _log.warning("records were trimmed before they were published", shard=copy.shard,
@@ -122,16 +118,16 @@ class Changefeed:
         due = now_s - self._stored_s >= CURSOR_INTERVAL_S
         if self.offset <= self._stored or not (force or due):
             return
-        store = self._node.store
-        value = msgspec.json.encode(ChangefeedCursor(self.offset))
-        done = await store.txn([Compare(self._key, self._revision)], [Put(self._key, value)])
+        shard = self._copy.shard
+        put = self._cursors.put(shard, ChangefeedCursor(self.offset))
+        done = await self._node.store.txn([Compare(put.key, self._revision)], [put])
         if done.succeeded:
             self._stored, self._revision, self._stored_s = self.offset, done.revision, now_s
             return
-        found = await store.get(self._key)
+        found = await self._cursors.entry(shard)
         if found is not None:
             self._revision = found.revision
-            self._stored = msgspec.json.decode(found.value, type=ChangefeedCursor).offset
+            self._stored = found.record.offset
 
 
 def changes_of(batch: StoredBatch, start: int) -> list[Change]:

@@ -30,7 +30,6 @@ from logstore.meta.generations import Lineage, Point, check_holds, read_lineage
 from logstore.meta.port import (
     LEASE_DRIFT,
     Compare,
-    Delete,
     Lease,
     MetadataStore,
     Operation,
@@ -42,16 +41,13 @@ from logstore.meta.port import (
 )
 from logstore.meta.records import (
     GENERATION,
-    SHARDS,
     InstanceRecord,
     ProcessRecord,
-    decode_instance,
-    decode_process,
-    decode_shard,
     encode,
     instance_key,
     process_key,
 )
+from logstore.meta.tables import instance_table, process_table, shard_table
 from logstore.node.identity import Identity, IdentityStore, begin
 
 TTL_S = 5.0
@@ -146,8 +142,8 @@ class Claim:
         lineage = await self._lineage(copies)
         await self._wait_until_free()
         key = instance_key(self.instance)
-        found = await self.store.get(key)
-        known = decode_instance(found.value) if found is not None else None
+        found = await instance_table(self.store).entry(self.instance)
+        known = found.record if found is not None else None
         stale = await self._is_stale(known, empty=empty)
         if stale:
             await mark_short()
@@ -200,14 +196,14 @@ class Claim:
 
     async def _wait_until_free(self) -> None:
         """Return when no other process runs this name; `AlreadyRunningError` when one lives."""
-        key = process_key(self.instance)
+        processes = process_table(self.store)
         began_s = self.env.clock.monotonic_s()
         limit_s = WAIT_TTLS * TTL_S * (1 + LEASE_DRIFT)
         said = False
-        while (found := await self.store.get(key)) is not None:
-            other = decode_process(found.value)
+        while (found := await processes.entry(self.instance)) is not None:
+            other = found.record
             if self._is_gone(other):
-                await self._take_away(found)
+                await processes.remove(found)
                 continue
             if self.env.clock.monotonic_s() - began_s > limit_s:
                 raise AlreadyRunningError(
@@ -222,9 +218,6 @@ class Claim:
     def _is_gone(self, other: ProcessRecord) -> bool:
         """The process held the lock that we hold: it ended."""
         return other.witness != "" and other.witness == self.kept.witness
-
-    async def _take_away(self, found: Versioned) -> None:
-        await self.store.txn([Compare(found.key, found.revision)], [Delete(found.key)])
 
     async def _is_stale(self, known: InstanceRecord | None, *, empty: bool) -> bool:
         """Whether this directory is not the one that registered last."""
@@ -246,7 +239,7 @@ class Claim:
 
     async def _check_nothing_lost(self) -> None:
         """An empty directory under a name that has copies may be a disk that is not mounted."""
-        records = (decode_shard(item.value) for item in (await self.store.range(SHARDS)).items)
+        records = await shard_table(self.store).all()
         shards = [r for r in records if r.member_on(self.instance) is not None]
         if not shards:
             return
@@ -342,10 +335,10 @@ class Claim:
         seat = self._seat
         if seat is None:
             return
-        found = await self.store.get(instance_key(self.instance))
+        found = await instance_table(self.store).entry(self.instance)
         if found is not None and found.revision == seat.revision:
             return
-        if found is not None and decode_instance(found.value).process == seat.record.process:
+        if found is not None and found.record.process == seat.record.process:
             seat.revision = found.revision  # what is said of us changed, not who we are
             return
         self.taken.set()

@@ -16,16 +16,9 @@ import structlog
 
 from logstore.base.errors import StorageError, UnknownShardError
 from logstore.engine.port import CopyFacts, ReplicaMeta, Retired, RetiredCopy
-from logstore.meta.port import Compare, Delete
-from logstore.meta.records import (
-    ShardRecord,
-    Tombstone,
-    decode_shard,
-    decode_tombstone,
-    encode,
-    shard_key,
-    tombstone_key,
-)
+from logstore.meta.records import ShardRecord, Tombstone, encode
+from logstore.meta.table import Entry
+from logstore.meta.tables import shard_table, tombstone_table
 
 if TYPE_CHECKING:
     from logstore.node.claim import Claim
@@ -95,13 +88,14 @@ class InstanceCopies:
 
     # ---- retiring ------------------------------------------------------------------------------
 
-    async def order(self, replica_id: int) -> tuple[Tombstone, int] | None:
-        """The tombstone of a copy and its revision, read linearizably; None unless it orders just
-        this copy, of this cluster, away (P9)."""
-        found = await self._node.store.get(tombstone_key(self._node.instance, replica_id))
+    async def order(self, replica_id: int) -> Entry[Tombstone] | None:
+        """The tombstone of a copy, read linearizably; None unless it orders just this copy, of this
+        cluster, away (P9)."""
+        tombstones = tombstone_table(self._node.store)
+        found = await tombstones.entry(f"{self._node.instance}/{replica_id}")
         if found is None:
             return None
-        tombstone = decode_tombstone(found.value)
+        tombstone = found.record
         meta = next((m for m in self._node.engine.replicas() if m.replica_id == replica_id), None)
         if tombstone.cluster != self._claim.cluster or tombstone.replica_id != replica_id:
             _log.error("a tombstone is not for this cluster", tombstone=tombstone)
@@ -109,21 +103,22 @@ class InstanceCopies:
         if meta is not None and meta.shard != tombstone.shard:
             _log.error("a tombstone is not for this copy", tombstone=tombstone, shard=meta.shard)
             return None
-        return tombstone, found.revision
+        return found
 
     async def is_named(self, tombstone: Tombstone) -> bool:
         """Whether a record names the copy again: it was brought back since."""
-        found = await self._node.store.get(shard_key(tombstone.shard))
-        members = decode_shard(found.value).members() if found is not None else ()
+        shard = await shard_table(self._node.store).get(tombstone.shard)
+        members = shard.members() if shard is not None else ()
         return any(m.replica_id == tombstone.replica_id for m in members)
 
-    async def retire(self, tombstone: Tombstone, revision: int) -> None:
+    async def retire(self, order: Entry[Tombstone]) -> None:
         """Carry the order out, durably, and confirm it."""
+        tombstone = order.record
         engine, replica_id = self._node.engine, tombstone.replica_id
         if any(m.replica_id == replica_id for m in engine.replicas()):
             now_us = self._node.env.clock.wall_us()
             until_us = now_us + round(tombstone.keep_s * 1e6)
-            retired = Retired(tombstone.cause, revision, now_us, until_us)
+            retired = Retired(tombstone.cause, order.revision, now_us, until_us)
             await self._run(engine.retire_replica, replica_id, retired)
             _log.warning("copy retired", shard=tombstone.shard, replica_id=replica_id,
                          cause=tombstone.cause, keep_s=tombstone.keep_s)  # fmt: skip
@@ -131,12 +126,11 @@ class InstanceCopies:
             kept = next((r for r in engine.retired() if r.meta.replica_id == replica_id), None)
             if kept is not None:
                 await self._drop(kept, tombstone.cause)
-        await self.confirm(tombstone, revision)
+        await self.confirm(order)
 
-    async def confirm(self, tombstone: Tombstone, revision: int) -> None:
+    async def confirm(self, order: Entry[Tombstone]) -> None:
         """The tombstone has done its work; a lost race means that somebody else saw to it."""
-        key = tombstone_key(self._node.instance, tombstone.replica_id)
-        await self._node.store.txn([Compare(key, revision)], [Delete(key)])
+        await tombstone_table(self._node.store).remove(order)
 
     async def mark_short(self) -> None:
         """The directory is old or a twin: durably mark every copy as perhaps short (P6)."""

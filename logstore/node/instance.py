@@ -35,11 +35,10 @@ from logstore.meta.records import (
     SHARDS,
     Member,
     ShardRecord,
-    decode_shard,
     encode,
-    shard_key,
     tombstone_prefix,
 )
+from logstore.meta.tables import shard_table
 from logstore.node.admission import Admission
 from logstore.node.claim import Claim, ClaimedStore
 from logstore.node.commit import GroupCommit, Source
@@ -377,8 +376,7 @@ class Instance:
         held = self.replicas.get(shard)
         if held is None:
             return
-        found = await self.node.store.get(shard_key(shard))
-        record = decode_shard(found.value) if found else None
+        record = await shard_table(self.node.store).get(shard)
         if record is not None and any(
             m.replica_id == held.member.replica_id for m in record.members()
         ):
@@ -398,14 +396,14 @@ class Instance:
         order = await self.copies.order(int(event.key.removeprefix(prefix)))
         if order is None:
             return
-        tombstone, revision = order
+        tombstone = order.record
         if await self.copies.is_named(tombstone):
-            await self.copies.confirm(tombstone, revision)
+            await self.copies.confirm(order)
             return
         held = self.replicas.get(tombstone.shard)
         if held is not None and held.member.replica_id == tombstone.replica_id:
             await self._close(tombstone.shard, held)
-        await self.copies.retire(tombstone, revision)
+        await self.copies.retire(order)
 
     def orphans(self) -> list[ReplicaMeta]:
         """Copies on the disk that no record names and no tombstone ordered away (yet)."""

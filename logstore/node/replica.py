@@ -26,10 +26,9 @@ from logstore.meta.records import (
     LogOptions,
     Member,
     ShardRecord,
-    decode_shard,
-    shard_key,
 )
 from logstore.meta.shard_writes import change_shard
+from logstore.meta.tables import shard_table
 from logstore.meta.tombstones import Order
 from logstore.node.append_gate import AppendGate
 from logstore.node.availability import Purpose
@@ -266,10 +265,10 @@ class Replica:
 
     async def read_config(self) -> None:
         """Read the configuration linearizably (G1, P6); raises UnavailableError."""
-        found = await self.node.store.get(shard_key(self.shard))
+        found = await shard_table(self.node.store).entry(self.shard)
         if found is None:
             raise UnknownShardError(f"shard {self.shard} does not exist")
-        self.on_config(decode_shard(found.value), found.revision)
+        self.on_config(found.record, found.revision)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
