@@ -25,6 +25,7 @@ from logstore.meta.records import (
     shard_prefix,
 )
 from logstore.meta.routes import read_routes
+from logstore.meta.table import wait_for_change
 from logstore.meta.tombstones import KEEP_DELETED_LOG_S
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.v1 import common_pb2, log_pb2
@@ -199,19 +200,8 @@ class CoordinatorRouteService(RouteServiceServicer):
             return found
         revision = (await self._store.range(shard_prefix(request.log))).revision
         prefixes = (shard_prefix(request.log), INSTANCES)
-        waiting = [asyncio.ensure_future(_changed(self._store, p, revision)) for p in prefixes]
-        try:
-            await asyncio.wait(waiting, timeout=ROUTES_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+        await wait_for_change(self._store, prefixes, revision, ROUTES_WAIT_S)
         return await read_routes(self._store, request.log)
-
-
-async def _changed(store: MetadataStore, prefix: str, revision: int) -> None:
-    async for _ in store.watch(prefix, revision):
-        return
 
 
 def _info(described: Described) -> pb.LogInfo:

@@ -1,6 +1,5 @@
 """coordinator.v1.Migrations: move, list, watch, order."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from coordinator.answers.base import fields_of
@@ -24,6 +23,7 @@ from coordinator.statistics.presence import Presence
 from logstore.base.errors import ConflictError, InvalidArgumentError, LogstoreError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import ShardRecord, migration_key
+from logstore.meta.table import wait_for_change
 from logstore.meta.tables import log_table, shard_table
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MigrationsServicer
@@ -244,13 +244,7 @@ class MigrationsService(MigrationsServicer):
         """The next change of the record, or a while (the ramp's share is in the shard record)."""
         key = migration_key(migration)
         revision = (await self._store.range(key)).revision
-        watch = self._store.watch(key, revision)
-        waiting = asyncio.ensure_future(anext(aiter(watch), None))
-        try:
-            await asyncio.wait([waiting], timeout=WATCH_INTERVAL_S)
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
+        await wait_for_change(self._store, [key], revision, WATCH_INTERVAL_S)
 
     @unary
     async def Control(self, request: pb.ControlRequest, context: Context) -> pb.JsonResponse:

@@ -12,7 +12,7 @@ and what takes several transactions (dropping a log's shards).
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, NoReturn, TypeVar
@@ -77,6 +77,18 @@ class Odd:
     odd: str
 
 
+def good_and_odd(entries: Iterable[Entry[T]]) -> tuple[list[T], list[Odd]]:
+    """The records, and, apart, what cannot be decoded; each in the order given."""
+    good: list[T] = []
+    odd: list[Odd] = []
+    for entry in entries:
+        try:
+            good.append(entry.record)
+        except (msgspec.MsgspecError, ValueError, LogstoreError) as e:
+            odd.append(Odd(entry.name, str(e)[:WHY_CHARS_MAX]))
+    return good, odd
+
+
 @dataclass(frozen=True, slots=True)
 class Followed(Generic[T]):
     """What `follow` hands over: everything (`whole`), or all changes of one revision."""
@@ -115,6 +127,25 @@ async def transact(
     raise ConflictError(f"{what} changed too often, try again")
 
 
+async def wait_for_change(
+    store: MetadataStore, prefixes: Sequence[str], after_revision: int, timeout_s: float
+) -> None:
+    """Return once a key under one of `prefixes` changes after `after_revision`; also after
+    `timeout_s`, and when a watch ends or fails: who waits reads again in each case."""
+    waiting = [asyncio.ensure_future(_first(store, p, after_revision)) for p in prefixes]
+    try:
+        await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _first(store: MetadataStore, prefix: str, after_revision: int) -> None:
+    async for _ in store.watch(prefix, after_revision):
+        return
+
+
 class ReadTable(Generic[T]):
     """The records whose keys are `prefix` and a name; with an empty prefix names are whole keys.
 
@@ -148,14 +179,7 @@ class ReadTable(Generic[T]):
 
     async def all_and_odd(self) -> tuple[list[T], list[Odd]]:
         """In key order; those that cannot be decoded, apart."""
-        good: list[T] = []
-        odd: list[Odd] = []
-        for entry in await self.entries():
-            try:
-                good.append(entry.record)
-            except (msgspec.MsgspecError, ValueError, LogstoreError) as e:
-                odd.append(Odd(entry.name, str(e)[:WHY_CHARS_MAX]))
-        return good, odd
+        return good_and_odd(await self.entries())
 
     async def names(self, within: str = "") -> list[str]:
         """In key order, odd ones too."""

@@ -12,7 +12,16 @@ from logstore.meta.etcd import EtcdMetadataStore
 from logstore.meta.etcd.store import RANGE_PAGE_KEYS
 from logstore.meta.port import TXN_OPERATIONS_MAX, Compare, MetadataStore, Put
 from logstore.meta.records import SHARDS, ChangefeedCursor, DrainRecord, decode_drain
-from logstore.meta.table import TRIES_MAX, Decided, Entry, Followed, Odd, Table, transact
+from logstore.meta.table import (
+    TRIES_MAX,
+    Decided,
+    Entry,
+    Followed,
+    Odd,
+    Table,
+    transact,
+    wait_for_change,
+)
 from logstore.meta.tables import changefeed_table, number_table, shard_table, text_table
 from tests.contract.meta.conftest import HISTORY
 
@@ -376,6 +385,36 @@ async def test_who_could_not_take_a_step_gets_all_again(store: MetadataStore) ->
         await table.create("a", drain("a"))
         assert await follower.next() == (True, ["a"], ())
     assert failed == 1
+
+
+async def test_who_waits_for_a_change_gets_the_first_under_its_prefixes(
+    store: MetadataStore,
+) -> None:
+    before = await put(store, "/a/1", b"")
+    waiting = asyncio.ensure_future(wait_for_change(store, ["/a/", "/b/"], before, 60))
+    await put(store, "/other", b"")
+    await put(store, "/b/1", b"")
+    async with asyncio.timeout(WAIT_S):
+        await waiting
+        await wait_for_change(store, ["/b/"], before, 60)  # it changed since, not from now on
+    after = await put(store, "/other", b"")
+    waiting = asyncio.ensure_future(wait_for_change(store, ["/a/", "/b/"], after, 60))
+    done, _ = await asyncio.wait([waiting], timeout=0.1)
+    waiting.cancel()
+    assert not done
+
+
+async def test_who_waits_for_a_change_reads_again_when_there_is_none_and_when_it_is_lost(
+    store: MetadataStore,
+) -> None:
+    first = await put(store, "/a/1", b"")
+    async with asyncio.timeout(WAIT_S):
+        await wait_for_change(store, ["/a/"], first, 0.05)
+        for _ in range(HISTORY + 5):
+            last = await put(store, "/a/1", b"")
+        if isinstance(store, EtcdMetadataStore):
+            await store.compact(last)
+        await wait_for_change(store, ["/b/"], first, 60)
 
 
 # ---- the tables ----------------------------------------------------------------------------------
