@@ -10,7 +10,7 @@ from coordinator.migration.records import MigrationRecord
 from coordinator.migration.reshape import ReshapeRecord
 from coordinator.migration.reshape_driver import ReshapeDriver, reshape_table
 from logstore.meta.port import MetadataStore
-from logstore.meta.table import Followed, Table
+from logstore.meta.table import Followed, Table, good_and_odd
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ async def _resume(
     table: Table[T], driver: MigrationDriver | ReshapeDriver, is_new: Callable[[T], bool]
 ) -> None:
     async def take(step: Followed[T]) -> None:
-        if step.whole or any(is_new(entry.record) for entry in step.entries):
+        if step.whole or any(map(is_new, good_and_odd(step.entries)[0])):
             await driver.start()
 
     await table.follow(take, "not watched", prefix=table.prefix)
