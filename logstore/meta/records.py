@@ -105,10 +105,6 @@ def changefeed_key(shard: str) -> str:
     return f"{CHANGEFEEDS}{shard}"
 
 
-def changefeed_prefix(log: str) -> str:
-    return f"{CHANGEFEEDS}{log}/"
-
-
 def cell_leader_key(cell: str) -> str:
     """The election key of a cell; its value is a `LeaderRecord`."""
     return f"{CELLS}{cell}/leader"

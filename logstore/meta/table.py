@@ -70,8 +70,8 @@ class Entry(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """An entry that cannot be decoded: its name, and in `odd` why. Who lists entries lists the good
-    ones and names the odd ones; a person removes or mends them."""
+    """An entry that cannot be decoded: its name, and in `odd` why. Listings show the good ones and
+    name the odd ones; a person removes or repairs them."""
 
     name: str
     odd: str
