@@ -47,7 +47,7 @@ class AppendGate:
             self._sealed.settle(append)
         elif self._with_ancestors(append):
             self._writer.submit(append)
-            if self._writer.open:
+            if self._writer.is_open:
                 self._node.committer.wake(self._writer)
 
     def _with_ancestors(self, append: PendingAppend) -> bool:

@@ -234,7 +234,7 @@ class Replica:
             self.handle(ConfigRead(record, revision))
             self._acted()
             self.publishing.follow()
-            self.writer.epoch = self.epoch
+            self.writer.enter(self.epoch)
             if self.copy.is_sealed():
                 self._end_at_seal()
 
@@ -319,12 +319,11 @@ class Replica:
         if is_open and not self._leading:
             self._leading = True
             self.writer.lead(self.epoch)
-        if not is_open and self.writer.open:
+        if not is_open and self.writer.is_open:
             self.append_gate.hold()
         if is_open:
             self.append_gate.unhold()
-        self.writer.open = is_open
-        self.writer.committed = max(self.writer.committed, self.high_watermark)
+        self.writer.set_open(is_open, self.high_watermark)
         if is_open:
             self.node.committer.wake(self.writer)
 
@@ -362,11 +361,13 @@ class Replica:
 
     # ---- the primary's data ------------------------------------------------------------------
 
-    def _on_assigned(self, batches: list[StoredBatch]) -> None:
-        self.writer.sent = bool(self.peer_senders)
+    def _on_assigned(self, batches: list[StoredBatch]) -> bool:
+        """Whether they are sent to peers, too."""
+        sent = bool(self.peer_senders)
         self.peer_senders.remember(batches)
         last = batches[-1]
         self.handle(Assigned(Position(last.end, last.chain_after)))
+        return sent
 
     def _on_write_failed(self, error: LogstoreError) -> None:
         _log.error("write failed", shard=self.shard, error=error.message)

@@ -51,22 +51,22 @@ class _Waiting:
 class ShardWriter:
     """One shard's appends while this copy leads. A `Source` of the group commit; loop only.
 
-    `on_assigned` gets the new batches before they are written (replication in parallel);
-    `on_written` and `on_failed` report the group's outcome to the machine.
+    `on_assigned` gets the new batches before they are written (replication in parallel) and says
+    whether they go to peers; `on_written` and `on_failed` report the group's outcome.
     """
 
     shard: str
     log: ShardLog
     options: LogOptions
     wall_us: Callable[[], int]
-    on_assigned: Callable[[list[StoredBatch]], None]
+    on_assigned: Callable[[list[StoredBatch]], bool]
     on_written: Callable[[Position], None]
     on_failed: Callable[[LogstoreError], None]
     durability: Durability = Durability.OS
     latest_us: Callable[[], int] | None = None
     """What producers' timestamps are held against; None: `wall_us`."""
 
-    open: bool = False
+    _open: bool = False
     sent: bool = False
     """The group being written goes to peers, too."""
     epoch: int = 0
@@ -108,6 +108,20 @@ class ShardWriter:
         self.epoch = epoch
         self.reload()
 
+    def enter(self, epoch: int) -> None:
+        """What is stored from now on is of this epoch."""
+        self.epoch = epoch
+
+    @property
+    def is_open(self) -> bool:
+        """What is queued is given offsets; else it waits."""
+        return self._open
+
+    def set_open(self, is_open: bool, high_watermark: int) -> None:
+        """`high_watermark`: what this copy knows to be committed."""
+        self._open = is_open
+        self.committed = max(self.committed, high_watermark)
+
     def reload(self) -> None:
         """Forget what was assigned but not written; the disk is the truth."""
         self.end = self.log.end()
@@ -124,7 +138,7 @@ class ShardWriter:
     # ---- next_write: the group commit takes what waits ----------------------------------------
 
     def next_write(self, max_bytes: int) -> ReplicaWrite | None:
-        if not self.open or not self.queue:
+        if not self._open or not self.queue:
             return None
         now_us = next_stamp(self.wall_us(), self._last_time_us)
         group: list[PendingAppend] = []
@@ -153,7 +167,7 @@ class ShardWriter:
         self._group = group
         self.end = Position(batches[-1].end, batches[-1].chain_after)
         self._waiting.append(_Waiting(self.end.end, group))
-        self.on_assigned(batches)
+        self.sent = self.on_assigned(batches)
         return ReplicaWrite(self.log.id, batches, self.committed)
 
     def _settle(
@@ -336,7 +350,7 @@ class ShardWriter:
 
     def stop(self, error: LogstoreError) -> None:
         """This copy does not lead any more: what is undecided gets `error` (retriable)."""
-        self.open = False
+        self._open = False
         for waiting in self._waiting:
             for append in waiting.appends:
                 append.refuse(error)

@@ -40,7 +40,7 @@ def writer_of(one: OneCopy, copy: Copy) -> ShardWriter:
         log=copy.log,
         options=LogOptions(),
         wall_us=one.clock.wall_us,
-        on_assigned=lambda _: None,
+        on_assigned=lambda _: False,
         on_written=lambda end: writer.commit(end.end) and None,
         on_failed=lambda _: None,
     )
@@ -57,7 +57,7 @@ def sealed(one: OneCopy, appends: list[PendingAppend], **more: object) -> ShardR
     log = one.create()
     writer = writer_of(one, one.open())
     writer.lead(1)
-    writer.open = True
+    writer.set_open(True, 0)
     for append in appends:
         writer.submit(append)
     write = writer.next_write(1 << 20)
@@ -73,7 +73,7 @@ async def test_a_leading_copy_stores_what_comes() -> None:
         one.create()
         gate, writer = gate_of(one, one.open())
         writer.lead(1)
-        writer.open = True
+        writer.set_open(True, 0)
         append = append_of()
         gate.submit(append)
         assert (await append.done).offset == 0
@@ -179,7 +179,7 @@ async def test_a_version_counts_the_sealed_ancestors() -> None:
         copy = one.open(replace(child, primary=me, in_sync=(me,)), me)
         gate, writer = gate_of(one, copy)
         writer.lead(1)
-        writer.open = True
+        writer.set_open(True, 0)
         fits, late = append_of(1, expected=2), append_of(2, expected=2)
         gate.submit(fits)
         assert (await fits.done).version == 3

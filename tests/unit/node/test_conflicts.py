@@ -28,12 +28,12 @@ def _writer(engine: MemoryEngine) -> ShardWriter:
         ShardLog(engine, 1),
         LogOptions(),
         lambda: 1,
-        lambda _: None,
+        lambda _: False,
         lambda _: None,
         lambda _: None,
     )
     writer.lead(1)
-    writer.open = True
+    writer.set_open(True, 0)
     return writer
 
 

@@ -222,7 +222,7 @@ async def test_empty_records_that_wait_are_bounded_too(tmp_path: Path) -> None:
         kind = Kind(0, "range", "none", "os", 1)
         await create(n, kind)
         writer = n.servers["i1"].instance.replicas[kind.shard].writer
-        writer.open = False  # as during a hand-over: what comes waits
+        writer.set_open(False, 0)  # as during a hand-over: what comes waits
         most = SHARD_QUEUE_BYTES_MAX // BATCH_FIXED_BYTES + 1
         refused = waiting_until_refused(writer, of_records([log_pb2.Record()]), most)
         assert refused is not None
