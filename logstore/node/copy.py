@@ -44,7 +44,28 @@ class Received:
     high_watermark: int
 
 
-CopyEvent = DamageFound | Created | Dropped | Received | Event
+@dataclass(frozen=True, slots=True)
+class LogEnds:
+    """The log of this copy, which does not lead, ends there now, cut or longer (P5)."""
+
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The primary of this term sent batches or a heartbeat, and its high watermark.
+
+    `matched`: how far our log, which ends at `end`, was compared with its log in this term;
+    `settled`: its high watermark is all that was committed.
+    """
+
+    end: Position
+    matched: Position
+    high_watermark: int
+    settled: bool
+
+
+CopyEvent = DamageFound | Created | Dropped | Received | LogEnds | Pushed | Event
 
 
 class Spawn(Protocol):

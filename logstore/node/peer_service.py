@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from logstore.base.errors import FencedError, LogstoreError, NotServingError
+from logstore.base.errors import LogstoreError
 from logstore.base.limits import SNAPSHOT_CHUNK_BYTES
-from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Snapshot as EngineSnapshot
-from logstore.feed.direct import chunk_crc, encode_anchor, stored_batch
+from logstore.feed.direct import chunk_crc, encode_anchor
 from logstore.node.availability import Purpose
 from logstore.node.messages import BATCHES_BYTES_MAX, batch_message, parts_of, sent_bytes
 from logstore.node.replica import Replica
@@ -20,7 +19,6 @@ from logstore.node.sealed import key_version
 from logstore.proto.status import detail_of, served
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import PeerServiceServicer
-from logstore.replication.events import NEVER, PrimaryHeard, Written
 
 if TYPE_CHECKING:
     from logstore.node.instance import Instance
@@ -60,81 +58,12 @@ class PeerService(PeerServiceServicer):
     ) -> AsyncIterator[node_pb2.ReplicateAck]:
         async for request in request_iterator:
             try:
-                yield await self._replicate(request)
+                yield await self._instance.replica(request.shard).pushes.take(request)
             except LogstoreError as e:
                 yield node_pb2.ReplicateAck(
                     shard=request.shard, replica_id=request.replica_id, error=detail_of(e)
                 )
                 return
-
-    async def _replicate(self, request: node_pb2.ReplicateRequest) -> node_pb2.ReplicateAck:
-        replica = self._instance.replica(request.shard)
-        await self._fence(replica, request)
-        await replica.catch_up.stopped()
-        async with replica.receiver.lock:
-            await replica.settled()  # what an earlier term wrote here lands before it is cut
-            self._check(replica, request)  # what waited for the lock may be of a term that is over
-            replica.catch_up.pushed_s = self._node.now_s()
-            replica.handle(PrimaryHeard())
-            with replica.integrity.watching(for_peer=True):
-                return await self._apply(replica, request)
-
-    async def _apply(
-        self, replica: Replica, request: node_pb2.ReplicateRequest
-    ) -> node_pb2.ReplicateAck:
-        receiver = replica.receiver
-        if request.probe:
-            own = receiver.probe(Position(request.end, request.chain), replica.high_watermark)
-            replica.machine.truncated(replica.log.end())
-            return self._ack(replica, own, request)
-        batches = [stored_batch(b) for b in request.batches]
-        matched = receiver.matched
-        if batches:
-            matched = await receiver.apply(batches, replica.high_watermark, request.high_watermark)
-            replica.machine.truncated(replica.log.end())
-        replica.machine.adopt(min(request.high_watermark, matched.end))
-        if request.settled and replica.high_watermark >= request.high_watermark:
-            replica.copy.fresh_s = self._node.now_s()
-        replica.handle(Written(replica.log.end()))
-        return self._ack(replica, matched, request)
-
-    async def _fence(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
-        if request.replica_id != replica.member.replica_id:
-            raise FencedError(
-                f"copy {request.replica_id} of {request.shard} is not on {self._node.instance}"
-            )
-        await replica.await_epoch(request.epoch)
-        if request.sealed and not replica.copy.is_sealed():
-            await replica.read_config()  # cut off from the metadata it would pass for an open one
-        self._check(replica, request)
-
-    def _check(self, replica: Replica, request: node_pb2.ReplicateRequest) -> None:
-        """P1: by what this copy knows now; nothing is written to one that is being deleted."""
-        if self._instance.replicas.get(request.shard) is not replica:
-            raise NotServingError(f"shard {request.shard} left {self._node.instance}")
-        if request.epoch < replica.epoch:
-            raise FencedError(
-                f"epoch is {request.epoch}, shard {request.shard} is in epoch {replica.epoch}"
-            )
-        replica.copy.check(Purpose.RECEIVE)
-
-    def _ack(
-        self, replica: Replica, end: Position, request: node_pb2.ReplicateRequest
-    ) -> node_pb2.ReplicateAck:
-        mark = replica.high_watermark
-        at = replica.log.position_at(mark)
-        return node_pb2.ReplicateAck(
-            shard=replica.shard,
-            replica_id=replica.member.replica_id,
-            epoch=replica.epoch,
-            end=end.end,
-            chain=end.chain,
-            high_watermark=mark,
-            high_watermark_chain=at.chain if at is not None else b"",
-            probe=request.probe,
-            incarnation=self._node.incarnation,
-            sent_s=request.sent_s if replica.machine.grants_lease() else NEVER,
-        )
 
     # ---- pulls -------------------------------------------------------------------------------
 

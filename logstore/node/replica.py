@@ -34,11 +34,21 @@ from logstore.node.append_gate import AppendGate
 from logstore.node.availability import Purpose
 from logstore.node.catch_up import CatchUpControl
 from logstore.node.context import NodeContext
-from logstore.node.copy import Copy, CopyEvent, Created, DamageFound, Dropped, Received
+from logstore.node.copy import (
+    Copy,
+    CopyEvent,
+    Created,
+    DamageFound,
+    Dropped,
+    LogEnds,
+    Pushed,
+    Received,
+)
 from logstore.node.integrity import Integrity
 from logstore.node.marks import MarkKeeper
 from logstore.node.peer_senders import PeerSenders
 from logstore.node.publishing import Publishing
+from logstore.node.pushes import PushIntake
 from logstore.node.receiver import Receiver
 from logstore.node.writer import ShardWriter
 from logstore.replication.events import (
@@ -128,6 +138,16 @@ class Replica:
         self.append_gate = AppendGate(self.copy, node, self.writer)
         self.peer_senders = PeerSenders(self.copy, node, self.machine, self.read_config)
         self.catch_up = CatchUpControl(self.copy, node, self.receiver, self.settled)
+        self.pushes = PushIntake(
+            self.copy,
+            node,
+            self.machine,
+            self.receiver,
+            self.catch_up,
+            self.integrity,
+            self.settled,
+            self.read_config,
+        )
         self.publishing = Publishing(self.copy, node)
         self.marks = MarkKeeper(self.copy, node)
 
@@ -184,8 +204,18 @@ class Replica:
             case Received(end, high_watermark):
                 self.machine.adopt(min(high_watermark, end.end))
                 self.handle(Written(end))
+            case LogEnds(end):
+                self.machine.truncated(end)
+            case Pushed():
+                self._pushed(event)
             case _:
                 self.handle(event)
+
+    def _pushed(self, event: Pushed) -> None:
+        self.machine.adopt(min(event.high_watermark, event.matched.end))
+        if event.settled and self.high_watermark >= event.high_watermark:
+            self.copy.fresh_s = self.node.now_s()
+        self.handle(Written(event.end))
 
     def _damaged(self, damage: str, offset: int | None) -> None:
         """This copy is damaged (from `offset` on, if that is known); the rest follows by itself."""

@@ -107,9 +107,9 @@ MUTANTS = (
         what="A follower that is cut off from the metadata passes for one of an open shard (S4).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._fence",
-                before="if request.sealed and not replica.copy.is_sealed():",
+                file="logstore/node/pushes.py",
+                function="PushIntake._fence",
+                before="if request.sealed and (record is None or not is_sealed(record)):",
                 after="if request.sealed and request.epoch < 0:",
             ),
         ),
@@ -127,9 +127,9 @@ MUTANTS = (
                 after="if term < 0:",
             ),
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._replicate",
-                before="self._check(replica, request)",
+                file="logstore/node/pushes.py",
+                function="PushIntake.take",
+                before="self._check(request)",
                 after="",
             ),
         ),

@@ -51,10 +51,10 @@ MUTANTS = (
         what="A follower serves though its primary does not know yet what is committed (P4, P8).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._apply",
-                before="if request.settled and replica.high_watermark >= request.high_watermark:",
-                after="if request.epoch >= 0:",
+                file="logstore/node/replica.py",
+                function="Replica._pushed",
+                before="if event.settled and self.high_watermark >= event.high_watermark:",
+                after="if event.end.end >= 0:",
             ),
         ),
     ),

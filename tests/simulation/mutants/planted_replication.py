@@ -9,9 +9,9 @@ MUTANTS = (
         what="A push that waited while the term changed is applied all the same (P1).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._replicate",
-                before="self._check(replica, request)",
+                file="logstore/node/pushes.py",
+                function="PushIntake.take",
+                before="self._check(request)",
                 after="",
             ),
         ),
@@ -35,9 +35,9 @@ MUTANTS = (
         what="A follower takes batches of an older epoch (P1).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._check",
-                before="if request.epoch < replica.epoch:",
+                file="logstore/node/pushes.py",
+                function="PushIntake._check",
+                before="if request.epoch < self.copy.epoch:",
                 after="if request.epoch < 0:",
             ),
         ),
@@ -48,10 +48,13 @@ MUTANTS = (
         what="A follower takes a high watermark that is one record behind what it was told (P2).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._apply",
-                before="replica.machine.adopt(min(request.high_watermark, matched.end))",
-                after="replica.machine.adopt(max(0, min(request.high_watermark, matched.end) - 1))",
+                file="logstore/node/replica.py",
+                function="Replica._pushed",
+                before="self.machine.adopt(min(event.high_watermark, event.matched.end))",
+                after="""
+                    self.machine.adopt(
+                        max(0, min(event.high_watermark, event.matched.end) - 1))
+                """,
             ),
         ),
     ),
@@ -61,10 +64,10 @@ MUTANTS = (
         what="A follower shows all that it matched, committed or not (P2, P5).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._apply",
-                before="replica.machine.adopt(min(request.high_watermark, matched.end))",
-                after="replica.machine.adopt(matched.end)",
+                file="logstore/node/replica.py",
+                function="Replica._pushed",
+                before="self.machine.adopt(min(event.high_watermark, event.matched.end))",
+                after="self.machine.adopt(event.matched.end)",
             ),
         ),
     ),
@@ -74,12 +77,11 @@ MUTANTS = (
         what="A follower's high watermark counts up to its own end, matched or not (P5).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._apply",
-                before="replica.machine.adopt(min(request.high_watermark, matched.end))",
+                file="logstore/node/replica.py",
+                function="Replica._pushed",
+                before="self.machine.adopt(min(event.high_watermark, event.matched.end))",
                 after="""
-                    own = replica.log.end()
-                    replica.machine.adopt(min(request.high_watermark, own.end))
+                    self.machine.adopt(min(event.high_watermark, event.end.end))
                 """,
             ),
         ),
@@ -145,9 +147,9 @@ MUTANTS = (
         what="A push is compared while an earlier term's write to the copy is under way (P5).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._replicate",
-                before="await replica.settled()",
+                file="logstore/node/pushes.py",
+                function="PushIntake.take",
+                before="await self.at_rest()",
                 after="",
             ),
         ),

@@ -25,9 +25,9 @@ MUTANTS = (
         what="Messages and progress of older epochs count (P1).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
-                function="PeerService._check",
-                before="if request.epoch < replica.epoch:",
+                file="logstore/node/pushes.py",
+                function="PushIntake._check",
+                before="if request.epoch < self.copy.epoch:",
                 after="if request.epoch < 0:",
             ),
             Edit(
