@@ -14,6 +14,7 @@ from logstore.base.command_line import from_command_line, refusals
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.logs import configure_logs
+from profiler.anomaly import load_adwin
 
 
 def _config(arguments: list[str]) -> CoordinatorConfig:
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)
         return 2
     configure_logs("coordinator")
+    load_adwin()  # now: the first anomaly would stop the loop for as long
     try:
         uvloop.run(_serve(config))
     except LogstoreError as e:

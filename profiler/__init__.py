@@ -1,8 +1,8 @@
 """How keys are used and what load comes next: agent, heatmap, forecasts with intervals, scores.
 
-Pure: numpy (and river in `profiler.forecast`), no I/O, no clock; it imports no other package of
-ours and knows only shard names, slot numbers and key bytes. Forecasts are in `profiler.forecast`,
-a package of its own because river takes most of a second to import.
+Pure: numpy (and river where it is used), no I/O, no clock; it imports no other package of
+ours and knows only shard names, slot numbers and key bytes. Forecasts are in `profiler.forecast`.
+river takes most of a second to import: only `load_adwin` and `profiler.forecast.slow` do.
 """
 
 from profiler.access_log import AccessLog

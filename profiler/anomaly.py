@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from river.drift import ADWIN
 
 SCALE_FADE = 0.02
 Z_MAX = 1e6
@@ -34,6 +33,14 @@ class Anomaly:
     score: float
 
 
+def load_adwin() -> Any:
+    """river's ADWIN. The first call imports river and scipy: most of a second of CPU."""
+    # Not above: commands and simulations need only the names of anomalies.
+    from river.drift import ADWIN
+
+    return ADWIN
+
+
 class AnomalyDetector:
     """Compares each value with the one that was expected for its slot.
 
@@ -47,8 +54,7 @@ class AnomalyDetector:
         self._threshold, self._warm_slots = threshold, warm_slots
         self._scale = 0.0
         self._seen = 0
-        adwin: Any = ADWIN
-        self._drift: Any = adwin(delta=0.001)
+        self._drift = load_adwin()(delta=0.001)
 
     def learn(self, slot: int, value: float, expected: float) -> Anomaly | None:
         """The anomaly of this value, if any; an outage or spike comes before a shift."""

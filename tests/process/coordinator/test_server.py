@@ -288,6 +288,8 @@ async def test_the_process_stops_cleanly_and_says_one_line_when_it_cannot_start(
     first = await launch("--data", str(tmp_path / "a"), "--port", "0")
     assert first.stdout is not None
     assert (await asyncio.wait_for(first.stdout.readline(), 60)).startswith(b"ready 127.0.0.1:")
+    loaded = await asyncio.to_thread(Path(f"/proc/{first.pid}/maps").read_text)
+    assert "/scipy/stats/" in loaded  # by river, before it serves
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
