@@ -11,6 +11,7 @@ The chain after a batch is xxh3-128(chain before + the envelope's bytes).
 """
 
 import contextlib
+import functools
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ HEADERS = pa.field(
 )
 
 
+@functools.cache
 def schema_of(flags: int) -> pa.Schema:
     """The Arrow schema of a payload with these flags."""
     fields = [OFFSET, KEY, VALUE] if flags & FLAG_OFFSETS else [KEY, VALUE]
@@ -124,16 +126,24 @@ def open_message(payload: bytes | memoryview) -> "Message":
 
 
 class Message:
-    """An Arrow IPC message. `metadata` and `body` are its parts as received."""
+    """An Arrow IPC message."""
 
-    __slots__ = ("_message", "body", "metadata")
+    __slots__ = ("_message",)
 
     def __init__(self, message: Any) -> None:
         if message.type != "record batch":
             raise CorruptBatchError(f"payload is an Arrow {message.type}, expected a record batch")
         self._message = message
-        self.metadata: pa.Buffer = message.metadata
-        self.body: pa.Buffer | None = message.body
+
+    @property
+    def metadata(self) -> pa.Buffer:
+        """As received."""
+        return self._message.metadata
+
+    @property
+    def body(self) -> pa.Buffer | None:
+        """As received."""
+        return self._message.body
 
     def rows(self, flags: int) -> pa.RecordBatch:
         """The rows in the schema of `flags`, fully validated; raises CorruptBatchError."""
@@ -154,8 +164,9 @@ ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
 
 def _missing(rows: pa.RecordBatch, flags: int) -> str | None:
     """The first column with nulls that readers need without."""
-    for name in ("key", "value"):
-        if rows.column(name).null_count:
+    first = 1 if flags & FLAG_OFFSETS else 0
+    for index, name in ((first, "key"), (first + 1, "value")):
+        if rows.column(index).null_count:
             return name
     if flags & FLAG_HEADERS:
         items = rows.column("headers").values

@@ -139,7 +139,7 @@ def may_hold(batch: StoredBatch, key: bytes, start: int, stop: int) -> bool:
 def _count(keys: pa.BinaryArray, batch: StoredBatch, key: bytes, start: int, stop: int) -> int:
     first = max(start - batch.base_offset, 0)
     keys = keys.slice(first, max(min(stop, batch.end) - batch.base_offset - first, 0))
-    return int(pc.sum(pc.equal(keys, pa.scalar(key, pa.binary()))).as_py() or 0)
+    return int(pc.equal(keys, pa.scalar(key, pa.binary())).true_count)
 
 
 def add_key_counts(counts: dict[bytes, int], batch: StoredBatch) -> None:

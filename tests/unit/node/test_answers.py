@@ -288,6 +288,17 @@ def test_a_well_packed_batch_goes_out_as_it_lies() -> None:
     assert sum(len(a.payload) for a in answers) <= sum(len(b.data) for b in batches)
 
 
+@pytest.mark.parametrize("mine", [[1], [1, 2], [0, 2]], ids=["one", "run", "gaps"])
+@pytest.mark.parametrize("flags", [0, FLAG_HEADERS])
+def test_an_answer_to_a_key_holds_no_bytes_of_other_records(mine: list[int], flags: int) -> None:
+    """Arrow pads a slice with what lies beside it."""
+    rows = [(b"mine", b"m") if i in mine else (b"OTHERS", b"SECRET" * 9) for i in range(4)]
+    engine = engine_with(log_of([rows], flags=flags))
+    ((answer,),) = run(engine, query(key=b"mine"))
+    assert [row[0] for row in rows_of(answer.message)] == mine
+    assert not any(word in answer.message.payload for word in (b"OTHERS", b"SECRET"))
+
+
 def test_batches_are_unpacked_one_at_a_time() -> None:
     pulled: list[int] = []
 
