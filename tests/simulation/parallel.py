@@ -12,6 +12,7 @@ from multiprocessing.context import ForkProcess
 
 import msgspec
 
+from profiler.anomaly import load_adwin
 from tests.simulation.corpus import Run
 from tests.simulation.run import Result
 
@@ -26,6 +27,8 @@ def results(
 
     RuntimeError for a process that died. The processes end with the iterator.
     """
+    if len(runs) > RUNS_A_PROCESS:
+        load_adwin()  # once here, not in each process whose planner meets an anomaly
     starts = iter(range(0, len(runs), RUNS_A_PROCESS))
     working: dict[Connection, _Worker] = {}
     arrived: dict[int, bytes] = {}
