@@ -60,17 +60,17 @@ def compare(
     wrong = {u: int(((predicted(u) > slo_ms) & known != over).sum()) for u in USABLE}
     usable = min(reversed(USABLE), key=lambda u: wrong[u])
     said = predicted(usable)
-    foretold = (said > slo_ms) & known
-    waits = over & foretold
+    over_predicted = (said > slo_ms) & known
+    waits = over & over_predicted
     return {
         "service_ms": round(service_ms, 2),
         "usable_share": usable,
         "instance_seconds": int(known.sum()),
         "over_slo_measured": int(over.sum()),
         "over_slo_predicted_uncalibrated": int(((predicted(1.0) > slo_ms) & known).sum()),
-        "over_slo_predicted": int(foretold.sum()),
+        "over_slo_predicted": int(over_predicted.sum()),
         "over_slo_both": int(waits.sum()),
-        "agree_share": round(float((over == foretold)[known].mean()), 3),
+        "agree_share": round(float((over == over_predicted)[known].mean()), 3),
         "predicted_to_measured_p95_when_over": (
             round(float(np.median(said[waits] / measured[waits])), 3) if waits.any() else None
         ),

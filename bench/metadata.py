@@ -67,16 +67,16 @@ async def _figures(store: MetadataStore) -> dict[str, float]:
     began = time.perf_counter()
     await asyncio.gather(*(worker(f"/bench/{i}") for i in range(IN_FLIGHT)))
     together_s = time.perf_counter() - began
-    told_ms = []
+    seen_ms = []
     watch = store.watch("/bench/alone", revision)
     for _ in range(ALONE):
         began = time.perf_counter()
         swap = asyncio.create_task(_swap(store, "/bench/alone", revision))
         (event,) = await anext(watch)
-        told_ms.append((time.perf_counter() - began) * 1e3)
+        seen_ms.append((time.perf_counter() - began) * 1e3)
         revision = event.revision
         await swap
-    cuts = statistics.quantiles(told_ms, n=100)
+    cuts = statistics.quantiles(seen_ms, n=100)
     return {
         "txn_per_s_1": ALONE / alone_s,
         "txn_per_s_64": (TOGETHER // IN_FLIGHT) * IN_FLIGHT / together_s,

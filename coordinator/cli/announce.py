@@ -21,7 +21,7 @@ from coordinator.cli.common import (
     print_table,
 )
 from coordinator.cli.files import is_number, named, rows_after_head, shown_row
-from coordinator.cli.times import Tell, TimeReader, untold
+from coordinator.cli.times import Tell, TimeReader, no_notes
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.calendar import Event
@@ -182,7 +182,7 @@ def remove_profile(
     print_json(found) if as_json else typer.echo(f"removed {group}")
 
 
-def read_profile(path: Path, tell: Tell = untold) -> tuple[list[float], list[float]]:
+def read_profile(path: Path, tell: Tell = no_notes) -> tuple[list[float], list[float]]:
     """Times in Unix seconds, evenly spaced, and operations/s, of a CSV of two columns.
 
     The first line is skipped only if it is a header: not a time and a number.

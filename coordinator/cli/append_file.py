@@ -157,7 +157,7 @@ def spans(numbers: Iterable[int]) -> list[Span]:
     return found
 
 
-def told(found: Iterable[Span]) -> str:
+def spans_text(found: Iterable[Span]) -> str:
     """Spans for people."""
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in found) or "none"
 
@@ -218,7 +218,7 @@ def begin(given: Given) -> Input:
         raise InvalidArgumentError(f"there is nothing to resume: {named(path)} does not exist")
     if kept.unknown and given.unknown is None:
         raise InvalidArgumentError(
-            f"lines {told(kept.unknown)} may be stored or not; look into the log, then give "
+            f"lines {spans_text(kept.unknown)} may be stored or not; look into the log, then give "
             "--unknown skip (they are there) or --unknown store (they are not)"
         )
     skipped = [*kept.stored, *(kept.unknown if given.unknown == "skip" else [])]
@@ -282,8 +282,8 @@ class _Sending:
             mark.stored = [*mark.stored, *spans(stored)]
             self.count += len(stored)
         except asyncio.CancelledError:
-            print(f"stopped while lines {told(mark.unknown)} were being sent; the mark is kept "
-                  f"for --resume", file=sys.stderr)  # fmt: skip
+            print(f"stopped while lines {spans_text(mark.unknown)} were being sent; the mark is "
+                  f"kept for --resume", file=sys.stderr)  # fmt: skip
             raise
         except LogstoreError as e:  # before anything was sent
             self.failure, mark.unknown, self.not_stored = e, [], spans(lines)
@@ -328,8 +328,8 @@ def _failed(
     if not (sending.count or mark.done or mark.stored or mark.unknown):
         return failure
     known = [(1, mark.done)] if mark.done else []
-    stored = told([*known, *mark.stored])
-    may_be = f"; lines {told(mark.unknown)} may be stored or not" if mark.unknown else ""
+    stored = spans_text([*known, *mark.stored])
+    may_be = f"; lines {spans_text(mark.unknown)} may be stored or not" if mark.unknown else ""
     way = "--resume" if mark_path(given) is not None else f"--resume-from {first}"
     if as_json:
         print_json({"appended": sending.count, "stored_lines": [*known, *mark.stored],

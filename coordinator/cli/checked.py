@@ -92,8 +92,8 @@ def _check_typed(parameter: Any, text: str) -> None:
     except ValueError:
         what = "a whole number" if found is int else "a number"
         raise InvalidArgumentError(f"{name} is {shown(text)}, it must be {what}") from None
-    told = parameter.type_descriptor.parameter_info
-    low, high = told.min, told.max
+    info = parameter.type_descriptor.parameter_info
+    low, high = info.min, info.max
     if (low is None or value >= low) and (high is None or value <= high):
         return
     limit = f"at least {low}" if high is None else f"at most {high}" if low is None else ""

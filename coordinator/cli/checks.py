@@ -291,9 +291,9 @@ def _folders(folders: Sequence[FolderFacts]) -> Iterator[Finding]:
             yield Finding("instance-twice", ERROR, name, f"{', '.join(held)} are all its",
                           "cat */identity.json", "keep the newest one only")  # fmt: skip
     if len(by_cluster) > 1:
-        told = "; ".join(f"{c}: {', '.join(held)}" for c, held in sorted(by_cluster.items()))
+        listed = "; ".join(f"{c}: {', '.join(held)}" for c, held in sorted(by_cluster.items()))
         yield Finding("wrong-cluster", ERROR, "folders", f"they belong to {len(by_cluster)} "
-                      f"clusters ({told})", "cat */identity.json",
+                      f"clusters ({listed})", "cat */identity.json",
                       "move each under the folder of its own cluster")  # fmt: skip
 
 

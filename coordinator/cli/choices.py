@@ -35,7 +35,7 @@ EXCLUSIVE: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "read": _ONE_KEY_OR_SEVERAL,
     "tail": (*_ONE_KEY_OR_SEVERAL, ("offset", "from_start")),
-    "create": tuple(("from_history", told) for told in (*_forms("split_key"), "instance")),
+    "create": tuple(("from_history", other) for other in (*_forms("split_key"), "instance")),
     "move": (("dry_run", "watch"),),
     "migrations": (
         ("migration", "active"), ("story", "watch"), ("story", "active"),
@@ -132,8 +132,8 @@ def _names(option: str, pairs: Sequence[str | bytes]) -> set[str]:
     """The names of NAME=VALUE pairs; one that is given twice is refused."""
     found: dict[str, str] = {}
     for pair in pairs:
-        told = pair.decode("utf-8", "backslashreplace") if isinstance(pair, bytes) else pair
-        name, _, value = told.partition("=")
+        text = pair.decode("utf-8", "backslashreplace") if isinstance(pair, bytes) else pair
+        name, _, value = text.partition("=")
         if name in found:
             raise InvalidArgumentError(
                 f"{option} gives {name} twice, as {found[name][:80]} and as {value[:80]}"

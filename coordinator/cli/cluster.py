@@ -99,11 +99,11 @@ def retire(
     Example: logstore instances retire instance-3
     """
     request = pb.RetireInstanceRequest(instance=instance, dry_run=dry_run)
-    told = ask_coordinator(address, "RetireInstance", request, RetiredInstance)
+    answer = ask_coordinator(address, "RetireInstance", request, RetiredInstance)
     if as_json:
-        print_json({**fields_of(told), "dry_run": dry_run})
+        print_json({**fields_of(answer), "dry_run": dry_run})
         return
-    what = f"{told.learners} learners, {told.tombstones} tombstones"
+    what = f"{answer.learners} learners, {answer.tombstones} tombstones"
     typer.echo(f"{instance} {'can be' if dry_run else 'is'} retired ({what})")
 
 
@@ -123,11 +123,11 @@ def stats(
     request = pb.StatsRequest(log=name or "")
     found = ask_coordinator(address, "Stats", request, Stats, "Statistics")
     if not history:
-        found = replace(found, shards={shard: told[-1:] for shard, told in found.shards.items()})
+        found = replace(found, shards={shard: rows[-1:] for shard, rows in found.shards.items()})
     if as_json:
         print_json(found)
         return
-    told = [s for slots in found.shards.values() for s in slots]
+    slots = [s for rows in found.shards.values() for s in rows]
     print_table(
         f"Shards, slots of {found.slot_s:g} s",
         ("shard", "instance", "slot", "queries", "queries/s", "bytes in", "bytes out", "mean ms",
@@ -135,7 +135,7 @@ def stats(
         [
             (s.shard, s.instance, s.slot, s.query_count, s.queries_per_s, s.bytes_in, s.bytes_out,
              s.mean_ms, s.p99_ms)
-            for s in told
+            for s in slots
         ],
     )  # fmt: skip
     print_table(
@@ -176,46 +176,50 @@ def drain(
         async with Coordinator(address) as coordinator:
             request = pb.DrainRequest(instance=instance, dry_run=dry_run)
             method = "Cancel" if cancel else "Begin"
-            told = await coordinator.ask("Drains", method, request, DrainProgress)
+            progress_now = await coordinator.ask("Drains", method, request, DrainProgress)
             if cancel or dry_run or not wait:
-                return told
-            return await _follow_drain(coordinator, instance, told, as_json)
+                return progress_now
+            return await _follow_drain(coordinator, instance, progress_now, as_json)
 
-    told = run(work())
+    progress_now = run(work())
     if as_json:
-        print_json(told)
+        print_json(progress_now)
     elif dry_run:
-        typer.echo(f"{instance} can be drained: {told.left} copies would go; nothing is done")
+        typer.echo(
+            f"{instance} can be drained: {progress_now.left} copies would go; nothing is done"
+        )
     elif cancel:
-        typer.echo(f"drain of {instance} cancelled; {told.left} copies are left there")
-    elif told.left:
-        typer.echo(f"drain of {instance} has begun; {told.left} copies are to go")
+        typer.echo(f"drain of {instance} cancelled; {progress_now.left} copies are left there")
+    elif progress_now.left:
+        typer.echo(f"drain of {instance} has begun; {progress_now.left} copies are to go")
     else:
-        typer.echo(f"{instance} is drained: {told.copies} copies in {told.elapsed_s:g} s")
+        typer.echo(
+            f"{instance} is drained: {progress_now.copies} copies in {progress_now.elapsed_s:g} s"
+        )
 
 
 async def _follow_drain(
-    coordinator: Coordinator, instance: str, told: DrainProgress, as_json: bool
+    coordinator: Coordinator, instance: str, progress_now: DrainProgress, as_json: bool
 ) -> DrainProgress:
     """Show each change until nothing is left; CommandError when it was cancelled meanwhile."""
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"),
         console=out, disable=as_json or not out.is_terminal,
     )  # fmt: skip
     shown = -1
     with bar as progress:
-        task = progress.add_task(f"drain {instance}", total=told.copies, told="")
+        task = progress.add_task(f"drain {instance}", total=progress_now.copies, line="")
         while True:
-            done = told.copies - told.left
-            eta = "unknown" if told.eta_s is None else f"{told.eta_s:.0f} s"
-            line = f"{done} of {told.copies} copies are gone, ETA {eta}"
-            progress.update(task, completed=done, total=told.copies, told=line)
-            if told.left != shown and not out.is_terminal:
-                print_json(told) if as_json and told.left else None
+            done = progress_now.copies - progress_now.left
+            eta = "unknown" if progress_now.eta_s is None else f"{progress_now.eta_s:.0f} s"
+            line = f"{done} of {progress_now.copies} copies are gone, ETA {eta}"
+            progress.update(task, completed=done, total=progress_now.copies, line=line)
+            if progress_now.left != shown and not out.is_terminal:
+                print_json(progress_now) if as_json and progress_now.left else None
                 typer.echo(line) if not as_json else None
-            shown = told.left
+            shown = progress_now.left
             if not shown:
-                return told
+                return progress_now
             await asyncio.sleep(POLL_S)
             try:
                 request = pb.ListDrainsRequest()
@@ -225,4 +229,4 @@ async def _follow_drain(
             found = [d for d in drains if d.instance == instance]
             if not found:
                 raise CommandError(f"the drain of {instance} was cancelled")
-            told = found[0]
+            progress_now = found[0]

@@ -125,12 +125,12 @@ def adopt(
     Example: logstore copies adopt instance-2 17
     """
     request = pb.CopyRequest(instance=instance, replica_id=replica_id, dry_run=dry_run)
-    told = ask_coordinator(address, "AdoptCopy", request, RestoredLog)
+    answer = ask_coordinator(address, "AdoptCopy", request, RestoredLog)
     if as_json:
-        print_json({**fields_of(told), "dry_run": dry_run})
+        print_json({**fields_of(answer), "dry_run": dry_run})
         return
-    what = f"{told.shards} shards in {told.copies} copies, {told.records:,} records"
-    typer.echo(f"log {told.log} {'would be' if dry_run else 'is'} back: {what}")
-    for note in told.told:
+    what = f"{answer.shards} shards in {answer.copies} copies, {answer.records:,} records"
+    typer.echo(f"log {answer.log} {'would be' if dry_run else 'is'} back: {what}")
+    for note in answer.told:
         if note.kind != "note":
             typer.echo(f"{note.kind.upper()}: {note.subject}: {note.text}")

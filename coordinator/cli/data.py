@@ -140,22 +140,22 @@ def tail(
 
 
 async def _print(log: Log, records: Records, as_json: bool) -> None:
-    told: set[str] = set()
+    noted: set[str] = set()
     async with records:
         async for record in records:
-            if len(told) < len(log.trimmed):
-                _tell_trimmed(log, told)
+            if len(noted) < len(log.trimmed):
+                _tell_trimmed(log, noted)
             if as_json:
                 print_json(record_json(record))
             else:
                 place = f"{record.shard}:{record.offset}"
                 typer.echo(f"{place}\t{record.timestamp}\t{text(record.key)}\t{text(record.value)}")
-    _tell_trimmed(log, told)
+    _tell_trimmed(log, noted)
 
 
-def _tell_trimmed(log: Log, told: set[str]) -> None:
+def _tell_trimmed(log: Log, noted: set[str]) -> None:
     """On standard error, once a shard: the first offset that is kept, if records were trimmed."""
     for shard, base in log.trimmed.items():
-        if shard not in told:
+        if shard not in noted:
             note(f"{shard} begins at offset {base}, what was below is trimmed")
-            told.add(shard)
+            noted.add(shard)

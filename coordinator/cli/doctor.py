@@ -136,7 +136,7 @@ async def _facts(store: MetadataStore, statuses: Mapping[str, InstanceNow]) -> C
                 draining=record.instance in draining,
             )
         )
-    health = {(h.instance, s.replica_id): s for h, told in answers for s in told}
+    health = {(h.instance, s.replica_id): s for h, states in answers for s in states}
     rows = rows_of([held for held, _ in answers], shards)
     logs = await log_table(store).all()
     return ClusterFacts(

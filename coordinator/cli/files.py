@@ -134,9 +134,9 @@ def headed_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             f"{named(path)} is empty; its first line must name the columns {wanted}"
         )
     if not set(columns) <= set(names):
-        told = "has no head" if _is_data(names) else "does not name the columns that are needed"
+        fault = "has no head" if _is_data(names) else "does not name the columns that are needed"
         raise InvalidArgumentError(
-            f"{named(path)} {told}: its first line is {shown_row(head)}, it must name the columns "
+            f"{named(path)} {fault}: its first line is {shown_row(head)}, it must name the columns "
             f"{wanted} (write the line {','.join(columns)!r} above the rows)"
         )
     twice = [name for name in columns if names.count(name) > 1]

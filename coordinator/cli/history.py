@@ -5,7 +5,7 @@ from pathlib import Path
 
 from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.files import headed_rows, named
-from coordinator.cli.times import Tell, TimeReader, untold
+from coordinator.cli.times import Tell, TimeReader, no_notes
 from logstore.base.errors import InvalidArgumentError, UnavailableError
 from sharder.initial import InitialShard, heatmap_of, initial_shards
 from sharder.keys import Partitioner, routing_key
@@ -21,7 +21,7 @@ def shards_from_history(
     partitioner: str,
     shards: int | None,
     instances: Sequence[InstanceRow],
-    tell: Tell = untold,
+    tell: Tell = no_notes,
 ) -> list[InitialShard]:
     """The shards of a new log. `path`: a CSV (.gz too) with columns `time_s` and `key`,
     others are ignored, in any order; `instances`: rows of ListInstances. `tell`: takes notes about

@@ -222,29 +222,29 @@ def delete(
         if as_json:
             raise InvalidArgumentError("--json asks nobody: give --yes too, or --dry-run")
         typer.confirm(f"Delete log {name} with all its records?", abort=True)
-    told = call(dry=False)
+    answer = call(dry=False)
     if as_json:
-        print_json({"deleted": name, **fields_of(told)})
+        print_json({"deleted": name, **fields_of(answer)})
         return
-    until = time_text(told.keep_until_us)
+    until = time_text(answer.keep_until_us)
     kept = f"; until {until} `logstore log restore {name}` brings it back"
-    typer.echo(f"deleted {name}{kept if told.keep_s else ''}")
+    typer.echo(f"deleted {name}{kept if answer.keep_s else ''}")
 
 
-def _what_goes(told: DeletedLog) -> str:
+def _what_goes(answer: DeletedLog) -> str:
     """One sentence: what a deletion removes, and how long it can be undone."""
-    records, size = told.records, told.size_bytes
-    what = f"{told.shards} shards in {told.copies} copies"
+    records, size = answer.records, answer.size_bytes
+    what = f"{answer.shards} shards in {answer.copies} copies"
     if records is not None:
         what += f", {records:,} records, {size:,} bytes"
     else:
         what += " (an instance does not answer, so nobody knows how many records)"
     back = (
-        f"for {told.keep_s / 3600:g} h it can be brought back"
-        if told.keep_s
+        f"for {answer.keep_s / 3600:g} h it can be brought back"
+        if answer.keep_s
         else ("nothing brings it back")
     )
-    return f"log {told.log}: {what}; {back}"
+    return f"log {answer.log}: {what}; {back}"
 
 
 @group.command("restore")
@@ -261,13 +261,13 @@ def restore(
     Example: logstore log restore orders
     """
     request = pb.RestoreLogRequest(name=name, dry_run=dry_run)
-    told = ask_coordinator(address, "RestoreLog", request, RestoredLog)
+    answer = ask_coordinator(address, "RestoreLog", request, RestoredLog)
     if as_json:
-        print_json({**fields_of(told), "dry_run": dry_run})
+        print_json({**fields_of(answer), "dry_run": dry_run})
         return
-    what = f"{told.shards} shards in {told.copies} copies, {told.records:,} records"
+    what = f"{answer.shards} shards in {answer.copies} copies, {answer.records:,} records"
     typer.echo(f"log {name} {'would be' if dry_run else 'is'} back: {what}")
-    for one in told.told:
+    for one in answer.told:
         if one.kind != "note":
             typer.echo(f"{one.kind.upper()}: {one.subject}: {one.text}")
 

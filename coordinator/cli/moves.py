@@ -169,24 +169,24 @@ async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> Mi
     """Show every change until the end; CommandError unless it completed."""
     found: Migration | None = None
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"),
         console=out, disable=as_json or not out.is_terminal,
     )  # fmt: skip
     with bar as progress:
-        task = progress.add_task("", total=len(STEPS) - 1, told="")
+        task = progress.add_task("", total=len(STEPS) - 1, line="")
         stream = coordinator.stream("Migrations", "Watch", pb.GetMigrationRequest(id=migration))
         async for message in stream:
             found = decode(message.json, Migration)
-            told = _line(found)
+            line = _line(found)
             if as_json:
                 print_json(found)
             elif not out.is_terminal:
-                typer.echo(f"{found.state.value:<12} {told}")
+                typer.echo(f"{found.state.value:<12} {line}")
             done = STEPS.index(found.state) if found.state in STEPS else 0
             part = found.p if found.state is State.RAMPING else 0.0
             progress.update(
                 task, completed=done + part, description=f"{found.shard} {found.state}",
-                told=told,
+                line=line,
             )  # fmt: skip
     if found is not None and found.state is State.ROLLED_BACK and found.cause == "asked for":
         if not as_json:

@@ -109,14 +109,14 @@ def forecast(
     if score:
         _print_score(found.score or {}, shard or "all shards")
         return
-    for name, told in found.forecasts.items():
+    for name, forecast in found.forecasts.items():
         columns = zip(
-            told.horizon_slots, told.mean, told.lower80, told.upper80, told.lower95, told.upper95,
-            told.model, strict=True,
+            forecast.horizon_slots, forecast.mean, forecast.lower80, forecast.upper80,
+            forecast.lower95, forecast.upper95, forecast.model, strict=True,
         )  # fmt: skip
         print_table(
             f"{name}: operations per slot of {found.slot_s:g} s, from slot "
-            f"{told.made_at_slot} on ({told.learned_slots} slots learned)",
+            f"{forecast.made_at_slot} on ({forecast.learned_slots} slots learned)",
             ("slots ahead", "mean", "lower 80 %", "upper 80 %", "lower 95 %", "upper 95 %",
              "model"),
             list(columns),
@@ -221,8 +221,8 @@ def _replayed(path: Path, explained: bool) -> Replayed:
         raise InvalidArgumentError(f"--view {path}: {e.strerror}") from None
     except ValueError as e:
         raise InvalidArgumentError(f"--view {path}: {e}") from None
-    told = sharder.plan.explain(made) if explained else UNSET
-    return Replayed(**asdict(plan_fields(made)), autopilot="replay", explain=told)
+    sentences = sharder.plan.explain(made) if explained else UNSET
+    return Replayed(**asdict(plan_fields(made)), autopilot="replay", explain=sentences)
 
 
 def _print_plan(found: PlanAnswer | Replayed) -> None:

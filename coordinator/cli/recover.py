@@ -175,8 +175,8 @@ def _show(plan: RecoveryPlan, scan: DiskScan) -> None:
     )
     print_table("Shards", ("shard", "range", "status", "leader", "others", "epoch"),
                 [_row(s) for s in plan.shards])  # fmt: skip
-    for told in plan.told:
-        typer.echo(f"{_WORDS[told.kind]}: {told.subject}: {told.text}")
+    for notice in plan.told:
+        typer.echo(f"{_WORDS[notice.kind]}: {notice.subject}: {notice.text}")
 
 
 def _row(shard: ShardRecord) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 import profiler.forecast
 from coordinator.cli.common import AsJson, note, out, print_json, print_table
 from coordinator.cli.files import check_head, headed_rows, named, open_text
-from coordinator.cli.times import Tell, TimeReader, filled, slots_of, untold
+from coordinator.cli.times import Tell, TimeReader, filled, no_notes, slots_of
 from coordinator.limits import span
 from logstore.base.errors import InvalidArgumentError
 from sharder.settings import limits_of
@@ -129,7 +129,7 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[list[object]]:
     return [[name, *(m[key] for key in keys)] for name, m in results.items()]
 
 
-def read_series(path: Path, slot_s: float | None, tell: Tell = untold) -> Series:
+def read_series(path: Path, slot_s: float | None, tell: Tell = no_notes) -> Series:
     """A wide CSV. Without `slot_s` its length is that of the first column's times (ISO or seconds),
     all of which are read: see `times.slots_of`.
 
@@ -156,7 +156,7 @@ def read_series(path: Path, slot_s: float | None, tell: Tell = untold) -> Series
     return Series(tuple(head[1:]), filled(slots, np.array(loads, dtype=np.float64)), slots.step_s)
 
 
-def read_events(path: Path, slot_s: float, tell: Tell = untold) -> Series:
+def read_events(path: Path, slot_s: float, tell: Tell = no_notes) -> Series:
     """Single events `time_s,key,…` in any order, as 64 key ranges of equally many keys."""
     reader = TimeReader()
     found = [

@@ -22,53 +22,53 @@ WHAT = {
 }
 
 
-def story_lines(told: Migration) -> Iterator[str]:
+def story_lines(migration: Migration) -> Iterator[str]:
     """`told`: the answer of `Migrations.Get`."""
     yield (
-        f"{told.id}: {told.shard} from {told.source} to {told.target} by "
-        f"{told.strategy}, feed {told.options.feed}, trigger {told.trigger}"
+        f"{migration.id}: {migration.shard} from {migration.source} to {migration.target} by "
+        f"{migration.strategy}, feed {migration.options.feed}, trigger {migration.trigger}"
     )
-    if told.reason:
-        yield f"because: {told.reason}"
-    forecast = told.forecast
+    if migration.reason:
+        yield f"because: {migration.reason}"
+    forecast = migration.forecast
     if forecast:
         yield (
             f"forecast: {forecast.mean:.1f} ops/s in {forecast.horizon_s:g} s, between "
-            f"{forecast.lower:.1f} and {forecast.upper:.1f}; risk {told.risk or 0:.3g}"
+            f"{forecast.lower:.1f} and {forecast.upper:.1f}; risk {migration.risk or 0:.3g}"
         )
-    phases = told.phases
+    phases = migration.phases
     for i, phase in enumerate(phases):
         begun = datetime.fromtimestamp(phase.at_us / 1e6, UTC)
         end_us = phases[i + 1].at_us if i + 1 < len(phases) else None
         took = "" if end_us is None else f"{(end_us - phase.at_us) / 1e6:.3f} s"
-        since_s = (phase.at_us - told.created_us) / 1e6
+        since_s = (phase.at_us - migration.created_us) / 1e6
         yield (
             f"{begun:%Y-%m-%d %H:%M:%S.%f}"[:-3]
             + f"Z  +{since_s:8.3f} s  {phase.state.value:<12} {took:>10}  {WHAT[phase.state]}"
         )
-    for note in told.notes:
+    for note in migration.notes:
         yield f"note: {note}"
-    if told.cause:
-        yield f"cause: {told.cause}"
-    yield from _figures(told)
-    if told.waits_for:
-        paused = "paused; " if told.paused else ""
-        yield f"now: {paused}waits for {told.waits_for}; about {told.eta_s:.1f} s left"
+    if migration.cause:
+        yield f"cause: {migration.cause}"
+    yield from _figures(migration)
+    if migration.waits_for:
+        paused = "paused; " if migration.paused else ""
+        yield f"now: {paused}waits for {migration.waits_for}; about {migration.eta_s:.1f} s left"
 
 
-def _figures(told: Migration) -> Iterator[str]:
-    if told.bytes:
-        rate = told.copy_mb_per_s
+def _figures(migration: Migration) -> Iterator[str]:
+    if migration.bytes:
+        rate = migration.copy_mb_per_s
         at = "" if rate is None else f" at {rate:.1f} MB/s"
-        yield f"copied: {told.bytes / 1e6:.3f} MB{at}"
-    checked = told.hash
+        yield f"copied: {migration.bytes / 1e6:.3f} MB{at}"
+    checked = migration.hash
     if checked:
         same = "equal" if checked.equal else "DIFFERENT"
         yield (
             f"hash chains: {same} at offset {checked.end}: source "
             f"{checked.source_chain[:16]}, target {checked.target_chain[:16]} (recomputed)"
         )
-    if told.blackout_ms is not None:
-        yield f"blackout at the source: {told.blackout_ms:.1f} ms"
-    if told.p99_ms:
-        yield "p99: " + ", ".join(f"{when} {ms:.1f} ms" for when, ms in told.p99_ms.items())
+    if migration.blackout_ms is not None:
+        yield f"blackout at the source: {migration.blackout_ms:.1f} ms"
+    if migration.p99_ms:
+        yield "p99: " + ", ".join(f"{when} {ms:.1f} ms" for when, ms in migration.p99_ms.items())

@@ -35,7 +35,7 @@ _UNITS: tuple[tuple[float, str], ...] = (
 Tell = Callable[[str], object]
 
 
-def untold(note: str) -> None:
+def no_notes(note: str) -> None:
     """For callers that want no notes."""
 
 
@@ -47,14 +47,14 @@ class TimeReader:
 
     def seconds(self, what: str, text: str) -> float:
         """Unix seconds of an ISO time or of a number. InvalidArgumentError names `what`."""
-        told = text.strip()
+        bare = text.strip()
         units = _UNITS
         try:
-            found = float(told)
+            found = float(bare)
         except ValueError:
-            found, units = self._iso(what, told), ()
+            found, units = self._iso(what, bare), ()
         else:
-            _check_date_of_digits(what, told)
+            _check_date_of_digits(what, bare)
         if not math.isfinite(found):
             raise InvalidArgumentError(f"{what} is {text!r}, it must be finite")
         if not 0 <= found < TIME_MAX_S:
@@ -66,15 +66,15 @@ class TimeReader:
 
     def _iso(self, what: str, text: str) -> float:
         try:
-            told = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(text)
         except ValueError:
             raise InvalidArgumentError(
                 f"{what} is {text[:80]!r}, it must be an ISO time or Unix seconds"
             ) from None
-        if told.tzinfo is None:
+        if moment.tzinfo is None:
             self.zoneless += 1
-            told = told.replace(tzinfo=UTC)
-        return told.timestamp()
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
 
     def say(self, tell: Tell, what: str) -> None:
         """Note once that times were taken as UTC."""
@@ -109,7 +109,7 @@ class Slots:
 
 
 def slots_of(
-    path: Path, column: str, texts: Sequence[str], slot_s: float | None, tell: Tell = untold
+    path: Path, column: str, texts: Sequence[str], slot_s: float | None, tell: Tell = no_notes
 ) -> Slots:
     """The slots of a series whose first column is `texts`, from line 2 on: times, or slot numbers
     where `slot_s` is given. InvalidArgumentError names the line that does not fit.
@@ -137,12 +137,12 @@ def slots_of(
     reader.say(tell, str(path))
     if missing:
         first = next(n for n, (a, b) in enumerate(pairwise(at), 3) if b - a > 1)
-        told = f"{missing} of {at[-1] + 1} slots are missing, the first before line {first}"
+        gap = f"{missing} of {at[-1] + 1} slots are missing, the first before line {first}"
         if missing > MISSING_MAX * (at[-1] + 1):
             raise InvalidArgumentError(
-                f"{path}: {told}; at most {MISSING_MAX:.0%} are filled from their neighbours"
+                f"{path}: {gap}; at most {MISSING_MAX:.0%} are filled from their neighbours"
             )
-        tell(f"{path}: {told}; they are filled from their neighbours")
+        tell(f"{path}: {gap}; they are filled from their neighbours")
     return Slots(step_s, at)
 
 

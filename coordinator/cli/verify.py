@@ -66,8 +66,8 @@ def verify(
     rows, differs = run(_compared(address, shard, deep))
     equal = len({row["chain"] for row in rows}) == 1
     if as_json:
-        told = {"shard": shard, "deep": deep, "equal": equal, "copies": rows, "differs": differs}
-        print_json(told)
+        result = {"shard": shard, "deep": deep, "equal": equal, "copies": rows, "differs": differs}
+        print_json(result)
     else:
         print_table(
             f"Copies of {shard}",

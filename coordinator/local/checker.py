@@ -158,9 +158,9 @@ class Check:
             self._last[key] = n
 
     def _tell(self, what: str, text: str) -> None:
-        told = self._examples.setdefault(what, [])
-        if len(told) < EXAMPLES_MAX:
-            told.append(f"{what}: {text}")
+        examples = self._examples.setdefault(what, [])
+        if len(examples) < EXAMPLES_MAX:
+            examples.append(f"{what}: {text}")
 
 
 async def check_log(addresses: str, journals: Sequence[Path]) -> Verdict:

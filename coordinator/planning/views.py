@@ -195,8 +195,8 @@ def _cuts(
     for shard in sorted(shards, key=lambda s: (-ops(s), s.shard))[:CUT_SHARDS_MAX]:
         heatmap = intake.heatmap(shard.log)
         if heatmap is not None and ops(shard) > 0:
-            told = heatmap.cuts(shard.range.start, shard.range.end, CUTS_MAX)
-            found[shard.shard] = tuple(SplitPoint(key, below) for key, below in told)
+            points = heatmap.cuts(shard.range.start, shard.range.end, CUTS_MAX)
+            found[shard.shard] = tuple(SplitPoint(key, below) for key, below in points)
     return found
 
 

@@ -155,8 +155,8 @@ def _one_cluster(instances: Sequence[FoundInstance]) -> str:
     for found in instances:
         clusters[found.cluster].append(found.directory or found.instance)
     if len(clusters) > 1:
-        told = "; ".join(f"{c or 'unknown'}: {', '.join(d)}" for c, d in sorted(clusters.items()))
-        raise RefusedError(f"the directories belong to {len(clusters)} clusters ({told})")
+        named = "; ".join(f"{c or 'unknown'}: {', '.join(d)}" for c, d in sorted(clusters.items()))
+        raise RefusedError(f"the directories belong to {len(clusters)} clusters ({named})")
     cluster = next(iter(clusters))
     if not cluster:
         raise RefusedError("the directories were written before they knew their cluster; start "

@@ -38,14 +38,14 @@ class DrainsService(DrainsServicer):
                 await self._presence.require(
                     f"the drain of {request.instance}", {request.instance: role}
                 )
-        told = await self._drains.begin(
+        progress = await self._drains.begin(
             request.instance,
             self._pulse.silent_s(instances),
             await self._sizes(primaries),
             self._intake.statuses(),
             dry_run=request.dry_run,
         )
-        return answered(told)
+        return answered(progress)
 
     @unary
     async def Cancel(self, request: pb.DrainRequest, context: Context) -> pb.JsonResponse:

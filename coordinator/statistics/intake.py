@@ -128,23 +128,28 @@ class StatisticsIntake:
         elif instance in self._instances:
             self._instances[instance].heard_s = now_s
         by_log: dict[str, list[ShardStatistics]] = {}
-        for told in sorted(statistics, key=lambda s: s.slot):
-            by_log.setdefault(log_of(told.shard), []).append(told)
+        for statistic in sorted(statistics, key=lambda s: s.slot):
+            by_log.setdefault(log_of(statistic.shard), []).append(statistic)
         for name, group in by_log.items():
             log = self._tell_time(name, instance, group, now_s, name in bounded)
-            for told in [*log.released(now_s), *group]:
-                if name in bounded or log.admits(told.slot):
-                    self._take_one(log, told, now_s, now_us)
+            for statistic in [*log.released(now_s), *group]:
+                if name in bounded or log.admits(statistic.slot):
+                    self._take_one(log, statistic, now_s, now_us)
                 else:
-                    log.held.append((now_s, told))
+                    log.held.append((now_s, statistic))
 
     def _tell_time(
-        self, name: str, instance: str, told: Sequence[ShardStatistics], now_s: float, bounded: bool
+        self,
+        name: str,
+        instance: str,
+        statistics: Sequence[ShardStatistics],
+        now_s: float,
+        bounded: bool,
     ) -> LogState:
         log = self._log(name)
         before = log.newest
-        slots = sorted({s.slot for s in told})
-        ops = float(sum(s.query_count for s in told))
+        slots = sorted({s.slot for s in statistics})
+        ops = float(sum(s.query_count for s in statistics))
         back = log.clock.tell(instance, slots, ops, now_s, bounded)
         if log.newest is not None and log.newest != before:
             log.newest_s = now_s
@@ -159,42 +164,46 @@ class StatisticsIntake:
         self._rewinds[name] = min(slot, self._rewinds.get(name, slot))
         for shard, rows in self._history.items():
             if log_of(shard) == name:
-                kept = [told for told in rows if told.slot <= slot]
+                kept = [row for row in rows if row.slot <= slot]
                 self._history[shard] = deque(kept, maxlen=self._history_slots)
                 self._set_load(shard, kept)
 
-    def _take_one(self, log: LogState, told: ShardStatistics, now_s: float, now_us: int) -> None:
-        rows = self._history.get(told.shard)
+    def _take_one(
+        self, log: LogState, statistic: ShardStatistics, now_s: float, now_us: int
+    ) -> None:
+        rows = self._history.get(statistic.shard)
         if rows is None:
             if len(self._history) >= SHARDS_MAX:
                 return
-            rows = self._history[told.shard] = deque(maxlen=self._history_slots)
-        if repeated(told, rows):
+            rows = self._history[statistic.shard] = deque(maxlen=self._history_slots)
+        if repeated(statistic, rows):
             return
-        rows.append(told)
-        self._received.take(told, now_us)
-        self._add(log, told, now_s)
+        rows.append(statistic)
+        self._received.take(statistic, now_us)
+        self._add(log, statistic, now_s)
 
-    def _add(self, log: LogState, told: ShardStatistics, now_s: float) -> None:
-        before = log.told_up_to.get(told.instance, (told.slot, now_s))[0]
-        log.told_up_to[told.instance] = (max(before, told.slot), now_s)
-        if told.sampled_keys:
-            log.samples.append((told.slot, told.sampled_keys))
-        moved = float(told.bytes_in + told.bytes_out)
-        load = self._loads.get(told.shard)
-        if load is None or told.slot > load.slot:
-            self._loads[told.shard] = ShardLoad(told.slot, float(told.query_count), moved)
-        elif told.slot == load.slot:
-            self._loads[told.shard] = ShardLoad(
-                load.slot, load.ops + told.query_count, load.bytes_moved + moved
+    def _add(self, log: LogState, statistic: ShardStatistics, now_s: float) -> None:
+        before = log.reported_up_to.get(statistic.instance, (statistic.slot, now_s))[0]
+        log.reported_up_to[statistic.instance] = (max(before, statistic.slot), now_s)
+        if statistic.sampled_keys:
+            log.samples.append((statistic.slot, statistic.sampled_keys))
+        moved = float(statistic.bytes_in + statistic.bytes_out)
+        load = self._loads.get(statistic.shard)
+        if load is None or statistic.slot > load.slot:
+            self._loads[statistic.shard] = ShardLoad(
+                statistic.slot, float(statistic.query_count), moved
             )
-        if self._learned(told.shard) >= told.slot:
+        elif statistic.slot == load.slot:
+            self._loads[statistic.shard] = ShardLoad(
+                load.slot, load.ops + statistic.query_count, load.bytes_moved + moved
+            )
+        if self._learned(statistic.shard) >= statistic.slot:
             return  # too late to learn; the models have gone on
-        slot = log.pending.setdefault(told.slot, Pending(now_s))
-        slot.ops[told.shard] = slot.ops.get(told.shard, 0.0) + told.query_count
-        if told.group_counts:
-            groups = slot.groups.setdefault(told.shard, {})
-            for group, count in told.group_counts.items():
+        slot = log.pending.setdefault(statistic.slot, Pending(now_s))
+        slot.ops[statistic.shard] = slot.ops.get(statistic.shard, 0.0) + statistic.query_count
+        if statistic.group_counts:
+            groups = slot.groups.setdefault(statistic.shard, {})
+            for group, count in statistic.group_counts.items():
                 groups[group] = groups.get(group, 0.0) + count
 
     def _learned(self, shard: str) -> float:
@@ -250,9 +259,9 @@ class StatisticsIntake:
                 return
             log.heatmap = AccessHeatmap(self._buckets, min(self._history_slots, 336))
             for rows in self.history(name).values():
-                for told in rows:
-                    if told.sampled_keys:
-                        log.heatmap.add_samples(told.sampled_keys, told.slot)
+                for row in rows:
+                    if row.sampled_keys:
+                        log.heatmap.add_samples(row.sampled_keys, row.slot)
 
     def settle(self, due: Sequence[Due]) -> None:
         """The slots are learned: they count."""
@@ -279,7 +288,9 @@ class StatisticsIntake:
             return True
         if now_s - log.pending[slot].first_seen_s >= self._settle_s:
             return True
-        heard = [told for told, at_s in log.told_up_to.values() if now_s - at_s <= self._alive_s]
+        heard = [
+            newest for newest, at_s in log.reported_up_to.values() if now_s - at_s <= self._alive_s
+        ]
         return bool(heard) and min(heard) >= slot
 
     def _log(self, name: str) -> LogState:
@@ -331,8 +342,8 @@ class StatisticsIntake:
     def history(self, log: str = "") -> dict[str, list[ShardStatistics]]:
         """The last statistics of each shard, oldest first."""
         return {
-            shard: list(told)
-            for shard, told in dict(self._history).items()
+            shard: list(rows)
+            for shard, rows in dict(self._history).items()
             if not log or log_of(shard) == log
         }
 
@@ -427,7 +438,7 @@ class StatisticsIntake:
                 if shard in self._known:
                     models[shard] = self.book.state(shard)
         logs = {n: SavedLog(log.learned, log.newest) for n, log in dict(self._logs).items()}
-        history = {s: told[-SAVED_SLOTS_MAX:] for s, told in self.history().items()}
+        history = {s: rows[-SAVED_SLOTS_MAX:] for s, rows in self.history().items()}
         with self._models:
             kinds, groups = self.calendar.kinds(), self.groups.state()
         return Saved(self.slot_s, self._seasons, logs, models, history, kinds, groups)
@@ -455,21 +466,21 @@ class StatisticsIntake:
                 log.learned, log.newest_s = was.learned, now_s
                 if was.newest is not None:
                     log.clock.restore(was.newest)
-        for shard, told in saved.history.items():
-            if log_of(shard) not in logs or not told:
+        for shard, rows in saved.history.items():
+            if log_of(shard) not in logs or not rows:
                 continue
-            self._history[shard] = deque(told, maxlen=self._history_slots)
+            self._history[shard] = deque(rows, maxlen=self._history_slots)
             log = self._log(log_of(shard))
-            log.samples.extend((t.slot, t.sampled_keys) for t in told if t.sampled_keys)
-            self._set_load(shard, told)
+            log.samples.extend((t.slot, t.sampled_keys) for t in rows if t.sampled_keys)
+            self._set_load(shard, rows)
         for name, newest in wrong.items():
             if name in logs:
                 _log.warning("a log's time had been wrong", log=name, slot=newest)
                 self._unlearn(name, newest)
         return len(models)
 
-    def _set_load(self, shard: str, told: Sequence[ShardStatistics]) -> None:
-        load = load_of(told)
+    def _set_load(self, shard: str, rows: Sequence[ShardStatistics]) -> None:
+        load = load_of(rows)
         if load is None:
             self._loads.pop(shard, None)
         else:

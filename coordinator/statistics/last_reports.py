@@ -10,9 +10,9 @@ class LastReports:
     def __init__(self) -> None:
         self._last: dict[tuple[str, str], tuple[ShardStatistics, int]] = {}
 
-    def take(self, told: ShardStatistics, now_us: int) -> None:
-        if told.query_count or told.failed_count:
-            self._last[told.shard, told.instance] = (told, now_us)
+    def take(self, statistic: ShardStatistics, now_us: int) -> None:
+        if statistic.query_count or statistic.failed_count:
+            self._last[statistic.shard, statistic.instance] = (statistic, now_us)
 
     def forget_log(self, log: str) -> None:
         for key in [k for k in self._last if k[0].rpartition("/")[0] == log]:
@@ -24,8 +24,8 @@ class LastReports:
         theirs = self._last.get((shard, target))
         if theirs is not None and theirs[1] < since_us:
             theirs = None
-        both = [told[0] for told in (ours, theirs) if told is not None]
-        samples = min(_reads(told) for told in both) if len(both) == 2 else 0
+        both = [side[0] for side in (ours, theirs) if side is not None]
+        samples = min(_reads(side) for side in both) if len(both) == 2 else 0
         return RampStatistics(
             error_rate=theirs[0].error_rate if theirs is not None else None,
             source_p99_ms=ours[0].p99_ms if ours is not None else None,
@@ -36,6 +36,6 @@ class LastReports:
         )
 
 
-def _reads(told: ShardStatistics) -> int:
+def _reads(statistic: ShardStatistics) -> int:
     """Reads and failed operations: a side that serves nothing has samples, too."""
-    return told.query_count - told.counts.get(OpType.APPEND, 0) + told.failed_count
+    return statistic.query_count - statistic.counts.get(OpType.APPEND, 0) + statistic.failed_count

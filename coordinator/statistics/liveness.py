@@ -21,5 +21,5 @@ class Liveness:
         """Instance -> seconds since its last report; 0 while it counts as alive."""
         now_s = self._env.clock.monotonic_s()
         never_s = max(now_s - self._started_s, 1e-9)
-        told = {i: self._intake.silent_s(i, now_s) for i in instances}
-        return {i: never_s if s is None else s for i, s in told.items()}
+        silent = {i: self._intake.silent_s(i, now_s) for i in instances}
+        return {i: never_s if s is None else s for i, s in silent.items()}

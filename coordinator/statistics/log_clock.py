@@ -32,7 +32,7 @@ OFF_MIN_S = 30.0
 @dataclass(slots=True)
 class _Reporter:
     clock: SlotClock
-    told_s: float
+    reported_s: float
     ops: float = 0.0
     """Recent operations per slot."""
 
@@ -60,9 +60,9 @@ class LogClock:
             reach = UNBOUND if bounded else REACH_SLOTS
             reporter = _Reporter(SlotClock(reach, self.slot), now_s)
             self._reporters[instance] = reporter
-        elif (since_s := now_s - reporter.told_s) > 0:
+        elif (since_s := now_s - reporter.reported_s) > 0:
             self._every_s += 0.2 * (since_s - self._every_s)
-        reporter.told_s = now_s
+        reporter.reported_s = now_s
         reporter.ops += WEIGHT_RATE * (ops / len(slots) - reporter.ops)
         reporter.clock.tell(slots, [1] * len(slots), now_s)
         return self._settle(now_s)
@@ -73,7 +73,7 @@ class LogClock:
 
     def _settle(self, now_s: float) -> bool:
         limit_s = max(self._alive_s, TELLINGS_SILENT_MAX * self._every_s)
-        for name in [n for n, r in self._reporters.items() if now_s - r.told_s > limit_s]:
+        for name in [n for n, r in self._reporters.items() if now_s - r.reported_s > limit_s]:
             del self._reporters[name]
         before = self.slot
         self.slot = _reached([(r.clock.slot, r.ops) for r in self._reporters.values()
@@ -120,8 +120,8 @@ class WallClocks:
 
     def slots_ahead(self, instance: str, slot_us: int) -> int:
         """How many slots the instance's clock is ahead of the shared time."""
-        told = self._off_us.get(instance)
-        off_us = told[0] - self._shared_us() if told is not None else 0
+        entry = self._off_us.get(instance)
+        off_us = entry[0] - self._shared_us() if entry is not None else 0
         return round(off_us / slot_us) if abs(off_us) > OFF_MIN_S * 1e6 else 0
 
     def _shared_us(self) -> int:

@@ -36,10 +36,10 @@ class Presence:
     async def require(self, order: str, needed: Mapping[str, str], hint: str = "") -> None:
         """`needed`: instance -> its part in the order. InstanceDownError names the silent ones,
         since when, and `hint`, the alternative."""
-        told = await asyncio.gather(*(self._silence(name) for name in needed))
+        silences = await asyncio.gather(*(self._silence(name) for name in needed))
         down = [
             f"{name} ({role}) {why}"
-            for (name, role), why in zip(needed.items(), told, strict=True)
+            for (name, role), why in zip(needed.items(), silences, strict=True)
             if why is not None
         ]
         if down:
@@ -48,8 +48,8 @@ class Presence:
 
     async def silent(self, instances: Sequence[str]) -> dict[str, str]:
         """The silent ones of these instances, with since when."""
-        told = await asyncio.gather(*(self._silence(name) for name in instances))
-        return {n: why for n, why in zip(instances, told, strict=True) if why is not None}
+        silences = await asyncio.gather(*(self._silence(name) for name in instances))
+        return {n: why for n, why in zip(instances, silences, strict=True) if why is not None}
 
     async def _silence(self, instance: str) -> str | None:
         """Since when an instance is silent, in words; None: it is present."""

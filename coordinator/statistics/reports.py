@@ -70,36 +70,36 @@ def sound(
     without a reason: the sender learns the period from the answer.
     """
     found, refused = [], []
-    for told in statistics:
-        if told.period_s != period_s:
+    for statistic in statistics:
+        if statistic.period_s != period_s:
             continue
-        why = _wrong(told, instance, shards)
+        why = _wrong(statistic, instance, shards)
         if why is None:
-            found.append(told)
+            found.append(statistic)
         else:
-            refused.append(f"shard {told.shard[:200]!r}, slot {told.slot}: {why}")
+            refused.append(f"shard {statistic.shard[:200]!r}, slot {statistic.slot}: {why}")
     return found, refused
 
 
-def _wrong(told: ShardStatistics, instance: str, shards: Mapping[str, int]) -> str | None:
-    log, _, number = told.shard.rpartition("/")
+def _wrong(statistic: ShardStatistics, instance: str, shards: Mapping[str, int]) -> str | None:
+    log, _, number = statistic.shard.rpartition("/")
     if not (len(number) <= 9 and number.isdecimal() and number == str(int(number))
             and int(number) < shards.get(log, 0)):  # fmt: skip
         return "the shard does not exist"
-    if told.instance != instance:
-        return f"instance is {told.instance[:200]!r}, the report is of {instance!r}"
-    if not -SLOT_MAX <= told.slot <= SLOT_MAX:
-        return f"slot is {told.slot}, the limit is {SLOT_MAX}"
+    if statistic.instance != instance:
+        return f"instance is {statistic.instance[:200]!r}, the report is of {instance!r}"
+    if not -SLOT_MAX <= statistic.slot <= SLOT_MAX:
+        return f"slot is {statistic.slot}, the limit is {SLOT_MAX}"
     for name in _COUNTS:
-        if (why := _count(name, getattr(told, name))) is not None:
+        if (why := _count(name, getattr(statistic, name))) is not None:
             return why
     for name in _FIGURES:
-        if (why := _figure(name, getattr(told, name))) is not None:
+        if (why := _figure(name, getattr(statistic, name))) is not None:
             return why
-    for op, count in told.counts.items():
+    for op, count in statistic.counts.items():
         if (why := _count(f"counts.{op.value}", count)) is not None:
             return why
-    return _wrong_groups(told.group_counts) or _wrong_keys(told.sampled_keys)
+    return _wrong_groups(statistic.group_counts) or _wrong_keys(statistic.sampled_keys)
 
 
 def _wrong_groups(groups: Mapping[str, int]) -> str | None:

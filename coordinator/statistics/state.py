@@ -49,9 +49,9 @@ class Due:
         """Shard -> client group -> operations; those without a group are under ""."""
         found = {}
         for shard, ops in self.ops.items():
-            told = self.groups.get(shard, {})
-            rest = ops - sum(told.values())
-            found[shard] = {**told, "": rest} if rest > 0 or not told else told
+            groups = self.groups.get(shard, {})
+            rest = ops - sum(groups.values())
+            found[shard] = {**groups, "": rest} if rest > 0 or not groups else groups
         return found
 
 
@@ -102,13 +102,13 @@ def plausible(saved: Saved, ceilings: Mapping[str, int]) -> tuple[Saved, dict[st
     for name, was in saved.logs.items():
         newest = ceilings.get(name)
         if newest is not None and max(was.newest or 0, learned.get(name, 0)) > newest:
-            told = [t.slot for s, rows in saved.history.items() if log_of(s) == name for t in rows]
-            last = max((slot for slot in told if slot <= newest), default=None)
+            slots = [t.slot for s, rows in saved.history.items() if log_of(s) == name for t in rows]
+            last = max((slot for slot in slots if slot <= newest), default=None)
             wrong[name] = newest if last is None else last
             logs[name] = SavedLog(last, last)
     history = {
-        shard: [t for t in told if t.slot <= wrong.get(log_of(shard), t.slot)]
-        for shard, told in saved.history.items()
+        shard: [t for t in rows if t.slot <= wrong.get(log_of(shard), t.slot)]
+        for shard, rows in saved.history.items()
     }
     return msgspec.structs.replace(saved, logs=logs, history=history), wrong
 
@@ -129,7 +129,7 @@ class LogState:
     learned: int | None = None
     newest_s: float = 0.0
     """When the newest slot was first reported."""
-    told_up_to: dict[str, tuple[int, float]] = field(default_factory=dict)
+    reported_up_to: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Instance -> (newest slot it reported, when)."""
 
     @property
@@ -144,17 +144,17 @@ class LogState:
     def released(self, now_s: float) -> Iterator[ShardStatistics]:
         """The held statistics that have come meanwhile; those that waited too long are dropped."""
         held, self.held = self.held, deque(maxlen=HELD_MAX)
-        for at_s, told in held:
-            if self.admits(told.slot):
-                yield told
+        for at_s, statistic in held:
+            if self.admits(statistic.slot):
+                yield statistic
             elif now_s - at_s <= HELD_S:
-                self.held.append((at_s, told))
+                self.held.append((at_s, statistic))
 
     def rewind(self, slot: int) -> None:
         """Time went back to `slot`: drop later slots."""
         self.pending = {number: p for number, p in self.pending.items() if number <= slot}
         self.samples = deque((s for s in self.samples if s[0] <= slot), SAMPLES_WAITING_MAX)
-        self.told_up_to.clear()
+        self.reported_up_to.clear()
         if self.learned is not None:
             self.learned = min(self.learned, slot)
 
@@ -172,12 +172,12 @@ def log_of(shard: str) -> str:
     return shard.rsplit("/", 1)[0]
 
 
-def load_of(told: Sequence[ShardStatistics]) -> ShardLoad | None:
+def load_of(statistics: Sequence[ShardStatistics]) -> ShardLoad | None:
     """A shard's load in the newest slot of its statistics; None without any."""
-    newest = max((t.slot for t in told), default=None)
+    newest = max((t.slot for t in statistics), default=None)
     if newest is None:
         return None
-    last = [t for t in told if t.slot == newest]
+    last = [t for t in statistics if t.slot == newest]
     return ShardLoad(
         newest,
         float(sum(t.query_count for t in last)),
@@ -185,11 +185,11 @@ def load_of(told: Sequence[ShardStatistics]) -> ShardLoad | None:
     )
 
 
-def repeated(told: ShardStatistics, rows: deque[ShardStatistics]) -> bool:
+def repeated(statistic: ShardStatistics, rows: deque[ShardStatistics]) -> bool:
     """Whether this was reported before. A report whose answer was lost comes again."""
     for row in reversed(rows):
-        if row.slot < told.slot:
+        if row.slot < statistic.slot:
             return False
-        if row == told:
+        if row == statistic:
             return True
     return False

@@ -182,9 +182,9 @@ class Client:
         """
         self._lifetime.check()
         checks.log_name(name)
-        for field, told in (("split_keys", split_keys), ("instances", instances)):
-            if isinstance(told, str | bytes):
-                raise InvalidArgumentError(f"{field} is {told[:80]!r}, expected a list of them")
+        for field, value in (("split_keys", split_keys), ("instances", instances)):
+            if isinstance(value, str | bytes):
+                raise InvalidArgumentError(f"{field} is {value[:80]!r}, expected a list of them")
         cuts = [checks.key(cut, "split_keys") for cut in split_keys]
         count = 0 if shards is None else bounds.whole("shards", shards, 1)
         if cuts and count not in (0, len(cuts) + 1):

@@ -94,7 +94,7 @@ class EventLines:
         """In the order of their slots, line by line: who hears it sees time go on."""
         found = []
         for line in self._lines.values():
-            found += sorted(line.close(now_s), key=lambda told: told.slot)
+            found += sorted(line.close(now_s), key=lambda statistic: statistic.slot)
         return found
 
     def forget(self, shard: str) -> list[ShardStatistics]:
@@ -102,8 +102,8 @@ class EventLines:
         line."""
         line = self.of(shard)
         newest = line.slot
-        told = line.recorder.drain(newest) if newest is not None else []
+        statistics = line.recorder.drain(newest) if newest is not None else []
         line.recorder.forget(shard)
         if not line.recorder.shards:
             del self._lines[shard.rsplit("/", 1)[0]]
-        return told
+        return statistics

@@ -198,11 +198,13 @@ class StatisticsReporter:
     def forget(self, shard: str, event_time: bool) -> None:
         """The shard's primary is elsewhere: hand its counts over."""
         if event_time:
-            told = self._event.forget(shard)
+            statistics = self._event.forget(shard)
         else:
-            told = self._wall.drain(self._wall_slot())
+            statistics = self._wall.drain(self._wall_slot())
             self._wall.forget(shard)
-        self._waiting.extend(s for s in told if s.shard == shard or s.query_count or s.failed_count)
+        self._waiting.extend(
+            s for s in statistics if s.shard == shard or s.query_count or s.failed_count
+        )
 
     # ---- reports ---------------------------------------------------------------------------
 

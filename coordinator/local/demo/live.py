@@ -28,7 +28,7 @@ class LiveView:
     mode: str = "forecast-only"
     _live: Live | None = field(default=None)
     _next_line_s: float = 0.0
-    _told: set[str] = field(default_factory=set)
+    _lines: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
         if self.console.is_terminal:
@@ -72,12 +72,12 @@ class LiveView:
         span = max(now_s - since, 1.0)
         appends = self.driver.percentiles(False, [(since, now_s)])
         reads = self.driver.percentiles(True, [(since, now_s)])
-        told = [
+        parts = [
             f"{found['count'] / span:5.1f} {name}/s p99 {found['p99']:5.1f} ms"
             for name, found in (("appends", appends), ("reads", reads))
             if found is not None
         ]
-        return "  ".join(told)
+        return "  ".join(parts)
 
     def _statuses(self) -> list[tuple[str, float, int]]:
         found = self.watch.instances
@@ -128,19 +128,19 @@ class LiveView:
         ]
 
     def _tell_changes(self, now_s: float) -> None:
-        if self.watch.plan_reason and self.watch.plan_reason not in self._told:
-            if not any(told.startswith("plan:") for told in self._told):
+        if self.watch.plan_reason and self.watch.plan_reason not in self._lines:
+            if not any(line.startswith("plan:") for line in self._lines):
                 self.console.print(f"    plan: {self.watch.plan_reason}")
-                self._told.add("plan:")
-            self._told.add(self.watch.plan_reason)
+                self._lines.add("plan:")
+            self._lines.add(self.watch.plan_reason)
         for m in self.watch.migrations:
             label = f"{m.id} {m.state}"
-            if label not in self._told:
-                self._told.add(label)
+            if label not in self._lines:
+                self._lines.add(label)
                 self.console.print(
                     f"    {self._when(now_s)} migration {m.id} {m.shard} {m.source} → "
                     f"{m.target}: {m.state}, p {m.p:.2f}, ETA {m.eta_s:.1f} s"
                 )
-                if label.endswith("preparing") or m.reason not in self._told:
-                    self._told.add(m.reason)
+                if label.endswith("preparing") or m.reason not in self._lines:
+                    self._lines.add(m.reason)
                     self.console.print(f"    because {m.reason}")

@@ -77,16 +77,16 @@ def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
     def at_s(phase: Phase) -> float:
         return round((phase.at_us - outcome.driver.begin_us) / 1e6, 3)
 
-    for told in outcome.watch.migrations:
-        begin_s = (told.created_us - outcome.driver.begin_us) / 1e6
-        phases = [{"state": p.state, "at_s": at_s(p)} for p in told.phases]
-        done = [at_s(p) for p in told.phases if p.state is State.SOAKING]
-        stayed = loads[[i for i, home in homes.items() if home == told.source]].sum(axis=0)
+    for migration in outcome.watch.migrations:
+        begin_s = (migration.created_us - outcome.driver.begin_us) / 1e6
+        phases = [{"state": p.state, "at_s": at_s(p)} for p in migration.phases]
+        done = [at_s(p) for p in migration.phases if p.state is State.SOAKING]
+        stayed = loads[[i for i, home in homes.items() if home == migration.source]].sum(axis=0)
         first = max(0, int(begin_s / WALL_S_PER_SLOT))
         over = np.flatnonzero(stayed[first:] > outcome.scene.limit * WALL_S_PER_SLOT)
         crossing_s = (first + int(over[0])) * WALL_S_PER_SLOT if len(over) else None
         lead_s = crossing_s - done[0] if done and crossing_s is not None else None
-        kept = msgspec.to_builtins(told)
+        kept = msgspec.to_builtins(migration)
         found.append(
             {
                 **{
@@ -104,13 +104,13 @@ def migrations_of(outcome: Outcome) -> list[dict[str, Any]]:
                 "lead_event_s": None
                 if lead_s is None
                 else round(lead_s / WALL_S_PER_SLOT * SLOT_S, 1),
-                "duration_s": told.duration_s,
-                "p99_ms": told.p99_ms,
+                "duration_s": migration.duration_s,
+                "p99_ms": migration.p99_ms,
                 "phases": phases,
             }
         )  # fmt: skip
-        if told.state is State.COMPLETED:
-            homes[int(told.shard.rpartition("/")[2])] = told.target
+        if migration.state is State.COMPLETED:
+            homes[int(migration.shard.rpartition("/")[2])] = migration.target
     return found
 
 
@@ -274,12 +274,12 @@ def summary(report: dict[str, Any]) -> list[str]:
             f"    {m['bytes'] / 1e6:.1f} MB, {how}",
         ]
     for name in ("append_ms", "read_ms"):
-        told = [
+        rates = [
             f"{span} p50 {p['p50']:.1f} p99 {p['p99']:.1f} p99.9 {p['p999']:.1f}"
             for span, p in report[name].items()
             if p
         ]
-        lines.append(f"{name}: {'; '.join(told)}")
+        lines.append(f"{name}: {'; '.join(rates)}")
     throttled = report["throttled"]
     lines.append(
         f"throttled: {throttled['with_autopilot']} with autopilot, "

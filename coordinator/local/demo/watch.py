@@ -96,11 +96,11 @@ class Watch:
             for one in slots:
                 by_slot[one.slot] = by_slot.get(one.slot, 0.0) + one.query_count
             self.came.update({(shard, slot): count for slot, count in by_slot.items()})
-        for shard, told in forecast.forecasts.items():
-            if AHEAD_SLOTS in told.horizon_slots:
-                i = told.horizon_slots.index(AHEAD_SLOTS)
-                self.said[shard, told.made_at_slot + AHEAD_SLOTS] = ShownForecast(
-                    told.mean[i], told.lower80[i], told.upper80[i]
+        for shard, shown in forecast.forecasts.items():
+            if AHEAD_SLOTS in shown.horizon_slots:
+                i = shown.horizon_slots.index(AHEAD_SLOTS)
+                self.said[shard, shown.made_at_slot + AHEAD_SLOTS] = ShownForecast(
+                    shown.mean[i], shown.lower80[i], shown.upper80[i]
                 )
         if plan.operators:
             self.plan_reason = plan.operators[0].reason

@@ -114,11 +114,11 @@ class EtcdMetadataStore:
             at = self._calls.at
             events = follow(self._calls, at, self._span(prefix), seen, len(self._namespace))
             try:
-                async for told in events:
+                async for changes in events:
                     failures = 0
-                    if told:
-                        seen = told[-1].revision
-                        yield told
+                    if changes:
+                        seen = changes[-1].revision
+                        yield changes
             except (UnavailableError, ConfigError) as e:
                 self._calls.turn(at)
                 failures += 1
