@@ -112,7 +112,7 @@ def load_series(path: Path, slot_s: float | None = None, *, events: bool = False
 def _step(times_s: FloatArray) -> float:
     steps = np.diff(np.unique(times_s))
     if not len(steps):
-        raise ValueError("the time column has one value, the limit is at least 2 to tell a slot")
+        raise ValueError("the time column has one value, a slot needs at least 2")
     return float(np.median(steps))
 
 

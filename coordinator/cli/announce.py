@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 @calendar.command("add")
 def add_event(
     name: Annotated[str, typer.Argument(help="One of the same name is replaced.")],
-    start: Annotated[str, typer.Option(help="ISO time (UTC unless told) or Unix seconds.")],
+    start: Annotated[str, typer.Option(help="ISO time (UTC without a zone) or Unix seconds.")],
     end: Annotated[str, typer.Option(help="The same; not part of the event.")],
     factor: Annotated[
         float | None,

@@ -61,9 +61,7 @@ def append(
     ] = None,
     unknown: Annotated[
         str | None,
-        typer.Option(
-            metavar="store|skip", help="With --resume: lines of which nobody knows the outcome."
-        ),
+        typer.Option(metavar="store|skip", help="With --resume: lines whose outcome is unknown."),
     ] = None,
     address: Address = ADDRESS,
     as_json: AsJson = False,

@@ -303,7 +303,7 @@ class _Sending:
             os.replace(part, self._path)
         except OSError as e:
             print(f"note: {named(self._path)} cannot be written ({e.strerror}): after a crash "
-                  "nobody knows how far we were", file=sys.stderr)  # fmt: skip
+                  "the position is unknown", file=sys.stderr)  # fmt: skip
             self._path = None
 
     def finish(self) -> None:
@@ -336,7 +336,7 @@ def _failed(
                     "first_line_not_stored": first, "unknown_lines": mark.unknown})  # fmt: skip
     return CommandError(
         f"{failure.message}; records stored by this run: {sending.count}, lines stored: {stored}"
-        f"{may_be}; first line not stored: {first}; mend the cause and go on with {way}"
+        f"{may_be}; first line not stored: {first}; remove the cause and go on with {way}"
     )
 
 

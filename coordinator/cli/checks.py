@@ -167,7 +167,7 @@ def _copies(facts: ClusterFacts) -> Iterator[Finding]:
             continue
         yield Finding(
             "damaged-copy", ERROR, f"{c.shard} on {c.instance}", c.damage or c.error,
-            f"logstore verify {c.shard} --deep", "with another copy in sync it is built anew by "
+            f"logstore verify {c.shard} --deep", "with another copy in sync it is built again by "
             "itself; else look at the disk, and at the instance's log",
         )  # fmt: skip
     by_state: dict[tuple[str, str], list[CopyFactsSeen]] = defaultdict(list)

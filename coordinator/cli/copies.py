@@ -24,7 +24,7 @@ group = typer.Typer(cls=DefaultToList, help="List copies; discard or adopt those
 
 Instance = Annotated[str, typer.Argument(metavar="INSTANCE", help="Where the copy is.")]
 ReplicaId = Annotated[int, typer.Argument(metavar="REPLICA_ID", min=1, help="Which one.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and tell; change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and report; change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -106,7 +106,7 @@ def discard(
             return
     if not yes:
         if as_json:
-            raise InvalidArgumentError("--json asks nobody: give --yes too, or --dry-run")
+            raise InvalidArgumentError("--json asks no question: give --yes too, or --dry-run")
         typer.confirm(f"Delete copy {replica_id} on {instance}?", abort=True)
     row = call(dry=False)
     print_json(row) if as_json else typer.echo(f"discarded copy {replica_id} on {instance}")

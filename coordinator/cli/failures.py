@@ -19,7 +19,7 @@ from logstore.proto.status import from_rpc
 DEBUG = "LOGSTORE_DEBUG"
 MESSAGE_CHARS_MAX = 2_000
 UNFORESEEN = (
-    "the command failed in a way that was not foreseen, and may have done a part of its work; "
+    "the command failed unexpectedly, and may have done a part of its work; "
     f"run it again with {DEBUG}=1 to see where, and report it"
 )
 Ending = tuple[int, str | None]

@@ -191,10 +191,10 @@ def describe(name: Name, address: Address = ADDRESS, as_json: AsJson = False) ->
 def delete(
     name: Name,
     now: Annotated[
-        bool, typer.Option("--now", help="Give its space back at once: nothing brings it back.")
+        bool, typer.Option("--now", help="Free its space at once: it cannot be restored.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would go; delete nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     address: Address = ADDRESS,
@@ -220,7 +220,7 @@ def delete(
         typer.echo(_what_goes(would))
     if not yes:
         if as_json:
-            raise InvalidArgumentError("--json asks nobody: give --yes too, or --dry-run")
+            raise InvalidArgumentError("--json asks no question: give --yes too, or --dry-run")
         typer.confirm(f"Delete log {name} with all its records?", abort=True)
     answer = call(dry=False)
     if as_json:
@@ -238,11 +238,11 @@ def _what_goes(answer: DeletedLog) -> str:
     if records is not None:
         what += f", {records:,} records, {size:,} bytes"
     else:
-        what += " (an instance does not answer, so nobody knows how many records)"
+        what += " (an instance does not answer, so the number of records is unknown)"
     back = (
         f"for {answer.keep_s / 3600:g} h it can be brought back"
         if answer.keep_s
-        else ("nothing brings it back")
+        else "it cannot be brought back"
     )
     return f"log {answer.log}: {what}; {back}"
 
@@ -251,7 +251,7 @@ def _what_goes(answer: DeletedLog) -> str:
 def restore(
     name: Name,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would come back; write nothing.")
+        bool, typer.Option("--dry-run", help="Show what would come back; write nothing.")
     ] = False,
     address: Address = ADDRESS,
     as_json: AsJson = False,

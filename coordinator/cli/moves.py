@@ -63,7 +63,7 @@ def move(
         str | None, typer.Option(help="direct or kafka; default: kafka where one is configured.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell steps, bytes and time; do nothing.")
+        bool, typer.Option("--dry-run", help="Show steps, bytes and time; do nothing.")
     ] = False,
     watch: Watch = False,
     option: Annotated[
@@ -110,7 +110,7 @@ def migrations(
     watch: Watch = False,
     active: Annotated[bool, typer.Option("--active", help="Only those at work.")] = False,
     story: Annotated[
-        bool, typer.Option("--story", help="Tell what happened, from planned to its end.")
+        bool, typer.Option("--story", help="Show what happened, from planned to its end.")
     ] = False,
     address: Address = ADDRESS,
     as_json: AsJson = False,

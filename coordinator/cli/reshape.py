@@ -18,7 +18,7 @@ from coordinator.migration.answers import Reshape
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 Shard = Annotated[str, typer.Argument(metavar="SHARD", help="LOG/NUMBER")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and tell; do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and report; do nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +118,7 @@ def _show(found: Reshape, as_json: bool) -> None:
             f"stand (about 0.1 s), none fails; undo with {_undo(found)}; nothing is done"
         )
         return
-    stalls = ", ".join(f"{ms:.1f} ms" for ms in found.stall_ms.values()) or "not told"
+    stalls = ", ".join(f"{ms:.1f} ms" for ms in found.stall_ms.values()) or "unknown"
     typer.echo(
         f"{found.kind} {found.id}: {parents}{where} became "
         f"{' and '.join(found.successors)} in {found.duration_s:.3f} s; "

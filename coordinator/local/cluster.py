@@ -166,7 +166,7 @@ class LocalCluster:
         deadline = loop.time() + limit_s
         for process in self._processes():
             await process.wait_ready(max(deadline - loop.time(), 0.0))
-        why = "nobody was asked"
+        why = "no coordinator was asked"
         async with open_channel(self.address) as channel:
             while loop.time() < deadline:
                 try:

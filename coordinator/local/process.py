@@ -208,7 +208,7 @@ class Supervised:
         """The `error: …` line, or the last line, of this run of the process in its log."""
         lines = self.log.read_bytes()[self._log_from :].decode(errors="replace").splitlines()
         if status not in (2, 4):
-            last = lines[-1] if lines else "it said nothing"
+            last = lines[-1] if lines else "it printed nothing"
             return UnavailableError(f"{self.name} does not start: {last} (see {self.log})")
         said = [line.partition("error: ")[2] for line in lines if "error: " in line]
         text = said[-1] if said else f"{self.name} refused its settings, see {self.log}"

@@ -174,7 +174,7 @@ def rolling_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> E
             return Wait(POLL_S, "the source removes the target")
         changed = replace(shard, remove=(target.replica_id,), admit=(), route={}, hand_over=None)
         return RecordWrite(record, changed, "remove the target")
-    return RecordWrite(record, without_learner(shard, target), "the target learns no more")
+    return RecordWrite(record, without_learner(shard, target), "the target stops learning")
 
 
 def _hand_back(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:

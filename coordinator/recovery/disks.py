@@ -100,7 +100,9 @@ def instance_directories(data: Path) -> list[Path]:
     """The directories below a folder of `logstore up`, in the order of their numbers."""
     found = [p for p in data.glob(f"{INSTANCE_PREFIX}*") if p.is_dir()]
     if not found:
-        raise ConfigError(f"{data} has no folder {INSTANCE_PREFIX}*: it is none of `logstore up`")
+        raise ConfigError(
+            f"{data} has no folder {INSTANCE_PREFIX}*: it is not a folder of `logstore up`"
+        )
     return sorted(found, key=lambda p: (len(p.name), p.name))
 
 

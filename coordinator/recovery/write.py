@@ -69,7 +69,7 @@ async def _put(
 ) -> int:
     result = await store.txn(compares, operations)
     if not result.succeeded:
-        raise ConflictError("the new metadata was written to by somebody else: stop every "
+        raise ConflictError("another process wrote to the new metadata: stop every "
                             "coordinator and instance, and recover again")  # fmt: skip
     return result.revision
 

@@ -28,7 +28,7 @@ class LogstoreError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[Status] = Status.INTERNAL
     remedy: ClassVar[str] = (
-        "Report it: this is a fault of ours. The log of the process that failed tells where."
+        "Report it: this is a fault of ours. The log of the process that failed shows where."
     )
     retriable: ClassVar[bool] = False
     refresh_route: ClassVar[bool] = False
@@ -131,7 +131,7 @@ class UnknownLogError(LogstoreError):
 
     code = "unknown_log"
     status = Status.NOT_FOUND
-    remedy = "Check the name with `logstore log list`; open the log again if it was made anew."
+    remedy = "Check the name with `logstore log list`; open the log again if it was made again."
 
 
 class UnknownShardError(LogstoreError):

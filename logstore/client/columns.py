@@ -200,8 +200,8 @@ def _of_numpy(field: str, data: npt.NDArray[Any]) -> pa.BinaryArray:
             _refuse(
                 field,
                 f"in row {padded[0]} ends in a zero byte, or is shorter than the array's dtype "
-                f"{data.dtype.str}: numpy cannot tell; pass a list of bytes, an array of dtype "
-                f"object or V, or an Arrow binary array",
+                f"{data.dtype.str}: numpy cannot distinguish these; pass a list of bytes, an array "
+                f"of dtype object or V, or an Arrow binary array",
             )
     offsets = np.arange(len(data) + 1, dtype=np.int64) * width
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(raw)]

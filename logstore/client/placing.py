@@ -66,8 +66,8 @@ class Placer:
             raise LimitExceededError.of("key", longest, KEY_BYTES_MAX - TOKEN_BYTES, "bytes")
         for at in range(0, len(names), KEYS_PER_CALL):
             part = names[at : at + KEYS_PER_CALL]
-            tokens = await self._ask(log, part, [missing[k] for k in part])
-            found.update((k, token) for k, token in zip(part, tokens, strict=True) if token)
+            told = await self._ask(log, part, [missing[k] for k in part])
+            found.update((k, token) for k, token in zip(part, told, strict=True) if token)
         return [found[key] + key for key in keys]
 
     async def find(self, log: str, key: bytes) -> bytes | None:
@@ -84,13 +84,13 @@ class Placer:
         loop = asyncio.get_running_loop()
         deadline, wait_s = loop.time() + self._timeout_s, WAIT_FIRST_S
         while True:
-            answer = await self._ask_once(log, keys, sizes)
-            if not isinstance(answer, LogstoreError):
-                return self._keep(log, keys, answer)
+            told = await self._ask_once(log, keys, sizes)
+            if not isinstance(told, LogstoreError):
+                return self._keep(log, keys, told)
             if loop.time() + wait_s >= deadline:
                 raise UnavailableError(f"not stored: {len(keys)} keys of log {log!r} are not"
-                                       f" placed: {answer.message}")  # fmt: skip
-            await asyncio.sleep(max(wait_s, answer.retry_after_ms / 1000))
+                                       f" placed: {told.message}")  # fmt: skip
+            await asyncio.sleep(max(wait_s, told.retry_after_ms / 1000))
             wait_s = min(2 * wait_s, WAIT_MAX_S)
 
     async def _ask_once(
@@ -105,10 +105,10 @@ class Placer:
             if self.lookup is None or len(keys) > LOOKED_UP_MAX:
                 return e
             try:
-                tokens = [await self.lookup(log, key) for key in keys]
+                told = [await self.lookup(log, key) for key in keys]
             except LogstoreError:
                 return e
-            return tokens if sizes is None or all(tokens) else e
+            return told if sizes is None or all(told) else e
         return [p.virtual_key[:TOKEN_BYTES] or None for p in answer.partitions]
 
     def _keep(self, log: str, keys: list[bytes], tokens: list[bytes | None]) -> list[bytes | None]:

@@ -383,7 +383,7 @@ class Reader:
                 return
             if asyncio.get_running_loop().time() >= deadline:
                 raise UnavailableError(
-                    f"shard {shard.id} is sealed, and nobody told its successors in"
+                    f"shard {shard.id} is sealed, and no map named its successors in"
                     f" {self._timeout_s:g} s"
                 )
             self._directory.ask_another()

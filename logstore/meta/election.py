@@ -213,7 +213,7 @@ class Election:
             _log.warning("leadership ends", key=self._key, error=e.message)
         finally:
             leadership.lost.set()
-            _log.info("leads no more", key=self._key, candidate=self._candidate)
+            _log.info("leadership lost", key=self._key, candidate=self._candidate)
 
     async def _stop_keeping(self) -> None:
         if self._leadership is not None:

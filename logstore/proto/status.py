@@ -22,7 +22,7 @@ from logstore.base.errors import (
 from logstore.proto.v1 import common_pb2
 
 DETAIL_KEY = "logstore-error-bin"
-INTERNAL = "internal error: the process failed at this call, its log tells where"
+INTERNAL = "internal error: the process failed at this call, its log shows where"
 
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 """gRPC's own text for a message over its bound, at either end, with the code of a full queue:

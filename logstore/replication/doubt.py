@@ -142,7 +142,7 @@ class Doubt(MachineState):
         cause = f"the disk of its only copy is damaged, its log reached {self.end.end}"
         noted = recovery.with_loss(record, missing_from, cause)
         if not any(x.cause == cause and x.offset <= missing_from for x in record.possible_loss):
-            self._cas(noted, "tell what is missing")
+            self._cas(noted, "record what is missing")
 
     def _with_loss(self, record: ShardRecord, bad: list[int]) -> ShardRecord:
         """P11: committed records that are not in the log of the present primary are a possible

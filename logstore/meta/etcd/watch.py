@@ -103,7 +103,7 @@ def _cancelled(calls: EtcdCalls, message: Any, after_revision: int) -> LogstoreE
             f"watch after revision {after_revision}: history up to {message.compact_revision} "
             "was compacted; range again"
         )
-    reason = message.cancel_reason or "no reason told"
+    reason = message.cancel_reason or "no reason given"
     if "ermission" in reason or "auth" in reason:
         calls.forget_token()  # a restarted member has forgotten it; it says no more than this
         return ConfigError(f"etcd ended a watch: {reason}")

@@ -24,7 +24,7 @@ from tests.process.cli.conftest import Shell
 
 INSIDE = re.compile(
     r"Traceback|Exception|\w+Error\b|NoneType|no attribute|numpy|dimension|division|[GPT]iB"
-    r"|codec can't|Errno|not foreseen|0x[0-9a-f]{8}|<class|Method not found|\x1b"
+    r"|codec can't|Errno|failed unexpectedly|0x[0-9a-f]{8}|<class|Method not found|\x1b"
 )
 STARTING = ("up", "demo")
 """They run a cluster when all is well: given only what must be refused before."""

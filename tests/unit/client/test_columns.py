@@ -158,7 +158,9 @@ def test_numpy_strings_are_exact_or_refused(data: list[bytes], backwards: bool) 
     if sure:
         assert columns_of(batch_of(array, array)) == [given, given]
     else:
-        with pytest.raises(InvalidArgumentError, match=r"keys in row \d+ .*numpy cannot tell"):
+        with pytest.raises(
+            InvalidArgumentError, match=r"keys in row \d+ .*numpy cannot distinguish"
+        ):
             batch_of(array, given)
 
 
