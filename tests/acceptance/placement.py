@@ -41,7 +41,7 @@ async def shares(address: str, log: str) -> dict[str, Any]:
 
 
 async def found_by_service(address: str, log: str, keys: list[bytes]) -> int:
-    """How many keys a caller without any cache is told a virtual shard key of."""
+    """Number of keys whose virtual shard key a caller without a cache gets."""
     total = 0
     async with open_channel(address) as channel:
         stub: Any = PlacementStub(channel)
@@ -119,17 +119,17 @@ async def main(count: int, folder: Path) -> dict[str, Any]:
         took_s = time.monotonic() - begun
         stop.set()
         await load
-        told = await shares(cluster.address, "orders")
-        placed = {n: c / told["keys"] for n, c in told["keys_by_instance"].items()}
-        meant = {n: c / sum(told["expected"].values()) for n, c in told["expected"].items()}
+        shown = await shares(cluster.address, "orders")
+        placed = {n: c / shown["keys"] for n, c in shown["keys_by_instance"].items()}
+        meant = {n: c / sum(shown["expected"].values()) for n, c in shown["expected"].items()}
         answer: dict[str, Any] = {
-            "keys": told["keys"],
+            "keys": shown["keys"],
             "seconds": round(took_s, 1),
             "target_at_start": target,
             "target_while_placed": meant,
             "placed": placed,
             "worst_error": max(abs(placed[n] / meant[n] - 1.0) for n in meant),
-            "target_at_end": told["shares"],
+            "target_at_end": shown["shares"],
         }
         answer["before"] = await everything_found(cluster, "orders", keys)
         cluster.lose("instance-1")

@@ -87,7 +87,7 @@ class Cluster:
 
     @property
     def unexpected(self) -> list[str]:
-        """Processes that ended though nobody asked them to."""
+        """Processes that ended without an order."""
         return [text for party in self.parties.values() for text in party.unexpected]
 
     def check_alive(self) -> None:

@@ -53,7 +53,7 @@ class MetadataWatch:
                 await asyncio.sleep(0.1)
 
     async def check(self, log: str) -> list[Violation]:
-        """Once every change so far was told."""
+        """Once every change so far was seen."""
         revision = max(
             (i.revision for i in (await self._store.range(f"{SHARDS}{log}/")).items), default=0
         )

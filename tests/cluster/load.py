@@ -59,7 +59,7 @@ class Counts:
 
     @property
     def failed(self) -> int:
-        """Calls that the caller was told did not succeed; conflicts are answers."""
+        """Calls that failed for the caller; conflicts are answers."""
         return self.refused + self.unknown + self.reads_failed + self.tails_failed
 
 
@@ -205,7 +205,7 @@ class Load:
     async def _append(
         self, log: Log, name: str, key: bytes, expected: int | None, acks: Acks | None = None
     ) -> int | None:
-        """The key's version if the append told it."""
+        """The key's version if the append returned it."""
         value = b"%s-%d" % (name.encode(), next(self._serial))
         counts, recorder = self.counts, self.recorder
         counts.calls += 1
@@ -237,7 +237,7 @@ class Load:
             version = await self._append(log, name, key, expected)
             if version is not None:
                 shared.reached(key, version)
-            else:  # somebody was faster, or nobody knows: look
+            else:  # another was faster, or the outcome is unknown: look
                 rows = await self._read_key(log, name, key)
                 if rows is not None:
                     shared.reached(key, len(rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUBNET = "198.18.77"
-"""Of RFC 2544's range for tests of network devices: nobody else's."""
+"""A part of RFC 2544's range for tests of network devices, used by no real network."""
 
 HUB = "hub"
 """Where the run itself and its clients are; the bridge's own address."""

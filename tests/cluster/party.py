@@ -61,7 +61,7 @@ class Party:
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that does not help (which is told as an unexpected end)."""
+        """SIGTERM, and SIGKILL if that does not help (which is reported as an unexpected end)."""
         self.thaw()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):

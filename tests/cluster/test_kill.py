@@ -51,7 +51,7 @@ async def test_killed_primaries(cluster: Cluster, running: Running) -> None:
 
 
 async def test_frozen_primary(cluster: Cluster, running: Running) -> None:
-    """SIGSTOP for twice the lease: it wakes up as nobody's primary and must not ack as one."""
+    """SIGSTOP for twice the lease: it wakes up as a deposed primary and must not ack."""
     async with running("frozen-primary") as run:
         victim, shards = await cluster.most_loaded(run.load.log)
         run.load.recorder.fault(f"freeze {victim}, which led {shards}")

@@ -42,9 +42,11 @@ async def stack() -> AsyncIterator[Stack]:
     given = os.environ.get(RUN)
     if given is None:
         pytest.exit("the compose suite is run by: make test-compose", 2)
-    told = json.loads(given)
-    compose = Compose(told["compose"], told["project"], told["environment"], tuple(told["files"]))
-    made = Stack(compose, Path(told["folder"]))
+    answer = json.loads(given)
+    compose = Compose(
+        answer["compose"], answer["project"], answer["environment"], tuple(answer["files"])
+    )
+    made = Stack(compose, Path(answer["folder"]))
     try:
         print(f"\nbring-up: all serve after {await made.up():.1f} s", flush=True)
         yield made

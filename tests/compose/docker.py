@@ -28,8 +28,8 @@ def command(
     except subprocess.TimeoutExpired as e:
         raise CommandError(f"{' '.join(arguments)}: not done after {limit_s:g} s") from e
     if done.returncode:
-        told = (done.stdout + done.stderr)[-2_000:]
-        raise CommandError(f"{' '.join(arguments)}: status {done.returncode}\n{told}")
+        answer = (done.stdout + done.stderr)[-2_000:]
+        raise CommandError(f"{' '.join(arguments)}: status {done.returncode}\n{answer}")
     return done.stdout
 
 
@@ -78,5 +78,5 @@ class Compose:
         return dict(found[0])
 
     def forget(self) -> None:
-        """Containers were made anew."""
+        """Containers were made again."""
         self._ids.clear()

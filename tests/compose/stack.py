@@ -116,8 +116,8 @@ class Stack:
 
     async def ended_s(self, party: str) -> float:
         """When its container ended, by our monotonic clock."""
-        told = (await self.compose.inspect(party))["State"]["FinishedAt"]
-        ended = datetime.fromisoformat(told[:26].rstrip("Z") + "+00:00")
+        shown = (await self.compose.inspect(party))["State"]["FinishedAt"]
+        ended = datetime.fromisoformat(shown[:26].rstrip("Z") + "+00:00")
         return time.monotonic() - (datetime.now(UTC) - ended).total_seconds()
 
     async def start(self, party: str) -> None:
@@ -157,12 +157,12 @@ class Stack:
     async def heal(self) -> None:
         """End every fault: paused, cut off and dead containers."""
         for party in (*ETCD, "kafka", *COORDINATORS, *self.instances, "prometheus"):
-            told = await self.compose.inspect(party)
-            if told["State"]["Paused"]:
+            shown = await self.compose.inspect(party)
+            if shown["State"]["Paused"]:
                 await self.unpause(party)
-            if not told["NetworkSettings"]["Networks"]:
+            if not shown["NetworkSettings"]["Networks"]:
                 await self.connect(party)
-            if not told["State"]["Running"]:
+            if not shown["State"]["Running"]:
                 await self.start(party)
 
     # ---- waiting -------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ async def test_command_line_on_the_host(stack: Stack) -> None:
     line = asyncio.ensure_future(tail.stdout.readline())
     try:
         async with asyncio.timeout(60):
-            while not line.done():  # what is appended before the tail has begun is not told to it
+            while not line.done():  # the tail does not return records from before its begin
                 await cli.logstore(at_, "append", "outside", "zz-cli", "again")
         assert b"again" in line.result()
     finally:
@@ -73,21 +73,21 @@ async def test_containers_are_held_in(stack: Stack) -> None:
     for party in (*ETCD, "kafka", *COORDINATORS, *stack.instances, "prometheus"):
 
         async def healthy(name: str = party) -> None:
-            told = await stack.compose.inspect(name)
-            status = told["State"]["Health"]["Status"]
+            shown = await stack.compose.inspect(name)
+            status = shown["State"]["Health"]["Status"]
             if status != "healthy":
                 raise NotConverged(f"{name} is {status}")
 
         await eventually(healthy, 90.0)
-        told = await stack.compose.inspect(party)
-        limits = told["HostConfig"]
-        assert told["Config"]["User"] == "10001:10001"
+        shown = await stack.compose.inspect(party)
+        limits = shown["HostConfig"]
+        assert shown["Config"]["User"] == "10001:10001"
         assert limits["ReadonlyRootfs"]
         assert limits["Memory"] > 0
         assert limits["NanoCpus"] > 0
         assert limits["PidsLimit"] > 0
         assert limits["CapDrop"] == ["ALL"]
-        assert told["RestartCount"] == 0
+        assert shown["RestartCount"] == 0
 
 
 async def test_health_reflection_and_metrics(stack: Stack) -> None:
@@ -97,10 +97,10 @@ async def test_health_reflection_and_metrics(stack: Stack) -> None:
             health = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            told = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            shown = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
                 iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5
             )
-            async for message in told:
+            async for message in shown:
                 names = {s.name for s in message.list_services_response.service}
         assert names & {"logstore.v1.LogService", "coordinator.v1.Catalog"}
         text = await fetch(party, 9100, "/metrics")

@@ -43,7 +43,7 @@ async def test_killed_containers(stack: Stack, running: Running) -> None:
 
 
 async def test_paused_container(stack: Stack, running: Running) -> None:
-    """It wakes up as nobody's primary and must not ack as one."""
+    """It wakes up as a deposed primary and must not ack."""
     async with running("paused") as run:
         victim, shards = await stack.most_loaded("paused")
         run.load.recorder.fault(f"pause {victim}, which led {shards}")

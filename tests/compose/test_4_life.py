@@ -53,8 +53,8 @@ async def test_grow_and_shrink(stack: Stack, running: Running) -> None:
         victim, _ = await stack.most_loaded("grown")
         run.load.recorder.fault(f"drain {victim}")
         drained_s = time.monotonic()
-        told = await cli.logstore(stack.addresses, "drain", victim, "--wait")
-        assert told["left"] == 0, told
+        answer = await cli.logstore(stack.addresses, "drain", victim, "--wait")
+        assert answer["left"] == 0, answer
 
         async def empty() -> None:
             held = [
@@ -79,8 +79,8 @@ async def test_full_stop_and_start(stack: Stack, running: Running) -> None:
         await stack.compose.run("--profile", "grow", "stop")
         took_s = time.monotonic() - began_s
         for party in (*COORDINATORS, *stack.instances):
-            told = (await stack.compose.inspect(party))["State"]
-            assert (told["Running"], told["ExitCode"]) == (False, 0), (party, told)
+            answer = (await stack.compose.inspect(party))["State"]
+            assert (answer["Running"], answer["ExitCode"]) == (False, 0), (party, answer)
         began_s = time.monotonic()
         await stack.compose.run("--profile", "grow", "up", "-d", "--no-build")
         await stack.whole()

@@ -105,11 +105,11 @@ async def log(stack: Stack) -> AsyncIterator[str]:
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:
-    told = subprocess.run(["promtool", "check", "rules", str(ALERTS)], capture_output=True,
+    answer = subprocess.run(["promtool", "check", "rules", str(ALERTS)], capture_output=True,
                           text=True, check=False)  # fmt: skip
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert answer.returncode == 0, answer.stdout + answer.stderr
     rules = len(re.findall("- alert:", ALERTS.read_text()))
-    assert f"SUCCESS: {rules} rules found" in told.stdout
+    assert f"SUCCESS: {rules} rules found" in answer.stdout
     changed = [
         (a, b)
         for a, b in zip(ALERTS.read_text().splitlines(), rules_for_the_test().splitlines(),

@@ -1,4 +1,4 @@
-"""`python -m tests.models [NAME...] [--large]`: search; tell the shortest way to a violation."""
+"""`python -m tests.models [NAME...] [--large]`: search; print the shortest way to a violation."""
 
 import argparse
 import time

@@ -319,7 +319,7 @@ class Core:
             yield Step(f"takes offset {at} of epoch {epoch} and acks", after, wrong)
 
     def _follow(self, state: State, n: int) -> Steps:
-        """A heartbeat tells the high watermark, a probe the primary's end (P5)."""
+        """A heartbeat carries the high watermark, a probe the primary's end (P5)."""
         r = state.replicas[n]
         for p, leader in enumerate(state.replicas):
             if not leader.leads or r.config is None or leader.config != r.config:

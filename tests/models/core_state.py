@@ -40,7 +40,7 @@ class Rules:
     mark_within_matched: bool = True
     """P5: a follower's high watermark stays within what matched in this term."""
     probe_tells_assigned: bool = True
-    """P5: a probe tells the end of what was assigned, not of what the primary has written."""
+    """P5: a probe carries the end of what was assigned, not of what the primary has written."""
     read_before_accepting: bool = True
     """P6: a restarted replica reads its configuration before it accepts anything."""
     raise_epoch_at_restart: bool = True

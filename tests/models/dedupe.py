@@ -108,7 +108,8 @@ class Dedupe:
         yield Step(f"the client sends batch {state.sent}", after._replace(sent=state.sent + 1))
 
     def _reroute(self, state: State) -> Steps:
-        """S2: once all that went to a sealed shard is decided, what is not stored is cut anew."""
+        """S2: once all that went to a sealed shard is decided, what is not stored is split
+        again."""
         for shard in (P, A, B):
             mine = [part for part in state.parts if part.shard == shard]
             if state.known <= OPENED_AT[shard]:
@@ -151,7 +152,7 @@ class Dedupe:
             )
 
     def _late(self, state: State) -> Steps:
-        """A copy of a request arrives that nobody waits for any more, or its answer is lost."""
+        """A copy of a request arrives that has no waiting caller, or its answer is lost."""
         for request in state.under_way:
             _, _, shard, sequence = request
             takes = not self._sealed(state, shard) or not self.rules.sealed_for_ever

@@ -38,7 +38,7 @@ class Rules:
 
 
 class Copy(NamedTuple):
-    """`number`: its replica id, drawn anew for each copy."""
+    """`number`: its replica id, drawn for each copy."""
 
     data: int = NOTHING
     process: int = UP

@@ -20,7 +20,7 @@ class Rules:
     stopped_until_read: bool = True
     """S1: from sending it the primary admits nothing until the outcome was read."""
     give_up_by_cas: bool = True
-    """S1: a seal that nobody follows up is given up by a compare-and-swap, not by a timer."""
+    """S1: a seal without a follow-up is given up by a compare-and-swap, not by a timer."""
 
 
 class State(NamedTuple):

@@ -146,7 +146,7 @@ def _line(totals: Counter[str]) -> str:
 
 
 def _run(given: argparse.Namespace, totals: Counter[str], failed: list[str]) -> Iterator[Result]:
-    """Run the seeds, add them up, tell what failed."""
+    """Run the seeds, add them up, report failures."""
     count, traces = len(_runs(given)), []
     for result in _results(given):
         yield result

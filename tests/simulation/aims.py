@@ -24,7 +24,7 @@ INSTANT_S = 0.003
 
 
 class Aim:
-    """Told of every moment by the observer, while faults happen."""
+    """Hears every moment from the observer, while faults happen."""
 
     name = ""
     rest_s = REST_S
@@ -303,7 +303,8 @@ class SuccessorsUnderFire(Aim):
 
 
 class Dethroned(Aim):
-    """Whoever has just begun to lead falls again: two terms in a row, with what the first left."""
+    """A primary that has just taken over falls again: two terms in a row, with the first's
+    remains."""
 
     name = "two terms in a row"
 
@@ -360,7 +361,8 @@ class BrokenStreams(Aim):
 
 
 class AllReboot(Aim):
-    """Every machine of a shard loses power at once: who leads, and what is told as lost (P6)."""
+    """Every machine of a shard loses power at once: who leads, and what is recorded as lost
+    (P6)."""
 
     name = "all machines lose power"
     rest_s = 8.0

@@ -1,4 +1,4 @@
-"""Seeds that reached what few reach: run first, with neighbours (a part of the run drawn anew)."""
+"""Seeds that reached rare states: run first, with neighbours (a part of the run drawn again)."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -42,9 +42,9 @@ class SimEngine:
         self._parsed: dict[bytes, Counter[bytes]] = {}
         self.full = False
         self.on_departure: Callable[[int, str], None] = lambda replica_id, what: None
-        """Told of each copy that is retired, restored or dropped."""
+        """Called for each copy that is retired, restored or dropped."""
         self.on_trim: Callable[[int, int], None] = lambda replica_id, offset: None
-        """Told before a copy is trimmed below an offset."""
+        """Called before a copy is trimmed below an offset."""
         self.on_write: Callable[[], None] = lambda: None
         """Called before a write on the loop: a slow disk holds its process there. A synced write is
         made in a thread, which alone is held."""

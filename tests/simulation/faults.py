@@ -69,7 +69,7 @@ COPYING = ("shadow", "shadow", "log-shipping", "copy-on-write")
 RESHAPE_GAP_S = 1.0
 OPEN_SHARDS_MAX = 3
 RESHAPE_OVER_MOVE = 1.8
-"""So much more often somebody dies at a state of a reshape, which has fewer states."""
+"""How much more often a process dies at a state of a reshape, which has fewer states."""
 CLIENT_DOWN_S = (0.0, 0.5)
 CUT_OFF_S = (1.0, 4.0)
 """Long enough for a follower to take over meanwhile."""
@@ -209,7 +209,7 @@ class Faults:
             self.operator.move(shard, rng.choice(free), rng.choice(COPYING))
 
     def _migration_moved(self, record: MigrationRecord) -> None:
-        """A migration entered a state: now and then somebody dies just then, or soon after."""
+        """A migration entered a state: now and then a process dies just then, or soon after."""
         rng = self.world.chaos
         if self.on and record.active and rng.random() < self.style.state_chance:
             delay_s = rng.choice((0.0, rng.uniform(0.0, 0.02), rng.uniform(0.0, 0.3)))
@@ -251,7 +251,7 @@ class Faults:
                 self.operator.reshape([parent.shard], self.split_keys[at])
 
     def _reshape_moved(self, record: ReshapeRecord) -> None:
-        """A reshape entered a state: now and then somebody dies just then, or soon after."""
+        """A reshape entered a state: now and then a process dies just then, or soon after."""
         rng = self.world.chaos
         chance = self.style.state_chance * RESHAPE_OVER_MOVE
         if self.on and record.active and rng.random() < chance:

@@ -112,7 +112,7 @@ class Cluster:
             self.on_change(tuple(changes))
 
     def by_hand(self, operations: Sequence[Operation]) -> None:
-        """Somebody writes with a tool of the store: what he does is no part of the history."""
+        """A person writes with a tool of the store; the write is no part of the history."""
         changes = self.tables.changes(operations)
         self.tables.apply(changes)
         for watch in list(self.watches.values()):

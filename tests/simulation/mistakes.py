@@ -65,7 +65,7 @@ class Mistakes:
     """Only kinds whose name has this in it."""
     _photo: _Photo | None = None
     _ends: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Shard -> (end, possible losses told) before disks were rolled back."""
+    """Shard -> (end, possible losses recorded) before disks were rolled back."""
     _whole: set[str] = field(default_factory=set)
     """Shards of which another in-sync member kept its disk: they lose nothing."""
 
@@ -110,13 +110,13 @@ class Mistakes:
         return node.instance is not None and node.instance.metadata_view.revision >= newest
 
     def judge(self) -> None:
-        """Once all is settled again: what old disks lost is told."""
+        """Once all is settled again: the losses of old disks are recorded."""
         for record in self._records():
-            end, told = self._ends.get(record.shard, (0, 0))
+            end, answer = self._ends.get(record.shard, (0, 0))
             now = self._end(record)
             if now < end and record.shard in self._whole:
                 self._wrong(f"{record.shard} ended at {end}, ends at {now}: a member had all of it")
-            elif now < end and len(record.possible_loss) <= told:
+            elif now < end and len(record.possible_loss) <= answer:
                 self._wrong(f"{record.shard} ended at {end}, ends at {now}, and nobody says so")
 
     # ---- the store ---------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Mistakes:
         since = tables.revision
         if since >= self.cluster.tables.revision:
             return False
-        if overtaken:  # nobody writes to a store before a coordinator began with it
+        if overtaken:  # no write to a store before a coordinator began with it
             tables.apply(tables.changes(generation_puts("0000000000000fff", "opened")))
         while overtaken and tables.revision < self.cluster.tables.revision + OVERTAKEN_BY:
             tables.apply(tables.changes([Put("/settings/other", b"%d" % tables.revision)]))
@@ -202,7 +202,7 @@ class Mistakes:
         return self._store(tables, running=False)
 
     def _record_deleted(self) -> bool:
-        """Somebody deletes a shard's record with a tool of the store, and puts it back."""
+        """A person deletes a shard's record with a tool of the store, and puts it back."""
         key = self.world.rng.choice([k for k in self.cluster.tables.keys if k.startswith(SHARDS)])
         value = self.cluster.tables.items[key].value
         departures = len(self.world.history.departures)

@@ -34,7 +34,7 @@ CONNECT_S = 0.05
 
 
 class Network:
-    """Who can reach whom, how fast, and the calls under way."""
+    """Which processes reach each other, how fast, and the calls under way."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -90,7 +90,7 @@ class Network:
             call.unstall()
 
     def died(self, process: Process, *, silent: bool = False) -> None:
-        """The kernel resets the process's connections; after a power loss nobody does (silent)."""
+        """The kernel resets the process's connections; after a power loss it does not (silent)."""
         for call in list(self.calls.values()):
             if process in (call.client, call.server):
                 rng = self.world.delays
@@ -327,7 +327,7 @@ class Call:
         self.down.unstall()
 
     def _stop_server(self) -> None:
-        """Tell the server that the client has gone."""
+        """Notify the server that the client has gone."""
         world = self.network.world
         if self.task is None or self.task.done():
             return
@@ -391,7 +391,7 @@ class Call:
             await self.up.wait()
 
     def _haunt(self) -> None:
-        """Replay the last messages late, on a call whose answers nobody reads."""
+        """Replay the last messages late, on a call whose answers have no reader."""
         network, world = self.network, self.network.world
         chance = max(network.repeating.get(n, 0.0) for n in (self.up.sender, self.up.receiver))
         if not chance or not self.sent or self.path.rpartition("/")[2] not in GHOSTS_OF:

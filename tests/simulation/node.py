@@ -64,7 +64,7 @@ class SimIdentity:
         self.kept = replace(self.kept, cluster=cluster) if cluster is not None else None
 
     def reboot(self, incarnation: int) -> None:
-        """The machine starts anew, under an incarnation that the run knows."""
+        """The machine starts again, under an incarnation that the run knows."""
         assert self.kept is not None
         self.boot_id = f"boot-{incarnation}"
         self.witness = f"{self.witness.partition(':')[0]}:disk:{self.boot_id}"

@@ -42,7 +42,7 @@ class Observer:
         self.on_migration: Callable[[MigrationRecord], None] = lambda record: None
         self.aims: Sequence[Aim] = ()
         self.on_cell: Callable[[], None] = lambda: None
-        """Told when the leader of a cell changes."""
+        """Called when the leader of a cell changes."""
         self.on_shard: Callable[[ShardRecord], None] = lambda record: None
         cluster.on_change = self._changed
         network_module.on_answer = self._answered
@@ -186,7 +186,7 @@ class Observer:
             )
 
     def _check_in_sync(self, known: _Shard) -> None:
-        """I3, at every moment: whoever is in sync has all that was acked."""
+        """I3, at every moment: each in-sync copy has all that was acked."""
         record = known.record
         copies = {}
         for member in record.in_sync:

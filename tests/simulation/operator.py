@@ -25,7 +25,7 @@ Order = Callable[[Channel], Coroutine[Any, Any, Any]]
 
 
 class Operator:
-    """Gives each order once, and tells what was answered."""
+    """Gives each order once, and reports the answer."""
 
     def __init__(self, world: World, network: Network, coordinators: Sequence[str]) -> None:
         self.world, self._network = world, network

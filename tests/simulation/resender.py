@@ -89,7 +89,7 @@ class Resender(Caller):
         self.done = True
 
     async def _resume(self, log: Log) -> None:
-        """What the last process left undecided: send it again under its number, or begin anew."""
+        """The last process left it undecided: send it again under its number, or begin again."""
         request, self._pending = self._pending, None
         if request is not None and self._rng.random() < RESUME_CHANCE:
             request.uncertain = True
@@ -137,7 +137,7 @@ class Resender(Caller):
     async def _request(
         self, log: Log, call: AppendCall, version: int | None, until_s: float
     ) -> _Request | None:
-        """The request to the shard that has the key now; None: nobody told in time."""
+        """The request to the shard that has the key now; None: no answer in time."""
         while self.world.now_s < until_s:
             try:
                 shards = await log.shard_map()
@@ -157,7 +157,7 @@ class Resender(Caller):
         return None
 
     async def _decide(self, log: Log, request: _Request, until_s: float) -> None:
-        """Send until somebody decides it, or until it is given up."""
+        """Send until an instance decides it, or until it is given up."""
         while self.world.now_s < until_s:
             to = await self._whom(log, request.message.shard)
             await asyncio.gather(*(self._attempt(request, address) for address in to))

@@ -80,7 +80,8 @@ class Style:
     open_max: int = OPEN_MAX
     move_gap_s: float = MOVE_GAP_S
     state_chance: float = STATE_CHANCE
-    """That somebody dies when a move enters a state; of a reshape it is higher by 1.8."""
+    """Probability that a process dies when a move enters a state; of a reshape it is higher by
+    1.8."""
     mix: Mix = Mix()
     aims: tuple[str, ...] = ()
     aim_chance: float = AIM_CHANCE

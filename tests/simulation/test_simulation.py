@@ -97,7 +97,7 @@ def test_every_aim_says_what_it_hunts_and_has_its_name() -> None:
 
 
 def test_a_violation_is_told_with_its_story() -> None:
-    """A seed that does not settle fails, and tells seed, commit and story."""
+    """A seed that does not settle fails, and prints seed, commit and story."""
     code = (
         "import sys; from tests.simulation import run; run.LIVENESS_S = 0.1;"
         "run.Simulation._settled = lambda self: False;"

@@ -13,7 +13,7 @@ from tests.support.checkers.history import History, Violation
 
 STORY_LINES_MAX = 50_000
 PARTS = ("delays", "faults", "clients")
-"""Mutation `m` of a seed draws part `m % 3` anew: 1 faults, 2 clients, 3 delays, 4 faults ..."""
+"""Mutation `m` of a seed draws part `m % 3` again: 1 faults, 2 clients, 3 delays, 4 faults ..."""
 SLOW_SHARE, SLOW_S, STALL_S = 0.3, 0.3, 2.0
 """A slow disk holds this share of its calls, each for up to so long; one of three calls in a thread
 stalls for up to STALL_S, which is longer than any grace."""
@@ -51,7 +51,7 @@ class World:
     """One seed."""
 
     def __init__(self, seed: int, mutation: int = 0) -> None:
-        """`mutation`: 0, or the number of a neighbour, of whose `PARTS` one is drawn anew."""
+        """`mutation`: 0, or the number of a neighbour, of whose `PARTS` one is drawn again."""
         self.seed, self.mutation = seed, mutation
         self.rng = self.dice("cluster")
         self.delays = self.dice("delays")

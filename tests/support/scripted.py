@@ -113,7 +113,7 @@ class Cluster:
             self.changed.notify_all()
 
     async def delete(self) -> None:
-        """The log is gone, and whoever asks for a newer map hears it."""
+        """The log is gone, and every request for a newer map gets this answer."""
         async with self.changed:
             self.exists = False
             self.changed.notify_all()

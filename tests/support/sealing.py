@@ -196,7 +196,7 @@ class Tail:
             self.count += 1
 
     async def reach(self, count: int, limit_s: float = 30.0) -> None:
-        """Wait until so many records came; AssertionError tells how far it got."""
+        """Wait until so many records came; AssertionError says how far it got."""
         for _ in range(int(limit_s / 0.02)):
             assert self._task is not None
             if self._task.done():

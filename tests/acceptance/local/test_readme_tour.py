@@ -75,17 +75,17 @@ async def test_quick_tour_works_as_typed(tmp_path: Path) -> None:
         assert ready[0] == "ready"
         address = ready[1]
         commands = tour()
-        told = {commands[0]: await shell(commands[0], address)}
+        answer = {commands[0]: await shell(commands[0], address)}
         with Journal(tmp_path / "journal", "orders") as journal:
             load = Load(journal)
             running = asyncio.create_task(load.run(address))
             for command in commands[1:]:
-                told[command] = await shell(command, address)
+                answer[command] = await shell(command, address)
             load.stopped.set()
             await running
             assert journal.acked_count > 100
-        assert '{"total": 12}' in told["logstore read orders --key user-1"]
-        watched = [text for command, text in told.items() if command.endswith("--watch")]
+        assert '{"total": 12}' in answer["logstore read orders --key user-1"]
+        watched = [text for command, text in answer.items() if command.endswith("--watch")]
         assert "completed" in watched[0]
         assert "rolled-back" in watched[1]
         verdict = await check_log(address, [tmp_path / "journal"])

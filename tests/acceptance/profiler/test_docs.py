@@ -17,10 +17,10 @@ def test_the_lines_of_the_page_make_a_heatmap_and_a_forecast(tmp_path: Path) -> 
     assert 10 <= sum(bool(line.strip()) for line in code.splitlines()) <= 18
     rows = [f"{10 * i},user-{i * i % 97:03d},append,100" for i in range(1200)]
     (tmp_path / "accesses.csv").write_text("\n".join(["time_s,key,op,size", *rows]) + "\n")
-    told = "\nprint(len(said.mean), round(said.mean[0]), heatmap.split_key(b'', None).decode())\n"
+    answer = "\nprint(len(said.mean), round(said.mean[0]), heatmap.split_key(b'', None).decode())\n"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code + told], cwd=tmp_path, env=env, capture_output=True, text=True
+        [sys.executable, "-c", code + answer], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     steps, mean, cut = done.stdout.split()

@@ -1,4 +1,4 @@
-"""Random lives: whatever is done to both, the RocksDB engine and its twin tell the same."""
+"""Random lives: after the same calls the RocksDB engine and its twin give the same answers."""
 
 import random
 from pathlib import Path

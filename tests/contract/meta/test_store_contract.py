@@ -121,7 +121,7 @@ async def test_watch_replays_and_follows_in_order(store: MetadataStore) -> None:
     watch = store.watch("/w/", start)
     assert await anext(watch) == (WatchEvent("/w/b", b"2", start + 1),)
     await store.txn([], [Put("/w/c", b"3"), Delete("/w/a")])
-    together = await anext(watch)  # one revision is never told in parts
+    together = await anext(watch)  # one revision never comes in parts
     got = {event.key: event for event in together}
     assert len(got) == 2
     assert got["/w/a"] == WatchEvent("/w/a", None, start + 3)

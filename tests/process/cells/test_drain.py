@@ -43,9 +43,9 @@ async def until_drained(cluster: LocalCluster, instance: str) -> Any:
     async with asyncio.timeout(WAIT_S):
         while True:
             try:
-                (told,) = await drain(cluster.address, "List")
-                if told["state"] == "drained":
-                    return told
+                (shown,) = await drain(cluster.address, "List")
+                if shown["state"] == "drained":
+                    return shown
             except LogstoreError:
                 pass  # the coordinator is just being started again
             await asyncio.sleep(0.1)
@@ -84,8 +84,8 @@ async def test_an_instance_is_drained_while_appends_go_on(
         begun = await drain(cluster.address, "Begin", "instance-2")
         assert (begun["state"], begun["left"]) == ("draining", 5)
         cluster.kill("coordinator")  # the drain stands in the metadata
-        told = await until_drained(cluster, "instance-2")
-        assert (told["copies"], told["left"], told["eta_s"]) == (5, 0, 0.0)
+        shown = await until_drained(cluster, "instance-2")
+        assert (shown["copies"], shown["left"], shown["eta_s"]) == (5, 0, 0.0)
         stop.set()
         await asyncio.gather(*writers)
         homes = [{"instance-1", "instance-3", "instance-4"}] * 4

@@ -23,7 +23,7 @@ from tests.process.cells.processes import CELLS_COUNT, READY_S, Fleet, fleet
 
 pytestmark = pytest.mark.timeout(300)
 FOLLOWED_S_MAX = 15.0
-"""The budget is 5 s; a test machine may be busy. docs/design/0004-cells.md tells the figures."""
+"""The budget is 5 s; a test machine may be busy. docs/design/0004-cells.md has the figures."""
 
 
 async def called_at(address: str, service: str, method: str, request: object) -> object:

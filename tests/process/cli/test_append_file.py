@@ -1,4 +1,4 @@
-"""`append --file`: what is stored is told, and going on stores each line once."""
+"""`append --file`: it reports what is stored, and going on stores each line once."""
 
 import base64
 import gzip

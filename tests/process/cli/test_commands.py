@@ -93,9 +93,9 @@ def test_split_and_merge(shell: Shell) -> None:
     assert (split["state"], split["successors"]) == ("completed", ["sm/1", "sm/2"])
     assert shell.lines("append", "sm", "m", "1", "--expected-version", "1")[0]["shard"] == "sm/2"
     assert "are no neighbours" in shell.text("merge", "sm/1", "sm/1", status=2)
-    told = shell.text("merge", "sm/2", "sm/1")
-    assert "sm/1 and sm/2 became sm/3" in told
-    assert "appends were held" in told
+    answer = shell.text("merge", "sm/2", "sm/1")
+    assert "sm/1 and sm/2 became sm/3" in answer
+    assert "appends were held" in answer
     read = shell.lines("read", "sm", "--key", "m")
     assert [(r["shard"], r["value"]) for r in read] == [("sm/0", "0"), ("sm/2", "1")]
     kinds = {r["kind"] for r in shell.lines("reshapes")[0]}
@@ -129,11 +129,11 @@ def test_verify_finds_what_the_journal_was_promised(shell: Shell, tmp_path: Path
     with Journal(path, "v") as journal:
         for value in (b"1", b"2"):
             (ack,) = shell.lines("append", "v", "k", value.decode())
-            told = Ack(ack["shard"], ack["offset"], ack["timestamp"])
-            journal.acked(b"k", value, journal.number(b"k"), told)
+            answer = Ack(ack["shard"], ack["offset"], ack["timestamp"])
+            journal.acked(b"k", value, journal.number(b"k"), answer)
         assert shell.lines("verify", "--journal", str(path))[0]["lost"] == 0
         journal.acked(b"k", b"never sent", journal.number(b"k"), Ack("v/0", 2, 0))
     (verdict,) = shell.lines("verify", "--journal", str(path), status=1)
     assert (verdict["acked"], verdict["lost"]) == (3, 1)
-    (told,) = shell.lines("log", "delete", "v", "--yes")
-    assert (told["deleted"], told["shards"], told["keep_s"]) == ("v", 1, 86_400.0)
+    (answer,) = shell.lines("log", "delete", "v", "--yes")
+    assert (answer["deleted"], answer["shards"], answer["keep_s"]) == ("v", 1, 86_400.0)

@@ -95,8 +95,8 @@ def kind(parameter: Any) -> str:
 
 
 def bounds(parameter: Any) -> tuple[float | None, float | None]:
-    told = parameter.type_descriptor.parameter_info
-    return told.min, told.max
+    answer = parameter.type_descriptor.parameter_info
+    return answer.min, answer.max
 
 
 def name_of(parameter: Any) -> str:
@@ -306,8 +306,10 @@ def test_any_key_goes_in_and_comes_back(
     assert main([*given[:at], "--address", shell.address, *given[at:]]) == 0
     found = shell.after_append("read", "bounds", asked)[-1]
     told_key = found["key"].encode() if "key" in found else base64.b64decode(found["key_base64"])
-    told = found["value"].encode() if "value" in found else base64.b64decode(found["value_base64"])
-    assert (told_key, told) == (key, value)
+    answer = (
+        found["value"].encode() if "value" in found else base64.b64decode(found["value_base64"])
+    )
+    assert (told_key, answer) == (key, value)
 
 
 def test_keys_by_range_and_by_split(shell: Shell) -> None:

@@ -42,7 +42,7 @@ async def mean(server: CoordinatorServer, step: int) -> float:
 
 
 async def until(server: CoordinatorServer, step: int, low: float, high: float) -> float:
-    """The forecast once it is within bounds; the change is told to the models by a watch."""
+    """The forecast once it is within bounds; a watch brings the change to the models."""
     async with asyncio.timeout(30):
         while not low <= (said := await mean(server, step)) <= high:
             await asyncio.sleep(0.01)
@@ -84,7 +84,7 @@ async def test_a_profile_of_a_group_that_never_came_is_anticipated(tmp_path: Pat
     assert 560 <= await until(server, 5, 550, 650) <= 640
     assert 90 <= await mean(server, 1) <= 110
     assert 90 <= await mean(server, 10) <= 110
-    # It comes as it said, and its operations are told apart from the others'.
+    # It comes as announced, and its operations are counted apart from the others'.
     both = [
         replace(told("x/0", "a", s, 600), group_counts={"importer": 500, "web": 100})
         for s in (75, 76)

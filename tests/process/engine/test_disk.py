@@ -209,7 +209,7 @@ def read_all(path: Path) -> None:
 
 
 def test_a_value_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
-    """Past RocksDB's own checksums: our envelope's checksum and the chain tell."""
+    """Past RocksDB's own checksums: our envelope's checksum and the chain find it."""
     path = tmp_path / "db"
     engine = RocksEngine.open(path)
     copy_of(engine)

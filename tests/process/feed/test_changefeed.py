@@ -1,4 +1,4 @@
-"""A log's change stream for others: everything, per key in order, whoever leads."""
+"""A log's change stream for others: everything, per key in order, through changes of primary."""
 
 import asyncio
 from collections import defaultdict

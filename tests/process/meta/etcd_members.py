@@ -91,7 +91,7 @@ class TlsEtcd(EtcdCluster):
 
 
 async def enable_login(address: str, tls: TlsOptions, password: str) -> None:
-    """Create the user root with `password` and let nobody in without."""
+    """Create the user root with `password` and require a login."""
     credentials = grpc.ssl_channel_credentials(tls.read("ca"), tls.read("key"), tls.read("cert"))
     async with grpc.aio.secure_channel(address, credentials) as channel:
         stub = rpc.AuthStub(channel)

@@ -67,8 +67,8 @@ class Counter:
 
 
 async def watched(store: EtcdMetadataStore, after: int, seen: list[tuple[int, bytes]]) -> None:
-    async for told in store.watch("/n", after):
-        seen += [(event.revision, event.value or b"") for event in told]
+    async for answer in store.watch("/n", after):
+        seen += [(event.revision, event.value or b"") for event in answer]
 
 
 async def test_a_killed_leader_loses_nothing_and_leaves_no_gap(
@@ -113,7 +113,7 @@ async def test_a_frozen_leader_is_left_by_calls_watches_and_elections(
         (event,) = await asyncio.wait_for(waiting, 10)
         assert event.revision == counter.revisions[1]
         assert counter.longest_s < 10
-        assert leadership.held()  # kept alive at another member, which promises a full length anew
+        assert leadership.held()  # kept alive at another member, which promises a full length again
     finally:
         thaw(frozen)
     found = await store.get("/cells/a/leader")

@@ -17,7 +17,7 @@ from tests.support.services import etcd_target
 
 READY_S = 30.0
 FOLLOWED_S_MAX = 15.0
-"""The budget is 5 s; a test machine may be busy. docs/design/0002-metadata.md tells the figures."""
+"""The budget is 5 s; a test machine may be busy. docs/design/0002-metadata.md has the figures."""
 
 
 @asynccontextmanager

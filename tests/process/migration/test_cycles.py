@@ -174,7 +174,7 @@ async def test_ten_cycles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         verdict = await verdict_of(operator, path)
         assert verdict.ok, verdict
         assert verdict.acked == expected
-    told = {
+    shown = {
         "cycles": CYCLES,
         "acked": expected,
         "open_loop_acks": len(load.acks_s),
@@ -182,7 +182,7 @@ async def test_ten_cycles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "held_ms": {k: _told(v) for k, v in operator.held_ms.items()},
     }
     with capsys.disabled():
-        print(json.dumps(told))
+        print(json.dumps(shown))
 
 
 async def one_cycle(operator: Operator, cycle: int) -> None:

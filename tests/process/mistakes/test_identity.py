@@ -242,7 +242,7 @@ async def test_a6_a_process_whose_name_was_taken_stops(tmp_path: Path) -> None:
 async def test_a7_yesterdays_folder_of_the_primary(
     tmp_path: Path, replicas: int, log: dict[str, object]
 ) -> None:
-    """An old folder never leads while a whole copy is there; with one copy the loss is told."""
+    """An old folder never leads while a whole copy is there; with one copy the loss is recorded."""
     given = options(tmp_path, max(2, replicas), replicas)
     async with running(given) as cluster:
         await fill(cluster.address, instances=["instance-1"], **log)
@@ -262,7 +262,7 @@ async def test_a7_yesterdays_folder_of_the_primary(
 
 
 async def test_an_empty_folder_under_a_name_with_copies(tmp_path: Path) -> None:
-    """A disk that is not mounted is refused; with --replace its copies are built anew."""
+    """A disk that is not mounted is refused; with --replace its copies are built again."""
     given = options(tmp_path, 3, 3)
     async with running(given) as cluster:
         await fill(cluster.address)

@@ -85,9 +85,9 @@ async def refuse_all(coordinator: Coordinator, soaking: str) -> None:
     migrations = await coordinator.ask("Migrations", "List", LIST, MigrationRows)
     for service, method, request in orders_for_the_dead(soaking):
         began = time.monotonic()
-        with pytest.raises(InstanceDownError, match=f"{DEAD} .*(since|ago)") as told:
+        with pytest.raises(InstanceDownError, match=f"{DEAD} .*(since|ago)") as answer:
             await coordinator.call(service, method, request)
-        assert time.monotonic() - began < REFUSED_WITHIN_S, (request, told.value.message)
+        assert time.monotonic() - began < REFUSED_WITHIN_S, (request, answer.value.message)
     after = await coordinator.ask("Migrations", "List", LIST, MigrationRows)
     assert [m.id for m in after.known] == [m.id for m in migrations.known]
     reshapes = pb.ListReshapesRequest()

@@ -31,8 +31,8 @@ async def recover(*words: str) -> dict[str, Any]:
     )  # fmt: skip
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    told: dict[str, Any] = json.loads(out)
-    return told
+    answer: dict[str, Any] = json.loads(out)
+    return answer
 
 
 async def fill(address: str) -> None:
@@ -54,7 +54,7 @@ async def check_whole(address: str) -> None:
 
 
 async def empty(url: str) -> None:
-    """Somebody wiped the namespace."""
+    """A person wiped the namespace."""
     store = EtcdMetadataStore(EtcdTarget.of(url))
     keys = [item.key for item in (await store.range("/")).items]
     for at in range(0, len(keys), 100):
@@ -83,9 +83,9 @@ async def test_lost_metadata_is_rebuilt_from_the_copies(
             async with running(options):
                 pass
         if options.metadata is not None:
-            told = await recover("--data", str(data), "--metadata", options.metadata)
+            answer = await recover("--data", str(data), "--metadata", options.metadata)
         else:
-            told = await recover("--data", str(data))
-        assert not [t for t in told["told"] if t["kind"] in ("lost", "possible")], told
+            answer = await recover("--data", str(data))
+        assert not [t for t in answer["told"] if t["kind"] in ("lost", "possible")], answer
         async with running(options) as cluster:
             await check_whole(cluster.address)

@@ -1,4 +1,4 @@
-"""Balanced logs over real processes: written and read like any other, whoever places a key."""
+"""Balanced logs over real processes: written and read like any other, by several placers."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ async def ask(cluster: LocalCluster, method: str, request: Any) -> Any:
 
 async def check_writes_and_reads(db: Client) -> None:
     log = await db.create_log("orders", partitioner="balanced", shards=4)
-    tail = log.tail(key=KEYS[7], from_start=True)  # of a key that nobody has placed yet
+    tail = log.tail(key=KEYS[7], from_start=True)  # of a key that was not placed yet
     first = asyncio.ensure_future(anext(tail))
     await log.append_many(KEYS, [b"first of " + key for key in KEYS])
     ack = await log.append(KEYS[7], b"second", expected_version=1)

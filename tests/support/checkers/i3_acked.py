@@ -49,7 +49,7 @@ def check(
     for call in appends:
         if call.outcome is not Outcome.ACKED or call.shard in excused:
             continue
-        if not call.shard:  # an ack of many rows that did not tell each one's place
+        if not call.shard:  # an ack of many rows without each one's place
             if call.value not in values and not excused:
                 found.append(Violation("I3", f"{call.value!r} was acked and is not stored",
                                        call.returned_s or 0.0))  # fmt: skip

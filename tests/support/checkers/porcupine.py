@@ -91,7 +91,7 @@ def _judge(operations: list[dict[str, Any]]) -> Iterator[Violation]:
 def _append(
     call: AppendCall, conflicts: Set[bytes], stored: Set[bytes] | None
 ) -> dict[str, Any] | None:
-    """None: it tells nothing of the version (refused for another reason, or surely not stored)."""
+    """None: it says nothing of the version (refused for another reason, or surely not stored)."""
     line = _line(call.client, call.key, "append", call.called_s, call.returned_s)
     line["expected"] = call.expected_version
     if call.outcome is Outcome.UNKNOWN or call.returned_s is None:
@@ -125,7 +125,7 @@ def _line(
 
 
 def _numbered(operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Clients as numbers; an end that nobody knows comes after every other."""
+    """Clients as numbers; an unknown end comes after every other."""
     numbers: dict[str, int] = defaultdict(lambda: len(numbers))
     last = max(max(o["start"], o["end"] or 0) for o in operations) + 1
     return [

@@ -61,22 +61,22 @@ def lost_writes(story: Story) -> list[Violation]:
         Violation("lost-write", v.text, v.at_s) for v in i3_acked.check(story.appends, story.final)
     ]
     stored = {row.value for row in story.final}
-    told = set()
+    answer = set()
     for row, who in seen_rows(story):
-        if row.value not in stored and row.value not in told:
-            told.add(row.value)
+        if row.value not in stored and row.value not in answer:
+            answer.add(row.value)
             text = f"{who} read {row.value!r} at {row.shard}:{row.offset}, it is not stored"
             found.append(Violation("lost-write", text))
     return found
 
 
 def aborted_reads(story: Story) -> list[Violation]:
-    """A record is read though its append was refused, or nobody appended it."""
+    """A record is read though its append was refused, or never sent."""
     outcomes = {call.value: call.outcome for call in story.appends}
-    found, told = [], set()
+    found, answer = [], set()
     for row, who in seen_rows(story):
-        if outcomes.get(row.value, Outcome.REFUSED) is Outcome.REFUSED and row.value not in told:
-            told.add(row.value)
+        if outcomes.get(row.value, Outcome.REFUSED) is Outcome.REFUSED and row.value not in answer:
+            answer.add(row.value)
             why = "was refused" if row.value in outcomes else "was never appended"
             text = f"{who} read {row.value!r} at {row.shard}:{row.offset}, which {why}"
             found.append(Violation("aborted-read", text))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tests.support.checkers.history import AppendCall, Outcome, Violation
 
 STEPS_MAX = 2_000_000
-"""Of the search for one key; more is told as a violation of its own kind, never passed over."""
+"""Bound of the search for one key; beyond it is a violation of its own kind, never passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _op(call: AppendCall, conflict: bool, stored: Set[bytes] | None) -> Op | Non
         return Op(call.called_s, end_s, call.expected_version, True, call.version, name)
     if conflict:
         return Op(call.called_s, end_s, call.expected_version, False, None, name)
-    return None  # surely not stored, for a reason that tells nothing of the version
+    return None  # surely not stored, for a reason that says nothing of the version
 
 
 def explain(ops: Sequence[Op]) -> str | None:

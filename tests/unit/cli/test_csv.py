@@ -134,10 +134,10 @@ def test_columns_are_found_by_name_and_rows_have_the_heads_length(tmp_path: Path
     assert next(rows) == (2, ["1", "a"])
     with pytest.raises(InvalidArgumentError, match=r"line 3 has 1 cells, the head names 2"):
         next(rows)
-    for head, told in (("time,key", "does not name"), ("time_s,key,key", "column key twice"),
+    for head, answer in (("time,key", "does not name"), ("time_s,key,key", "column key twice"),
                        ("", "its first line must name")):  # fmt: skip
         path.write_text(f"{head}\n")
-        with pytest.raises(InvalidArgumentError, match=told):
+        with pytest.raises(InvalidArgumentError, match=answer):
             list(headed_rows(path, ("time_s", "key")))
 
 

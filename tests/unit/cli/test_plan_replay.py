@@ -32,8 +32,8 @@ def test_a_stored_view_replays_to_the_same_plan_to_the_byte(
     assert found.pop("autopilot") == "replay"
     assert found == json.loads(dump_plan(made))
     assert main(["plan", "--explain", "--view", str(stored)]) == 0
-    told = capsys.readouterr().out
-    assert "[1] b keeps its shards" in told
+    answer = capsys.readouterr().out
+    assert "[1] b keeps its shards" in answer
 
 
 def test_what_is_no_view_is_refused_without_a_traceback(

@@ -21,7 +21,7 @@ COMMANDS = sorted(
 
 @pytest.fixture
 def nowhere() -> str:
-    """An address that nobody listens on."""
+    """A free address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -29,7 +29,7 @@ async def ends(call: Awaitable[Any]) -> LogstoreError:
 
 
 async def begun(cluster: Cluster, tail: Records, shards: int = 1) -> None:
-    """The tail knows where it begins: each shard told its end and is asked for what follows."""
+    """The tail knows where it begins: each shard returned its end and is asked for what follows."""
     reads = cluster.instances["a"].reads
     wanted = len(reads) + 2 * shards
     assert await tail.poll(0) == []

@@ -151,7 +151,7 @@ def test_elements_of_fixed_width_keep_their_zeros(kind: str, data: list[bytes]) 
 @example(data=[struct.pack(">Q", n) for n in (1, 2, 3)], backwards=False)
 @example(data=[b"ab\0", b"abc"], backwards=True)
 def test_numpy_strings_are_exact_or_refused(data: list[bytes], backwards: bool) -> None:
-    """Numpy cannot tell b"ab" from b"ab" and a zero; where it cannot, neither do we guess."""
+    """Numpy does not distinguish b"ab" from b"ab" and a zero; then the column is refused."""
     array = np.array(data)[:: -1 if backwards else 1]
     given = data[:: -1 if backwards else 1]
     sure = all(len(item) == array.dtype.itemsize and item[-1] for item in data)

@@ -179,7 +179,7 @@ async def test_closing_ends_appends_and_says_which_are_not_stored(start: Starter
         await asyncio.gather(db.close(), db.close())
         assert isinstance(await ends(sent), OutcomeUnknownError)
         assert isinstance(await ends(many), LogstoreError)
-        assert "not stored" not in str(sent.exception())  # nobody knows
+        assert "not stored" not in str(sent.exception())  # unknown
     instance.gate.set()
 
 
@@ -326,7 +326,7 @@ async def test_a_tail_past_the_end_of_the_new_log_names_it(start: Starter) -> No
         await reads_begun(cluster, 2)
         created_us = cluster.created_us
         await cluster.remake()
-        cluster.created_us, newest_us = created_us, cluster.created_us  # told late
+        cluster.created_us, newest_us = created_us, cluster.created_us  # notified late
         instance.read_faults.append((0, UnavailableError("cut")))
         async with instance.appended:
             instance.appended.notify_all()

@@ -1,4 +1,4 @@
-"""Whoever waits for a background task hears of its end, however it ended."""
+"""Each waiter for a background task hears of its end, however it ended."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine

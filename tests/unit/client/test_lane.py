@@ -234,7 +234,7 @@ def test_a_conflict_after_an_uncertain_attempt(
 def test_what_is_said_of_a_batch_does_not_contradict_itself(
     uncertain: bool, last: str | None
 ) -> None:
-    """What one attempt was told is not said of the append: that one may be stored or not."""
+    """The answer to one attempt is not the outcome of the append: it may be stored or not."""
     batch = entry(1)
     batch.uncertain = uncertain
     batch.last_error = UnavailableError(last) if last is not None else None

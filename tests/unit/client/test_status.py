@@ -33,7 +33,7 @@ def test_what_passes_is_tried_again(text: str) -> None:
 
 
 def test_what_a_server_of_ours_says_counts() -> None:
-    told = OverloadedError("message larger than max (9 vs. 8) is queued", retry_after_ms=7)
-    error = from_rpc(failed("", ("logstore-error-bin", detail_of(told).SerializeToString())))
+    answer = OverloadedError("message larger than max (9 vs. 8) is queued", retry_after_ms=7)
+    error = from_rpc(failed("", ("logstore-error-bin", detail_of(answer).SerializeToString())))
     assert isinstance(error, OverloadedError)
     assert error.retry_after_ms == 7

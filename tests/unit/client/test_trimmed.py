@@ -87,14 +87,14 @@ async def test_an_offset_that_is_gone_is_refused_with_the_one_that_is_kept(
     tmp_path: Path, offset: int
 ) -> None:
     async with trimmed_log(tmp_path, BASE) as log:
-        told = f"start_offset is {offset}, .* trimmed below {BASE}"
+        answer = f"start_offset is {offset}, .* trimmed below {BASE}"
         for records in (
             log.read(shard=SHARD, offset=offset),
             log.read(shard=SHARD, offset=offset, key=b"k4"),
             log.read(shard=SHARD, offset=offset, since=99),
             log.tail(shard=SHARD, offset=offset),
         ):
-            with pytest.raises(OutOfRangeError, match=told):
+            with pytest.raises(OutOfRangeError, match=answer):
                 await offsets(records)
         assert await offsets(log.read(shard=SHARD, offset=BASE)) == KEPT
         assert await offsets(log.read(shard=SHARD, offset=RECORDS)) == []

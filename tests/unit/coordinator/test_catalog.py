@@ -87,10 +87,10 @@ async def test_each_copy_of_a_deleted_log_is_ordered_away_and_kept_a_day(
 ) -> None:
     made = await catalog.create("big", LogOptions(Partitioner.HASH, replicas=3), 1_000)
     assert await store.tombstones() == []
-    told = await catalog.delete("big", dry_run=True)
-    assert (told.shards, told.copies, told.keep_s) == (1_000, 3_000, 86_400.0)
+    answer = await catalog.delete("big", dry_run=True)
+    assert (answer.shards, answer.copies, answer.keep_s) == (1_000, 3_000, 86_400.0)
     assert len((await catalog.describe("big")).shards) == 1_000
-    assert await catalog.delete("big") == told
+    assert await catalog.delete("big") == answer
     graves = await store.tombstones()
     wanted = {(m.instance, m.replica_id, s.shard) for s in made.shards for m in s.members()}
     assert {(t.instance, t.replica_id, t.shard) for t in graves} == wanted

@@ -15,7 +15,7 @@ SILENCE_S = 3.0
 
 
 def service_that_heard_long_ago() -> tuple[CatalogService, ManualClock]:
-    """Both instances reported once; then it heard nobody, as behind a partition."""
+    """Both instances reported once; then no report came, as behind a partition."""
     clock, heard = ManualClock(), intake()
     env = Env(clock)
     store = MemoryMetadataStore()

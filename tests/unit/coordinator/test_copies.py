@@ -143,8 +143,8 @@ async def test_a_deleted_log_comes_back_under_the_same_copies(world: World) -> N
     assert await world.copies.sizes("x") == (3 * ENDS, 6_000)
     await world.catalog.delete("x")
     await world.obey()
-    told = await world.copies.restore("x", dry_run=True)
-    assert (told.shards, told.copies, told.records) == (3, 6, 3 * ENDS)
+    answer = await world.copies.restore("x", dry_run=True)
+    assert (answer.shards, answer.copies, answer.records) == (3, 6, 3 * ENDS)
     assert [d.log.name for d in await world.catalog.list()] == ["y"]
     await world.copies.restore("x")
     back = await world.catalog.describe("x")
@@ -225,8 +225,8 @@ async def test_an_orphan_is_adopted_only_when_its_log_is_not_there(world: World)
         await world.copies.adopt(first.instance, first.replica_id)
     await world.store.txn([], [Put(log_key("y"), b"{}")])
     await drop_log(world, "x")
-    told = await world.copies.adopt(first.instance, first.replica_id)
-    assert (told.log, told.shards, told.copies) == ("x", 2, 2)
+    answer = await world.copies.adopt(first.instance, first.replica_id)
+    assert (answer.log, answer.shards, answer.copies) == ("x", 2, 2)
     assert check_ranges("x", (await world.catalog.describe("x")).shards) == []
 
 
@@ -291,8 +291,8 @@ async def test_a_dead_instance_is_forgotten_with_all_that_names_it(world: World)
         await world.store.txn([], graves[at : at + 100])
     await world.store.txn([], [Put(drain_key(out.instance), b"{}")])
     assert (await world.retiring.retire(out.instance, dry_run=True)).tombstones == 300
-    told = await world.retiring.retire(out.instance)
-    assert (told.learners, told.tombstones) == (1, 300)
+    answer = await world.retiring.retire(out.instance)
+    assert (answer.learners, answer.tombstones) == (1, 300)
     left = await world.store.range("/")
     assert [i.key for i in left.items if out.instance in i.key.split("/")] == []
     after = (await world.catalog.describe("x")).shards[0]

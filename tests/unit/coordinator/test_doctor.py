@@ -67,8 +67,8 @@ def with_copy(**changes: object) -> ClusterFacts:
 
 
 def tombstone(age_s: int) -> ClusterFacts:
-    told = Tombstone("c", "b", "y/0", 9, 5, "moved", 600.0, NOW_US - age_s * 1_000_000)
-    return replace(sound(), tombstones=[told])
+    answer = Tombstone("c", "b", "y/0", 9, 5, "moved", 600.0, NOW_US - age_s * 1_000_000)
+    return replace(sound(), tombstones=[answer])
 
 
 def recovered(age_s: int) -> ClusterFacts:
@@ -189,9 +189,9 @@ def test_the_command_on_a_stopped_cluster(
     if with_store:
         asyncio.run(make_store(tmp_path / "coordinator"))
     assert main(["doctor", "--data", str(tmp_path), "--json"]) == status
-    told = json.loads(capsys.readouterr().out)
-    assert [f["code"] for f in told["findings"]] == ([code] if code else [])
-    assert told["healthy"] is (status == 0)
+    answer = json.loads(capsys.readouterr().out)
+    assert [f["code"] for f in answer["findings"]] == ([code] if code else [])
+    assert answer["healthy"] is (status == 0)
     assert main(["doctor", "--data", str(tmp_path)]) == status
     out = capsys.readouterr().out
     assert out.endswith("not healthy\n" if status else "healthy\n")

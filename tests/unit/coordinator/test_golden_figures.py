@@ -1,4 +1,4 @@
-"""Golden answers of a coordinator whose instances are told, on a clock that stands still."""
+"""Golden answers of a coordinator whose instances are given, on a clock that stands still."""
 
 import asyncio
 import random

@@ -28,7 +28,7 @@ from tests.support.statistics import told
 
 FIRST, LAST = 72, 200
 EVENTS = (96, 120, 144)
-"""The slots of matches, whose factor nobody stated: three times the usual load."""
+"""The slots of matches, without a stated factor: three times the usual load."""
 
 
 def row(slot: int) -> ShardStatistics:

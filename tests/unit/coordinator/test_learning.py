@@ -19,7 +19,7 @@ def intake(slot_s: float = 3600.0) -> StatisticsIntake:
 
 
 def fed(shards: int, slots: int) -> StatisticsIntake:
-    """An intake that was told of so many shards of log `x`, which differ and go by the hour."""
+    """An intake with reports of so many shards of log `x`, which differ and go by the hour."""
     made, rng = intake(), random.Random(1)
     for slot in range(slots):
         rows = [
@@ -76,7 +76,7 @@ async def test_what_is_of_no_use_is_left(tmp_path: Path) -> None:
         await late.close()
     path.write_bytes(b"torn")
     torn = ModelTrainer(intake(), env, path)
-    await torn.restore({"x"})  # it is told in the log, and nothing is learned
+    await torn.restore({"x"})  # it is logged, and nothing is learned
     assert torn.intake.book.shards == ()
     await torn.close()
 

@@ -1,4 +1,4 @@
-"""One bad clock, stamp or report blinds nobody: a log's slots go on as if it had not been."""
+"""One bad clock, stamp or report stops no statistics: a log's slots go on as without it."""
 
 import random
 from dataclasses import replace
@@ -314,7 +314,7 @@ def test_what_a_report_took_to_come_is_no_wrong_clock() -> None:
 
 
 def test_slots_that_are_released_late_are_not_lost() -> None:
-    """A jump of a whole log that is believed at the third word: what was told first counts too."""
+    """A jump of a whole log that is believed at the third report: the first one counts too."""
     book = intake()
     for slot in range(20):
         report(book, [told("x/0", "a", slot, 10)], float(slot))

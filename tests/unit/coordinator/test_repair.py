@@ -176,12 +176,12 @@ def test_a_drain_is_refused_when_bytes_or_operations_have_no_room() -> None:
     check_drain("i0", shards, of, sizes, {})
     with pytest.raises(RefusedError, match="2 of them lack 450 bytes of room"):
         check_drain("i0", [*shards, shard(0, name="x/4")], of, {**sizes, "x/4": 450}, {})
-    told = {
+    answer = {
         name: DataStoreStatus(name, 0.0, Capacity(), ops_per_s=ops)
         for name, ops in (("i0", 90.0), ("i1", 60.0), ("i2", 60.0))
     }
     with pytest.raises(RefusedError, match="carries 90 ops/s, the others have 80 ops/s"):
-        check_drain("i0", shards, of, {}, told)
+        check_drain("i0", shards, of, {}, answer)
 
 
 def test_what_is_left_is_counted_by_role() -> None:

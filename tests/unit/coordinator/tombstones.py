@@ -16,7 +16,7 @@ from logstore.meta.records import (
 
 
 class WatchedStore(MemoryMetadataStore):
-    """Every transaction that succeeds is looked at, whoever wrote it."""
+    """Every transaction that succeeds is checked, by any writer."""
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
         before = {item.key: item for item in (await self.range(SHARDS)).items}
@@ -41,8 +41,8 @@ class WatchedStore(MemoryMetadataStore):
 def _check(member: Member, shard: str, revision: int, puts: dict[str, bytes]) -> None:
     key = tombstone_key(member.instance, member.replica_id)
     assert key in puts, f"copy {member} of {shard} left its record without a tombstone"
-    told = decode_tombstone(puts[key])
-    named = (told.instance, told.shard, told.replica_id, told.revision)
+    answer = decode_tombstone(puts[key])
+    named = (answer.instance, answer.shard, answer.replica_id, answer.revision)
     assert named == (member.instance, shard, member.replica_id, revision)
-    assert told.cluster
-    assert told.cause
+    assert answer.cluster
+    assert answer.cause

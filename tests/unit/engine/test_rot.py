@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
 
 
 def _make(kind: Kind, folder: Path) -> Made:
-    """6,000 records in several files of each sort; the last of them are told in the test's name."""
+    """6,000 records in several files of each sort; the test's name says how the last ones lie."""
     path = folder / "db"
     engine = RocksEngine.open(path, write_buffer_bytes=BUFFER)
     engine.create_replica(ReplicaMeta(1, "log/1"))
@@ -124,7 +124,7 @@ def files_of(path: Path, way: str) -> list[str]:
 
 
 def check(path: Path, batches: list[StoredBatch]) -> str:
-    """Open, compare with what was acked, and say how the rest is told; fails if it is not."""
+    """Open, compare with what was acked, and say how the rest is reported; fails if it is not."""
     try:
         engine = RocksEngine.open(path, write_buffer_bytes=BUFFER)
     except StorageError as e:
@@ -152,7 +152,7 @@ def _check(engine: RocksEngine, batches: list[StoredBatch]) -> str:
         if found:
             assert found == [batch]
             whole.append(batch)
-        else:  # it is not there, and nobody expects it: that is told
+        else:  # it is missing unexpectedly: that is reported
             assert meta.tail_lost
             assert batch.base_offset >= engine.end(1).end
             assert meta.known_end == RECORDS
@@ -218,8 +218,8 @@ def test_what_is_missing_is_told(
         try:
             outcome = check(path, original.batches)
             if outcome not in (WHOLE, REFUSED):
-                told = check(path, original.batches)  # rebuilt, and told again
-                assert told.endswith("missing")
+                answer = check(path, original.batches)  # rebuilt, and reported again
+                assert answer.endswith("missing")
                 assert list(path.glob("damaged-*"))
         except (AssertionError, LogstoreError) as e:
             raise AssertionError(f"{kind}, {name}, {way}: {e}") from e

@@ -81,7 +81,7 @@ def test_rows_get_the_places_of_their_acks() -> None:
     ]  # fmt: skip
 
 
-def outcome(load_of_hot: list[int], told: Migration) -> Outcome:
+def outcome(load_of_hot: list[int], answer: Migration) -> Outcome:
     """Two shards: `hot` on instance-1 with so many appends in each slot, one idle elsewhere."""
     at = np.concatenate([[s + 0.5] * n for s, n in enumerate(load_of_hot)] + [[0.0]])
     rows = np.arange(len(at))
@@ -91,7 +91,7 @@ def outcome(load_of_hot: list[int], told: Migration) -> Outcome:
     driver = Driver(log=None, replay=replay, events=events, env=Env(ManualClock()), journal=None)  # type: ignore[arg-type]
     driver.begin_us = 1_000_000
     watch = Watch("", "l")
-    watch.migrations = (told,)
+    watch.migrations = (answer,)
     return Outcome(1, scene, watch, driver, 0, 0, "", {}, Throttle(), True)
 
 
@@ -163,11 +163,11 @@ def test_throttles_are_counted_from_what_was_seen() -> None:
 def test_each_check_can_fail(change: dict[str, object], failed: set[str]) -> None:
     move = {"trigger": "forecast", "state": "completed", "lead_s": 2.0, "crossing_s": 30.0,
             "hash_equal": True}  # fmt: skip
-    told = {
+    answer = {
         "autopilot": True, "records_acked": 250_000, "records_in_log": 250_000, "lost": 0,
         "duplicated": 0, "out_of_order": 0, "changed": 0, "errors_seen_by_clients": 0,
         "replay": {"hours": 144}, "migrations": [move],
         "throttled": {"after_the_move": {"with_autopilot": 1, "without_autopilot": 9}},
     }  # fmt: skip
-    found = report.checks({**told, **change})
+    found = report.checks({**answer, **change})
     assert {name for name, holds in found.items() if not holds} == failed

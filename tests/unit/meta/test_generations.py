@@ -1,4 +1,4 @@
-"""Generations: a point of history tells a store from every other one, and from its own copies."""
+"""Generations: a point of history distinguishes a store from all others and its own copies."""
 
 import pytest
 from hypothesis import given
@@ -88,7 +88,7 @@ async def test_an_empty_store_is_another_cluster() -> None:
 
 
 async def test_fences_of_one_store_hold_in_no_other() -> None:
-    """Two stores of the same revisions: only the drawn key tells them apart."""
+    """Two stores of the same revisions: only the drawn key distinguishes them."""
     a, b = MemoryMetadataStore(), MemoryMetadataStore()
     fences = (await open_generation(a, Env(), "a")).fences()
     await open_generation(b, Env(), "b")

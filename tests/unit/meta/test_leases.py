@@ -59,7 +59,7 @@ async def test_a_restarted_store_waits_a_full_lease_and_drift(tmp_path: Path) ->
     await store.lease_revoke(revoked.id)
     clock.advance(9)
     await store.close()
-    clock.advance(100)  # a holder may have been told of a keep-alive just before
+    clock.advance(100)  # a holder may have got a keep-alive's answer just before
     store = RocksMetadataStore(tmp_path, env=env)
     clock.advance(10 * (1 + LEASE_DRIFT) - 0.001)
     store.expire()

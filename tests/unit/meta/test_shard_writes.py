@@ -57,11 +57,11 @@ def test_each_copy_that_leaves_and_no_other_gets_one(
     first, *rest = write.operations
     assert isinstance(first, Put)
     assert decode_shard(first.value) == after
-    told = [decode_tombstone(op.value) for op in rest if isinstance(op, Put)]
-    assert len(told) == len(rest)
-    assert {t.replica_id for t in told} == set(old) - set(new)
+    answer = [decode_tombstone(op.value) for op in rest if isinstance(op, Put)]
+    assert len(answer) == len(rest)
+    assert {t.replica_id for t in answer} == set(old) - set(new)
     assert all((t.cluster, t.revision, t.keep_s, t.cause) == ("c1", 41, 60.0, "because")
-               for t in told)  # fmt: skip
+               for t in answer)  # fmt: skip
 
 
 def test_a_deleted_shard_orders_all_its_copies_away() -> None:

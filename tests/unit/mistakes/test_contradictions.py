@@ -149,7 +149,7 @@ def test_contradictions_of_values(
 def test_defaults_contradict_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     for line in (["drain", "i", "--cancel"], ["move", "x/0", "i", "--dry-run"], ["read", "x"],
                  ["migrations", "--active"], ["forecast", "--score"]):  # fmt: skip
-        assert main([*line, "--address", NOWHERE]) == 1  # nobody is there: it went so far
+        assert main([*line, "--address", NOWHERE]) == 1  # no server is there: it went so far
         assert NOWHERE in capsys.readouterr().err
 
 
@@ -178,4 +178,4 @@ async def test_two_ways_to_say_the_same_number_of_shards_agree() -> None:
     async with logstore.connect(NOWHERE, timeout_s=1.0) as db:
         with pytest.raises(LogstoreError) as told:
             await db.create_log("x", shards=2, split_keys=[b"a"])
-    assert not isinstance(told.value, InvalidArgumentError)  # it was sent, and nobody was there
+    assert not isinstance(told.value, InvalidArgumentError)  # it was sent, without a server

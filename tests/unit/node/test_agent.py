@@ -50,8 +50,8 @@ class Bench:
         await self.agent.report(self._take, 1, self.agent.status(0, 1.0))
 
     async def _take(self, request: coordinator_pb2.ReportRequest) -> coordinator_pb2.ReportResponse:
-        told = msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
-        self.told.update({(s.shard, s.slot): s.query_count for s in told if s.query_count})
+        answer = msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
+        self.told.update({(s.shard, s.slot): s.query_count for s in answer if s.query_count})
         return coordinator_pb2.ReportResponse(slot_s=3600.0, newest_slots={"l": self.newest_slot})
 
 
@@ -107,8 +107,8 @@ async def test_every_coordinator_is_told_everything_also_one_that_was_away(tmp_p
         ) -> coordinator_pb2.ReportResponse:
             if name in away:
                 raise UnavailableError("away")
-            told = msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
-            heard[name] += [s.slot for s in told if s.query_count]
+            answer = msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
+            heard[name] += [s.slot for s in answer if s.query_count]
             return coordinator_pb2.ReportResponse(slot_s=3600.0)
 
         return take
@@ -134,12 +134,14 @@ async def test_every_coordinator_is_told_everything_also_one_that_was_away(tmp_p
 async def test_what_the_instance_fails_to_serve_is_counted(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.append("l/0", range(3))
-    told: list[ShardStatistics] = []
+    answer: list[ShardStatistics] = []
 
     async def take(
         request: coordinator_pb2.ReportRequest,
     ) -> coordinator_pb2.ReportResponse:
-        told.extend(msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics]))
+        answer.extend(
+            msgspec.json.decode(request.shard_statistics_json, type=list[ShardStatistics])
+        )
         return coordinator_pb2.ReportResponse(slot_s=3600.0, newest_slots={"l": 9})
 
     for error in (StorageError("disk"), OverloadedError("full"), RuntimeError("a bug")):
@@ -149,7 +151,9 @@ async def test_what_the_instance_fails_to_serve_is_counted(tmp_path: Path) -> No
     for _ in range(5):
         bench.clock.advance(1.0)
         await bench.agent.report(take, 1, bench.agent.status(0, 1.0))
-    failed = {s.slot: (s.query_count, s.failed_count, s.error_rate) for s in told if s.failed_count}
+    failed = {
+        s.slot: (s.query_count, s.failed_count, s.error_rate) for s in answer if s.failed_count
+    }
     assert failed == {2: (1, 3, 0.75)}
 
 
@@ -208,13 +212,13 @@ async def test_a_glitch_of_the_wall_clock_closes_no_slot(
             bench.agent.read("m/0", False, OpType.KEY_READ, 10, 0.001, b"k")
             await bench.report(60.0)
     present = bench.clock.wall_us() // SLOT_US
-    told = {slot: n for (_, slot), n in bench.told.items()}
-    assert {s: n for s, n in told.items() if first < s < present} == dict.fromkeys(
+    answer = {slot: n for (_, slot), n in bench.told.items()}
+    assert {s: n for s, n in answer.items() if first < s < present} == dict.fromkeys(
         range(first + 1, present), 60
     )
-    assert not [slot for slot in told if slot > present]
+    assert not [slot for slot in answer if slot > present]
     if not from_start:
-        assert told.keys() <= set(range(first, present))
+        assert answer.keys() <= set(range(first, present))
 
 
 async def test_history_that_is_fed_in_seconds_is_told_to_its_end(tmp_path: Path) -> None:

@@ -336,8 +336,8 @@ def test_a_record_that_fits_no_message_is_named_and_what_is_before_it_answered(
     small, large = (b"k", b"v"), (b"k", bytes(MESSAGE_BYTES_MAX + 1))
     batches = log_of([[small] * 5, [small, small, large, small], [small]])
     found: list[Row] = []
-    told = r"record at offset 7 of shard orders/0, as sent"
-    with pytest.raises(LimitExceededError, match=told):
+    shown = r"record at offset 7 of shard orders/0, as sent"
+    with pytest.raises(LimitExceededError, match=shown):
         drain((a for step in run(engine_with(batches), query(key=key)) for a in step), found)
     assert [row[0] for row in found] == list(range(7))
     check(batches, query(start=8, key=key))

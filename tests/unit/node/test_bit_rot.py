@@ -1,4 +1,4 @@
-"""Bytes flip on a disk: noticed by checksum, never served, the copy leaves and is built anew."""
+"""Bytes flip on a disk: noticed by checksum, never served, the copy leaves and is built again."""
 
 import asyncio
 import os
@@ -204,7 +204,7 @@ async def test_the_scrub_finds_cold_rot(tmp_path: Path) -> None:
         async with asyncio.timeout(LIMIT_S):
             while engine_of(n, "i2").index_backlog(OLD["i2"]):
                 await asyncio.sleep(0.05)
-        rot_in_place(n, "i2", "*.blob")  # nobody reads
+        rot_in_place(n, "i2", "*.blob")  # without a read
         async with repaired(n):
             record = await rebuilt(n, "i2")
             assert "Corruption" in replica.integrity.scrub_result
@@ -262,7 +262,7 @@ async def test_all_incarnations_changed_the_longest_leads_and_the_loss_is_record
         async with asyncio.timeout(LIMIT_S):
             while SHARD not in first.replicas or not first.replicas[SHARD].machine.suspect:
                 await asyncio.sleep(0.02)
-        await first.replicas[SHARD].integrity._ask_all()  # i2 is not heard: nobody leads
+        await first.replicas[SHARD].integrity._ask_all()  # i2 is not heard: no copy leads
         assert {r.replica_id for r in (await n.record(SHARD)).in_sync} == set(OLD.values())
         await n.start("i2")
         record = await n.until(SHARD, lambda r: bool(r.possible_loss), LIMIT_S)

@@ -1,4 +1,4 @@
-"""Streams that end at a bad moment, and tasks that end as nobody foresaw."""
+"""Streams that end at a bad moment, and tasks that end unexpectedly."""
 
 import asyncio
 import threading

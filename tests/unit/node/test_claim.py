@@ -194,7 +194,7 @@ async def test_another_cluster_is_refused_before_anything_is_written(
         first = await Process(a, tmp_path).start()
         await first.claim.release()
         facts = CopyFacts(first.claim.cluster, first.claim.generation, 1, b"", b"")
-        if what == "copy":  # somebody took the identity away, or moved the database alone
+        if what == "copy":  # a person took the identity away, or moved the database alone
             (tmp_path / "identity.json").unlink()
         revision = b._tables.revision
         before = files(tmp_path)

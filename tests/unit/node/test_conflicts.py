@@ -59,9 +59,9 @@ async def test_a_conflict_waits_for_the_commit_of_what_it_cites() -> None:
         (third, VersionConflictError),
         (fourth, VersionAheadError),
     ):
-        with pytest.raises(VersionConflictError, match="key b'k' has 1") as told:
+        with pytest.raises(VersionConflictError, match="key b'k' has 1") as answer:
             conflict.done.result()
-        assert type(told.value) is kind
+        assert type(answer.value) is kind
     late = _append(0)
     writer.submit(late)
     assert writer.next_write(1 << 20) is None

@@ -1,4 +1,4 @@
-"""A copy whose committed part differs is set aside, told, and built anew within seconds (P5)."""
+"""A copy whose committed part differs is set aside, reported, and built anew in seconds (P5)."""
 
 import asyncio
 from dataclasses import replace
@@ -79,12 +79,12 @@ async def test_a_forged_copy_is_set_aside_and_built_anew(
         await check_equal(n, record, keys)
         if how != "longer":
             assert record.possible_loss == ()
-            told = [e for e in logs if e["event"] == "peer diverged, its copy is set aside"]
-            assert len(told) == 1  # not twice a second
-            assert told[0]["log_level"] == "warning"
-            assert told[0]["shard"] == SHARD
-            assert told[0]["replica_id"] == OLD["i3"]
-            assert told[0]["own_end"] == len(keys)
+            answer = [e for e in logs if e["event"] == "peer diverged, its copy is set aside"]
+            assert len(answer) == 1  # not twice a second
+            assert answer[0]["log_level"] == "warning"
+            assert answer[0]["shard"] == SHARD
+            assert answer[0]["replica_id"] == OLD["i3"]
+            assert answer[0]["own_end"] == len(keys)
         joins = [e for e in logs if e["event"] == "repair" and "may join" in e["why"]]
         assert len(joins) <= 1
         (more,) = await append(n.log_stub("i1"), [batch_of(SHARD, [b"on"], len(keys), 0)])

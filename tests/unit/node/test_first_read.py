@@ -1,4 +1,4 @@
-"""After a start nobody is shown less than was committed (P4), nor by an older disk (P11)."""
+"""After a start no read shows less than was committed (P4), nor by an older disk (P11)."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Members say their cluster and whom they mean; a call for somebody else does nothing (P11)."""
+"""Members name their cluster and the one they mean; a call for another does nothing (P11)."""
 
 from pathlib import Path
 

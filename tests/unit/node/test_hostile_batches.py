@@ -1,4 +1,4 @@
-"""Hostile batches at a real instance's door, and batches of before that nobody can read."""
+"""Hostile batches at a real instance, and older stored batches that cannot be read."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -199,7 +199,7 @@ async def test_a_reader_names_what_it_cannot_read_and_goes_on_behind_it(
 
 
 async def collect(items: Any) -> list[int]:
-    """Offsets of records or Arrow batches; those that came before an error are told with it."""
+    """Offsets of records or Arrow batches; those before an error are returned with it."""
     found: list[int] = []
     try:
         async with asyncio.timeout(LIMIT_S), aclosing(items):

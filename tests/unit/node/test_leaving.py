@@ -1,4 +1,4 @@
-"""A graceful stop: others lead before the instance goes, and nobody waits for it afterwards."""
+"""A graceful stop: others lead before the instance goes, and nothing waits for it afterwards."""
 
 import asyncio
 from pathlib import Path
@@ -60,7 +60,7 @@ async def test_a_member_that_is_needed_stays_in_sync(tmp_path: Path) -> None:
 
 
 async def test_all_stop_at_the_same_time(tmp_path: Path) -> None:
-    """Each hands over once; nobody waits for the limit, and the next start has every record."""
+    """Each hands over once; no append waits for the limit, and the next start has every record."""
     async with nodes(tmp_path, 3, stop_hand_over_s=60.0) as n:
         for number in range(3):
             await replicated(n, shard=f"orders/{number}")

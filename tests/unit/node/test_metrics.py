@@ -74,7 +74,7 @@ async def test_counts_and_copies_are_shown(tmp_path: Path) -> None:
 
 
 async def test_failures_and_missing_copies(tmp_path: Path) -> None:
-    """Two copies are wanted and needed, one is there: appends fail, and it is told."""
+    """Two copies are wanted and needed, one is there: appends fail, and the metric shows it."""
     async with nodes(tmp_path, 0) as n:
         server = await n.start("i1", metrics_listen="127.0.0.1:0")
         await n.create("orders/0", "i1", replicas=2)

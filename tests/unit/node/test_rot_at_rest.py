@@ -1,4 +1,4 @@
-"""Files rot while an instance is stopped or killed: what is missing is told (P6)."""
+"""Files rot while an instance is stopped or killed: what is missing is reported (P6)."""
 
 import asyncio
 import os
@@ -162,7 +162,7 @@ async def test_an_only_copy_whose_last_acked_records_are_gone_tells(
         await n.stop("i1")
         await n.start("i1")
         await serves(n)
-        assert (await n.record(SHARD)).possible_loss == (loss,)  # told once
+        assert (await n.record(SHARD)).possible_loss == (loss,)  # reported once
 
 
 async def test_an_only_copy_that_was_killed_whole_tells_nothing(tmp_path: Path) -> None:

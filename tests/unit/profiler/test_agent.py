@@ -104,9 +104,9 @@ def test_percentile_error_is_bounded(latencies: list[float], share: float) -> No
     many.add_array(np.array(latencies))
     exact = sorted(latencies)[max(0, int(np.ceil(share * len(latencies))) - 1)]
     for histogram in (one, many):
-        # A value on a bucket's edge may be told as the neighbour's middle: a whole bucket's width.
-        told = histogram.percentile_s(share)
-        assert abs(np.log(told / exact)) <= np.log(1 + RELATIVE_ERROR_MAX) * 1.001
+        # A value on a bucket's edge may count as the neighbour's middle: a whole bucket's width.
+        answer = histogram.percentile_s(share)
+        assert abs(np.log(answer / exact)) <= np.log(1 + RELATIVE_ERROR_MAX) * 1.001
 
 
 def test_sampled_keys_are_unbiased_and_bounded() -> None:
@@ -115,10 +115,10 @@ def test_sampled_keys_are_unbiased_and_bounded() -> None:
     for _ in range(400):
         agent.record("s", OpType.APPEND, 1000, 1000, 0.001, 0, None, keys)
     (found,) = agent.drain(0)
-    told = dict(found.sampled_keys)
-    assert len(told) <= 200
-    assert sum(told.values()) == pytest.approx(400_000, rel=0.35)
-    assert told[b"hot"] / sum(told.values()) == pytest.approx(0.5, abs=0.15)
+    answer = dict(found.sampled_keys)
+    assert len(answer) <= 200
+    assert sum(answer.values()) == pytest.approx(400_000, rel=0.35)
+    assert answer[b"hot"] / sum(answer.values()) == pytest.approx(0.5, abs=0.15)
     assert found.sampled_keys[0][0] == b"hot"
 
 

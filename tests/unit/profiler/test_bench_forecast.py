@@ -74,10 +74,10 @@ def test_the_command_tells_every_metric_of_every_model(tmp_path: Path) -> None:
 
 def test_metrics_by_hand() -> None:
     quantiles = np.tile(np.linspace(8.0, 12.0, 15), (4, 1))
-    told = ForecastPair(
+    answer = ForecastPair(
         np.array([10.0, 20.0, 10.0, np.nan]), np.full(4, 10.0), quantiles, np.full(4, -1), 0
     )
-    found = quantile_metrics(told)
+    found = quantile_metrics(answer)
     assert found["n"] == 3
     assert found["wape"] == pytest.approx(10 / 40)
     assert found["coverage80"] == pytest.approx(2 / 3)

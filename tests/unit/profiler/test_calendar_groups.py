@@ -19,24 +19,24 @@ def book_with(calendar: Calendar | None) -> ForecastBook:
 
 def test_an_announced_event_is_anticipated_and_leaves_no_trace() -> None:
     sale = Event("sale", 404 * HOUR_S, 408 * HOUR_S, factor=3.0, shards=("shop/",))
-    told, blind = book_with(Calendar([sale])), book_with(None)
+    answer, blind = book_with(Calendar([sale])), book_with(None)
     for slot in range(400):
-        for book in (told, blind):
+        for book in (answer, blind):
             book.learn_many(slot, {"shop/a": daily(slot), "audit/a": daily(slot)})
     true = [daily(slot) * (3.0 if 404 <= slot < 408 else 1.0) for slot in range(400, 412)]
     error = {}
-    for name, book in (("told", told), ("blind", blind)):
+    for name, book in (("told", answer), ("blind", blind)):
         said = book.forecast("shop/a", 12, 399)
         error[name] = float(np.abs(np.array(said.mean) - true).sum())
     assert error["told"] < 0.1 * error["blind"]
-    assert told.forecast("audit/a", 12, 399).mean == blind.forecast("audit/a", 12, 399).mean
-    said = told.forecast("shop/a", 12, 399)
+    assert answer.forecast("audit/a", 12, 399).mean == blind.forecast("audit/a", 12, 399).mean
+    said = answer.forecast("shop/a", 12, 399)
     assert said.prob_above(daily(405) * 2.0, 6) > 0.95
     assert blind.forecast("shop/a", 12, 399).prob_above(daily(405) * 2.0, 6) < 0.05
     for slot in range(400, 428):
         value = daily(slot) * (3.0 if 404 <= slot < 408 else 1.0)
-        told.learn_many(slot, {"shop/a": value})
-    tomorrow = told.forecast("shop/a", 6, 427).mean  # the same hours of the next day
+        answer.learn_many(slot, {"shop/a": value})
+    tomorrow = answer.forecast("shop/a", 6, 427).mean  # the same hours of the next day
     assert tomorrow == pytest.approx([daily(s) for s in range(428, 434)], rel=0.15)
 
 

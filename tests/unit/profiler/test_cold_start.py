@@ -1,4 +1,4 @@
-"""Shards without history: what they borrow, from whom, and what they do not."""
+"""Shards without history: which models they borrow, from which shard, and which not."""
 
 import numpy as np
 import numpy.typing as npt

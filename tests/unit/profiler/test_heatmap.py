@@ -78,9 +78,9 @@ def test_totals_are_exact_and_buckets_ordered(rows: list[tuple[int, bytes, int]]
     assert starts[0] == b""
     assert len(starts) <= 8
     assert (counts >= 0).all()
-    told = dict(zip(slots, counts.sum(axis=1).tolist(), strict=True))
+    answer = dict(zip(slots, counts.sum(axis=1).tolist(), strict=True))
     for slot, total in expected.items():
-        assert told.get(slot, 0.0) == pytest.approx(total)
+        assert answer.get(slot, 0.0) == pytest.approx(total)
     cut = heatmap.split_key(b"", None)
     distinct = {key for _, key, _ in rows}
     assert (cut is None) == (len(distinct) < 2)
@@ -138,9 +138,9 @@ def test_strip_json_and_png() -> None:
     assert len(strip_of(np.arange(1000), 64)) == 64
     heatmap = AccessHeatmap(slots_max=3)
     heatmap.add([b"a", b"\xff\x00"] * 500, None, 7)
-    told = json.loads(json.dumps(heatmap.to_json()))
-    assert told["slots"] == [5, 6, 7]
-    assert sum(told["counts"][-1]) == 1000
+    answer = json.loads(json.dumps(heatmap.to_json()))
+    assert answer["slots"] == [5, 6, 7]
+    assert sum(answer["counts"][-1]) == 1000
     assert len(heatmap.strip(20)) == 20
     assert heatmap.strip(4, slot=6) == "    "
     assert render_png(heatmap, "t").startswith(b"\x89PNG")

@@ -24,8 +24,8 @@ def next_day(series: npt.NDArray[np.float64], until: int) -> npt.NDArray[np.floa
     for slot, value in enumerate(series[:until].tolist()):
         book.learn("s", slot, value)
         if slot >= AT + DAY // 2:
-            told = book.forecast("s", 12, slot)
-            said.append((told.mean[1], told.mean[11]))
+            answer = book.forecast("s", 12, slot)
+            said.append((answer.mean[1], answer.mean[11]))
     return np.array(said)
 
 

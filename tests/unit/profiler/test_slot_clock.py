@@ -131,10 +131,10 @@ def test_after_any_glitch_the_slots_are_those_without_it(
     """Right records in the order of time, and bad ones strewn between two slots of them."""
     rng = random.Random(seed)
     clean, dirty = SlotClock(), SlotClock()
-    told = [slot for slot in range(100) for _ in range(per_slot)]
-    at = rng.randrange(BACK_MIN, len(told))
+    answer = [slot for slot in range(100) for _ in range(per_slot)]
+    at = rng.randrange(BACK_MIN, len(answer))
     now_s = 0.0
-    for i, slot in enumerate(told):
+    for i, slot in enumerate(answer):
         for clock in (clean, dirty):
             tell(clock, slot, now_s)
         if i == at:

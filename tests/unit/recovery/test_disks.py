@@ -243,8 +243,8 @@ def test_the_command_shows_and_writes_nothing_by_itself(
     assert "nothing was written; --yes writes it" in out
     assert not (tmp_path / "coordinator").exists()
     assert main(["recover", "--data", str(tmp_path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["logs"], told["written"]) == ([{"log": "orders", "records": 60}], None)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["logs"], answer["written"]) == ([{"log": "orders", "records": 60}], None)
 
 
 def test_a_directory_that_is_given_twice_is_read_once(
@@ -283,8 +283,8 @@ def test_directories_of_two_machines_join_by_files(
                  "--coordinator", str(tmp_path / "new"), "--json"]  # fmt: skip
     capsys.readouterr()
     assert main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [len(s["learners"]) for s in told["shards"]] == [1, 1]
+    answer = json.loads(capsys.readouterr().out)
+    assert [len(s["learners"]) for s in answer["shards"]] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ def test_what_makes_no_sense_is_refused(
     identity(tmp_path / "foreign", "other", "c2")
     identity(tmp_path / "twin", "instance-1")
     assert main(["recover", *(a.format(d=tmp_path) for a in arguments)]) in (1, 2)
-    told = capsys.readouterr().err
-    assert text in told
-    assert "Traceback" not in told
+    answer = capsys.readouterr().err
+    assert text in answer
+    assert "Traceback" not in answer
     assert not (tmp_path / "coordinator").exists()
 
 

@@ -1,4 +1,4 @@
-"""Metadata from copies: whole where a member of the newest in-sync set is left, told where not."""
+"""Metadata from copies: whole where a member of the newest in-sync set is left, else reported."""
 
 from dataclasses import replace
 

@@ -74,7 +74,7 @@ def test_chain_that_does_not_link_is_divergence() -> None:
         (Position(4, OURS[1].chain_after), 2, 0, 4),  # what the primary never had goes
         (Position(4, OURS[1].chain_after), 2, 6, None),  # a delayed probe of the same epoch
         (Position(4, OURS[1].chain_after), 6, 0, None),  # never below the high watermark
-        (Position(4, THEIRS[1].chain_after), 2, 0, None),  # differs: the batches will tell where
+        (Position(4, THEIRS[1].chain_after), 2, 0, None),  # differs: the batches will show where
         (Position(8, b"n" * 16), 2, 0, None),
     ],
 )

@@ -369,7 +369,7 @@ def test_copy_of_another_incarnation_leaves_and_is_learned_again() -> None:  # P
     bench = Bench(me=replace(T, incarnation=2), end=6, high_watermark=4)
     effects = bench.config(replace(RECORD, epoch=3, primary_since=2, in_sync=(S, T)))
     assert bench.machine.suspect
-    assert not any(isinstance(e, Cas) for e in effects)  # nobody vouched for the log yet
+    assert not any(isinstance(e, Cas) for e in effects)  # no copy vouched for the log yet
     effects = bench.feed(Surveyed(vote(T, 6, whole=False), (vote(S, 6),)))
     (cas,) = [e for e in effects if isinstance(e, Cas)]
     assert (cas.record.in_sync, cas.record.learners) == ((S,), (replace(T, incarnation=2),))

@@ -48,7 +48,7 @@ def restarted(end: int, mark: int, record: ShardRecord) -> Bench:
     return bench
 
 
-# ---- P4: nobody is shown less than was committed ---------------------------------------------
+# ---- P4: no read shows less than was committed -------------------------------------------------
 
 
 @pytest.mark.parametrize("end", [0, 60])
@@ -92,7 +92,7 @@ def test_a_stream_that_breaks_later_does_not_unsettle() -> None:
     bench.feed(PeerMatched(2, bench.machine.epoch, at(60)))
     bench.feed(Assigned(at(70)))
     bench.feed(Written(at(70)))
-    assert bench.machine.settled()  # what is not committed yet, nobody was shown
+    assert bench.machine.settled()  # what is not committed yet was never shown
 
 
 def test_the_only_copy_found_damaged_shows_all_it_has() -> None:

@@ -29,11 +29,11 @@ def busy(intake: StatisticsIntake, env: Env) -> None:
     keys = tuple((key, 95.0) for key in KEYS)
     ops = round(95.0 * SLOT_S)
     for slot in range(60):
-        told = ShardStatistics(
+        answer = ShardStatistics(
             f"{LOG}/0", "i1", slot, SLOT_S, {OpType.APPEND: ops}, ops, 100 * ops, 0,
             1.0, 1.0, 2.0, sampled_keys=keys,
         )  # fmt: skip
-        intake.take("i1", 1, [told], None, now_s, 0)
+        intake.take("i1", 1, [answer], None, now_s, 0)
     for name in ("i1", "i2"):
         status = DataStoreStatus(name, 0.5, Capacity(ops_per_s=100.0))
         intake.take(name, 1, [], status, now_s, 0)

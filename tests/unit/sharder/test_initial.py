@@ -16,25 +16,27 @@ weights = st.dictionaries(st.binary(min_size=1, max_size=6), st.floats(0.01, 100
 
 @settings(max_examples=200, deadline=None)
 @given(weights, st.integers(1, 20))
-def test_cuts_rise_and_no_shard_is_needlessly_heavy(told: dict[bytes, float], shards: int) -> None:
-    cuts = cuts_of(told.items(), shards)
+def test_cuts_rise_and_no_shard_is_needlessly_heavy(
+    answer: dict[bytes, float], shards: int
+) -> None:
+    cuts = cuts_of(answer.items(), shards)
     assert len(cuts) <= shards - 1
     assert cuts == sorted(set(cuts))
     ranges = ranges_from_cuts(cuts)
-    loads = [[w for k, w in told.items() if k in r] for r in ranges]
-    assert sum(map(len, loads)) == len(told)
-    if told and shards <= len(told):
-        part, heaviest = sum(told.values()) / shards, max(told.values())
+    loads = [[w for k, w in answer.items() if k in r] for r in ranges]
+    assert sum(map(len, loads)) == len(answer)
+    if answer and shards <= len(answer):
+        part, heaviest = sum(answer.values()) / shards, max(answer.values())
         assert max(sum(found) for found in loads) <= part + heaviest + 1e-9
 
 
 def test_a_hot_key_stands_alone_and_the_others_share_the_rest() -> None:
-    told = {b"%03d" % n: 1.0 for n in range(100)} | {b"050": 300.0}
-    cuts = cuts_of(told.items(), 8)
-    groups = [[k for k in told if k in r] for r in ranges_from_cuts(cuts)]
+    answer = {b"%03d" % n: 1.0 for n in range(100)} | {b"050": 300.0}
+    cuts = cuts_of(answer.items(), 8)
+    groups = [[k for k in answer if k in r] for r in ranges_from_cuts(cuts)]
     assert [b"050"] in groups
     assert len(groups) == 8
-    assert sorted(sum(told[k] for k in group) for group in groups)[-2] <= 50
+    assert sorted(sum(answer[k] for k in group) for group in groups)[-2] <= 50
 
 
 def test_heavy_shards_are_spread_and_capacity_counts() -> None:

@@ -244,17 +244,17 @@ def rich_views(draw: st.DrawFn, config: PlannerConfig = ABLE) -> View:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     names = [i.id for i in view.instances]
     shards = []
-    for n, told in enumerate(view.shards):
-        others = [name for name in names if name != told.instance]
+    for n, answer in enumerate(view.shards):
+        others = [name for name in names if name != answer.instance]
         keys = [bytes([k]) for k in range(len(view.shards) + 1)]
         cold = rng.random() < 0.3
-        assert told.forecast is not None
-        mean = [m * (0.01 if cold else 1.0) for m in told.forecast.mean]
+        assert answer.forecast is not None
+        mean = [m * (0.01 if cold else 1.0) for m in answer.forecast.mean]
         cuts = tuple(SplitPoint(keys[n] + bytes([k + 1]), (k + 1) / 5) for k in range(4))
         shards.append(
             replace(
-                told,
-                forecast=replace(told.forecast, mean=tuple(mean), upper80=tuple(mean)),
+                answer,
+                forecast=replace(answer.forecast, mean=tuple(mean), upper80=tuple(mean)),
                 in_sync=tuple(rng.permutation(others)[: rng.integers(0, 3)].tolist()),
                 start=keys[n],
                 end=keys[n + 1],
@@ -266,7 +266,7 @@ def rich_views(draw: st.DrawFn, config: PlannerConfig = ABLE) -> View:
         )
     instances = [
         replace(
-            told,
+            answer,
             zone=f"z{rng.integers(3)}",
             tier=str(rng.choice(["slow", "standard", "fast"])),
             failures_per_day=float(rng.choice([0.0, 0.0, 3.0])),
@@ -274,7 +274,7 @@ def rich_views(draw: st.DrawFn, config: PlannerConfig = ABLE) -> View:
             alive=bool(rng.random() < 0.9),
             capacity_stored_bytes=int(rng.choice([1_000, 100_000])) * MB,
         )
-        for told in view.instances
+        for answer in view.instances
     ]
     return replace(view, shards=tuple(shards), instances=tuple(instances))
 
@@ -284,17 +284,17 @@ def rich_views(draw: st.DrawFn, config: PlannerConfig = ABLE) -> View:
 def test_no_operator_goes_against_a_limit(view: View) -> None:
     made = plan(view)
     assert dump_plan(plan(load_view(dump_view(view)))) == dump_plan(made)
-    told, shards = {i.id: i for i in view.instances}, {s.id: s for s in view.shards}
+    answer, shards = {i.id: i for i in view.instances}, {s.id: s for s in view.shards}
     touched = [name for op in made.operators for name in (op.shard, op.partner) if name]
     assert len(touched) == len(set(touched))
     for op in made.operators:
         shard_ = shards[op.shard]
         assert not shard_.migrating
         assert op.start_s >= view.now_s
-        assert told[op.source].alive
+        assert answer[op.source].alive
         if op.kind in ("move", "switch", "replicate"):
-            assert told[op.target].alive
-            assert not told[op.target].draining
+            assert answer[op.target].alive
+            assert not answer[op.target].draining
             assert op.source != op.target
         if op.kind == "switch":
             assert op.target in shard_.in_sync
@@ -303,13 +303,13 @@ def test_no_operator_goes_against_a_limit(view: View) -> None:
             assert op.target not in (shard_.instance, *shard_.in_sync)
         if op.kind == "replicate":
             kept = [n for n in (shard_.instance, *shard_.in_sync) if n != op.source]
-            assert told[op.target].zone not in {told[n].zone for n in kept}
+            assert answer[op.target].zone not in {answer[n].zone for n in kept}
         if op.kind == "split":
             assert op.key in {cut.key for cut in shard_.cuts}
         if op.kind == "merge":
             upper = shards[op.partner or ""]
             assert (shard_.end, shard_.instance) == (upper.start, upper.instance)
-        elif not told[op.source].draining:
+        elif not answer[op.source].draining:
             assert shard_.migration_weight > 0
 
 

@@ -102,7 +102,7 @@ def test_a_move_keeps_copies_on_other_instances_and_in_other_zones() -> None:
 
 
 def full(config: PlannerConfig | None = None, cold: float = 1.0) -> View:
-    """a stores 950 MB of 1 GB, mostly in a shard that hardly anyone uses; c is nearer than b."""
+    """a stores 950 MB of 1 GB, mostly in a rarely used shard; c is nearer than b."""
     shards = [
         shard("log/0", "a", [30.0] * 6, size=550 * MB),
         shard("log/1", "a", [cold] * 6, size=400 * MB),

@@ -154,7 +154,7 @@ def test_14_forecast_only() -> None:
 
 
 def test_15_search_limit() -> None:
-    # Room on b and c is in different periods, so only a search can tell that there is no target.
+    # Room on b and c is in different periods, so only a search finds that there is no target.
     shards = [shard(f"log/{i}", "a", [30.0] * 6) for i in range(3)] + [
         shard("log/8", "b", [60.0] * 3 + [0.0] * 3),
         shard("log/9", "c", [0.0] * 3 + [60.0] * 3),
