@@ -3,7 +3,7 @@
     try:
         await log.append(b"user-1", b"...", expected_version=3)
     except logstore.errors.VersionConflictError:
-        ...  # somebody else appended: read again, decide again
+        ...  # another append came first: read again, decide again
 
 Catch a class for its cause, or `LogstoreError` for all of them. Each has `code` (stable), `status`
 (the gRPC status that other languages see), `remedy` (what to do), `retriable` (the same call may
@@ -20,7 +20,7 @@ The shard is elsewhere now (the client follows by itself):
 The cluster is busy or cannot be reached; the outcome may be unknown:
     OverloadedError, UnavailableError, InstanceDownError, OutcomeUnknownError, OutOfSequenceError,
     AppendManyError
-Somebody else was first:
+Another process was first:
     VersionConflictError, VersionAheadError, ConflictError, LeaseLostError
 The disk or the data:
     StorageError, StorageFullError, CorruptStorageError, DivergedError, UnreadableBatchError

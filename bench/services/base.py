@@ -271,7 +271,7 @@ class ProcessService(ABC):
 
 
 class GivenService:
-    """A service that somebody else runs, named by an address: used, never stopped or removed."""
+    """A service of another owner, named by an address: used, never stopped or removed."""
 
     def __init__(self, name: str, address: str, ready: Callable[[str], bool]) -> None:
         self.name = name

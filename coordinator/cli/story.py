@@ -23,7 +23,7 @@ WHAT = {
 
 
 def story_lines(migration: Migration) -> Iterator[str]:
-    """`told`: the answer of `Migrations.Get`."""
+    """`migration`: the answer of `Migrations.Get`."""
     yield (
         f"{migration.id}: {migration.shard} from {migration.source} to {migration.target} by "
         f"{migration.strategy}, feed {migration.options.feed}, trigger {migration.trigger}"

@@ -1,7 +1,8 @@
 """Tasks that run beside their owner: named, ended together, and none of them ends unseen.
 
-Nobody else creates tasks (`tests/test_tidy.py`). An owner that is an object has a `Background`; a
-block that needs help while it runs uses `alongside` or `first_of`, which are an asyncio.TaskGroup.
+No other module creates tasks (`tests/test_tidy.py`). An owner that is an object has a `Background`;
+a block that needs help while it runs uses `alongside` or `first_of`, which are an
+asyncio.TaskGroup.
 """
 
 import asyncio
@@ -30,8 +31,8 @@ class Background:
     """
 
     def __init__(self, owner: str, failed: Failed | None = None) -> None:
-        """`failed(name, error)` is called once for each unforeseen end, which is an exception or
-        a cancellation that nobody asked for; without it the end is logged as an error."""
+        """`failed(name, error)` is called once for each unexpected end, which is an exception or
+        a cancellation that was not requested; without it the end is logged as an error."""
         self._owner = owner
         self._failed = failed or self._log_failure
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -50,7 +51,7 @@ class Background:
         return task
 
     def answer(self, work: Work[T], name: str = "") -> asyncio.Task[T]:
-        """Run `work` for somebody who awaits the task, and who handles its error."""
+        """Run `work` for a caller that awaits the task and handles its error."""
         task = asyncio.create_task(work, name=name or _name(work))
         self._tasks[task] = None
         task.add_done_callback(self._forget)
@@ -67,7 +68,7 @@ class Background:
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.pop(task, None)
         if not task.cancelled():
-            task.exception()  # seen, also if nobody waits any more
+            task.exception()  # seen, also without a waiter
 
     def _report(self, task: "asyncio.Task[Any]") -> None:
         error = _unforeseen(task)

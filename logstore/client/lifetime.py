@@ -1,7 +1,7 @@
 """Where one client lives, the tasks that it runs there, and its end.
 
-The rule against waits without end: whatever runs in the background is started by `Lifetime.spawn`,
-which tells how it ended, however it ended, to whoever waits for what it makes. And whoever waits
+The rule against endless waits: every background task is started by `Lifetime.spawn`, which reports
+its end, however it ended, to the waiters for its result. Each waiter
 is listed in `Lifetime.hold` (readers, see funnel.py) or is failed by what `close` ends (lanes).
 """
 
@@ -42,7 +42,7 @@ def as_ours(error: BaseException) -> LogstoreError:
 
 def _pass_over_late_answers(loop: asyncio.AbstractEventLoop) -> None:
     """All loops of a process share gRPC's queue. One may take the answer to a call of another loop
-    that has closed since: nobody waits for it, and gRPC's traceback of it says nothing to anyone.
+    that has closed since: it has no waiter, and gRPC's traceback of it helps no reader.
     """
     before = loop.get_exception_handler()
     if getattr(before, "passes_over_late_answers", False):
@@ -161,7 +161,7 @@ class Lifetime:
 
     def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
         """Run in the background. The future gets the result or, however it ended, an error of
-        ours; whoever waits for it shields it."""
+        ours; its waiter shields it."""
         future: asyncio.Future[T] = self.loop.create_future()
 
         def ended(task: "asyncio.Task[T]", error: LogstoreError | None) -> None:
@@ -171,7 +171,7 @@ class Lifetime:
                 future.set_result(task.result())
             else:
                 future.set_exception(error)
-                future.exception()  # also if nobody waits any more
+                future.exception()  # also without a waiter
 
         self.spawn(work, ended)
         return future
@@ -185,7 +185,7 @@ class Lifetime:
         self._tells.pop(tell, None)
 
     def end(self) -> bool:
-        """No more calls; whoever waits is told now. False: it had ended before."""
+        """No more calls; waiters are notified now. False: it had ended before."""
         if self._closed:
             return False
         self._closed = True

@@ -1,4 +1,4 @@
-"""NodeAdmin: what the coordinator asks. It changes no configuration; intents are in metadata."""
+"""NodeAdmin: the coordinator's calls. It changes no configuration; intents are in metadata."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
-"""Where a copy takes its appends in: queued where it leads or will, sent on where it follows.
+"""Where a copy takes its appends in: queued where it leads or will, forwarded where it follows.
 
-What is held while leadership changes hands is answered by whoever comes after: it goes to the next
-primary in order (H3), or is settled by the seal (S1).
+Appends that are held while leadership changes hands are answered by the next primary, to which they
+go in order (H3), or by the seal (S1).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from logstore.replication.events import Role
 
 
 class AppendGate:
-    """Of one copy. `blackout_ms` is how long it held appends the last time."""
+    """The gate of one copy. `blackout_ms` is how long it held appends the last time."""
 
     def __init__(self, copy: Copy, node: NodeContext, writer: ShardWriter) -> None:
         self._copy, self._node, self._writer = copy, node, writer
@@ -73,15 +73,15 @@ class AppendGate:
             raise
 
     def hold(self) -> None:
-        """From now on what comes waits: leadership changes hands, or the shard ends."""
+        """Hold appends from now on: leadership changes hands, or the shard ends."""
         self._held_since_s = self._node.now_s()
 
     def unhold(self) -> None:
-        """This copy goes on taking appends itself: nobody was kept waiting by a change."""
+        """This copy goes on taking appends itself: the change held none up."""
         self._held_since_s = None
 
     def pass_on(self, role: Role, primary: Member) -> None:
-        """H3: what was held goes to the new primary, in order, with producer and sequence."""
+        """H3: held appends go to the new primary, in order, with producer and sequence."""
         held, shard = self._writer.take_queue(), self._copy.shard
         self.stop_forwarding()
         if role is Role.FOLLOWER:
@@ -95,7 +95,7 @@ class AppendGate:
         self._blackout_over()
 
     def settle_at_seal(self) -> None:
-        """The shard has ended: what was held is a duplicate, or was surely not stored (S1)."""
+        """The shard has ended: a held append is a duplicate, or was surely not stored (S1)."""
         for append in self._writer.take_queue():
             try:
                 self._sealed.settle(append)
@@ -104,7 +104,7 @@ class AppendGate:
         self._blackout_over()
 
     def refuse_held(self, error: LogstoreError) -> None:
-        """The copy goes out of service: what waits gets `error`."""
+        """The copy goes out of service: waiting appends get `error`."""
         for append in self._writer.take_queue():
             append.refuse(error)
 

@@ -43,7 +43,7 @@ class Availability(Enum):
     LEADS = auto()
     NOT_LEADING = auto()
     IN_TERM = auto()
-    """It leads in a term that began: what it knows to be committed is."""
+    """It leads in a term that began: what it knows to be committed is committed."""
     NO_LEASE = auto()
     """Another copy may lead by now (P7)."""
     SETTLED = auto()
@@ -60,12 +60,12 @@ class Availability(Enum):
 
 
 class Purpose(Enum):
-    """What a copy may be wanted for."""
+    """The uses of a copy."""
 
     APPEND = auto()
     """Take appends in; an allowed one is answered by the seal, or queued."""
     SERVE = auto()
-    """Answer reads, as Status tells it."""
+    """Answer reads, as Status reports it."""
     READ = auto()
     READ_LATEST = auto()
     """Answer a read that must see all that was acked (P7)."""
@@ -79,17 +79,17 @@ class Purpose(Enum):
     ANSWER_SEAL = auto()
     """Say what a sealed shard holds, for ever (S5)."""
     SHOW_LOG = auto()
-    """Tell a survey where its log ends (P6)."""
+    """Report to a survey where its log ends (P6)."""
     VOUCH = auto()
     """Vouch for the log in a survey (P6)."""
     SCRUB = auto()
     """Be read back as a whole; what is known to be damaged is not."""
     KEEP_MARK = auto()
-    """Have its high watermark written down by itself."""
+    """Write its high watermark by itself."""
 
 
 class CopyFlags(Protocol):
-    """What the states are made of."""
+    """The facts that the states follow from."""
 
     error: str | None
     exists: bool
@@ -193,7 +193,7 @@ TABLE: Mapping[Purpose, tuple[Decision, ...]] = {
     Purpose.SERVE: _SERVE,
     Purpose.READ: (_yes(Availability.SEAL_HELD), *_SERVE),
     Purpose.READ_LATEST: (
-        _yes(Availability.SEAL_HELD),  # nothing newer will ever be
+        _yes(Availability.SEAL_HELD),  # no newer record will ever come
         Decision(Availability.NOT_LEADING, FencedError, "shard {shard} is not led by {instance}"),
         _no(Availability.NO_LEASE, "the lease of {instance} on {shard} ran out"),
         _no(Availability.FAILED, NOT_SERVED),
@@ -264,5 +264,5 @@ TABLE: Mapping[Purpose, tuple[Decision, ...]] = {
 
 
 def decide(purpose: Purpose, copy: CopyFlags) -> Decision:
-    """The row that decides; states below it are not looked at."""
+    """The row that decides; later rows are not read."""
     return next(row for row in TABLE[purpose] if APPLIES[row.state](copy))

@@ -26,7 +26,7 @@ from logstore.replication.events import Role
 
 IDLE_S = 0.5
 CURSOR_INTERVAL_S = 1.0
-"""A cursor is written this often at most: what is published again after a kill is no more."""
+"""A cursor is written this often at most: no more than this is published again after a kill."""
 PARENT_POLL_S = 0.2
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Changefeed:
             await self._store(force=False)
 
     def _changes(self, batch: StoredBatch) -> list[Change]:
-        """What cannot be read will never be: it is told and left out, so that the rest goes on."""
+        """A batch that cannot be read will never be: log it and go on after it."""
         try:
             return changes_of(batch, self.offset)
         except UnreadableBatchError as e:

@@ -247,7 +247,7 @@ class Claim:
         raise WrongClusterError(
             f"the data directory is empty, but instance {self.instance} holds {len(shards)} copies "
             f"by the metadata, {only} of them the only one of its shard: mount its disk, or start "
-            "it once with --replace to build the copies again from other members"
+            "it once with --replace to build the copies anew from other members"
         )
 
     def _process(self, record: InstanceRecord, lease: Lease) -> Put:

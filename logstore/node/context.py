@@ -1,4 +1,4 @@
-"""What every part of an instance is given: its engine, stores, clock and ways to its peers."""
+"""Shared parts of an instance: its engine, stores, clock and ways to its peers."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,13 +32,13 @@ class NodeContext:
     admission: Admission
     reporter: StatisticsReporter
     stamps: SteadyClock
-    """What the primaries here stamp records with."""
+    """The clock that primaries here stamp records with."""
     readers: ThreadPoolExecutor
     incarnation: int
     channel_to: Callable[[str], Channel]
     """A channel to an instance by its id; UnavailableError when its address is unknown."""
     shard_record: Callable[[str], ShardRecord | None]
-    """A shard's record as the watch last brought it."""
+    """A shard's record by the watch."""
     open_copy: Callable[[str], Copy | None]
     """This instance's own copy of a shard."""
     pace: CopyPace
@@ -47,9 +47,9 @@ class NodeContext:
     cluster: Callable[[], str]
     """This cluster's id; empty before it is known."""
     broker: Broker | None = None
-    """What feeds may go through; None where none is configured."""
+    """The broker of feeds; None where none is configured."""
     broken: str | None = None
-    """Why the instance must be started again: something failed that nobody foresaw."""
+    """Why the instance must be started again: an unexpected failure."""
 
     @property
     def instance(self) -> str:

@@ -1,7 +1,7 @@
-"""One copy as its parts see it: who it is, what it holds, and what it may be used for now.
+"""One copy for its parts: its identity, its content, and what it may be used for now.
 
-Facts come down to a part by this class alone, and what a part finds goes up by `report`; a part is
-given nothing of another part but what its constructor names.
+A part gets facts only through this class, and its findings go up by `report`; a part knows no other
+part except those that its constructor names.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from logstore.replication.machine import ReplicationMachine
 
 @dataclass(frozen=True, slots=True)
 class DamageFound:
-    """The copy's disk does not hold what it was given, from `offset` on if that is known."""
+    """The copy's disk does not hold what was written, from `offset` on if that is known."""
 
     damage: str
     offset: int | None = None
@@ -33,7 +33,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """The copy of this learner is gone from the disk, until it is created anew."""
+    """The copy of this learner is gone from the disk, until it is created again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Copy:
         report: Callable[[CopyEvent], None],
         spawn: Spawn,
     ) -> None:
-        """`stale_s`: for how long a follower serves what it knew to be committed (P8)."""
+        """`stale_s`: how long a follower serves what it knew to be committed (P8)."""
         self.shard, self.log, self.options = shard, log, options
         self.report, self.spawn = report, spawn
         self._machine, self._instance = machine, instance
@@ -111,9 +111,9 @@ class Copy:
         self.exists = meta is not None
         self.closed = False
         self.damage = meta.damage if meta is not None else ""
-        """What was found to be wrong with the disk; empty while nothing was."""
+        """The damage of the disk that was found; empty while there is none."""
         self.landing = 0
-        """More than 0: it is to lead as soon as what is being written here has landed."""
+        """More than 0: it is to lead as soon as the present writes have landed."""
         self.stepped_down = False
         self.fresh_s = NEVER
         """When this copy last knew all that was committed just then: as a primary that is settled,
@@ -195,7 +195,7 @@ class Copy:
             found = self.log.position_at(end.end)
             self._seal_held = self.is_sealed() and found == end
             if self._seal_held:
-                self._machine.adopt(end.end)  # before anyone reads: the disk's mark is behind
+                self._machine.adopt(end.end)  # before any read: the disk's mark is behind
         return end is not None and self._seal_held
 
     def is_in_term(self) -> bool:

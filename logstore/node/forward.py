@@ -1,7 +1,7 @@
-"""Appends that arrive where the shard is not led, sent on in order to where it is (H3).
+"""Appends that arrive where the shard is not led, forwarded in order to the primary (H3).
 
 Used by the target during the ramp (clients exercise the path) and by the source after the cutover
-(what was held, and what still comes by old routes). Producer id and sequence go with each, so a
+(held appends, and those that still come by old routes). Producer id and sequence go with each, so a
 retry through another way is stored once.
 """
 

@@ -1,9 +1,9 @@
-"""A stop that nobody waits for: others lead our shards before we go, and no ack needs us.
+"""A graceful stop: others lead our shards before we stop, and no ack needs us.
 
-Nothing is copied: the heirs are in sync already, and our own copies stay on the disk as learners,
-which repair lets join again once they are heard of. So a restart costs a hand-over a shard (H1, H2)
-and not a fail-over, and no append waits for a follower that is gone. What cannot be handed over is
-left to the fail-over.
+Nothing is copied: the next primaries are in sync already, and our own copies stay on the disk as
+learners, which repair lets join again once they report. So a restart costs a hand-over a shard (H1,
+H2) and not a failover, and no append waits for a follower that is gone. A shard that cannot be
+handed over is left to the failover.
 """
 
 import asyncio
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
 POLL_S = 0.02
 HEARD_S = 1.0
-"""An heir has answered within this time."""
+"""The next primary has answered within this time."""
 _log = structlog.get_logger(__name__)
 
 
 async def hand_over_all(instance: "Instance", limit_s: float) -> None:
-    """Hand over what we lead, then leave the in-sync sets; `limit_s` seconds at most, never raises.
+    """Hand over the led shards, then leave the in-sync sets; `limit_s` seconds at most, never
+    raises.
 
-    Only what we lead now: of several instances that stop at the same time each hands over once, and
-    none passes on what another one gave it.
+    Only shards that we lead now: of several instances that stop at the same time each hands over
+    once, and none passes on what another one gave it.
     """
     if limit_s <= 0:
         return
@@ -56,7 +57,7 @@ async def hand_over_all(instance: "Instance", limit_s: float) -> None:
 
 
 def _open(instance: "Instance") -> list["Replica"]:
-    """Copies of open shards that no move is at work on: a move deals with our end by itself."""
+    """Copies of open shards without an active move: a move handles our end by itself."""
     found = []
     for replica in instance.replicas.values():
         record = replica.machine.record
@@ -66,7 +67,7 @@ def _open(instance: "Instance") -> list["Replica"]:
 
 
 async def _lead_away(instance: "Instance", led: set[str]) -> bool:
-    """Ask for each hand-over that is possible; is one still to come?"""
+    """Order each possible hand-over; whether one is still to come."""
     leads = Counter(r.primary.instance for r, _ in instance.metadata_view.shards.values())
     waiting = False
     for replica in _open(instance):
@@ -83,7 +84,7 @@ async def _lead_away(instance: "Instance", led: set[str]) -> bool:
 
 
 def _heir(replica: "Replica", leads: Counter[str]) -> Member | None:
-    """Who leads fewest of those in sync that answered lately."""
+    """The in-sync instance with a recent answer that leads fewest shards."""
     now_s, peers = replica.node.now_s(), replica.machine.peers
     fit = []
     for member in replica.record.in_sync:

@@ -4,9 +4,9 @@ Damage shows as `CorruptStorageError` wherever the disk is read (a client's read
 feed, a verification, the scrub). From then on the copy acks, serves and leads nothing; as soon as
 another in-sync member vouches for the log it leaves, is deleted, and repair builds another one.
 
-With one replica nobody can vouch. Its batches are checked one by one, so it goes on serving reads
-of those that are whole, answers the others with the error that names their place, and takes no
-appends: a disk that rots must get no new records.
+With one replica no other member can vouch. Its batches are checked one by one, so it goes on
+serving reads of whole ones, answers the others with an error that names their place, and takes no
+appends: a failing disk must get no new records.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Integrity:
-    """Of one copy."""
+    """Integrity of one copy."""
 
     def __init__(self, copy: Copy, node: NodeContext, machine: ReplicationMachine) -> None:
         self.copy, self._node, self._machine = copy, node, machine
@@ -52,22 +52,22 @@ class Integrity:
     def watching(self, *, for_peer: bool = False) -> Iterator[None]:
         """Around reads of this copy's disk: damage takes it out of service.
 
-        The caller gets an error that sends it elsewhere, or the damage itself if nowhere else is;
-        a peer never the latter, which it would take for its own disk's.
+        The caller gets an error that sends it elsewhere, or the damage itself if there is no other
+        copy; a peer never gets the latter, which it would take for its own disk's.
         """
         try:
             yield
         except CorruptStorageError as e:
             self.copy.report(DamageFound(e.message, e.offset))
             if self.copy.availability(Purpose.SERVE).allowed and not for_peer:
-                raise  # the only copy serves what is whole
+                raise  # the only copy serves its whole batches
             self.copy.check(Purpose.SHOW_LOG)
             raise
 
     # ---- the survey ----------------------------------------------------------------------------
 
     def vote(self) -> Vote:
-        """What this copy says of itself."""
+        """This copy's report on itself."""
         copy = self.copy
         copy, last_epoch, end = copy, 0, 0
         readable = copy.availability(Purpose.SHOW_LOG).allowed
@@ -89,7 +89,7 @@ class Integrity:
         )
 
     def survey_if_due(self) -> None:
-        """Called each tick: ask the other in-sync members when the machine wants to know."""
+        """Called each tick: ask the other in-sync members when the machine needs it."""
         copy = self.copy
         now_s = self._node.now_s()
         if not self._machine.needs_survey() or now_s < self._survey_due_s:

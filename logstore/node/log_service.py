@@ -1,4 +1,4 @@
-"""LogService and RouteService of an instance: what clients talk to."""
+"""LogService and RouteService of an instance: the calls of clients."""
 
 import asyncio
 import contextlib
@@ -123,7 +123,7 @@ class LogService(LogServiceServicer):
 
     @contextlib.contextmanager
     def _failures(self, shard: str) -> Iterator[None]:
-        """Count what fails for reasons of ours."""
+        """Count failures that are ours."""
         try:
             yield
         except UnreadableBatchError as e:

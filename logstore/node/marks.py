@@ -1,9 +1,9 @@
 """The high watermark on the disk of an in-sync copy: at most a moment behind the truth.
 
-It is written with each batch, as it was then; after the last batch nothing more would come, and a
-copy that restarts would not know that its newest records were committed. So the newest mark is
-written by itself too, soon after it rose and at a stop: a follower's disk is what tells an older
-disk of its primary that it lacks something (P11), and keeps it from being cut (P5).
+Each batch is written with the mark of that moment; after the last batch no other would follow, and
+a copy that restarts would not know that its newest records were committed. So the newest mark is
+also written by itself, soon after it rose and at a stop: a follower's disk then shows an older disk
+of its primary that it lacks records (P11), and keeps them from being truncated (P5).
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""What one instance shows to Prometheus: rate, errors, duration, saturation, and its copies.
+"""An instance's Prometheus metrics: rate, errors, duration, saturation, and its copies.
 
-Read from the instance's own state at each scrape, so the hot path pays nothing but the agent's
+Read from the instance's own state at each scrape, so the hot path pays only for the agent's
 counts. Shards beyond `shards_max` are summed up as shard="other": an operator's Prometheus must not
 grow with the shards. Names are `logstore_…` in base units (seconds, bytes).
 """
@@ -109,7 +109,8 @@ class NodeCollector(Collector):
         )
 
     def _kept(self) -> Iterator[Metric]:
-        """Copies on the disk that are not served: orphans, and retired ones until they go."""
+        """Copies on the disk that are not served: orphans, and retired ones until they are
+        deleted."""
         instance = self._instance
         retired = instance.node.engine.retired()
         yield GaugeMetricFamily(

@@ -50,7 +50,7 @@ ReadConfig = Callable[[], Awaitable[None]]
 
 
 class _TrimmedError(UnavailableError):
-    """Where the peer's log is surely committed ours was trimmed: nothing shows that they differ."""
+    """Our log was trimmed where the peer's is surely committed: no proof that they differ."""
 
 
 class PeerSender:
@@ -150,8 +150,8 @@ class PeerSender:
     async def _probe(self, call: "Stream") -> int:
         """Find where the peer's log equals ours; returns the offset to send from.
 
-        Told is the end of what we assigned, written here yet or not: the peer cuts what is above
-        it, and may have acked all of it in this term already.
+        The probe carries the end of what we assigned, written here yet or not: the peer truncates
+        above it, and may have acked all of it in this term already.
         """
         copy = self._copy
         assigned = self._machine.assigned

@@ -1,4 +1,4 @@
-"""PeerService: what instances ask of each other: pushes are received here, pulls are served."""
+"""PeerService: calls between instances: batches of primaries come in, pulls are served."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ class PeerService(PeerServiceServicer):
             return node_pb2.KeyVersionResponse(version=key_version(replica.copy, request.key))
         raise AssertionError("served() ends the call")
 
-    # ---- pushes ------------------------------------------------------------------------------
+    # ---- from primaries ----------------------------------------------------------------------
 
     async def Replicate(
         self, request_iterator: AsyncIterator[node_pb2.ReplicateRequest], context: "Context"
@@ -88,7 +88,7 @@ class PeerService(PeerServiceServicer):
                 self._close(snapshot)
 
     def _close(self, snapshot: EngineSnapshot) -> None:
-        """Off the loop: letting go of memtables and files takes tens of milliseconds."""
+        """Off the loop: freeing memtables and files takes tens of milliseconds."""
         try:
             asyncio.get_running_loop().run_in_executor(self._node.readers, snapshot.close)
         except RuntimeError:  # the pool was shut down
@@ -161,7 +161,7 @@ class PeerService(PeerServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._node.readers, read)
 
     async def _pace_backlog(self, batches: list[StoredBatch], committed: int) -> None:
-        """A feed keeps up with what is committed meanwhile; what is older goes at the pace."""
+        """A feed keeps up with new commits; older batches go at the pace."""
         records = sum(b.count for b in batches)
         if records:
             size = sum(len(b.data) for b in batches)

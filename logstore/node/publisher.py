@@ -1,8 +1,8 @@
-"""The primary's side of a feed through a broker: what is committed goes to the attempt's topic.
+"""The primary's side of a feed through a broker: committed batches go to the attempt's topic.
 
-Where it goes on is told by the topic itself, by its newest message; so a primary that restarts, or
-another one after a failover, needs nothing else. It begins at its high watermark: what was
-committed before is in the snapshot, and what is lacking in between is fetched directly (F2).
+The newest message of the topic says where to go on; so a primary that restarts, or
+another one after a failover, needs nothing else. It begins at its high watermark: earlier
+batches are in the snapshot, and missing ones in between are fetched directly (F2).
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Publisher:
         self.end = 0
         """Offset after the last published batch."""
         self.began = False
-        """From now on what is committed is published."""
+        """Commits from now on are published."""
 
     async def run(self) -> None:
         while True:
@@ -43,7 +43,7 @@ class Publisher:
     async def _session(self) -> None:
         await self._broker.ensure(self.topic)
         async with self._broker.writer(self.topic) as writer:
-            # A predecessor may still write: what it brings late is a duplicate of an older epoch.
+            # A predecessor may still write: its late batches are duplicates of an older epoch.
             last = await self._broker.last(self.topic)
             self.end = last.end if last is not None else self._copy.high_watermark
             self.began = True

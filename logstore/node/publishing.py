@@ -19,7 +19,7 @@ class Publishing:
         self._changefeed: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
-        """Begin and end what the configuration says: a topic while the record names one (F1), a
+        """Follow the configuration: a topic while the record names one (F1), a
         change stream while the log has one; only where the shard is led."""
         copy, node, broker = self._copy, self._node, self._node.broker
         leads = copy.role is Role.PRIMARY

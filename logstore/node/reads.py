@@ -27,11 +27,11 @@ from logstore.proto.v1 import log_pb2
 T = TypeVar("T")
 
 FIRST_FETCH_BYTES = 64 * 1024
-"""Fetched first of a read with a limit on its records."""
+"""Records of the first fetch of a read with a limit."""
 KEY_FETCH_BYTES_MAX = 4 * 1024 * 1024
-"""Stored bytes of one fetch by key: of those batches often little is the key's."""
+"""Stored bytes of one fetch by key: often only a small part of these batches is the key's."""
 STEP_BYTES = 2 * 1024 * 1024
-"""Answers of one step, about; the next one goes on in what was fetched."""
+"""Answers of one step, about; the next one goes on in the fetched batches."""
 TAIL_IDLE_S = 1.0
 """A tail looks at least this often whether its replica still serves."""
 
@@ -49,7 +49,7 @@ class Steps:
         """Where the newest fetch was to end."""
         self._open: Iterator[ReadAnswer] | None = None
         self._failed: LogstoreError | None = None
-        """Raised by the next step: what is before the failure is answered first."""
+        """Raised by the next step: records before the failure are answered first."""
         self._fetch_bytes_max = KEY_FETCH_BYTES_MAX if query.key is not None else SCAN_CHUNK_BYTES
         self._fetch_bytes = self._fetch_bytes_max if self.left is None else FIRST_FETCH_BYTES
 
@@ -60,7 +60,7 @@ class Steps:
         return self.left != 0 and (self._open is not None or self._at < stop)
 
     def step(self, stop: int, mark: int) -> list[ReadAnswer]:
-        """The next answers, none if what was fetched has none; on a reader thread."""
+        """The next answers, empty if the fetched batches have none; on a reader thread."""
         if self._failed is not None:
             raise self._failed
         if self._open is None:
@@ -183,7 +183,7 @@ def _begin(copy: Copy, query: Query, mark: int) -> tuple[int, bool]:
 
 
 def _begins_at(copy: Copy, base: int, mark: int) -> ReadAnswer:
-    """Told before the first record, also when nothing qualifies."""
+    """Sent before the first record, also when no record qualifies."""
     message = log_pb2.ReadResponse(
         shard=copy.shard,
         base_offset=base,
@@ -200,7 +200,7 @@ def _ends(copy: Copy, offset: int) -> bool:
 
 
 def _end_of(copy: Copy, at: int, mark: int) -> ReadAnswer:
-    """A sealed shard's end is told also when nothing qualified (S4)."""
+    """A sealed shard's end is sent also when no record qualified (S4)."""
     message = log_pb2.ReadResponse(
         shard=copy.shard, base_offset=at, high_watermark=mark, next_offset=at, sealed=True
     )

@@ -1,4 +1,4 @@
-"""The receiving side of replication and of the feed: compare, cut, write, then ack (P5, F2)."""
+"""The receiving side of replication and of the feed: compare, truncate, write, ack (P5, F2)."""
 
 import asyncio
 from collections import deque
@@ -26,7 +26,7 @@ class Receiver:
     term: int = 0
     matched: Position = field(default_factory=Position)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by whoever compares the log, cuts it or writes to it."""
+    """Held while the log is compared, truncated or written."""
     _queue: deque[tuple[ReplicaWrite, "asyncio.Future[None]"]] = field(default_factory=deque)
     _writing: list["asyncio.Future[None]"] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ class Receiver:
             self.matched = Position()
 
     def probe(self, primary_end: Position, high_watermark: int) -> Position:
-        """Answer a probe: cut what the primary of this term never had; returns our end."""
+        """Answer a probe: truncate what the primary of this term never had; returns our end."""
         own = self.log.end()
         cut = plan_probe(primary_end, own, high_watermark, self.matched.end, self._position_at)
         if cut is not None:
@@ -54,13 +54,13 @@ class Receiver:
         new_mark: int,
         feed_cursor: int | None = None,
     ) -> Position:
-        """Write what is new of `batches`, after cutting what differs; durable at return.
+        """Write what is new of `batches`, after truncating what differs; durable at return.
 
-        Nothing below `own_mark`, our high watermark, is ever cut; `new_mark`, the sender's, is
-        stored with the batches, bounded by what matches; so is `feed_cursor`, the place in the
-        feed's topic after them (F3). Returns the end that now matches the sender.
-        Errors: OutOfRangeError for a gap, DivergedError, FencedError if another term began
-        meanwhile: what was compared with one primary's log says nothing of the next one's.
+        Nothing below `own_mark`, our high watermark, is ever truncated; `new_mark`, the sender's,
+        is stored with the batches, bounded by what matches; so is `feed_cursor`, the place in the
+        feed's topic after them (F3). Returns the end that now matches the sender. Errors:
+        OutOfRangeError for a gap, DivergedError, FencedError if another term began meanwhile: a
+        comparison with one primary's log does not hold for the next one's.
         """
         term = self.term
         await self.settled()

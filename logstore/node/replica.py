@@ -226,8 +226,8 @@ class Replica:
         asyncio.get_running_loop().call_soon(self.handle, Damaged(offset))
 
     def dropped(self) -> None:
-        """The copy of this learner is gone from the disk, until it is created anew: nobody pushes
-        to it, and nothing asks the disk for it."""
+        """The copy of this learner is gone from the disk, until it is created again: no primary
+        sends to it, and no call asks the disk for it."""
         self.copy.exists = False
         self.machine.emptied()
         self.receiver.matched = Position()

@@ -1,4 +1,4 @@
-"""An instance's reports: what it counted and how it is, to each coordinator each period."""
+"""An instance's reports: its counts and its state, to each coordinator each period."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ class Reporter:
         ]
         reports: dict[str, asyncio.Task[None]] = {}
         last_s = clock.monotonic_s()
-        node.reporter.status(0, 1.0)  # what the start cost is no load
+        node.reporter.status(0, 1.0)  # the start's own cost is no load
         try:
             while True:
                 now_s = clock.monotonic_s()

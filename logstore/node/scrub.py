@@ -1,7 +1,7 @@
-"""The scrub: each copy's batches are read back and linked again, slowly, so that cold rot is found.
+"""The scrub: each copy's batches are read back and linked again, slowly, to find cold rot.
 
 One copy after the other, in steps of STEP_BYTES, at `scrub_bytes_per_s` at most, each copy once an
-`scrub_interval_s`. What it finds goes to the copy's `Integrity`.
+`scrub_interval_s`. Its findings go to the copy's `Integrity`.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Scrubber:
                     _log.warning("scrub broke", shard=one.copy.shard, error=e.message)
 
     def _look_at_disk(self) -> None:
-        """What the engine's own background work met."""
+        """Damage that the engine's own background work met."""
         damaged = {m.replica_id: m.damage for m in self._node.engine.replicas() if m.damage}
         for one in self._copies():
             if one.copy.log.id in damaged:
@@ -78,7 +78,7 @@ class Scrubber:
             one.scrub_result = e.message
             copy.report(DamageFound(e.message, e.offset))
         except (OutOfRangeError, UnknownShardError):
-            return  # trimmed or dropped meanwhile: the next round begins anew
+            return  # trimmed or dropped meanwhile: the next round begins again
         else:
             one.scrub_result = "whole"
         one.scrubbed_s = self._node.now_s()

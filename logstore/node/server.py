@@ -47,7 +47,7 @@ _log = structlog.get_logger(__name__)
 STOP_GRACE_S = 1.0
 RESTART_LOOK_S = 1.0
 CLAIM_WAIT_S = 20.0
-"""A start waits so long for the metadata before it says that it listens."""
+"""A start waits this long for the metadata before it says that it listens."""
 STATUS_REFUSED, STATUS_RESTART, STATUS_FENCED = 2, 3, 4
 """Exit statuses: this process may not run the instance; it must be started again to rebuild its
 directory; another process runs the instance."""

@@ -64,7 +64,7 @@ class ShardWriter:
     on_failed: Callable[[LogstoreError], None]
     durability: Durability = Durability.OS
     latest_us: Callable[[], int] | None = None
-    """What producers' timestamps are held against; None: `wall_us`."""
+    """The clock that producers' timestamps are compared with; None: `wall_us`."""
 
     _open: bool = False
     sent: bool = False
@@ -74,7 +74,7 @@ class ShardWriter:
     queue: deque[PendingAppend] = field(default_factory=deque)
     queue_bytes: int = 0
     _group: list[PendingAppend] = field(default_factory=list)
-    """What is being written; it lands also when this copy has ceased to lead meanwhile."""
+    """The present write; it lands also when this copy has ceased to lead meanwhile."""
     _landed: asyncio.Event | None = None
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _producers: dict[int, dict[int, ProducerEntry]] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class ShardWriter:
         self.committed = max(self.committed, high_watermark)
 
     def reload(self) -> None:
-        """Forget what was assigned but not written; the disk is the truth."""
+        """Forget batches that were assigned but not written; the disk is the truth."""
         self.end = self.log.end()
         self._producers = {
             producer: {e.sequence: e for e in entries}
@@ -235,7 +235,7 @@ class ShardWriter:
 
     def _time_at(self, offset: int, group: list[PendingAppend]) -> int:
         """The timestamp of a record that we have: in the group that is being made, or on our disk,
-        for every cut follows the last write. What was trimmed has none any more: our newest."""
+        for every truncation follows the last write. A trimmed record has none: our newest."""
         for append in group:
             if append.offset == offset:  # sent twice, and both came at once
                 return append.timestamp
@@ -302,7 +302,7 @@ class ShardWriter:
         return bool(self._group)
 
     async def settled(self) -> None:
-        """Return when nothing of ours is being written: only then is the disk another's to fill."""
+        """Return when nothing of ours is being written: only then may others write to the disk."""
         while self._group:
             self._landed = self._landed or asyncio.Event()
             await self._landed.wait()
@@ -314,9 +314,9 @@ class ShardWriter:
             self._landed = None
 
     def failed(self, error: LogstoreError) -> None:
-        """Nothing of the group was stored here: its appends get the error, the rest waits on.
+        """None of the group was stored here: its appends get the error, the rest waits on.
 
-        What a peer was sent may yet be committed, by it as the next primary: that is no refusal.
+        A peer may yet commit what it was sent, as the next primary: that is no refusal.
         """
         if self.sent:
             error = UnavailableError(f"not written here, perhaps by a peer: {error.message}")

@@ -337,8 +337,8 @@ class ReplicationMachine(Doubt, Handing):
         self._cas(changes.taken_over(record, self.me), f"take over from {record.primary.instance}")
 
     def _drop_failed(self, now_s: float) -> None:
-        """Silent in-sync peers become learners; a diverged copy leaves the record, to be built
-        anew.
+        """Silent in-sync peers become learners; a diverged copy leaves the record and is built
+        again.
 
         It can never match again, so it leaves also where fewer than `min_in_sync` are left: nothing
         commits until another is admitted.

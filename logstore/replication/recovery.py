@@ -42,7 +42,7 @@ def next_record(
 ) -> tuple[ShardRecord, str] | None:
     """What this copy writes after a survey, and why; None: nothing yet.
 
-    `leave`: it leaves the record, to be built anew under another id (a damaged copy); else it stays
+    `leave`: it leaves the record, to be built under another id (a damaged copy); else it stays
     as a learner (its bytes are whole, only its end may be missing).
     """
     others = [m for m in record.in_sync if m.replica_id != me.replica_id]

@@ -49,7 +49,7 @@ class MachineState:
     loses_on_power: bool = True
     """With `os` durability a copy of another incarnation may have lost what it acked (P6)."""
     damaged: bool = False
-    """A checksum or the chain of this copy does not hold: it leaves the set and is built anew."""
+    """A checksum or the chain of this copy does not hold: it leaves the set and is built again."""
     tail_lost: bool = False
     """The end of this copy is or may be missing, whatever the durability: its WAL was damaged, or
     it is shorter than it was known to be."""

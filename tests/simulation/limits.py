@@ -14,7 +14,7 @@ import logstore.node.writer
 CACHED_KEYS = 2
 """Keys whose version a copy keeps in mind."""
 LAG_PROBE_S = 0.25
-"""No load here, so lag need not be known sooner."""
+"""No load here, so nobody needs to know of lag sooner."""
 
 
 def _lower(window: int) -> list[tuple[ModuleType, str, float]]:

@@ -1,8 +1,8 @@
-"""Primaries go back to where the scene wants them: a restart of all leaves them anywhere.
+"""Primaries return to the scene's instances: a restart of all leaves them anywhere.
 
-With one copy of each shard there is nothing to do. With more, whoever came back first leads. The
-wish is written as an intent that each primary carries out (H1), by compare-and-swap; no migration
-is made of it, for the planner must not take it for one.
+With one copy of each shard nothing moves. With more, the instance that came back first leads. The
+order is written as an intent that each primary carries out (H1), by compare-and-swap; it is not a
+migration, which the planner would count as one.
 """
 
 import asyncio
