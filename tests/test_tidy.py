@@ -38,6 +38,16 @@ CIRCLES: tuple[frozenset[str], ...] = ()
 
 NOT_ENGLISH = ("reign", "hence", "whom", "shall", "unawares", "reckoned", "nothing to it")
 """Words that plain English does without; docs/contributing/style.md says what to write."""
+SAID_BETTER = ("told", "foretold", "reckons?", "reckoning", "nobody", "whoever")
+"""Words for which there is a better one: report and answer, the passive, the party's name."""
+NOT_READ_YET = {
+    "coordinator/catalog/catalog.py",
+    "coordinator/migration/reshape_driver.py",
+    "logstore/node/copies.py",
+}
+"""Modules that still use one of them."""
+QUOTING = {"CHANGELOG.md", "docs/contributing/style.md", "docs/measurements/simulation.md"}
+"""Pages that name such words, or keep what a release or a run said."""
 
 
 def modules(*tops: str) -> list[Path]:
@@ -92,16 +102,33 @@ def test_no_identifier_is_a_word_that_the_glossary_replaced() -> None:
     assert {path: names for path, names in found.items() if names} == {}
 
 
+def words_found(text: str) -> list[str]:
+    """The words in a text that do not belong; code in it (`told`, {told}, "told") is not read."""
+    bare = re.sub(r"```.*?```|`[^`\n]*`|\{[^{}]*\}|^\"\w+\"$", "", text, flags=re.DOTALL)
+    return re.findall(rf"\b(?:{'|'.join(NOT_ENGLISH + SAID_BETTER)})\b", bare, re.IGNORECASE)
+
+
 def test_no_comment_and_no_text_uses_a_word_that_plain_english_does_without() -> None:
-    banned = re.compile(rf"\b({'|'.join(NOT_ENGLISH)})\b", re.IGNORECASE)
-    assert banned.search("it shall end")
-    found = [
-        f"{p.relative_to(ROOT)}:{line}: {match.group()}"
+    assert words_found("it shall end; nobody reckons") == ["shall", "nobody", "reckons"]
+    assert words_found('"told"') == words_found("`told`, {told}, retold") == []
+    found = {
+        str(p.relative_to(ROOT)): words
         for p in modules(*PACKAGES)
-        for line, text in prose(p)
-        if (match := banned.search(text))
-    ]
-    assert found == []
+        if (words := [w for _, text in prose(p) for w in words_found(text)])
+    }
+    assert set(found) <= NOT_READ_YET, found
+
+
+def test_no_page_uses_a_word_that_plain_english_does_without() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 30
+    found = {
+        name: words
+        for p in pages
+        if (words := words_found(p.read_text()))
+        and (name := str(p.relative_to(ROOT))) not in QUOTING
+    }
+    assert found == {}
 
 
 def test_a_class_name_is_used_once() -> None:

@@ -1,4 +1,4 @@
-"""Logs and instances as the metadata tells them; nothing here writes."""
+"""Logs and instances by the metadata; this module does not write."""
 
 from dataclasses import dataclass
 

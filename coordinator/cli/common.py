@@ -152,7 +152,7 @@ def ask_coordinator(
 async def _explained(
     error: LogstoreError, address: str, channel: grpc.aio.Channel
 ) -> LogstoreError:
-    """A call that nobody serves there: say what is there instead."""
+    """A call that the process does not serve: say which process is there."""
     if not isinstance(error, NotServedHereError):
         return error
     try:
@@ -167,7 +167,7 @@ async def _explained(
 
 
 def _worst(failed: Sequence[LogstoreError]) -> LogstoreError:
-    """The error that tells most: a coordinator that cannot be reached, before what is none."""
+    """The most useful error: an unreachable coordinator before a process of another kind."""
     for error in failed:
         if not isinstance(error, NotServedHereError):
             return error
@@ -215,7 +215,7 @@ async def until_left(work: Coroutine[Any, Any, T]) -> T:
         loop.remove_reader(watched)
         task.cancel()
 
-    loop.add_reader(watched, leave)  # a pipe's writing end "can be read" when nobody reads it
+    loop.add_reader(watched, leave)  # a pipe's writing end "can be read" when it has no reader
     try:
         return await task
     except asyncio.CancelledError:

@@ -50,7 +50,7 @@ from sharder.view import View
 
 KEYS_PER_CALL_MAX = 65_536
 MAPPING_TIMEOUT_S = 10.0
-"""How long the mapping log may take before the caller is told to ask again."""
+"""How long the mapping log may take before the caller has to ask again."""
 OBSERVED_KEYS_MIN = 1_000
 """With fewer keys what they bring says little about an instance."""
 
@@ -66,7 +66,7 @@ class _OpenLog:
 
 
 class PlacementService(PlacementServicer):
-    """Serves where the log-wide cell is led; what it holds in memory is read anew by the next."""
+    """Serves where the log-wide cell is led; the next leader reads its memory again."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class PlacementService(PlacementServicer):
         fresh = held is not None and now_s - held.renewed_s < self._renew_s
         if held is not None and held.seen == seen and fresh and not ended:
             return held
-        # Made anew under its name, or opened before it was known that its mapping log was.
+        # Made again under its name, or opened before it was known that its mapping log was.
         if held is not None and (held.seen[0] != record.created_us or ended):
             await held.book.close()
             held = None
@@ -200,7 +200,7 @@ class PlacementService(PlacementServicer):
     async def _room(
         self, shards: Sequence[ShardRecord]
     ) -> tuple[list[Slot], dict[str, Headroom], View]:
-        """Slots and what the forecast leaves each instance; UnavailableError if nobody lives."""
+        """Slots and the headroom of each instance; UnavailableError if no instance lives."""
         view = await self._loop.view()
         statuses = self._intake.statuses()
         room = headrooms(view)
@@ -244,7 +244,7 @@ class PlacementService(PlacementServicer):
             return
 
     async def _connected(self) -> Client:
-        """A client of the instances: they serve routes, so the mapping log needs nobody else."""
+        """A client of the instances: they serve routes, so the mapping log needs no coordinator."""
         if self._client is None:
             addresses = [r.address for r in await self._catalog.instances()]
             client = connect(

@@ -4,9 +4,9 @@ What it guarantees (each has a test):
  1. A state is durable before anything of it is done: each `Commit` is one transaction that compares
     the migration's and the shard's revision as they were read before the decision (G1).
  2. A transaction that did not succeed, or whose outcome is unknown, is never repeated: the records
-    are read again and the machine decides anew.
+    are read again and the machine decides again.
  3. A driver that starts goes on with every unfinished migration from the records alone (I7).
- 4. No instance is ever told to change anything; it is asked for its status and its chains.
+ 4. No message orders an instance to change anything; it is asked for its status and its chains.
 """
 
 import asyncio
@@ -131,7 +131,7 @@ class MigrationDriver:
         """Set when a topic is not needed any more."""
 
     async def start(self) -> None:
-        """Work on every unfinished migration of ours that nobody works on yet; repeatable."""
+        """Work on every unfinished migration of ours without a worker; repeatable."""
         for record in await self.ledger.all():
             if record.active and self._owns(record.shard):
                 self._spawn(record.id)

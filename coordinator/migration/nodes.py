@@ -130,7 +130,7 @@ class GrpcNodes:
 async def ask_digests(
     stub: "NodeAdminAsyncStub", replica_id: int, shard: str, start: int, stop: int, ranges: int
 ) -> list[RangeDigest]:
-    """The digests that one copy tells."""
+    """The digests in one copy's answer."""
     request = node_pb2.RangeDigestsRequest(
         shard=shard, replica_id=replica_id, start_offset=start, stop_offset=stop, ranges=ranges
     )

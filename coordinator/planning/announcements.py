@@ -214,7 +214,7 @@ class Announced:
         self._tasks.clear()
 
     async def take(self) -> None:
-        """Read all, and hand it to the models. One that does not fit the slots is told and left."""
+        """Read all, and hand it to the models. One that does not fit the slots is skipped."""
         slot_s = self._learner.intake.slot_s
         profiles = {}
         records, odd_profiles = await profiles_of(self._store)

@@ -164,7 +164,7 @@ class PlanningLoop:
         return self._earlier
 
     def _planner_config(self) -> PlannerConfig:
-        """Merges stay advice: nobody asked for fewer shards than a log was created with."""
+        """Merges stay advice: a log keeps the number of shards that it was created with."""
         made = planner_config(self._config, self.mode)
         if self._reshapes is None:
             return made

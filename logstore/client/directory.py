@@ -284,7 +284,7 @@ class Directory:
                     internal = answer
         if unknown is not None:
             raise UnknownLogError(unknown.message)
-        told = f"no party told the routes of log {log!r}: {'; '.join(failed)}"
+        told = f"no address returned the routes of log {log!r}: {'; '.join(failed)}"
         if internal is not None:
             raise LogstoreError(told) from internal.__cause__
         raise UnavailableError(told)

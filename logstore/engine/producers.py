@@ -88,7 +88,7 @@ class ProducerTable:
         return tuple(self._entries.get(producer, ()))
 
     def forgot(self, producer: int) -> bool:
-        """Whether the producer had earlier appends than `kept` tells."""
+        """Whether the producer had earlier appends than those of `kept`."""
         return producer in self._forgot
 
     def ids(self) -> list[int]:

@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CatchUpControl:
-    """The pull of a copy while it is a learner that nobody pushes to."""
+    """The pull of a copy while it is a learner to which no primary sends."""
 
     def __init__(self, copy: Copy, node: NodeContext, receiver: Receiver, at_rest: AtRest) -> None:
         self._copy, self._node, self._receiver, self._at_rest = copy, node, receiver, at_rest
@@ -80,7 +80,7 @@ def direct_feed(copy: Copy, node: NodeContext) -> FeedSource:
 
 
 class CatchUp:
-    """The pull of one copy; `phase` and the figures are what Status tells."""
+    """The pull of one copy; `phase` and the figures are in Status."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class CatchUp:
 
     async def _after_trim(self) -> None:
         """The source trimmed past our mark: go on at our end; if it trimmed past that too, or our
-        end is not its log, copy anew from its base."""
+        end is not its log, copy again from its base."""
         copy = self._copy
         if not self._from_end:
             self._from_end = True

@@ -5,8 +5,8 @@ One message a record: key and value as they are, the record's headers, and `logs
 split or merge begins once its parents' cursors reached their ends (S4). It is at least once: after
 a failure some records come again, with the same place, and a reader drops what it has seen.
 
-The cursor is a key in the metadata, moved behind what every in-sync broker holds; whoever leads the
-shard goes on from there.
+The cursor is a key in the metadata, moved behind what every in-sync broker holds; the next
+primary goes on from there.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """An instance's claim to its name: who may run it, on which metadata (design note 0008).
 
-`Claim.make` compares directory and store, waits until nobody else runs the name, and registers by
+`Claim.make` compares directory and store, waits until the name is free, and registers by
 compare-and-swap under a lease. Then `Claim.keep` keeps the lease and looks each time whether the
 store is still the one that was acted on. `ClaimedStore` is the store as everyone else in the
 instance sees it: its transactions hold only while the claim does.

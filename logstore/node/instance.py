@@ -128,7 +128,7 @@ class Instance:
     # ---- look-ups ----------------------------------------------------------------------------
 
     def replica(self, shard: str, created_us: int = 0) -> Replica:
-        """The open copy of a shard; else an error that tells a caller to refresh its route.
+        """The open copy of a shard; else an error with which a caller refreshes its route.
 
         `created_us`: when the log that is meant was created (0: any log of the name).
         """
@@ -254,7 +254,7 @@ class Instance:
             for item in found.items:
                 await self._obey(WatchEvent(item.key, item.value, item.revision))
         except LogstoreError:
-            self.metadata_view.filled = False  # what was not followed is told by no watch
+            self.metadata_view.filled = False  # no watch will bring what was not followed
             raise
 
     async def _act_on(self, event: WatchEvent, record: ShardRecord | None) -> None:
@@ -326,7 +326,7 @@ class Instance:
             engine.restore_replica(member.replica_id)
         exists = meta is not None and not wrong
         if meta is None and self._begins_here(member, record):
-            # Whoever wrote a later epoch had a copy: ours may be gone with an older disk (P6).
+            # The writer of a later epoch had a copy: ours may be gone with an older disk (P6).
             late = record.epoch > 1
             engine.create_replica(
                 ReplicaMeta(replica_id=member.replica_id, shard=record.shard, tail_lost=late),

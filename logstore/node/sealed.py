@@ -123,7 +123,7 @@ class AncestorVersions:
         own = node.open_copy(record.shard)
         if own is not None and own.availability(Purpose.ANSWER_SEAL).allowed:
             return key_version(own, key)
-        failed = "nobody holds it"
+        failed = "no instance holds it"
         for member in record.in_sync:
             if member.instance == node.instance:
                 continue
