@@ -58,13 +58,13 @@ class MetadataWatch:
             (i.revision for i in (await self._store.range(f"{SHARDS}{log}/")).items), default=0
         )
 
-        async def told() -> None:
+        async def all_seen() -> None:
             if self._task is not None and self._task.done():
                 await self._task
             if self.txns[-1].revision < revision:
                 raise NotConverged(f"the watch is at {self.txns[-1].revision} of {revision}")
 
-        await eventually(told, 20.0)
+        await eventually(all_seen, 20.0)
         return i1_cover.check(self.txns) + i2_one_writer.check_epochs(self.txns)
 
     async def stop(self) -> None:

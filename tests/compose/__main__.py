@@ -39,7 +39,7 @@ SETTINGS = {
 }
 
 
-def told(text: str) -> None:
+def report(text: str) -> None:
     print(f"compose: {text}", flush=True)
 
 
@@ -76,7 +76,7 @@ def prepare(environment: dict[str, str], files: tuple[str, ...]) -> Compose:
     sweep(project)
     size = command("docker", "image", "inspect", "-f", "{{.Size}}", "logstore",
                    environment=environment)  # fmt: skip
-    told(f"base images {based_s - began_s:.0f} s, images {time.monotonic() - based_s:.0f} s; "
+    report(f"base images {based_s - began_s:.0f} s, images {time.monotonic() - based_s:.0f} s; "
          f"the image of this project is {int(size) / 1e6:.0f} MB")  # fmt: skip
     return project
 
@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> int:
                 else:
                     project = prepare(environment, ("docker-compose.yml",))
                     project.call("up", "-d", "--no-build")
-                    told(f"up; DOCKER_HOST={environment['DOCKER_HOST']}")
+                    report(f"up; DOCKER_HOST={environment['DOCKER_HOST']}")
             return 0
         except CommandError as e:
             print(f"error: {e}", file=sys.stderr)

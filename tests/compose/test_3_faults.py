@@ -21,7 +21,7 @@ async def next_acks(run: Run, shards: list[str], since_s: float) -> list[float]:
     return [await acks[s].first_after(since_s, STUCK_S) - since_s for s in shards]
 
 
-def told(seconds: list[float]) -> str:
+def seconds_text(seconds: list[float]) -> str:
     return ", ".join(f"{s:.2f} s" for s in sorted(seconds))
 
 
@@ -38,7 +38,7 @@ async def test_killed_containers(stack: Stack, running: Running) -> None:
             await stack.converge("killed")
     print(
         f"\nfail-over in containers: {KILLS} kills, {len(samples)} shards: from the end of the "
-        f"container to the next acked append {told(samples)}"
+        f"container to the next acked append {seconds_text(samples)}"
     )
 
 
@@ -50,7 +50,7 @@ async def test_paused_container(stack: Stack, running: Running) -> None:
         await stack.pause(victim)
         paused_s = time.monotonic()
         took = await next_acks(run, shards, paused_s)
-        print(f"\npaused: next acks {told(took)} after the pause had begun")
+        print(f"\npaused: next acks {seconds_text(took)} after the pause had begun")
         await asyncio.sleep(max(0.0, paused_s + HELD_S - time.monotonic()))  # the fault, held
         await stack.unpause(victim)
 
@@ -62,7 +62,7 @@ async def test_disconnected_container(stack: Stack, running: Running) -> None:
         run.load.recorder.fault(f"disconnect {victim}, which led {shards}")
         await stack.disconnect(victim)
         took = await next_acks(run, shards, time.monotonic())
-        print(f"\ncut off: next acks {told(took)} after the cut")
+        print(f"\ncut off: next acks {seconds_text(took)} after the cut")
         await stack.connect(victim)
 
 
@@ -89,5 +89,5 @@ async def test_stopped_etcd_leader(stack: Stack, running: Running) -> None:
         after = await next_acks(run, shards, await stack.ended_s(victim))
         print(
             f"\netcd's leader stopped: longest time between two acks of a shard "
-            f"{max(gaps_ms):.0f} ms; a primary killed then: next acks after {told(after)}"
+            f"{max(gaps_ms):.0f} ms; a primary killed then: next acks after {seconds_text(after)}"
         )

@@ -24,7 +24,7 @@ from tests.models.core_state import (
     put,
     restarted,
     send,
-    told,
+    story,
     with_replica,
 )
 from tests.models.search import Case, Step
@@ -65,7 +65,7 @@ class Core:
                 )
                 landed = landed._replace(in_sync=members)
             yield Step(
-                f"the compare-and-swap lands: {told(landed)}",
+                f"the compare-and-swap lands: {story(landed)}",
                 self._forget_old(state._replace(config=landed, cas=None)),
             )
 
@@ -116,23 +116,23 @@ class Core:
         same_term = r.config is not None and r.config.since == config.since
         if config.primary != n:
             reads = led_by_another(reads, r.matched if same_term else 0)
-            yield Step(f"reads {told(config)}", with_replica(state, n, reads))
+            yield Step(f"reads {story(config)}", with_replica(state, n, reads))
             return
         if self._suspect(reads, n):
-            yield Step(f"reads {told(config)}", with_replica(state, n, led_by_another(reads, 0)))
+            yield Step(f"reads {story(config)}", with_replica(state, n, led_by_another(reads, 0)))
             return
         if r.config is None and self.rules.raise_epoch_at_restart:
             if config.epoch < self.epochs:
                 raised = config._replace(epoch=config.epoch + 1, since=config.epoch + 1)
                 reads = leading(r._replace(config=raised))
                 after = with_replica(state, n, reads)._replace(config=raised)
-                yield Step(f"raises the epoch: {told(raised)}", send(after, raised, r.log))
+                yield Step(f"raises the epoch: {story(raised)}", send(after, raised, r.log))
             return
         if r.leads and (same_term or not self.rules.progress_of_term_only):
             after = self._go_on(state, n, reads, r.config or config)
         else:
             after = with_replica(state, n, leading(reads))
-        yield Step(f"reads {told(config)}", send(after, config, r.log))
+        yield Step(f"reads {story(config)}", send(after, config, r.log))
 
     def _go_on(self, state: State, n: int, reads: Replica, before: Config) -> State:
         """The same term: progress stays, but of those who left the set (P6)."""
@@ -158,7 +158,9 @@ class Core:
             left = config._replace(epoch=epoch, in_sync=put(config.in_sync, n, OUT))
             if config.primary == n:
                 left = left._replace(primary=v, since=epoch)
-            yield Step(f"may lack what it acked, leaves: {told(left)}", state._replace(config=left))
+            yield Step(
+                f"may lack what it acked, leaves: {story(left)}", state._replace(config=left)
+            )
 
     def _change_members(self, state: State, n: int) -> Steps:
         """P3: the primary adds a learner that caught up, or drops a member."""
@@ -224,7 +226,7 @@ class Core:
             return
         members = put(put(read.in_sync, read.primary, OUT), n, r.incarnation)
         taken = Config(epoch, epoch, n, members)
-        yield Step(f"takes over: {told(taken)}", state._replace(config=taken))
+        yield Step(f"takes over: {story(taken)}", state._replace(config=taken))
 
     # ---- appends ---------------------------------------------------------------------------------
 

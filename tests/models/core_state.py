@@ -152,6 +152,6 @@ def restarted(r: Replica, kept: int) -> Replica:
     return Replica(None, r.log[:kept], kept, min(r.synced, kept), 0, r.incarnation)
 
 
-def told(config: Config) -> str:
+def story(config: Config) -> str:
     members = "".join(NAMES[m] for m, stored in enumerate(config.in_sync) if stored != OUT)
     return f"epoch {config.epoch}, {NAMES[config.primary]} leads {members}"

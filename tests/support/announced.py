@@ -22,7 +22,7 @@ from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
 from logstore.proto.status import called
 from profiler.types import ShardStatistics
-from tests.support.statistics import told
+from tests.support.statistics import statistic
 
 SLOT_S = 3600.0
 SLOTS = 72
@@ -58,7 +58,7 @@ async def report(server: CoordinatorServer, statistics: list[ShardStatistics]) -
 
 def slots(first: int, last: int, groups: dict[str, int] | None = None) -> list[ShardStatistics]:
     """A flat load of 100 in each slot; `groups` say whose it is."""
-    rows = [told("x/0", "a", slot, 100) for slot in range(first, last)]
+    rows = [statistic("x/0", "a", slot, 100) for slot in range(first, last)]
     return [replace(row, group_counts=groups or {}) for row in rows]
 
 

@@ -4,7 +4,7 @@ from coordinator.statistics.intake import StatisticsIntake
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
 
 
-def told(shard: str, instance: str, slot: int, ops: int, reads: int = 0) -> ShardStatistics:
+def statistic(shard: str, instance: str, slot: int, ops: int, reads: int = 0) -> ShardStatistics:
     return ShardStatistics(
         shard,
         instance,

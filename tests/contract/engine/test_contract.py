@@ -178,17 +178,17 @@ def test_a_retired_copy_comes_back_as_it_was(engine: Engine) -> None:
     engine.index_step(50)
     engine.set_facts(r, FACTS)
 
-    def told() -> list[object]:
+    def answers() -> list[object]:
         return [
             engine.replicas(), engine.end(r), engine.facts(r), engine.bytes_stored(r),
             engine.producers(r), engine.snapshot(r, ALL).anchor, engine.read(r, 20, ALL, ALL),
             engine.read_key(r, b"key-1", 0, ALL), engine.count_key(r, b"key-1", ALL),
         ]  # fmt: skip
 
-    before = told()
+    before = answers()
     engine.retire_replica(r, MARK)
     engine.restore_replica(r)
-    assert told() == before
+    assert answers() == before
     assert engine.retired() == []
     append(engine, r, [b"key-1"], spans=[ProducerSpan(7, 999, 1)])
     assert engine.count_key(r, b"key-1", ALL) == before[-1] + 1  # type: ignore[operator]

@@ -106,8 +106,8 @@ def test_any_text_is_an_address_or_one_clear_error(text: str) -> None:
         assert Address.of(str(found)) == found
 
 
-@pytest.mark.parametrize(("text", "told"), BAD)
-def test_what_is_no_address_is_refused_by_every_door(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_what_is_no_address_is_refused_by_every_door(text: str, message: str) -> None:
     def node(**given: object) -> NodeConfig:
         fields: dict[str, object] = {"instance": "i", "data": Path("d"), "metadata": ["h:1"]}
         return NodeConfig(**(fields | given))  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_what_is_no_address_is_refused_by_every_door(text: str, told: str) -> No
             door()
     with pytest.raises(InvalidArgumentError) as refused:
         parse_address(text)
-    assert told in refused.value.message
+    assert message in refused.value.message
     assert len(refused.value.message) < 400
 
 
@@ -223,9 +223,11 @@ raise SystemExit(main(["log", "list", "--json", "--address", sys.argv[1]]))
 """
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_members_are_not_proxied_unless_told(told: bool, host: str, tmp_path: Path) -> None:
+async def test_members_are_not_proxied_unless_told(
+    proxied: bool, host: str, tmp_path: Path
+) -> None:
     server = CoordinatorServer(CoordinatorConfig(data=tmp_path / "c", host=host, port=0), Env())
     where = await server.start()
     try:
@@ -237,15 +239,15 @@ async def test_members_are_not_proxied_unless_told(told: bool, host: str, tmp_pa
             }  # fmt: skip
             environment |= dict.fromkeys(names, trap.url)
             environment |= {name.upper(): trap.url for name in names}
-            environment[USE_PROXY] = "1" if told else "0"
+            environment[USE_PROXY] = "1" if proxied else "0"
             done = await asyncio.to_thread(
                 subprocess.run,
                 [sys.executable, "-c", _CALL, where],
                 env=environment, capture_output=True, text=True, timeout=60,
             )  # fmt: skip
-            assert trap.asked.is_set() is told
-            assert done.returncode == (1 if told else 0), done.stderr
-            assert done.stdout == ("" if told else "[]\n")
+            assert trap.asked.is_set() is proxied
+            assert done.returncode == (1 if proxied else 0), done.stderr
+            assert done.stdout == ("" if proxied else "[]\n")
     finally:
         await server.stop()
 

@@ -61,8 +61,8 @@ def test_a_bad_line_is_told_with_what_is_stored_and_resume_goes_on(
     # The same command again would store them twice: it is refused, as often as it is tried.
     again = shell.text("append", log, "--file", str(file), status=2)
     assert "lines 1 to 1499 are stored" in again
-    told = shell.lines("append", log, "--file", str(file), "--resume", status=1)
-    assert told == [{"appended": 0, "stored_lines": [[1, 1499]], "first_line_not_stored": 1500,
+    shown = shell.lines("append", log, "--file", str(file), "--resume", status=1)
+    assert shown == [{"appended": 0, "stored_lines": [[1, 1499]], "first_line_not_stored": 1500,
                      "unknown_lines": []}]  # fmt: skip
     write(file, 3_000)
     assert shell.lines("append", log, "--file", str(file), "--resume") == [{"appended": 1_501}]
@@ -144,10 +144,10 @@ def test_what_failed_before_anything_was_sent_leaves_nothing(
     write(file, 3)
 
     async def refused(self: Log, *_: Any) -> Any:
-        raise UnavailableError("no party told the routes")
+        raise UnavailableError("no address returned the routes")
 
     monkeypatch.setattr(Log, "append_many", refused)
-    assert "no party" in shell.text("append", log, "--file", str(file), status=1)
+    assert "no address" in shell.text("append", log, "--file", str(file), status=1)
     monkeypatch.undo()
     assert shell.lines("append", log, "--file", str(file)) == [{"appended": 3}]
 
@@ -255,14 +255,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "told"), BAD)
+@pytest.mark.parametrize(("bad", "shown"), BAD)
 def test_a_bad_line_is_one_sentence_and_what_is_before_it_is_stored(
-    bad: bytes, told: str, shell: Shell, log: str, tmp_path: Path
+    bad: bytes, shown: str, shell: Shell, log: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "lines"
     file.write_bytes(GOOD + b"\n" + bad + b"\n" + GOOD + b"\n")
     said = shell.text("append", log, "--file", str(file), status=1)
-    assert told in said
+    assert shown in said
     assert said.count("\n") == 1
     assert "first line not stored: 2" in said
     assert values(shell, log) == [1]

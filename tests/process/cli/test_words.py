@@ -78,8 +78,8 @@ def test_an_instance_is_called_one(
     asked: list[str], instance: str, stranger: str, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*asked, "--address", instance]) == 1
-    told = f"error: {instance} is an instance; this command needs a coordinator (--address HOST"
-    assert capsys.readouterr().err.startswith(told)
+    shown = f"error: {instance} is an instance; this command needs a coordinator (--address HOST"
+    assert capsys.readouterr().err.startswith(shown)
     assert main([*asked, "--address", stranger]) == 1
     assert capsys.readouterr().err.startswith(f"error: {stranger} is no coordinator: ")
     main([*asked, "--address", f"{instance},{stranger},{address}"])  # the next one is asked
@@ -240,7 +240,7 @@ def test_ctrl_c_says_nothing(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "shown"),
     [
         (["--set", "colour=blue"], "--set colour: the coordinator has no such setting"),
         (["--set", "--host=x"], "the coordinator has no such setting"),
@@ -258,11 +258,11 @@ def test_ctrl_c_says_nothing(address: str) -> None:
     ],
 )
 def test_a_bad_setting_is_named_and_no_log_file(
-    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: list[str], shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["up", "--data", str(tmp_path / "d"), "--port", "0", *given]) == 2
     said = capsys.readouterr().err
-    assert told in said
+    assert shown in said
     assert ".log" not in said
     assert said.count("\n") == 1
     assert not (tmp_path / "d").exists()
@@ -376,12 +376,12 @@ def test_odd_entries_are_shown_beside_the_others(shell: Shell, tmp_path: Path) -
     far = Put("/calendar/far", b'{"name": "far", "start_s": 0, "end_s": 1e18}')
     asyncio.run(changed(shell.address, [*puts, far]))
     for kind in (["calendar", "list"], ["profiles", "list"], ["migrations"]):
-        told, count = shell.text(*kind), len(ODD) + (kind[0] == "calendar")
-        assert told.count("it cannot be read") == count, (kind, told)
-        assert kind == ["migrations"] or " good " in told
+        shown, count = shell.text(*kind), len(ODD) + (kind[0] == "calendar")
+        assert shown.count("it cannot be read") == count, (kind, shown)
+        assert kind == ["migrations"] or " good " in shown
         (listed,) = shell.lines(*kind)
         assert sum("odd" in entry for entry in listed) == count
-        assert ("odd event 'far': it cannot be read (end_s" in told) == (kind[0] == "calendar")
+        assert ("odd event 'far': it cannot be read (end_s" in shown) == (kind[0] == "calendar")
     assert "cannot be read" in shell.text("migrations", "odd-1", status=1)
     for kind in ("calendar", "profiles"):
         shell.text(kind, "remove", "odd-0")

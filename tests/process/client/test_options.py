@@ -78,9 +78,9 @@ def test_mypy_knows_right_from_wrong(tmp_path: Path) -> None:
         [sys.executable, "-m", "mypy", "--config-file", config, "--no-error-summary", str(file)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    told = {int(at) for at in re.findall(r"calls\.py:(\d+): error:", ran.stdout)}
+    message = {int(at) for at in re.findall(r"calls\.py:(\d+): error:", ran.stdout)}
     wrong = {at for at, line in enumerate(CALLS.splitlines(), 1) if line.endswith("# WRONG")}
-    assert told == wrong, ran.stdout + ran.stderr
+    assert message == wrong, ran.stdout + ran.stderr
 
 
 def test_the_types_name_the_options_that_there_are() -> None:
@@ -103,7 +103,7 @@ def test_the_types_name_the_options_that_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "options", "told"),
+    ("call", "options", "message"),
     [
         ("read", {"ofset": 5}, r"read has no option ofset \(it is 5\): did you mean offset\?"),
         ("read", {"from_start": True}, r"read has no option from_start .*: did you mean start\?"),
@@ -116,18 +116,18 @@ def test_the_types_name_the_options_that_there_are() -> None:
     ],
 )
 async def test_a_wrong_option_of_a_read_is_named(
-    start: Starter, call: str, options: dict[str, Any], told: str
+    start: Starter, call: str, options: dict[str, Any], message: str
 ) -> None:
     cluster = await start()
     async with client_of(cluster) as db:
         log = await db.log("orders")
-        with pytest.raises(InvalidArgumentError, match=told):
+        with pytest.raises(InvalidArgumentError, match=message):
             getattr(log, call)(**options)
     assert not cluster.instances["a"].reads
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"replica": 3}, r"a log has no option replica \(it is 3\): did you mean replicas\?"),
         ({"shard": 3}, r"a log has no option shard \(it is 3\): did you mean shards\?"),
@@ -143,10 +143,10 @@ async def test_a_wrong_option_of_a_read_is_named(
     ],
 )
 async def test_a_wrong_option_of_a_log_is_named(
-    start: Starter, options: dict[str, Any], told: str
+    start: Starter, options: dict[str, Any], message: str
 ) -> None:
     cluster = await start()
     async with client_of(cluster) as db:
-        with pytest.raises(InvalidArgumentError, match=told):
+        with pytest.raises(InvalidArgumentError, match=message):
             await db.create_log("more", **options)
         assert await db.list_logs() == ["orders"]

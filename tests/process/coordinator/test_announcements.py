@@ -18,7 +18,7 @@ from logstore.meta.records import (
 )
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from tests.support.announced import SLOT_S, SLOTS, call, learned, prepared, report, slots, started
-from tests.support.statistics import told
+from tests.support.statistics import statistic
 
 
 async def cli(server: CoordinatorServer, *arguments: str) -> str:
@@ -86,7 +86,7 @@ async def test_a_profile_of_a_group_that_never_came_is_anticipated(tmp_path: Pat
     assert 90 <= await mean(server, 10) <= 110
     # It comes as announced, and its operations are counted apart from the others'.
     both = [
-        replace(told("x/0", "a", s, 600), group_counts={"importer": 500, "web": 100})
+        replace(statistic("x/0", "a", s, 600), group_counts={"importer": 500, "web": 100})
         for s in (75, 76)
     ]
     await report(server, [*slots(SLOTS, 75, {"web": 100}), *both])

@@ -35,7 +35,7 @@ from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2
 from logstore.proto.v1.log_pb2_grpc import RouteServiceStub
-from tests.support.statistics import status, told
+from tests.support.statistics import statistic, status
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_reports_make_instances_alive_and_answer_the_slot(channel: grpc.ai
     report = pb.ReportRequest(
         instance="a",
         incarnation=1,
-        shard_statistics_json=msgspec.json.encode([told("x/0", "a", s, 10) for s in range(9)]),
+        shard_statistics_json=msgspec.json.encode([statistic("x/0", "a", s, 10) for s in range(9)]),
         status_json=msgspec.json.encode(status("a")),
     )
     answer = await statistics.Report(report)
@@ -124,7 +124,7 @@ async def test_a_forecast_follows_the_reports(
 ) -> None:
     await stubs.CatalogStub(channel).CreateLog(pb.CreateLogRequest(name="x"))
     statistics = stubs.StatisticsStub(channel)
-    slots = [told("x/0", "a", s, 100) for s in range(60)]
+    slots = [statistic("x/0", "a", s, 100) for s in range(60)]
     await statistics.Report(
         pb.ReportRequest(instance="a", shard_statistics_json=msgspec.json.encode(slots))
     )
@@ -147,7 +147,7 @@ async def test_unusual_slots_are_named(
 ) -> None:
     await stubs.CatalogStub(channel).CreateLog(pb.CreateLogRequest(name="x"))
     statistics = stubs.StatisticsStub(channel)
-    slots = [told("x/0", "a", s, 900 if s == 55 else 100) for s in range(60)]
+    slots = [statistic("x/0", "a", s, 900 if s == 55 else 100) for s in range(60)]
     await statistics.Report(
         pb.ReportRequest(instance="a", shard_statistics_json=msgspec.json.encode(slots))
     )
@@ -224,8 +224,8 @@ async def test_a_drain_is_checked_listed_and_cancelled(channel: grpc.aio.Channel
         with pytest.raises(RefusedError, match="drain"):
             async with called():
                 await request
-    told = await catalog.ListInstances(pb.ListInstancesRequest())
-    rows = [json.loads(row) for row in told.instances_json]
+    statistic = await catalog.ListInstances(pb.ListInstancesRequest())
+    rows = [json.loads(row) for row in statistic.instances_json]
     assert {row["instance"]: row["draining"] for row in rows} == {"a": True, "b": False}
     ended = json.loads((await drains.Cancel(pb.DrainRequest(instance="a"))).json)
     assert ended["state"] == "cancelled"

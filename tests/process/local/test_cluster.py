@@ -111,10 +111,11 @@ async def test_a_setting_that_a_process_refuses_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"instances": 0}, "instances is 0"), ({"port": 70_000}, "port is 70000")]
+    ("options", "message"),
+    [({"instances": 0}, "instances is 0"), ({"port": 70_000}, "port is 70000")],
 )
-def test_bad_options_are_named(tmp_path: Path, options: dict[str, int], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_bad_options_are_named(tmp_path: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ClusterOptions(data=tmp_path, **options)
 
 

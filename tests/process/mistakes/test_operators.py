@@ -111,16 +111,16 @@ MISTAKES: list[tuple[str, int, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("typed", "status", "told"), MISTAKES, ids=[m[0] for m in MISTAKES])
+@pytest.mark.parametrize(("typed", "status", "noted"), MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_a_mistake_is_one_line_that_names_it(
-    address: str, capsys: pytest.CaptureFixture[str], typed: str, status: int, told: str
+    address: str, capsys: pytest.CaptureFixture[str], typed: str, status: int, noted: str
 ) -> None:
     began = time.monotonic()
     assert main([*typed.split(), "--address", address]) == status
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
-    assert told in said
+    assert noted in said
     assert time.monotonic() - began < ANSWER_S
 
 
@@ -152,14 +152,14 @@ def test_events_that_replace_or_overlap_are_told(
         assert main(["calendar", "add", name, *day, "--factor", "2"]) == 0
     assert "its factor multiplies with that of first" in capsys.readouterr().out
     assert main(["calendar", "add", "first", *day, "--factor", "3"]) == 0
-    told = capsys.readouterr().out
-    assert "it replaces an event of this name, 2027-01-01 00:00:00 to 2027-01-02" in told
+    noted = capsys.readouterr().out
+    assert "it replaces an event of this name, 2027-01-01 00:00:00 to 2027-01-02" in noted
     for name in ("first", "second"):
         assert main(["calendar", "remove", name, "--address", address]) == 0
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "noted"),
     [
         (
             "0,nan\n60,1\n",
@@ -175,12 +175,12 @@ def test_events_that_replace_or_overlap_are_told(
     ],
 )
 def test_a_profile_names_its_row(
-    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, told: str
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, noted: str
 ) -> None:
     file = tmp_path / "p.csv"
     file.write_text("time,ops\n" + rows)
     assert main(["profiles", "set", "g", "--expect", str(file), "--address", address]) == 2
-    assert told in capsys.readouterr().err
+    assert noted in capsys.readouterr().err
 
 
 def test_a_profile_for_a_log_that_is_not_there_is_told(
@@ -227,7 +227,7 @@ def test_reads_that_contradict_themselves(db: SyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "noted"),
     [
         ({"capacities": [CapacityRecord(ops_per_s=0.0)]}, "ops_per_s is 0.0, it must be above 0"),
         ({"capacities": [CapacityRecord(bytes_per_s=-1.0)]}, "bytes_per_s is -1.0"),
@@ -238,9 +238,9 @@ def test_reads_that_contradict_themselves(db: SyncClient) -> None:
     ],
 )
 def test_what_no_cluster_can_be_made_of_is_refused_before_it_starts(
-    tmp_path: Path, options: dict[str, object], told: str
+    tmp_path: Path, options: dict[str, object], noted: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=noted):
         ClusterOptions(data=tmp_path, **options)  # type: ignore[arg-type]
 
 
@@ -274,7 +274,7 @@ def write_series(path: Path, rows: list[str], head: str = "time,a") -> list[str]
 
 
 @pytest.mark.parametrize(
-    ("load", "flags", "told"),
+    ("load", "flags", "noted"),
     [
         ("1", ["--instances", "0"], "--instances is 0, it must be 1 to 1000"),
         ("1", ["--capacity", "nan"], "capacity is nan"),
@@ -287,11 +287,11 @@ def write_series(path: Path, rows: list[str], head: str = "time,a") -> list[str]
     ],
 )
 def test_a_simulation_that_says_nothing_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], load: str, flags: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], load: str, flags: list[str], noted: str
 ) -> None:
     line = write_series(tmp_path / "s.csv", [f"{n * 60},{load}" for n in range(30)])
     assert main([*line, *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert noted in capsys.readouterr().err
 
 
 def test_two_columns_of_one_name_are_refused(

@@ -52,13 +52,13 @@ def up(data: Path, *flags: str) -> Iterator[Up]:
     try:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], READY_S)[0], "it is not ready"
-        told = json.loads(process.stdout.readline())
-        yield Up(told["ready"], told["notes"])
+        noted = json.loads(process.stdout.readline())
+        yield Up(noted["ready"], noted["notes"])
     finally:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert err.splitlines() == [f"note: {sentence}" for sentence in told["notes"]]
+    assert err.splitlines() == [f"note: {sentence}" for sentence in noted["notes"]]
 
 
 def test_fewer_and_more_instances_than_the_data_has(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ ETCD = "etcd://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(
-    ("last", "store", "now", "told"),
+    ("last", "store", "now", "noted"),
     [
         (
             ClusterStart(1),
@@ -136,7 +136,7 @@ def test_another_kind_of_metadata_is_refused_before_anything_starts(
     last: ClusterStart | None,
     store: bool,
     now: str | None,
-    told: str,
+    noted: str,
 ) -> None:
     if store:
         (tmp_path / "coordinator" / "store").mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_another_kind_of_metadata_is_refused_before_anything_starts(
         keep(tmp_path, last)
     flags = [] if now is None else ["--metadata", now]
     assert main(["up", "--data", str(tmp_path), "--port", "0", *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert noted in capsys.readouterr().err
     assert not (tmp_path / "logs").exists()
 
 
@@ -154,8 +154,8 @@ def test_the_same_metadata_is_taken_and_other_members_of_etcd_are_told(tmp_path:
         past = before(tmp_path)
         assert past.run == run
         check_metadata(tmp_path, past, run.metadata)
-    (told,) = notes(past, ClusterStart(1, "etcd://b:1"), [], [], [])
-    assert told == f"--metadata is etcd://b:1, it was {ETCD}"
+    (noted,) = notes(past, ClusterStart(1, "etcd://b:1"), [], [], [])
+    assert noted == f"--metadata is etcd://b:1, it was {ETCD}"
 
 
 def test_a_damaged_note_of_the_last_run_is_named(tmp_path: Path) -> None:

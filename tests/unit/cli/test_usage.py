@@ -50,7 +50,7 @@ def test_every_command_knows_json(command: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         (["nonsense"], "nonsense"),
         (["move", "orders/0"], "INSTANCE"),
@@ -69,12 +69,12 @@ def test_every_command_knows_json(command: str, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_bad_usage_is_one_line_and_2(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
-    assert told in said
+    assert printed in said
     assert said.count("\n") == 1
 
 
@@ -93,7 +93,7 @@ def test_no_cluster_is_one_line_and_1(
 
 @pytest.mark.parametrize("debug", ["", "1"])
 @pytest.mark.parametrize(
-    ("failure", "status", "told"),
+    ("failure", "status", "printed"),
     [
         (RuntimeError("two\nlines"), 1, "failed unexpectedly"),
         (ZeroDivisionError("division by zero"), 1, "failed unexpectedly"),
@@ -117,7 +117,7 @@ def test_no_cluster_is_one_line_and_1(
 def test_every_failure_is_one_sentence_without_words_from_inside(
     failure: BaseException,
     status: int,
-    told: str,
+    printed: str,
     debug: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -129,15 +129,15 @@ def test_every_failure_is_one_sentence_without_words_from_inside(
     monkeypatch.setattr(Coordinator, "call", broken)
     assert main(["instances"]) == status
     said = capsys.readouterr().err
-    if not told:
+    if not printed:
         assert said == ""
         return
     line, _, details = said.partition("\n")
     assert line.startswith("error: ")
-    assert told in line
+    assert printed in line
     assert len(line) < 2_100
     assert ("Traceback" in details) is bool(debug)
-    if "foreseen" in told:
+    if "unexpectedly" in printed:
         assert "LOGSTORE_DEBUG=1" in line
         assert str(failure).split("\n")[0] not in line or not str(failure)
         assert type(failure).__name__ not in line

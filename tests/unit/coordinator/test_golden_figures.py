@@ -21,7 +21,7 @@ from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
 from profiler.calendar import Event
 from profiler.types import Capacity, DataStoreStatus, ShardStatistics
 from tests.support.golden import Caller, Golden
-from tests.support.statistics import told
+from tests.support.statistics import statistic
 
 SLOTS = 48
 RULES = frozenset({"free ports", "drawn identities"})
@@ -61,7 +61,7 @@ def slots_of(shard: str) -> list[ShardStatistics]:
     for slot in range(SLOTS):
         ops = 120 + 10 * (slot % 24) + (2_000 if slot == SLOTS - 5 else 0)
         groups = {"web": ops - 20, "batch": 20}
-        found.append(replace(told(shard, "a", slot, ops, reads=40), group_counts=groups))
+        found.append(replace(statistic(shard, "a", slot, ops, reads=40), group_counts=groups))
     return found
 
 

@@ -24,7 +24,7 @@ from tests.support.announced import (
     report,
     started,
 )
-from tests.support.statistics import told
+from tests.support.statistics import statistic
 
 FIRST, LAST = 72, 200
 EVENTS = (96, 120, 144)
@@ -33,7 +33,7 @@ EVENTS = (96, 120, 144)
 
 def row(slot: int) -> ShardStatistics:
     web, batch = 100 + 50 * (slot % 24 > 12), 20 + 10 * (slot % 2)
-    usual = told("x/0", "a", slot, (web + batch) * (3 if slot in EVENTS else 1))
+    usual = statistic("x/0", "a", slot, (web + batch) * (3 if slot in EVENTS else 1))
     return replace(usual, group_counts={"web": web, "batch": batch})
 
 

@@ -9,7 +9,7 @@ import pytest
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.env import Env
-from tests.support.statistics import told
+from tests.support.statistics import statistic
 
 SEASONS = (24,)
 
@@ -23,7 +23,7 @@ def fed(shards: int, slots: int) -> StatisticsIntake:
     made, rng = intake(), random.Random(1)
     for slot in range(slots):
         rows = [
-            told(f"x/{n}", "a", slot, 100 + n + 50 * (slot % 24 > 12) + rng.randrange(5))
+            statistic(f"x/{n}", "a", slot, 100 + n + 50 * (slot % 24 > 12) + rng.randrange(5))
             for n in range(shards)
         ]
         made.take("a", 1, rows, None, float(slot), slot)
@@ -54,7 +54,9 @@ async def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
     heatmap = after.heatmap("x")
     assert heatmap is not None
     # It goes on: the next slot is learned by the restored models, an old one is not again.
-    after.take("a", 1, [told("x/0", "a", 119, 9), told("x/0", "a", 120, 100)], None, 0.0, 0)
+    after.take(
+        "a", 1, [statistic("x/0", "a", 119, 9), statistic("x/0", "a", 120, 100)], None, 0.0, 0
+    )
     assert after.learn(1e9) == 1
     assert after.book.last_slot("x/0") == 120
     await second.close()

@@ -17,7 +17,7 @@ from coordinator.statistics.state import Saved, SavedLog
 from logstore.base.env import Env
 from profiler.slot_clock import GAP_SLOTS_MAX
 from profiler.types import ShardStatistics
-from tests.support.statistics import told
+from tests.support.statistics import statistic
 
 SLOT_US = 300_000_000
 DAY = 288
@@ -78,7 +78,7 @@ def run(reporters: int, glitch: list[ShardStatistics]) -> StatisticsIntake:
     book = intake()
     for slot in range(LAST + 1):
         for n in range(reporters):
-            rows = [told(f"{log}/{n}", f"i{n}", slot, 100 + slot % 24) for log in ("x", "y")]
+            rows = [statistic(f"{log}/{n}", f"i{n}", slot, 100 + slot % 24) for log in ("x", "y")]
             report(book, rows, float(slot), f"i{n}")
         if AT <= slot < AT + len(glitch):
             report(book, [glitch[slot - AT]], slot + 0.5, "i0")
@@ -110,7 +110,7 @@ def clean_run(reporters: int) -> StatisticsIntake:
 def test_a_bad_report_heals_within_a_period(bad: int, reporters: int, reports: int) -> None:
     """The other log and the other reporters never notice; this one's slots are those of before."""
     clean = clean_run(reporters)
-    dirty = run(reporters, [told("x/0", "i0", bad + i, 1) for i in range(reports)])
+    dirty = run(reporters, [statistic("x/0", "i0", bad + i, 1) for i in range(reports)])
     for n in range(reporters):
         for log in ("x", "y"):
             shard = f"{log}/{n}"
@@ -125,10 +125,10 @@ def test_a_bad_report_heals_within_a_period(bad: int, reporters: int, reports: i
 
 def test_the_first_report_of_all_is_bad_and_what_it_taught_is_forgotten() -> None:
     book = intake()
-    report(book, [told("x/0", "a", 5_881_712_000, 7)], 0.0)
+    report(book, [statistic("x/0", "a", 5_881_712_000, 7)], 0.0)
     book.learn(0.1)
     for slot in range(100, 130):
-        report(book, [told("x/0", "a", slot, 100)], 1.0 + slot - 100)
+        report(book, [statistic("x/0", "a", slot, 100)], 1.0 + slot - 100)
         book.learn(1.5 + slot - 100)
     assert book.newest_slots(["x"]) == {"x": 129}
     assert book.book.last_slot("x/0") == 129
@@ -146,8 +146,8 @@ def test_the_first_report_of_all_is_bad_and_what_it_taught_is_forgotten() -> Non
 def test_no_reports_for_long_and_then_all_at_once() -> None:
     book = intake()
     for slot in range(50):
-        report(book, [told("x/0", "a", slot, 100)], float(slot))
-    late = [told("x/0", "a", slot, 100 + slot) for slot in range(50, 90)]
+        report(book, [statistic("x/0", "a", slot, 100)], float(slot))
+    late = [statistic("x/0", "a", slot, 100 + slot) for slot in range(50, 90)]
     for start in range(0, 40, 8):
         report(book, late[start : start + 8], 200.0)
     while book.learn(201.0):
@@ -162,11 +162,11 @@ def test_reporters_that_are_apart_in_history_lose_nothing() -> None:
     """One instance feeds its weeks before the other does."""
     book = intake()
     for start in range(0, 300, 50):
-        report(book, [told("x/0", "a", s, 10) for s in range(start, start + 50)], start / 1e3)
+        report(book, [statistic("x/0", "a", s, 10) for s in range(start, start + 50)], start / 1e3)
     for start in range(0, 300, 50):
-        report(book, [told("x/1", "b", s, 20) for s in range(start, start + 50)],
+        report(book, [statistic("x/1", "b", s, 20) for s in range(start, start + 50)],
                1.0 + start / 1e3, "b")  # fmt: skip
-    report(book, [told("x/0", "a", 300, 10)], 2.1)
+    report(book, [statistic("x/0", "a", 300, 10)], 2.1)
     while book.learn(10.0):
         pass
     for shard, value in (("x/0", 10.0), ("x/1", 20.0)):
@@ -176,7 +176,7 @@ def test_reporters_that_are_apart_in_history_lose_nothing() -> None:
 
 def test_a_report_that_comes_twice_counts_once() -> None:
     book = intake()
-    rows = [told("x/0", "a", slot, 10) for slot in range(12)]
+    rows = [statistic("x/0", "a", slot, 10) for slot in range(12)]
     for _ in range(3):
         report(book, rows, 0.0)
     book.learn(1.0)
@@ -201,10 +201,10 @@ def test_after_any_bad_reports_all_goes_on(glitch: list[tuple[str, int, int]], s
     book, at = intake(), random.Random(seed).randrange(10, 30)
     for slot in range(60):
         for n in range(3):
-            report(book, [told(f"x/{n}", f"i{n}", slot, 100)], slot + n / 10, f"i{n}")
+            report(book, [statistic(f"x/{n}", f"i{n}", slot, 100)], slot + n / 10, f"i{n}")
         if slot == at:
             for instance, bad, ops in glitch:
-                row = told(f"x/{instance[1:]}", instance, bad, ops)
+                row = statistic(f"x/{instance[1:]}", instance, bad, ops)
                 report(book, [row], slot + 0.5, instance)
         book.learn(slot + 0.9)
         if slot > at:
@@ -223,14 +223,16 @@ async def test_a_poisoned_file_heals_at_restore(tmp_path: Path) -> None:
     """As the version before wrote it: 100 slots, and one that is 30 days later."""
     book = intake()
     for slot in range(100):
-        report(book, [told("x/0", "a", slot, 100), told("y/0", "a", slot, 50)], float(slot))
+        report(
+            book, [statistic("x/0", "a", slot, 100), statistic("y/0", "a", slot, 50)], float(slot)
+        )
     while book.learn(1e9):
         pass
     good = book.saved()
     later = 99 + 30 * 24
     model = good.models["x/0"]
     poisoned = {**model, "last_slot": 119, "values": [*model["values"], *[0.0] * 20]}
-    history = [*good.history["x/0"], told("x/0", "a", later, 1)]
+    history = [*good.history["x/0"], statistic("x/0", "a", later, 1)]
     bad = msgspec.structs.replace(
         good,
         logs={**good.logs, "x": SavedLog(later, later)},
@@ -255,7 +257,7 @@ async def test_a_poisoned_file_heals_at_restore(tmp_path: Path) -> None:
 def test_one_whose_bounds_nobody_knows_heals_by_what_is_told(later: int) -> None:
     book = intake()
     for slot in range(100):
-        report(book, [told("x/0", "a", slot, 100)], float(slot))
+        report(book, [statistic("x/0", "a", slot, 100)], float(slot))
     while book.learn(1e9):
         pass
     good = book.saved()
@@ -266,12 +268,12 @@ def test_one_whose_bounds_nobody_knows_heals_by_what_is_told(later: int) -> None
         good.seasons,
         {"x": SavedLog(later, later)},
         {"x/0": {**model, "last_slot": later, "values": values}},
-        {"x/0": [told("x/0", "a", later, 1)]},
+        {"x/0": [statistic("x/0", "a", later, 1)]},
     )
     after = intake()
     after.restore(bad, {"x"}, 0.0, None)
     for slot in range(100, 150):
-        report(after, [told("x/0", "a", slot, 100)], float(slot))
+        report(after, [statistic("x/0", "a", slot, 100)], float(slot))
         after.learn(slot + 0.5)
     assert after.newest_slots(["x"]) == {"x": 149}
     assert after.book.last_slot("x/0") == 149
@@ -317,10 +319,10 @@ def test_slots_that_are_released_late_are_not_lost() -> None:
     """A jump of a whole log that is believed at the third report: the first one counts too."""
     book = intake()
     for slot in range(20):
-        report(book, [told("x/0", "a", slot, 10)], float(slot))
+        report(book, [statistic("x/0", "a", slot, 10)], float(slot))
     far = 20 + 10 * GAP_SLOTS_MAX
     for i in range(6):
-        report(book, [replace(told("x/0", "a", far + i, 30), p50_ms=1.0)], 20.0 + 2 * i)
+        report(book, [replace(statistic("x/0", "a", far + i, 30), p50_ms=1.0)], 20.0 + 2 * i)
     while book.learn(1e6):
         pass
     learned = slots_learned(book, "x/0")

@@ -37,11 +37,11 @@ from profiler.agent import GROUPS_MAX
 from profiler.forecast.groups import GROUPS_MAX as GROUPS_OF_SHARD_MAX
 from profiler.forecast.groups import UsageProfile
 from profiler.types import OpType, ShardStatistics
-from tests.support.statistics import status, told
+from tests.support.statistics import statistic, status
 from tests.unit.coordinator.test_statistics import migration
 
 SHARDS = {"x": 2}
-GOOD = told("x/0", "a", 7, 10)
+GOOD = statistic("x/0", "a", 7, 10)
 
 
 @pytest.mark.parametrize(
@@ -185,17 +185,17 @@ async def test_a_clock_that_is_30_days_ahead_tells_the_slots_of_a_right_one(
     now_us = Env().clock.wall_us()
     present = now_us // 300_000_000
     off = 30 * 288
-    await report(channel, [told("wall/1", "b", present - 2, 10)], "b", now_us)
-    await report(channel, [told("wall/0", "a", present - 2, 10)], "a", now_us)
-    await report(channel, [told("wall/0", "a", present - 1 + off, 20)], "a",
+    await report(channel, [statistic("wall/1", "b", present - 2, 10)], "b", now_us)
+    await report(channel, [statistic("wall/0", "a", present - 2, 10)], "a", now_us)
+    await report(channel, [statistic("wall/0", "a", present - 1 + off, 20)], "a",
                  now_us + off * 300_000_000)  # fmt: skip
-    await report(channel, [told("wall/1", "b", present - 1, 10)], "b", now_us)
+    await report(channel, [statistic("wall/1", "b", present - 1, 10)], "b", now_us)
     assert server.intake.newest_slots(["wall"]) == {"wall": present - 1}
     load = server.intake.load("wall/0")
     assert load is not None
     assert (load.slot, load.ops) == (present - 1, 20.0)
     # One of an older version does not say what its clock says: what is to come is refused.
-    await report(channel, [told("wall/0", "a", present + off, 20)], "a")
+    await report(channel, [statistic("wall/0", "a", present + off, 20)], "a")
     assert server.intake.load("wall/0") == load
 
 
@@ -203,11 +203,15 @@ async def test_one_log_of_event_time_says_nothing_of_another(
     server: CoordinatorServer, channel: grpc.aio.Channel
 ) -> None:
     await server.catalog.create("other", LogOptions(event_time=True), 1, (), ["a"])
-    answer = await report(channel, [told("event/0", "a", 900, 5), told("other/0", "a", 40, 5)])
+    answer = await report(
+        channel, [statistic("event/0", "a", 900, 5), statistic("other/0", "a", 40, 5)]
+    )
     assert dict(answer.newest_slots) == {"event": 900, "other": 40}
-    answer = await report(channel, [told("event/0", "a", 5_881_712_000, 5)])  # nanoseconds
+    answer = await report(channel, [statistic("event/0", "a", 5_881_712_000, 5)])  # nanoseconds
     assert dict(answer.newest_slots) == {"event": 900, "other": 40}
-    answer = await report(channel, [told("event/0", "a", 901, 5), told("other/0", "a", 41, 5)])
+    answer = await report(
+        channel, [statistic("event/0", "a", 901, 5), statistic("other/0", "a", 41, 5)]
+    )
     assert dict(answer.newest_slots) == {"event": 901, "other": 41}
 
 
@@ -249,8 +253,8 @@ def test_client_groups_without_end_stop_no_learning() -> None:
     book.announce([], {"web": UsageProfile(0, (5.0,), repeats=True)})
     for slot in range(20):
         groups = {f"{slot}-{i}": 1 for i in range(GROUPS_MAX)}
-        row = replace(told("x/0", "a", slot, 100), group_counts=groups)
-        book.take("a", 1, [row, told("x/1", "a", slot, 50)], None, float(slot), 0)
+        row = replace(statistic("x/0", "a", slot, 100), group_counts=groups)
+        book.take("a", 1, [row, statistic("x/1", "a", slot, 50)], None, float(slot), 0)
         book.learn(slot + 0.5)
     assert book.book.last_slot("x/0") == book.book.last_slot("x/1") == 19
     assert set(book.book.state("x/0")["values"]) == {100.0}

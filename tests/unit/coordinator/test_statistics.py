@@ -22,13 +22,13 @@ from logstore.base.types import ShardStatus
 from logstore.meta.records import CapacityRecord, InstanceRecord, Member, ShardRecord
 from sharder.config import PlannerConfig
 from sharder.keys import KeyRange
-from tests.support.statistics import intake, status, told
+from tests.support.statistics import intake, statistic, status
 
 
 def test_a_slot_is_learned_once_all_who_tell_of_the_log_have_told_it() -> None:
     book = intake()
-    book.take("a", 1, [told("x/0", "a", s, 10) for s in range(5)], status("a"), 0.0, 0)
-    book.take("b", 1, [told("x/1", "b", s, 20) for s in range(3)], status("b"), 0.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", s, 10) for s in range(5)], status("a"), 0.0, 0)
+    book.take("b", 1, [statistic("x/1", "b", s, 20) for s in range(3)], status("b"), 0.0, 0)
     assert book.learn(0.1) == 3
     assert book.book.last_slot("x/0") == book.book.last_slot("x/1") == 2
     assert book.learn(2.9) == 0
@@ -38,8 +38,8 @@ def test_a_slot_is_learned_once_all_who_tell_of_the_log_have_told_it() -> None:
 
 def test_one_slot_told_by_two_instances_is_added_up() -> None:
     book = intake()
-    book.take("a", 1, [told("x/0", "a", 7, 10)], None, 0.0, 0)
-    book.take("b", 1, [told("x/0", "b", 7, 5)], None, 0.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", 7, 10)], None, 0.0, 0)
+    book.take("b", 1, [statistic("x/0", "b", 7, 5)], None, 0.0, 0)
     book.learn(0.0)
     load = book.load("x/0")
     assert load is not None
@@ -49,11 +49,11 @@ def test_one_slot_told_by_two_instances_is_added_up() -> None:
 
 def test_slots_that_come_in_disorder_are_learned_in_order() -> None:
     book = intake()
-    book.take("a", 1, [told("x/0", "a", s, s + 1) for s in (3, 1, 2, 0)], None, 0.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", s, s + 1) for s in (3, 1, 2, 0)], None, 0.0, 0)
     assert book.learn(0.0, slots_max=2) == 2
     assert book.learn(0.0) == 2
     assert book.book.state("x/0")["values"][-4:] == [1.0, 2.0, 3.0, 4.0]
-    book.take("a", 1, [told("x/0", "a", 2, 100)], None, 0.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", 2, 100)], None, 0.0, 0)
     assert book.learn(9.0) == 0
 
 
@@ -67,8 +67,8 @@ def test_alive_is_who_was_heard_from() -> None:
 
 def test_figures_of_the_target_count_only_since_the_ramp_began() -> None:
     book = intake()
-    book.take("a", 1, [told("x/0", "a", 1, 500, 300)], None, 0.0, 100)
-    book.take("b", 1, [told("x/0", "b", 1, 200, 200)], None, 0.0, 200)
+    book.take("a", 1, [statistic("x/0", "a", 1, 500, 300)], None, 0.0, 100)
+    book.take("b", 1, [statistic("x/0", "b", 1, 200, 200)], None, 0.0, 200)
     figures = book.figures("x/0", "a", "b", 150)
     assert (figures.samples, figures.source_p99_ms, figures.target_p99_ms) == (200, 2.0, 2.0)
     assert book.figures("x/0", "a", "b", 250).samples == 0
@@ -76,7 +76,7 @@ def test_figures_of_the_target_count_only_since_the_ramp_began() -> None:
 
 def test_a_deleted_log_is_forgotten() -> None:
     book = intake()
-    book.take("a", 1, [told("x/0", "a", 1, 5), told("y/0", "a", 1, 5)], None, 0.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", 1, 5), statistic("y/0", "a", 1, 5)], None, 0.0, 0)
     book.learn(0.0)
     book.forget_log("x")
     assert set(book.history()) == {"y/0"}
@@ -87,7 +87,7 @@ def test_a_deleted_log_is_forgotten() -> None:
 
 def test_the_time_of_a_silent_log_goes_on() -> None:
     book = intake()
-    book.take("a", 1, [told("x/0", "a", s, 60) for s in range(100)], status("a"), 50.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", s, 60) for s in range(100)], status("a"), 50.0, 0)
     while book.learn(50.0):
         pass
 
@@ -102,7 +102,7 @@ def test_the_time_of_a_silent_log_goes_on() -> None:
 def test_reports_cross_the_wire() -> None:
     import msgspec
 
-    sent = [told("x/0", "a", 1, 5)]
+    sent = [statistic("x/0", "a", 1, 5)]
     assert decode_statistics(msgspec.json.encode(sent)) == (sent, [])
     got = decode_status(msgspec.json.encode(status("a")))
     assert got.capacity.ops_per_s == 100.0
@@ -142,7 +142,7 @@ def test_the_view_is_in_wall_seconds(tmp_path: Path, active: bool) -> None:
         outlook_slots=3,
     )
     book = intake()
-    book.take("a", 1, [told("x/0", "a", s, 60) for s in range(100)], status("a"), 0.0, 0)
+    book.take("a", 1, [statistic("x/0", "a", s, 60) for s in range(100)], status("a"), 0.0, 0)
     while book.learn(0.0):
         pass
     moves = [migration(State.RAMPING if active else State.COMPLETED)]
@@ -184,8 +184,8 @@ def test_the_planner_learns_from_past_moves() -> None:
 
 def test_a_target_that_fails_is_a_breach_also_when_it_serves_nothing() -> None:
     book = intake()
-    ours = told("x/0", "a", 1, 500, 300)
-    theirs = replace(told("x/0", "b", 1, 0, 0), query_count=0, counts={}, failed_count=150)
+    ours = statistic("x/0", "a", 1, 500, 300)
+    theirs = replace(statistic("x/0", "b", 1, 0, 0), query_count=0, counts={}, failed_count=150)
     book.take("a", 1, [ours], None, 0.0, 100)
     book.take("b", 1, [theirs], None, 0.0, 200)
     figures = book.figures("x/0", "a", "b", 150)

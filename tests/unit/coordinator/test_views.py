@@ -55,7 +55,9 @@ def test_the_migration_weight_follows_how_moves_turned_out() -> None:
     assert migration_weights(worst, 100.0)["x/1"] == WEIGHT_MIN
 
 
-def told(number: int, instance: str, slot: int, keys: tuple[tuple[bytes, float], ...]) -> object:
+def statistic(
+    number: int, instance: str, slot: int, keys: tuple[tuple[bytes, float], ...]
+) -> object:
     count = round(sum(weight for _, weight in keys))
     return ShardStatistics(
         f"x/{number}", instance, slot, 1.0, {OpType.APPEND: count}, count, 100 * count, 0,
@@ -78,7 +80,7 @@ def make_seen(tmp_path: Path) -> View:
     """x/0 has 99 ops/s of a's 100, two fifths of them on one key; b has 20 of 100."""
     intake = StatisticsIntake(1.0, settle_s=0.0)
     for slot in range(30):
-        low = [told(0, "a", slot, KEYS), told(1, "b", slot, ((b"q", 20.0),))]
+        low = [statistic(0, "a", slot, KEYS), statistic(1, "b", slot, ((b"q", 20.0),))]
         intake.take("a", 1, low, None, 0.0, 0)  # type: ignore[arg-type]
         while intake.learn(10.0):
             pass

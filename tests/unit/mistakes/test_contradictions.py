@@ -54,9 +54,9 @@ def words(command: str, *given: str) -> list[str]:
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a refused command says: one line, status 2."""
     status = main(arguments)
-    told = capsys.readouterr().err
-    assert (status, told.count("\n")) == (2, 1), told
-    return told
+    message = capsys.readouterr().err
+    assert (status, message.count("\n")) == (2, 1), message
+    return message
 
 
 def named(command: str, name: str) -> str:
@@ -72,10 +72,10 @@ PAIRS = [(command, *pair) for command, pairs in EXCLUSIVE.items() for pair in pa
 def test_each_pair_of_the_table_is_refused_and_both_are_named(
     command: str, one: str, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = said(words(command, one, other), capsys)
-    assert "exclude each other" in told
-    assert named(command, one) in told
-    assert named(command, other) in told
+    message = said(words(command, one, other), capsys)
+    assert "exclude each other" in message
+    assert named(command, one) in message
+    assert named(command, other) in message
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_each_pair_of_the_table_is_refused_and_both_are_named(
 def test_half_a_pair_is_refused(
     command: str, one: str, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = said(words(command, one), capsys)
-    assert f"{named(command, one)} is given without {named(command, other)}" in told
+    message = said(words(command, one), capsys)
+    assert f"{named(command, one)} is given without {named(command, other)}" in message
 
 
 def test_the_tables_name_parameters_that_exist() -> None:
@@ -101,7 +101,7 @@ def test_the_tables_name_parameters_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["log", "create", "x", "--option", "shards=3", "--shards", "4"], ("shards=", "--shards")),
         (["log", "create", "x", "--option", "partitioner=hash"], ("partitioner=", "--partitioner")),
@@ -139,10 +139,10 @@ def test_the_tables_name_parameters_that_exist() -> None:
     ],
 )  # fmt: skip
 def test_contradictions_of_values(
-    arguments: list[str], told: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = said(arguments, capsys)
-    for word in told:
+    for word in message:
         assert word in line
 
 
@@ -157,7 +157,7 @@ Call = Callable[[logstore.Client], Any]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"shards": 5, "split_keys": [b"a"]}, "shards is 5, 1 split_keys make 2"),
         ({"shards": 1, "split_keys": [b"a"]}, "shards is 1, 1 split_keys make 2"),
@@ -167,15 +167,15 @@ Call = Callable[[logstore.Client], Any]
     ],
 )
 async def test_create_log_refuses_before_anything_is_sent(
-    options: dict[str, Any], told: str
+    options: dict[str, Any], message: str
 ) -> None:
     async with logstore.connect(NOWHERE, timeout_s=1.0) as db:
-        with pytest.raises(InvalidArgumentError, match=told):
+        with pytest.raises(InvalidArgumentError, match=message):
             await db.create_log("x", **options)
 
 
 async def test_two_ways_to_say_the_same_number_of_shards_agree() -> None:
     async with logstore.connect(NOWHERE, timeout_s=1.0) as db:
-        with pytest.raises(LogstoreError) as told:
+        with pytest.raises(LogstoreError) as message:
             await db.create_log("x", shards=2, split_keys=[b"a"])
-    assert not isinstance(told.value, InvalidArgumentError)  # it was sent, without a server
+    assert not isinstance(message.value, InvalidArgumentError)  # it was sent, without a server

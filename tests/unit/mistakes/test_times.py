@@ -1,7 +1,7 @@
 """Times that people write: every row's is read, in UTC or with an offset; slots are regular.
 
 The rule is `coordinator.cli.times`. Generated neighbours: any regular series with a row moved,
-repeated, dropped or garbled is refused by its line, filled and told, or gives the same slots.
+repeated, dropped or garbled is refused by its line, filled and noted, or gives the same slots.
 """
 
 import gzip
@@ -76,15 +76,15 @@ def test_hours_over_a_change_of_the_clock(start: datetime) -> None:
     whole = (3600.0, tuple(range(48)))
     assert slots(hours(start, 48, BERLIN, naive=False)) == (*whole, "")
     assert slots(hours(start, 48, None, naive=False)) == (*whole, "")
-    step, at, told = slots(hours(start, 48, None, naive=True))
+    step, at, noted = slots(hours(start, 48, None, naive=True))
     assert (step, at) == whole
-    assert told == "load.csv: 48 times without a zone are taken as UTC"
+    assert noted == "load.csv: 48 times without a zone are taken as UTC"
 
 
 def test_a_local_clock_that_jumps_is_filled_and_one_that_is_set_back_is_refused() -> None:
-    step, at, told = slots(hours(SPRING, 48, BERLIN, naive=True))
+    step, at, noted = slots(hours(SPRING, 48, BERLIN, naive=True))
     assert (step, len(at), at[-1]) == (3600.0, 48, 48)
-    assert "1 of 49 slots are missing, the first before line 5; they are filled" in told
+    assert "1 of 49 slots are missing, the first before line 5; they are filled" in noted
     with pytest.raises(
         InvalidArgumentError, match=r"line 5: time .* repeats that of line 4.*local"
     ):
@@ -99,7 +99,7 @@ def test_days_of_a_local_clock_are_no_slots() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "noted"),
     [
         (["0", "900", "?", "2700"], r"line 4: time is '\?', it must be an ISO time or Unix s"),
         (["0", "900", "", "2700"], "line 4: time is ''"),
@@ -119,8 +119,8 @@ def test_days_of_a_local_clock_are_no_slots() -> None:
         (["0", "1", "2"], "give --slot-s"),
     ],
 )  # fmt: skip
-def test_rows_that_make_no_slots_are_named(texts: list[str], told: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=told):
+def test_rows_that_make_no_slots_are_named(texts: list[str], noted: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=noted):
         slots(texts)
 
 
@@ -200,7 +200,7 @@ def test_simulate_says_what_it_did_with_the_times(
 
 
 @pytest.mark.parametrize(
-    ("at", "told"),
+    ("at", "noted"),
     [
         ("?", "line 3: time_s is '?'"),
         ("", "line 3: time_s is ''"),
@@ -210,14 +210,14 @@ def test_simulate_says_what_it_did_with_the_times(
         ("9999-12-31", "within 1970 and 2199"),
     ],
 )
-def test_events_and_histories_name_the_row(tmp_path: Path, at: str, told: str) -> None:
+def test_events_and_histories_name_the_row(tmp_path: Path, at: str, noted: str) -> None:
     file = write(tmp_path / "e.csv", "time_s,key", ["1,a", f"{at},b", "3,c"])
     with pytest.raises(InvalidArgumentError) as events:
         read_events(file, 60.0)
     with pytest.raises(InvalidArgumentError) as history:
         shards_from_history(file, "range", 2, LIVING)
-    assert told in events.value.message
-    assert told in history.value.message
+    assert noted in events.value.message
+    assert noted in history.value.message
 
 
 def test_histories_take_zones_and_any_order(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_series_keeps_its_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "told"),
+    ("start", "end", "noted"),
     [
         (100.0, 100.0, "limit is > start_s"),
         (200.0, 100.0, "limit is > start_s"),
@@ -258,8 +258,8 @@ def test_a_series_keeps_its_shape(tmp_path: Path) -> None:
         (0.0, 367 * 86_400.0, "lasts 367 days, the limit is 366"),
     ],
 )
-def test_events_that_cannot_be_are_refused(start: float, end: float, told: str) -> None:
-    with pytest.raises((InvalidArgumentError, ValueError), match=told):
+def test_events_that_cannot_be_are_refused(start: float, end: float, noted: str) -> None:
+    with pytest.raises((InvalidArgumentError, ValueError), match=noted):
         check_event(Event("e", start, end))
 
 
@@ -280,15 +280,15 @@ def test_a_number_of_seconds_is_itself(value: float) -> None:
 
 
 @given(st.datetimes(datetime(1970, 1, 2), datetime(2199, 12, 30)), st.integers(-14 * 60, 14 * 60))
-def test_an_offset_is_taken_off(told: datetime, minutes: int) -> None:
+def test_an_offset_is_taken_off(noted: datetime, minutes: int) -> None:
     reader = TimeReader()
     offset = timedelta(minutes=minutes)
     text = (
-        told.isoformat()
+        noted.isoformat()
         + f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
     )
-    expected = (told.replace(tzinfo=UTC) - offset).timestamp()
+    expected = (noted.replace(tzinfo=UTC) - offset).timestamp()
     assert reader.seconds("t", text) == pytest.approx(expected, abs=1e-5)
     assert reader.zoneless == 0
-    assert reader.seconds("t", told.isoformat()) == told.replace(tzinfo=UTC).timestamp()
+    assert reader.seconds("t", noted.isoformat()) == noted.replace(tzinfo=UTC).timestamp()
     assert reader.zoneless == 1

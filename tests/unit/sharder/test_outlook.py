@@ -93,17 +93,17 @@ def test_sums_follow_what_is_in_flight_and_what_is_accepted() -> None:
     ))  # fmt: skip
     rows = np.array([0])
 
-    def told(seen: View) -> list[float]:
+    def chosen(seen: View) -> list[float]:
         outlook = Draft(seen, LoadTable(seen)).outlook
         assert outlook is not None
         return [float(outlook.burden(rows, np.array([k]))[0, 0]) for k in range(3)]
 
-    assert told(replace(view, in_flight=(flying,))) == pytest.approx(told(there))
+    assert chosen(replace(view, in_flight=(flying,))) == pytest.approx(chosen(there))
     draft = Draft(view, LoadTable(view))
     assert draft.outlook is not None
     draft.outlook.shift(1, 0, 2)
     after = [float(draft.outlook.burden(rows, np.array([k]))[0, 0]) for k in range(3)]
-    assert after == pytest.approx(told(there))
+    assert after == pytest.approx(chosen(there))
 
 
 def test_relief_is_what_the_shard_burdened() -> None:
