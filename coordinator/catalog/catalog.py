@@ -64,7 +64,7 @@ def check_name(name: str) -> str:
 def parse_log_options(data: bytes, replicas: int = 1) -> LogOptions:
     """LogOptions from a JSON object; unknown fields and wrong types are refused by name.
 
-    `replicas`: of who does not say; then most of them are the least that must be in sync.
+    `replicas`: the default; then `min_in_sync` is a majority of them.
     """
     try:
         given = msgspec.json.decode(data or b"{}", type=dict[str, object])
@@ -80,7 +80,7 @@ def parse_log_options(data: bytes, replicas: int = 1) -> LogOptions:
 
 
 def check_log_options(options: LogOptions) -> LogOptions:
-    """Refuse what cannot be kept."""
+    """Refuse options that have no effect yet."""
     said = complaint(options)
     if said is not None:
         none = ", or null for no limit" if said.startswith("timestamp_ahead_max_s ") else ""
@@ -107,7 +107,7 @@ def check_log_options(options: LogOptions) -> LogOptions:
 def ranges_of(
     options: LogOptions, shards: int, split_keys: Sequence[bytes]
 ) -> tuple[KeyRange, ...]:
-    """The ranges a new log starts with: cut at `split_keys`, or `shards` even ones (0: one)."""
+    """The ranges of a new log: divided at `split_keys`, or `shards` even ones (0: one)."""
     if split_keys:
         if shards and shards != len(split_keys) + 1:
             raise InvalidArgumentError(
@@ -134,7 +134,7 @@ def ranges_of(
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What a deletion took out of the map. `keep_s`: how long its copies can be brought back."""
+    """The size of a deletion. `keep_s`: how long the copies can be brought back."""
 
     log: str
     shards: int
@@ -143,7 +143,7 @@ class Deleted:
 
 
 class Catalog(Listing):
-    """The logs and instances of one store, and every change of them but moves."""
+    """The logs and instances of one store, and every change of them except moves."""
 
     def __init__(
         self, store: MetadataStore, env: Env, cluster: str, *, has_broker: bool = False
@@ -218,7 +218,8 @@ class Catalog(Listing):
     ) -> Deleted:
         """Delete a log, its record first; the instances retire its copies (P9).
 
-        Refused while one of its shards is migrating. `dry_run`: tell it, delete nothing.
+        Refused while one of its shards is migrating. `dry_run`: report the deletion, change
+        nothing.
         """
         logs = log_table(self._store)
 
@@ -253,7 +254,7 @@ class Catalog(Listing):
         return Order(self.cluster, cause, self.now_us(), keep_s)
 
     def _unfinished(self, name: str) -> Order:
-        """For shards without a log: whether it was being made or deleted, nobody can tell."""
+        """For shards without a log, which may be half created or half deleted."""
         return self._order(f"{deletion_of(name)}, or was never finished", KEEP_DELETED_LOG_S)
 
     async def _drop_shards(self, name: str, order: Order) -> None:
@@ -279,7 +280,7 @@ class Catalog(Listing):
             await self._drop_shards(name, self._unfinished(name))
 
     async def draw_replica_ids(self, count: int) -> int:
-        """The first of `count` ids that nobody else gets."""
+        """The first of `count` ids for this caller alone."""
         after = await number_table(self._store).update(
             REPLICA_COUNTER,
             lambda found: (found.record if found is not None else 1) + count,

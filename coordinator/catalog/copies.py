@@ -1,5 +1,6 @@
-"""The copies on all disks against the map: what is missing, orphaned or retired, and what people do
-with it (design note 0008). Every change is a transaction that compares what it was decided from."""
+"""The copies on all disks compared with the map: missing, orphaned or retired ones, and orders
+about them (design note 0008). Every change is a transaction that compares what it was decided from.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CopiesOf(Protocol):
-    """Errors: `UnavailableError` when the instance cannot be reached; else what it answers."""
+    """Errors: `UnavailableError` when the instance cannot be reached; else the instance's error."""
 
     async def held(self, instance: str, log: str) -> node_pb2.CopiesResponse:
         """Every copy that the instance holds, of one log or (empty) of all."""
@@ -43,7 +44,7 @@ class CopiesOf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one instance answered; `error`: why it did not."""
+    """The answer of one instance; `error`: why there is none."""
 
     instance: str
     answer: node_pb2.CopiesResponse | None
@@ -93,7 +94,7 @@ def _row(instance: str, info: node_pb2.CopyInfo) -> CopyRow:
 
 
 def found_copy(instance: str, info: node_pb2.CopyInfo) -> FoundCopy:
-    """As the planner of recoveries takes it."""
+    """The copy in the form that recovery plans from."""
     record, log = decoded(info.shard_record, info.log_record)
     return FoundCopy(
         instance=instance,
@@ -120,7 +121,7 @@ class CopiesAdmin:
         self._store, self._catalog, self._nodes = store, catalog, nodes
 
     async def held(self, log: str = "") -> list[Held]:
-        """What every registered instance holds."""
+        """The copies of every registered instance."""
         names = [record.instance for record in await self._catalog.instances()]
         return list(await asyncio.gather(*(self._ask(name, log) for name in names)))
 
@@ -159,10 +160,10 @@ class CopiesAdmin:
                     records += info.end - info.base
         return records, size_bytes
 
-    # ---- what people do ------------------------------------------------------------------------
+    # ---- orders --------------------------------------------------------------------------------
 
     async def discard(self, instance: str, replica_id: int, *, dry_run: bool = False) -> CopyRow:
-        """Order an orphan or a retired copy away for good. `RefusedError` for a member."""
+        """Order the deletion of an orphan or a retired copy. `RefusedError` for a member."""
         row = await self._find(instance, replica_id)
         if dry_run:
             return row
@@ -249,7 +250,7 @@ class CopiesAdmin:
 def plan_of(
     log: str, held: Sequence[Held], incarnations: Mapping[str, int], cluster: str
 ) -> RecoveryPlan:
-    """How to bring the log back from what the instances hold. Pure."""
+    """The steps to bring the log back from the copies of the instances. Pure."""
     answers = [(one.instance, one.answer) for one in held if one.answer is not None]
     instances = [FoundInstance(name, cluster, incarnations.get(name, 0)) for name, _ in answers]
     copies = [found_copy(name, info) for name, answer in answers for info in answer.copies

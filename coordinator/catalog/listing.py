@@ -18,7 +18,7 @@ class Described:
 
 
 class Listing:
-    """What one store holds."""
+    """The content of one store."""
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Forgetting an instance that will not come back: its record, its drain and its tombstones."""
+"""Removing an instance that will not come back: its record, its drain and its tombstones."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from logstore.meta.tables import (
 from logstore.meta.tombstones import Order
 
 SHOWN_MAX = 10
-"""Shards that a refusal names."""
+"""Shards named in a refusal."""
 _SPARE = 8
 _log = structlog.get_logger(__name__)
 

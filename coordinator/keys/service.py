@@ -52,12 +52,12 @@ KEYS_PER_CALL_MAX = 65_536
 MAPPING_TIMEOUT_S = 10.0
 """How long the mapping log may take before the caller has to ask again."""
 OBSERVED_KEYS_MIN = 1_000
-"""With fewer keys what they bring says little about an instance."""
+"""With fewer keys their load says little about an instance."""
 
 
 @dataclass(slots=True)
 class _OpenLog:
-    """A balanced log in use: its book, and what its slots were made from."""
+    """A balanced log in use: its book, and the basis of its slots."""
 
     book: Book
     shards: tuple[ShardRecord, ...]
@@ -256,13 +256,13 @@ class PlacementService(PlacementServicer):
 
 
 def _starts(shards: Sequence[ShardRecord]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """The first tokens of the shards; where a cut lies within a token, both sides have it."""
+    """The first tokens of the shards; where a boundary lies within a token, both sides have it."""
     head = [s.range.start[:TOKEN_BYTES].ljust(TOKEN_BYTES, b"\0") for s in shards]
     return np.array([int.from_bytes(h, "big") for h in head], dtype=np.uint64)
 
 
 def _shard_of(shards: Sequence[ShardRecord], at: int, key: bytes) -> ShardRecord:
-    """The shard of a virtual key, at `at` or, where cuts share a token, just before it."""
+    """The shard of a virtual key, at `at` or, where boundaries share a token, just before it."""
     while at > 0 and key < shards[at].range.start:
         at -= 1
     return shards[at]
@@ -278,7 +278,7 @@ def _keys_by_instance(held: _OpenLog) -> dict[str, int]:
 
 
 def _observe(held: _OpenLog, view: View) -> None:
-    """Correct the weights and the log's estimate by what the keys placed so far bring."""
+    """Correct the weights and the log's estimate by the load of the keys placed so far."""
     keys = _keys_by_instance(held)
     total = sum(keys.values())
     names = {s.shard for s in held.shards}

@@ -1,8 +1,8 @@
 """Topics of feeds: named after this cluster, and swept when no shard's record names them.
 
-A topic is named in a record before anybody makes it, and the topics are listed before the records
-are read: so what is listed and not named is not needed by anyone (a move's end, or an attempt that
-was killed). A late publisher may make one again; the next sweep finds it.
+A topic is named in a record before it is created, and the topics are listed before the records
+are read: so a listed topic that no record names is not needed (a move's end, or an attempt that
+was killed). A late publisher may create one again; the next sweep finds it.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class FeedSweeper:
         self._ended, self._interval_s = ended, interval_s
         self._task: asyncio.Task[None] | None = None
         self.broker_up: bool | None = None
-        """Whether the broker answered when it was asked last; None: it has not been asked."""
+        """Whether the broker answered last; None: it has not been asked."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="feed sweeper")
@@ -53,7 +53,7 @@ class FeedSweeper:
         await self._broker.close()
 
     async def sweep(self) -> list[str]:
-        """One look; returns what was deleted. BrokerAwayError, UnavailableError."""
+        """One sweep; returns the deleted topics. BrokerAwayError, UnavailableError."""
         listed = await self._broker.topics(self._prefix)
         if not listed:
             return []

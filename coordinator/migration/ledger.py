@@ -1,4 +1,4 @@
-"""Migrations as they are stored: list, read, propose, order. Every write is a compare-and-swap."""
+"""Stored migrations: list, read, propose, order. Every write is a compare-and-swap."""
 
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +38,7 @@ def migration_table(store: MetadataStore) -> Table[MigrationRecord]:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A move that is asked for, by a person (`manual`) or by the planner (`forecast`)."""
+    """A proposed move, by a person (`manual`) or by the planner (`forecast`)."""
 
     shard: str
     target: str

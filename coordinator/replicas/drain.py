@@ -1,9 +1,9 @@
-"""Emptying an instance: what is refused, what is left, and the moves of single copies.
+"""Emptying an instance: when it is refused, what is left, and the moves of single copies.
 
-`/drains/INSTANCE` says that it must be empty; it stands until it is cancelled, so a restarted or a
-new leader goes on, and nothing new is placed there. Copies of replicated logs go by repair's steps
-(`replicas.repair`): a new copy elsewhere, a switch of the primary, the removal. A shard with one
-copy goes by a `shadow` migration. Every cell's leader empties it of the shards of its cell.
+`/drains/INSTANCE` orders that it becomes empty, until it is cancelled, so a restarted or a
+new leader goes on, and the instance gets no new copies. Copies of replicated logs leave by repair's
+steps (`replicas.repair`): a new copy elsewhere, a switch of the primary, the removal. A shard with
+one copy leaves by a `shadow` migration. Every cell's leader moves the shards of its cell.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from profiler.types import DataStoreStatus
 
 TRIGGER = "drain"
 BACK_OFF_S = 60.0
-"""After a drain's move was rolled back, its shard is left alone so long."""
+"""After a drain's move was rolled back, its shard rests this long."""
 NO_LOGS: Mapping[str, int] = MappingProxyType({})
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def left_on(instance: str, shards: Sequence[ShardRecord]) -> Left:
 
 
 def only_copies(instance: str, shards: Sequence[ShardRecord]) -> list[str]:
-    """Shards whose records are on no other instance for sure: only it can give them away."""
+    """Shards whose records are surely on no other instance: only it can give them away."""
     return sorted(s.shard for s in shards if {m.instance for m in s.in_sync} == {instance})
 
 
@@ -69,7 +69,7 @@ def check_drain(
     statuses: Mapping[str, DataStoreStatus],
     replicas: Mapping[str, int] = NO_LOGS,
 ) -> None:
-    """`RefusedError` when the others have no room, or zones would be given up.
+    """`RefusedError` when the others lack room, or copies would share a zone.
 
     `cluster`: with `instance` among its draining ones. `sizes`: shard -> bytes of a copy.
     `replicas`: log -> copies of each shard; by default as many as are in sync.
@@ -88,7 +88,7 @@ def check_drain(
         zones = {cluster.instances[m.instance].zone for m in shard.members()
                  if m.instance in cluster.instances}  # fmt: skip
         wanted = replicas.get(shard.log, len(shard.in_sync))
-        for _ in range(max(int(here), wanted - len(stay))):  # also what repair or a drain owes
+        for _ in range(max(int(here), wanted - len(stay))):  # also owed copies
             full = [name for name in alive if spare_bytes[name] < size and name not in stay]
             home = choose_instance([*stay, *full], cluster, zones_of=stay)
             if home is None:
@@ -123,8 +123,8 @@ class Drains:
     def __init__(self, store: MetadataStore, env: Env) -> None:
         self._store, self._env = store, env
         self._beginning = asyncio.Lock()
-        """One drain is checked and written before the next is checked: they may want one place. All
-        are begun by the leader of the log-wide cell."""
+        """One drain is checked and written before the next is checked: they may need one place. The
+        leader of the log-wide cell begins all of them."""
 
     async def all(self) -> list[DrainProgress]:
         """Each drain with its progress."""
@@ -147,7 +147,7 @@ class Drains:
         *,
         dry_run: bool = False,
     ) -> DrainProgress:
-        """Check and write it; one that stands already goes on. RefusedError."""
+        """Check and write it; an existing one goes on. RefusedError."""
         async with self._beginning:
             return await self._begin(instance, silent_s, sizes, statuses, dry_run)
 
@@ -224,7 +224,7 @@ class DrainMoves:
     async def round(
         self, shards: Sequence[tuple[ShardRecord, LogOptions]], cluster: PlacementState
     ) -> int:
-        """Of the given shards those with one copy, on a draining instance; returns how many."""
+        """Move the shards with one copy on a draining instance; returns how many."""
         due = [
             shard
             for shard, options in shards

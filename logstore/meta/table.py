@@ -1,8 +1,8 @@
 """Records of one kind in the metadata store: read, created, changed by compare-and-swap, followed.
 
 A `Table` knows the keys of its kind, and only its entries decode values. A change is decided from
-entries and written only while they are as they were read (G1). Whoever changes several records in
-one transaction makes it of the tables' compares and puts, and lets `transact` write it. Leadership
+entries and written only while they are as they were read (G1). A caller that changes several
+records in one transaction makes it of their compares and puts for `transact` to write. Leadership
 and claims fence a table through its store: `FencedStore` and `ClaimedStore` add their compares.
 
 What keeps a loop of its own: the replication machine (a lost race is an event of the machine), an
@@ -64,7 +64,7 @@ class Entry(Generic[T]):
 
     @property
     def unchanged(self) -> Compare:
-        """Holds as long as nobody wrote or deleted it since it was read."""
+        """Holds while it was not written or deleted since it was read."""
         return Compare(self.item.key, self.item.revision)
 
 

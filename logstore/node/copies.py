@@ -1,8 +1,8 @@
-"""The copies on an instance's disk, apart from serving them: what each acted on, how one is retired
-and brought back, what is an orphan, when bytes are given back (design note 0008, P9, I13).
+"""The copies on an instance's disk, apart from serving them: the facts of each, retiring and
+restoring, orphans, and when bytes are deleted (design note 0008, P9, I13).
 
-A copy leaves the disk only on a tombstone that names cluster, shard and replica id, and then by way
-of being retired: its bytes stay until its time is over, or the disk runs full.
+A copy leaves the disk only on a tombstone that names cluster, shard and replica id, and only after
+it was retired: its bytes stay until its time is over, or the disk runs full.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from logstore.node.context import NodeContext
 
 SEEN_S_MIN = 600.0
-"""However the wall clock jumps, a process sees a retired copy for so long, or for the whole of the
-copy's time, before it deletes it."""
+"""However the wall clock jumps, a process sees a retired copy for this long, or for the whole of
+the copy's time, before it deletes it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ class InstanceCopies:
         """Copies whose bytes were deleted by this process."""
         self.free_share: Callable[[], float] = lambda: _free_share(node)
 
-    # ---- what each acted on --------------------------------------------------------------------
+    # ---- the facts of each ---------------------------------------------------------------------
 
     def facts_of(self, record: ShardRecord, revision: int, log: bytes) -> CopyFacts:
         return CopyFacts(self._claim.cluster, self._claim.generation, revision, encode(record), log)
@@ -55,7 +55,7 @@ class InstanceCopies:
         self._wake.set()
 
     async def keep_facts(self) -> None:
-        """Write down what `acted_on` brought, until cancelled."""
+        """Write the facts of `acted_on`, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -133,12 +133,12 @@ class InstanceCopies:
         await tombstone_table(self._node.store).remove(order)
 
     async def mark_short(self) -> None:
-        """The directory is old or a twin: durably mark every copy as perhaps short (P6)."""
+        """The directory is old or a copied one: durably mark every copy as perhaps short (P6)."""
         for meta in self._node.engine.replicas():
             if not meta.tail_lost:
                 await self._run(self._node.engine.set_meta, replace(meta, tail_lost=True))
 
-    # ---- giving space back ---------------------------------------------------------------------
+    # ---- freeing space -------------------------------------------------------------------------
 
     async def reclaim(self) -> None:
         """Delete the bytes of retired copies whose time is over; when free space is below the
@@ -170,7 +170,7 @@ class InstanceCopies:
 
 
 def _free_share(node: "NodeContext") -> float:
-    """Free space of the data directory's disk, as a share of it; 1 when nobody can tell."""
+    """Free space of the data directory's disk, as a share of it; 1 when unknown."""
     try:
         usage = shutil.disk_usage(node.config.data)
     except OSError:

@@ -32,9 +32,9 @@ def results(
     starts = iter(range(0, len(runs), RUNS_A_PROCESS))
     working: dict[Connection, _Worker] = {}
     arrived: dict[int, bytes] = {}
-    answer = 0
+    told = 0
     try:
-        while answer < len(runs):
+        while told < len(runs):
             while len(working) < processes and (start := next(starts, None)) is not None:
                 worker = _Worker(runs, start, simulate)
                 working[worker.results] = worker
@@ -44,9 +44,9 @@ def results(
                 if worker.at == worker.stop:
                     del working[worker.results]
                     worker.end()
-            while answer in arrived:
-                yield msgspec.json.decode(arrived.pop(answer), type=Result)
-                answer += 1
+            while told in arrived:
+                yield msgspec.json.decode(arrived.pop(told), type=Result)
+                told += 1
     finally:
         for worker in working.values():
             worker.end()

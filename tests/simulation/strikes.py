@@ -60,7 +60,7 @@ class Strikes(Faults):
                 self._for(f"{name} is gone", coordinator.start, down_s)
 
     def leave_only(self, node: SimNode, other: SimNode) -> None:
-        """The instance reaches only this one, and clients."""
+        """The instance reaches nobody but this one, and clients."""
         rest = [STORE, *(n.name for n in self.nodes if n not in (node, other))]
         pairs = [(node.name, o) for o in rest] + [(o, node.name) for o in rest]
         seconds = self.world.chaos.uniform(*CUT_OFF_S)
@@ -96,7 +96,7 @@ class Strikes(Faults):
             self._for(f"{name} is slow", functools.partial(drop, slow, name), seconds)
 
     def reboot(self, node: SimNode, shard: str) -> None:
-        """A power loss, also where it may take what was acked: then the loss is recorded."""
+        """A power loss, also where it may take what was acked: then the loss is told."""
         role = node.role(shard)
         if self.on and role in ROLES:
             self._note("power loss", role.value, node.name, shard)
