@@ -90,7 +90,7 @@ Global___LogInfo: _TypeAlias = LogInfo  # noqa: Y015
 
 @_typing.final
 class DeleteLogRequest(_message.Message):
-    """now: its copies cannot be brought back. dry_run: tell what would go, delete nothing."""
+    """now: its copies cannot be brought back. dry_run: report what would go, delete nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -658,7 +658,7 @@ class ReportRequest(_message.Message):
     status_json: _builtins.bytes
     """profiler.types.DataStoreStatus"""
     wall_us: _builtins.int
-    """the sender's clock; 0: not told"""
+    """the sender's clock; 0: unknown"""
     def __init__(
         self,
         *,

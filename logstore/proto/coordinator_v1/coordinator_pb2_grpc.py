@@ -148,7 +148,7 @@ class CatalogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetireInstance(self, request, context):
-        """Forget an instance that will not come back.
+        """Remove an instance that will not come back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1637,7 +1637,7 @@ class Drains:
 
 
 class AnnouncementsStub:
-    """What people know of the future: kept in the metadata, taken into the forecasts.
+    """Announcements of the future: kept in the metadata, used by the forecasts.
     """
 
     def __init__(self, channel):
@@ -1674,7 +1674,7 @@ class AnnouncementsStub:
 
 
 class AnnouncementsServicer:
-    """What people know of the future: kept in the metadata, taken into the forecasts.
+    """Announcements of the future: kept in the metadata, used by the forecasts.
     """
 
     def AddEvent(self, request, context):
@@ -1745,7 +1745,7 @@ def add_AnnouncementsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Announcements:
-    """What people know of the future: kept in the metadata, taken into the forecasts.
+    """Announcements of the future: kept in the metadata, used by the forecasts.
     """
 
     @staticmethod

@@ -45,7 +45,7 @@ class CatalogStub:
     AdoptCopy: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CopyRequest, _coordinator_pb2.JsonResponse]
     """an orphan of a log that is not there"""
     RetireInstance: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RetireInstanceRequest, _coordinator_pb2.JsonResponse]
-    """Forget an instance that will not come back."""
+    """Remove an instance that will not come back."""
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -64,7 +64,7 @@ class CatalogAsyncStub(CatalogStub):
     AdoptCopy: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CopyRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     """an orphan of a log that is not there"""
     RetireInstance: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RetireInstanceRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
-    """Forget an instance that will not come back."""
+    """Remove an instance that will not come back."""
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -140,7 +140,7 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.RetireInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
-        """Forget an instance that will not come back."""
+        """Remove an instance that will not come back."""
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -450,7 +450,7 @@ class DrainsServicer(metaclass=_abc_1.ABCMeta):
 def add_DrainsServicer_to_server(servicer: DrainsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AnnouncementsStub:
-    """What people know of the future: kept in the metadata, taken into the forecasts."""
+    """Announcements of the future: kept in the metadata, used by the forecasts."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -465,7 +465,7 @@ class AnnouncementsStub:
 
 @_typing.type_check_only
 class AnnouncementsAsyncStub(AnnouncementsStub):
-    """What people know of the future: kept in the metadata, taken into the forecasts."""
+    """Announcements of the future: kept in the metadata, used by the forecasts."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddEvent: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AddEventRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
@@ -476,7 +476,7 @@ class AnnouncementsAsyncStub(AnnouncementsStub):
     ListProfiles: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListProfilesRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
 
 class AnnouncementsServicer(metaclass=_abc_1.ABCMeta):
-    """What people know of the future: kept in the metadata, taken into the forecasts."""
+    """Announcements of the future: kept in the metadata, used by the forecasts."""
 
     @_abc_1.abstractmethod
     def AddEvent(

@@ -209,7 +209,7 @@ class LogRoutes(_message.Message):
     options_json: _builtins.bytes
     """LogOptions"""
     created_us: _builtins.int
-    """tells the log from another one that had or gets its name"""
+    """distinguishes the log from others of its name"""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardRoute]: ...
     def __init__(

@@ -69,7 +69,7 @@ class ReplicateRequest(_message.Message):
     """instance id of the sender"""
     high_watermark: _builtins.int
     probe: _builtins.bool
-    """tell where you are; `end` and `chain` are the primary's"""
+    """asks for the log end; `end` and `chain` are the primary's"""
     end: _builtins.int
     chain: _builtins.bytes
     sent_s: _builtins.float
@@ -433,7 +433,7 @@ class ReplicaStatus(_message.Message):
     snapshot_end: _builtins.int
     bytes_copied: _builtins.int
     source_high_watermark: _builtins.int
-    """learner: as last told by its source"""
+    """learner: as last sent by its source"""
     copy_seconds: _builtins.float
     serving: _builtins.bool
     blackout_ms: _builtins.float
