@@ -81,7 +81,7 @@ class Scoreboard:
         bounds: FloatArray,
     ) -> None:
         """Predictions due: `actual` (rows,), `errors` (rows, horizons, models) absolute, NaN where
-        none was due; `usual` likewise the mean error of each of late, for all models but the last.
+        none was due; `usual` likewise the recent mean error of each, for all models but the last.
 
         `bounds` (rows, horizons, 4: lower80, upper80, lower95, upper95) are those of the last
         model, the spoken forecast.

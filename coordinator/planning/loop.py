@@ -62,7 +62,7 @@ class PlanningLoop:
         nodes: GrpcNodes,
         reshapes: ReshapeDriver | None = None,
     ) -> None:
-        """`reshapes`: who carries out splits; None: they are planned as advice only."""
+        """`reshapes`: carries out splits; None: they are planned as advice only."""
         self.mode = config.autopilot
         self.move_options = parse_options(
             msgspec.json.encode(config.move),

@@ -14,7 +14,7 @@ answers "duplicate" to those it has (S2, I6). So:
 3. That is *not* safe once an attempt's outcome is unknown (stream broken, code `unavailable`): a
    late copy of batch E with its old number could be stored after E was stored under its new one,
    and the batch that then has the old number would be called a duplicate and lost. Likewise where
-   the refusal came after an uncertain attempt (which may have stored it: checks at the door come
+   the refusal came after an uncertain attempt (which may have stored it: checks at arrival come
    before dedupe). Then the lane starts over as a *new producer*: what is uncertain fails with
    "outcome unknown", what is surely not stored goes on under the new id from sequence 1.
 4. A batch whose deadline passed while its outcome is unknown fails for its caller, but stays in the

@@ -144,7 +144,7 @@ class Lifetime:
         """Run in the background; `ended` hears of the end, with the error if there was one.
 
         Called in the loop's turn after the end. A task that was cancelled ended with an error too:
-        who cancels it knows, and who does not know must not wait on.
+        its canceller knows, and other waiters must not wait on.
         """
         task = self._tasks.answer(work)
 

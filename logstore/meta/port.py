@@ -109,8 +109,8 @@ class MetadataStore(Protocol):
     def watch(self, prefix: str, after_revision: int) -> AsyncIterator[tuple[WatchEvent, ...]]:
         """Changes under `prefix` with a revision above `after_revision`, without a gap.
 
-        The changes of one revision come together, whatever breaks: who saw a part of a transaction
-        and went on after its revision would never see the rest.
+        The changes of one revision come together, whatever breaks: a watcher that saw a part of a
+        transaction and went on after its revision would never see the rest.
 
         When history before it was compacted, raises `ConflictError`: range and watch again.
         """

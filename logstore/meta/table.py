@@ -131,7 +131,7 @@ async def wait_for_change(
     store: MetadataStore, prefixes: Sequence[str], after_revision: int, timeout_s: float
 ) -> None:
     """Return once a key under one of `prefixes` changes after `after_revision`; also after
-    `timeout_s`, and when a watch ends or fails: who waits reads again in each case."""
+    `timeout_s`, and when a watch ends or fails: the waiter reads again in each case."""
     waiting = [asyncio.ensure_future(_first(store, p, after_revision)) for p in prefixes]
     try:
         await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -186,7 +186,7 @@ class ReadTable(Generic[T]):
         return [entry.name for entry in await self.entries(within)]
 
     def unchanged(self, name: str, entry: Entry[T] | None) -> Compare:
-        """Holds as long as `name` is as it was read; None: as long as there is none."""
+        """Holds while `name` is as it was read; None: while it does not exist."""
         return Compare(self.key(name), entry.revision if entry is not None else 0)
 
     async def follow(

@@ -79,7 +79,7 @@ def coordinator_table(store: MetadataStore) -> ReadTable[LeaderRecord]:
 
 
 def leader_table(store: MetadataStore) -> ReadTable[LeaderRecord]:
-    """Who leads, by election key."""
+    """The leaders, by election key."""
     return ReadTable(store, "", decode_leader)
 
 

@@ -1,4 +1,4 @@
-"""An instance's claim to its name: who may run it, on which metadata (design note 0008).
+"""An instance's claim to its name: which process may run it, on which metadata (note 0008).
 
 `Claim.make` compares directory and store, waits until the name is free, and registers by
 compare-and-swap under a lease. Then `Claim.keep` keeps the lease and looks each time whether the
@@ -54,7 +54,7 @@ TTL_S = 5.0
 """Of a registration: how long a name stays taken after its process was seen last."""
 KEEP_ALIVES_PER_TTL = 5
 WAIT_TTLS = 2.0
-"""A name that is still taken after so many leases is another's who lives."""
+"""A name that is still taken after this many leases belongs to a living process."""
 POLL_S = 0.1
 BEFORE_OPEN_S = 2.0
 """A store that does not answer so quickly is compared after the directory was opened."""
@@ -339,14 +339,14 @@ class Claim:
         if found is not None and found.revision == seat.revision:
             return
         if found is not None and found.record.process == seat.record.process:
-            seat.revision = found.revision  # what is said of us changed, not who we are
+            seat.revision = found.revision  # the registered facts changed, not our identity
             return
         self.taken.set()
         raise FencedError(f"another process runs instance {self.instance} now")
 
     async def release(self) -> None:
         """Give the name back at a clean stop. A number of its own is drawn for the stop, so that a
-        copy of the directory that was made while it ran is known for old."""
+        copy of the directory that was made while it ran is recognised as old."""
         seat, self._seat = self._seat, None
         if seat is None or self.taken.is_set() or self.estranged:
             return

@@ -91,7 +91,7 @@ class EventLines:
             line.hear(newest.get(log))
 
     def close(self, now_s: float) -> list[ShardStatistics]:
-        """In the order of their slots, line by line: who hears it sees time go on."""
+        """In the order of their slots, line by line, so that time goes on for the reader."""
         found = []
         for line in self._lines.values():
             found += sorted(line.close(now_s), key=lambda statistic: statistic.slot)

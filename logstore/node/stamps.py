@@ -24,7 +24,7 @@ _SINCE_US = 946_684_800_000_000
 def admit_stamps(append: PendingAppend, options: LogOptions, now_us: int) -> None:
     """Refuse or clamp stamps that are further ahead of `now_us` than the log's options allow.
 
-    One comparison for a batch: its largest stamp was found at the door. InvalidArgumentError.
+    One comparison for a batch: its largest stamp was found at arrival. InvalidArgumentError.
     """
     if append.time_max_us is None or options.timestamp_ahead_max_s is None:
         return

@@ -50,7 +50,7 @@ class ReplicationMachine(Doubt, Handing):
 
     __slots__ = ()
 
-    # ---- the door --------------------------------------------------------------------------
+    # ---- entry point -----------------------------------------------------------------------
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:  # noqa: C901 (one case an event)
         """Take one event; `now_s` is monotonic. Returns the effects in the order to carry out."""

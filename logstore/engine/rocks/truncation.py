@@ -144,7 +144,7 @@ def put_truncate(
 
 
 def _end_at(store: Store, replica: ReplicaState, offset: int) -> tuple[Position, int]:
-    """The position and largest time at the batch end `offset`; OutOfRangeError if it is none."""
+    """The position and largest time at the batch end `offset`; OutOfRangeError elsewhere."""
     check_not_below_base(replica.meta, offset, "offset")
     if offset == replica.meta.base.end:
         return replica.meta.base, reader.TIME_NONE
