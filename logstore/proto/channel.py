@@ -17,7 +17,10 @@ Options = Sequence[tuple[str, int | str]]
 USE_PROXY = "LOGSTORE_USE_PROXY"
 """Environment: with the value 1 calls go through the proxies that http_proxy and its kin name."""
 
-_OPTIONS: Options = (
+IDLE_S = 300.0
+"""A connection without a call for so long is closed; the next call opens it again."""
+
+OPTIONS: Options = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 10_000),
@@ -33,18 +36,24 @@ _OPTIONS: Options = (
 
 
 def open_channel(
-    address: str, tls: TlsOptions | None = None, *, options: Options = _OPTIONS
+    address: str,
+    tls: TlsOptions | None = None,
+    *,
+    options: Options = OPTIONS,
+    idle_s: float = IDLE_S,
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`. It connects on first use and reconnects by itself.
+    """A channel to `host:port`, for a call or two; what runs for long takes a `Transport`.
 
-    The one place where channels are made: an address that is none is an InvalidArgumentError, no
-    member is reached through a proxy of the environment unless LOGSTORE_USE_PROXY is 1, and a
-    process that was forked from one that had used gRPC gets a ClientUseError.
+    It connects on first use and reconnects by itself. Channels are made here only: an address that
+    is none is an InvalidArgumentError, no member is reached through a proxy of the environment
+    unless LOGSTORE_USE_PROXY is 1, and a process that was forked from one that had used gRPC gets a
+    ClientUseError.
     """
     fork.use()
     target = str(parse_address(address))
     held: list[tuple[str, int | str]] = list(options)
     held.append(("grpc.use_local_subchannel_pool", 1))
+    held.append(("grpc.client_idle_timeout_ms", round(idle_s * 1e3)))
     held.append(("grpc.enable_http_proxy", int(os.environ.get(USE_PROXY) == "1")))
     if tls is None:
         return grpc.aio.insecure_channel(target, options=held)
@@ -57,7 +66,7 @@ def open_channel(
 def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
     """A server without services; a second bind of the same port fails instead of sharing it."""
     fork.use()
-    options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
+    options = [*OPTIONS, ("grpc.so_reuseport", 0)]
     return grpc.aio.server(interceptors=list(interceptors), options=options)
 
 
