@@ -25,10 +25,10 @@ from logstore.base.address import parse_addresses
 from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
 from logstore.base.status import Status
 from logstore.base.types import Record
-from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
+from logstore.proto.transport import GrpcTransport
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 from sharder.keys import KeyRange
@@ -84,14 +84,16 @@ class Coordinator:
     """Calls to the coordinator behind the first of the addresses that answers."""
 
     def __init__(self, addresses: str) -> None:
-        self._channels = {a: open_channel(a) for a in parse_addresses(addresses)}
+        self._addresses = list(dict.fromkeys(parse_addresses(addresses)))
+        self._transport = GrpcTransport()
 
     async def call(
         self, service: str, method: str, request: Any, timeout_s: float = TIMEOUT_S
     ) -> Any:
         """A unary call; the next address is tried when one cannot be reached."""
         failed: list[LogstoreError] = []
-        for address, channel in self._channels.items():
+        for address in self._addresses:
+            channel = self._transport.channel(address)
             try:
                 async with called():
                     stub = getattr(rpc, f"{service}Stub")(channel)
@@ -114,8 +116,8 @@ class Coordinator:
     async def stream(self, service: str, method: str, request: Any) -> AsyncIterator[Any]:
         """A server stream; the next address is tried as long as nothing came."""
         failed: list[LogstoreError] = []
-        for address, channel in self._channels.items():
-            begun = False
+        for address in self._addresses:
+            channel, begun = self._transport.channel(address), False
             try:
                 async with called():
                     stub = getattr(rpc, f"{service}Stub")(channel)
@@ -133,8 +135,7 @@ class Coordinator:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for channel in self._channels.values():
-            await channel.close()
+        await self._transport.close()
 
 
 def ask_coordinator(

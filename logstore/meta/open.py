@@ -7,6 +7,7 @@ from logstore.base.errors import ConfigError
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
 from logstore.meta.remote import RemoteMetadataStore
+from logstore.proto.transport import Transport
 
 
 def is_etcd(address: str) -> bool:
@@ -39,16 +40,18 @@ def open_metadata(
     addresses: Sequence[str],
     tls: TlsOptions | None = None,
     *,
+    transport: Transport | None = None,
     etcd_tls: TlsOptions | None = None,
     user: str | None = None,
     password: str | None = None,
 ) -> MetadataStore:
     """An instance's store: one etcd URL, or `host:port` of each coordinator.
 
-    `etcd_tls` defaults to `tls`.
+    `transport`: shared, to those coordinators; None: one of the store's own, over `tls`. etcd's
+    options differ, so its client has its own. `etcd_tls` defaults to `tls`.
     """
     if not any(is_etcd(address) for address in addresses):
-        return RemoteMetadataStore(addresses, tls)
+        return RemoteMetadataStore(addresses, tls, transport=transport)
     if len(addresses) != 1:
         raise ConfigError(
             f"metadata names {len(addresses)} addresses, the limit is 1 when it is an etcd URL; "

@@ -8,8 +8,6 @@ outcome is unknown (UnavailableError), and the caller resolves it by reading.
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc.aio
-
 from logstore.base.errors import ConfigError, UnavailableError
 from logstore.base.tls import TlsOptions
 from logstore.meta.memory import check_txn
@@ -23,10 +21,10 @@ from logstore.meta.port import (
     Versioned,
     WatchEvent,
 )
-from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MetadataStub
 from logstore.proto.status import called
+from logstore.proto.transport import GrpcTransport, Transport
 
 if TYPE_CHECKING:
     from logstore.proto.coordinator_v1.coordinator_pb2_grpc import MetadataAsyncStub
@@ -43,15 +41,17 @@ class RemoteMetadataStore:
         addresses: Sequence[str],
         tls: TlsOptions | None = None,
         *,
+        transport: Transport | None = None,
         call_timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
+        """`transport`: who passes it closes it; None: one of its own, over `tls`."""
         if not addresses:
             raise ConfigError("metadata addresses is empty, at least 1 host:port is needed")
         self._addresses = tuple(addresses)
-        self._tls = tls
+        self._owned = transport is None
+        self._transport: Transport = GrpcTransport(tls) if transport is None else transport
         self._timeout_s = call_timeout_s
         self._at = 0
-        self._channels: dict[str, grpc.aio.Channel] = {}
         self._closed = False
 
     async def get(self, key: str) -> Versioned | None:
@@ -120,9 +120,8 @@ class RemoteMetadataStore:
 
     async def close(self) -> None:
         self._closed = True
-        channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            await channel.close()
+        if self._owned:
+            await self._transport.close()
 
     async def _read(self, call: Callable[["MetadataAsyncStub"], Awaitable[_A]]) -> _A:
         """Reading changes nothing, so every address may be tried before giving up."""
@@ -145,11 +144,7 @@ class RemoteMetadataStore:
     def _stub(self) -> "MetadataAsyncStub":
         if self._closed:
             raise UnavailableError("the metadata client is closed")
-        address = self._addresses[self._at]
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._channels[address] = open_channel(address, self._tls)
-        return MetadataStub(channel)
+        return MetadataStub(self._transport.channel(self._addresses[self._at]))
 
     def _turn(self, failed: int) -> None:
         """The next address, unless another call turned already."""

@@ -20,6 +20,7 @@ from logstore.base.names import checked_name
 from logstore.base.tls import TlsOptions
 from logstore.meta.open import is_etcd, open_metadata
 from logstore.meta.port import MetadataStore
+from logstore.proto.transport import Transport
 
 ListenText = Annotated[str, AfterValidator(checked_listen)]
 """`host:port`, port 0 takes a free one."""
@@ -64,7 +65,12 @@ class MetadataSettings(BaseSettings):
     metadata_tls_key: Path | None = None
     """The key of `metadata_tls_cert`."""
 
-    def open_metadata(self, addresses: Sequence[str], tls: TlsOptions | None) -> MetadataStore:
+    def open_metadata(
+        self,
+        addresses: Sequence[str],
+        tls: TlsOptions | None,
+        transport: Transport | None = None,
+    ) -> MetadataStore:
         """The store at `addresses` (`logstore.meta.open`); `tls` is this process's own."""
         etcd_tls = tls
         if self.metadata_tls_ca is not None:
@@ -75,6 +81,7 @@ class MetadataSettings(BaseSettings):
         return open_metadata(
             addresses,
             tls,
+            transport=transport,
             etcd_tls=etcd_tls,
             user=self.metadata_user,
             password=password.get_secret_value() if password is not None else None,

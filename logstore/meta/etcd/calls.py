@@ -27,7 +27,7 @@ from logstore.base.errors import (
 )
 from logstore.base.tls import TlsOptions
 from logstore.meta.etcd.target import EtcdTarget
-from logstore.proto.channel import open_channel
+from logstore.proto.transport import GrpcTransport
 
 CALL_TIMEOUT_S = 2.0
 """Timeout of one try: a change that is sent during an election is lost without an answer."""
@@ -92,8 +92,8 @@ class EtcdCalls:
             raise ConfigError("metadata is etcds://, which needs a CA file to verify the servers")
         self.endpoints = target.endpoints
         self.timeout_s = call_timeout_s
-        self._target, self._tls = target, tls if target.tls else None
-        self._channels: dict[int, grpc.aio.Channel] = {}
+        self._target = target
+        self._transport = GrpcTransport(tls if target.tls else None, options=_OPTIONS)
         self._token: str | None = None
         self._authenticating = asyncio.Lock()
         self._closed = False
@@ -121,9 +121,7 @@ class EtcdCalls:
 
     async def close(self) -> None:
         self._closed = True
-        channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            await channel.close()
+        await self._transport.close()
 
     # ---- one call ------------------------------------------------------------------------------
 
@@ -214,13 +212,7 @@ class EtcdCalls:
     def _channel(self, at: int) -> grpc.aio.Channel:
         if self._closed:
             raise UnavailableError("the etcd client is closed")
-        channel = self._channels.get(at)
-        if channel is None:
-            channel = self._channels[at] = self._open(self.endpoints[at])
-        return channel
-
-    def _open(self, endpoint: str) -> grpc.aio.Channel:
-        return open_channel(endpoint, self._tls, options=_OPTIONS)
+        return self._transport.channel(self.endpoints[at])
 
     def _metadata(self, token: str | None) -> Metadata:
         leader = ("hasleader", "true")
