@@ -26,12 +26,12 @@ from coordinator.statistics.service import StatisticsService
 from coordinator.statistics.state import ceilings
 from logstore.base.env import Env
 from logstore.base.steady_clock import SteadyClock
-from logstore.base.tls import TlsOptions
 from logstore.meta.election import TTL_S
 from logstore.meta.generations import check_expected, open_generation
 from logstore.meta.port import MetadataStore
 from logstore.meta.tables import log_table
 from logstore.proto.handshake import Doorkeeper
+from logstore.proto.transport import Transport
 
 PACKAGE = "coordinator.v1."
 ROUTES = "logstore.v1.RouteService"
@@ -54,7 +54,7 @@ class CoordinatorCore:
         config: CoordinatorConfig,
         env: Env,
         store: MetadataStore,
-        tls: TlsOptions | None = None,
+        transport: Transport,
         *,
         learned: Path | None = None,
         leader_ttl_s: float = TTL_S,
@@ -62,6 +62,7 @@ class CoordinatorCore:
         """`env`: with a `steady` clock. `learned`: where what was learned is saved; None: nowhere.
         `leader_ttl_s`: how long a dead leader of a cell is waited for."""
         self.config, self.env, self.store = config, env, store
+        self._transport = transport
         self._leader_ttl_s = leader_ttl_s
         self.intake = StatisticsIntake(
             config.slot_s,
@@ -73,14 +74,14 @@ class CoordinatorCore:
         )
         self.learner = ModelTrainer(self.intake, env, learned)
         self.announced = Announced(store, self.learner)
-        self.nodes = GrpcNodes(store, tls)
+        self.nodes = GrpcNodes(store, transport)
         self.work: Cell
         """Of the cell that an embedded store has, else one that only reads; made by `begin`."""
         self._leading: CellLeadership | None = None
         self._router: CellRouter | None = None
         self._led: dict[str, Cell] = {}
         if config.metadata is not None:
-            self._router = CellRouter(store, self._led, config.cells, tls)
+            self._router = CellRouter(store, self._led, config.cells, transport)
 
     @property
     def led(self) -> dict[str, Cell]:
@@ -171,8 +172,6 @@ class CoordinatorCore:
         await self.learner.close()
 
     async def close(self) -> None:
-        """After the last call was answered: close the channels and the store."""
-        if self._router is not None:
-            await self._router.close()
-        await self.nodes.close()
+        """After the last call was answered: close the transport and the store."""
+        await self._transport.close()
         await self.store.close()

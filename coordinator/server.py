@@ -28,6 +28,7 @@ from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2, placement_pb2_grpc
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
+from logstore.proto.transport import GrpcTransport
 from logstore.proto.v1.log_pb2_grpc import add_RouteServiceServicer_to_server
 
 STOP_GRACE_S = 1.0
@@ -49,7 +50,7 @@ class CoordinatorServer:
         )
         self.store = self._open_store()
         self.core = CoordinatorCore(
-            config, env, self.store, self._tls, learned=config.data / LEARNED_FILE
+            config, env, self.store, GrpcTransport(self._tls), learned=config.data / LEARNED_FILE
         )
         self._server: Server = make_server(self.core.interceptors)
         self._health = health.aio.HealthServicer()

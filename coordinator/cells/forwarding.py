@@ -18,12 +18,11 @@ from coordinator.cells.assignment import LOG_WIDE, cell_of
 from coordinator.cells.cell import Cell
 from coordinator.migration.ledger import migration_table
 from logstore.base.errors import UnavailableError
-from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import cell_leader_key
 from logstore.meta.tables import leader_table
-from logstore.proto.channel import open_channel
 from logstore.proto.status import served
+from logstore.proto.transport import Transport
 
 PACKAGE = "coordinator.v1."
 LEADER_WAIT_S = 6.0
@@ -38,11 +37,8 @@ Led = Mapping[str, Cell]
 class CellRouter(grpc.aio.ServerInterceptor):
     """Serves a call from the work of its cell, if that is led here, else forwards it."""
 
-    def __init__(
-        self, store: MetadataStore, led: Led, cells: int, tls: TlsOptions | None = None
-    ) -> None:
-        self._store, self._led, self._cells, self._tls = store, led, cells, tls
-        self._channels: dict[str, grpc.aio.Channel] = {}
+    def __init__(self, store: MetadataStore, led: Led, cells: int, transport: Transport) -> None:
+        self._store, self._led, self._cells, self._transport = store, led, cells, transport
 
     async def intercept_service(
         self,
@@ -103,7 +99,7 @@ class CellRouter(grpc.aio.ServerInterceptor):
 
     async def _reachable(self, address: str) -> bool:
         """Whether there is a connection: what is sent to a dead leader would be in doubt."""
-        channel = self._channel(address)
+        channel = self._transport.channel(address)
         try:
             async with asyncio.timeout(LEADER_POLL_S * 5):
                 await channel.channel_ready()
@@ -114,7 +110,7 @@ class CellRouter(grpc.aio.ServerInterceptor):
     async def _forward(
         self, address: str, path: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> bytes:
-        call: Any = self._channel(address).unary_unary(
+        call: Any = self._transport.channel(address).unary_unary(
             path, request_serializer=type(request).SerializeToString
         )
         left_s = context.time_remaining()
@@ -125,13 +121,3 @@ class CellRouter(grpc.aio.ServerInterceptor):
             trailer = tuple(e.trailing_metadata() or ())
             await context.abort(e.code(), e.details() or "", trailer)
         return answer
-
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        if address not in self._channels:
-            self._channels[address] = open_channel(address, self._tls)
-        return self._channels[address]
-
-    async def close(self) -> None:
-        channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            await channel.close()

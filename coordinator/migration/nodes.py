@@ -2,18 +2,15 @@
 
 from typing import TYPE_CHECKING, Protocol
 
-import grpc.aio
-
 from coordinator.migration.difference import RangeDigest
 from coordinator.migration.facts import CopyReport
 from logstore.base.errors import UnavailableError
-from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import Member
 from logstore.meta.tables import instance_table
-from logstore.proto.channel import open_channel
 from logstore.proto.handshake import MemberChannel
 from logstore.proto.status import called
+from logstore.proto.transport import Transport
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 
@@ -50,14 +47,13 @@ class Nodes(Protocol):
 
 
 class GrpcNodes:
-    """Talks to the addresses that the instances registered; one channel an address."""
+    """Talks to the addresses that the instances registered."""
 
-    def __init__(self, store: MetadataStore, tls: TlsOptions | None = None) -> None:
+    def __init__(self, store: MetadataStore, transport: Transport) -> None:
         self._store = store
-        self._tls = tls
+        self._transport = transport
         self.cluster = ""
         """This cluster's id, which every call says."""
-        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
     async def copies(self, instance: str, shard: str) -> list[CopyReport]:
         stub = await self._stub(instance)
@@ -108,23 +104,12 @@ class GrpcNodes:
             )
         return max((s.base for s in answer.replicas if s.shard == shard), default=0)
 
-    async def close(self) -> None:
-        channels, self._channels = list(self._channels.values()), {}
-        for _, channel in channels:
-            await channel.close()
-
     async def _stub(self, instance: str) -> "NodeAdminAsyncStub":
         found = await instance_table(self._store).get(instance)
         if found is None:
             raise UnavailableError(f"instance {instance} is not registered")
-        address = found.address
-        known = self._channels.get(instance)
-        if known is None or known[0] != address:
-            channel = MemberChannel(open_channel(address, self._tls), self.cluster, instance)
-            self._channels[instance] = (address, channel)
-            if known is not None:
-                await known[1].close()
-        return NodeAdminStub(self._channels[instance][1])
+        channel = self._transport.channel(found.address)
+        return NodeAdminStub(MemberChannel(channel, self.cluster, instance))
 
 
 async def ask_digests(

@@ -41,6 +41,7 @@ from logstore.client.results import Records, Results, idle_timeout
 from logstore.client.router import Router
 from logstore.meta.records import encode
 from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.transport import GrpcTransport, Transport
 from sharder.shard_map import ShardMap
 
 TIMEOUT_S = 60.0
@@ -77,9 +78,9 @@ def connect(
     return Client(
         parse_addresses(addresses),
         client_group=client_group,
-        tls=tls,
         timeout_s=timeout_s,
         env=env or Env(),
+        transport=GrpcTransport(tls),
     )
 
 
@@ -102,16 +103,17 @@ class Client:
         addresses: list[str],
         *,
         client_group: str,
-        tls: TlsOptions | None,
         timeout_s: float,
         env: Env,
+        transport: Transport,
     ) -> None:
+        """`transport`: closed with the client."""
         checked_name("client_group", client_group)
         self._env = env
         self._timeout_s = bounds.seconds("timeout_s", timeout_s)
         self._lifetime = Lifetime(f"the client of {', '.join(addresses)[:200]}")
         self._directory = Directory(
-            addresses, env, self._lifetime, client_group=client_group, tls=tls
+            addresses, env, self._lifetime, client_group=client_group, transport=transport
         )
         self._closed = asyncio.Event()
         self._appender: Appender | None = None

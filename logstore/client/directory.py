@@ -1,4 +1,4 @@
-"""Channels, the coordinator's catalog, and the cached shard map of each log.
+"""The way to each address, the coordinator's catalog, and the cached shard map of each log.
 
 Routes are requested from the party that answered last, then from the given addresses, then from any
 instance in a map; so clients go on while the coordinator is down. Each log in use is watched by a
@@ -26,13 +26,12 @@ from logstore.base.errors import (
     UnavailableError,
     UnknownLogError,
 )
-from logstore.base.tls import TlsOptions
 from logstore.client.lifetime import Lifetime, Tell, as_ours
 from logstore.client.router import Router
 from logstore.meta.records import LogOptions
-from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc
 from logstore.proto.status import from_rpc
+from logstore.proto.transport import Transport
 from logstore.proto.v1 import common_pb2, log_pb2, log_pb2_grpc
 from sharder.keys import KeyRange, Partitioner
 from sharder.shard_map import Shard, ShardMap, ShardMapError, ShardStatus
@@ -113,7 +112,7 @@ class _NobodyReachedError(UnavailableError):
 
 
 class Directory:
-    """Channels by address, and a `Router` for each log in use."""
+    """The way to each address, and a `Router` for each log in use."""
 
     def __init__(
         self,
@@ -122,14 +121,14 @@ class Directory:
         lifetime: Lifetime,
         *,
         client_group: str,
-        tls: TlsOptions | None,
+        transport: Transport,
     ) -> None:
+        """`transport`: closed with this."""
         self.addresses = addresses
         self.lifetime = lifetime
         self.caller = common_pb2.Caller(client_group=client_group)
         self._env = env
-        self._tls = tls
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._transport = transport
         self._routers: dict[str, Router] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._fetches: dict[str, asyncio.Future[Router]] = {}
@@ -143,11 +142,9 @@ class Directory:
         self.on_gone: Callable[[str, LogstoreError], None] = lambda log, error: None
 
     def channel(self, address: str) -> grpc.aio.Channel:
-        """The channel to an address; opened once."""
+        """The channel to an address; an error when this is not where the client lives."""
         self.lifetime.check()
-        if address not in self._channels:
-            self._channels[address] = open_channel(address, self._tls)
-        return self._channels[address]
+        return self._transport.channel(address)
 
     def cached(self, log: str) -> Router | None:
         return self._routers.get(log)
@@ -370,7 +367,4 @@ class Directory:
 
     async def close(self) -> None:
         """Close the channels; calls in progress end."""
-        channels = list(self._channels.values())
-        self._channels.clear()
-        for channel in channels:
-            await channel.close()
+        await self._transport.close()

@@ -25,7 +25,6 @@ from logstore.base.errors import (
     UnknownLogError,
     UnknownShardError,
 )
-from logstore.base.tls import TlsOptions
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore, WatchEvent
@@ -53,8 +52,8 @@ from logstore.node.registration import Registration
 from logstore.node.replica import Replica
 from logstore.node.scrub import Scrubber
 from logstore.node.statistics_reporter import StatisticsReporter
-from logstore.proto.channel import open_channel
 from logstore.proto.handshake import MemberChannel
+from logstore.proto.transport import Transport
 from logstore.replication.events import Role
 from sharder.keys import routing_key
 
@@ -76,10 +75,13 @@ class Instance:
         engine: Engine,
         store: MetadataStore,
         kept: IdentityStore,
-        tls: TlsOptions | None = None,
+        transport: Transport,
         broker: Broker | None = None,
     ) -> None:
-        """`kept`: where the data directory's identity is. Raises what `identity.begin` does."""
+        """`kept`: where the data directory's identity is. `transport`: who passes it closes it.
+
+        Raises what `identity.begin` does.
+        """
         self.metadata_view = MetadataView()
         self.replicas: dict[str, Replica] = {}
         self.claim = Claim(
@@ -97,8 +99,7 @@ class Instance:
         """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
         self._no_room: set[str] = set()
         """Shards whose copy here waits for space on the disk."""
-        self._tls = tls
-        self._channels: dict[tuple[str, str], Channel] = {}
+        self._transport = transport
         self._tasks: list[asyncio.Task[None]] = []
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         reporter = StatisticsReporter(config, env)
@@ -166,12 +167,8 @@ class Instance:
         return found[0] if found is not None else None
 
     def _channel_to(self, instance: str) -> Channel:
-        address = self.metadata_view.address(instance)
-        channel = self._channels.get((instance, address))
-        if channel is None:
-            channel = MemberChannel(open_channel(address, self._tls), self.claim.cluster, instance)
-            self._channels[instance, address] = channel
-        return channel
+        channel = self._transport.channel(self.metadata_view.address(instance))
+        return MemberChannel(channel, self.claim.cluster, instance)
 
     # ---- life --------------------------------------------------------------------------------
 
@@ -467,5 +464,3 @@ class Instance:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._index_thread.shutdown(wait=True)
         self.node.readers.shutdown(wait=True)
-        for channel in self._channels.values():
-            await channel.close()

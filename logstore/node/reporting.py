@@ -7,32 +7,27 @@ import functools
 from grpc.aio import Channel
 
 from logstore.base.errors import StorageError, UnknownShardError
-from logstore.base.tls import TlsOptions
 from logstore.node.instance import Instance
-from logstore.proto.channel import open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
 from logstore.proto.handshake import MemberChannel
 from logstore.proto.status import called
+from logstore.proto.transport import Transport
 
 REPORT_TIMEOUT_S = 5.0
 
 
 class Reporter:
-    """Reports until `run` is cancelled; then `close`."""
+    """Reports until `run` is cancelled."""
 
-    def __init__(self, instance: Instance, tls: TlsOptions | None = None) -> None:
-        self._instance, self._tls = instance, tls
-        self._channels: list[Channel] = []
+    def __init__(self, instance: Instance, transport: Transport) -> None:
+        self._instance, self._transport = instance, transport
 
     async def run(self) -> None:
         """A report to each coordinator each period; one that is away or slow holds up no other."""
         await self._instance.registration.decided(None)
         node, cluster = self._instance.node, self._instance.claim.cluster
         config, clock = node.config, node.env.clock
-        self._channels = [
-            MemberChannel(open_channel(a, self._tls), cluster) for a in config.coordinators
-        ]
         reports: dict[str, asyncio.Task[None]] = {}
         last_s = clock.monotonic_s()
         node.reporter.status(0, 1.0)  # the start's own cost is no load
@@ -43,8 +38,9 @@ class Reporter:
                 throttled = node.admission.throttled
                 status = node.reporter.status(self.stored_bytes(), elapsed_s, throttled)
                 last_s = now_s
-                for to, channel in zip(config.coordinators, self._channels, strict=True):
+                for to in config.coordinators:
                     if to not in reports or reports[to].done():
+                        channel = MemberChannel(self._transport.channel(to), cluster)
                         send = functools.partial(_send, channel)
                         reports[to] = asyncio.create_task(
                             node.reporter.report(send, node.incarnation, status, to)
@@ -63,10 +59,6 @@ class Reporter:
             with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
                 stored += engine.bytes_stored(meta.replica_id)
         return stored
-
-    async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close()
 
 
 async def _send(

@@ -31,6 +31,7 @@ from logstore.node.reporting import Reporter
 from logstore.proto.channel import listen, make_server
 from logstore.proto.handshake import Doorkeeper
 from logstore.proto.status import called
+from logstore.proto.transport import GrpcTransport
 from logstore.proto.v1 import log_pb2, node_pb2
 from logstore.proto.v1.log_pb2_grpc import (
     add_LogServiceServicer_to_server,
@@ -91,10 +92,13 @@ class NodeServer:
         self._tls = (
             TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
         )
+        self._transport = GrpcTransport(self._tls)
         self._engine = engine or RocksEngine.open(config.data)
         self._owned_store: MetadataStore | None = None
         if store is None:
-            store = self._owned_store = config.open_metadata(config.metadata, self._tls)
+            store = self._owned_store = config.open_metadata(
+                config.metadata, self._tls, self._transport
+            )
         try:
             self.instance = Instance(
                 config,
@@ -102,7 +106,7 @@ class NodeServer:
                 self._engine,
                 store,
                 IdentityFile(config.data),
-                self._tls,
+                self._transport,
                 broker or open_broker(config.kafka),
             )
         except BaseException:
@@ -114,7 +118,7 @@ class NodeServer:
         )
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
-        self._reporter = Reporter(instance, self._tls)
+        self._reporter = Reporter(instance, self._transport)
         self._endpoint = Endpoint(
             [NodeCollector(self.instance, config.metrics_shards_max)], self._not_ready
         )
@@ -186,9 +190,9 @@ class NodeServer:
         await self.instance.close()
         await asyncio.gather(stopping, closing)
         await self.instance.claim.release()
-        await self._reporter.close()
         if self._owned_store is not None:
             await self._owned_store.close()
+        await self._transport.close()
         if self.instance.node.broker is not None:
             await self.instance.node.broker.close()
         self._engine.close()

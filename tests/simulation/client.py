@@ -14,12 +14,13 @@ from logstore.base.errors import (
     OutcomeUnknownError,
     VersionConflictError,
 )
-from logstore.client.client import Client, Log, connect
+from logstore.client.client import Client, Log
 from logstore.client.pages import page_of
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from tests.simulation.loop import Process, die
-from tests.simulation.network import Network
+from tests.simulation.network import Channel, Network
 from tests.simulation.style import TIMEOUT_S, Mix
+from tests.simulation.transport import SimTransport
 from tests.simulation.world import World
 from tests.support.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
 
@@ -47,11 +48,27 @@ class Pool:
     left: int
 
 
+def open_client(
+    world: World, network: Network, addresses: list[str], timeout_s: float = TIMEOUT_S
+) -> Client:
+    """What `connect` makes, over the simulated network."""
+    return Client(
+        addresses,
+        client_group="default",
+        timeout_s=timeout_s,
+        env=world.env(),
+        transport=SimTransport(network),
+    )
+
+
 class Caller:
     """A client's process; it may end suddenly and start again, as another session."""
 
-    def __init__(self, world: World, name: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, world: World, name: str, network: Network, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.world, self.name, self.who = world, name, name
+        self._network = network
         self.process = Process(name, alive=False)
         self.done = False
         self._timeout_s = timeout_s
@@ -75,7 +92,7 @@ class Caller:
         """Ask this instance for the shard's latest for a while, if it is one who asks."""
 
     def _connect(self, addresses: list[str]) -> Client:
-        return connect(addresses, timeout_s=self._timeout_s, env=self.world.env())
+        return open_client(self.world, self._network, addresses, self._timeout_s)
 
     async def _open(self, db: Client) -> Log:
         while True:
@@ -101,8 +118,7 @@ class SimClient(Caller):
         pool: Pool,
         mix: Mix = MIX,
     ) -> None:
-        super().__init__(world, f"client-{number}", mix.timeout_s)
-        self._network = network
+        super().__init__(world, f"client-{number}", network, mix.timeout_s)
         self._pool = pool
         self._mix = mix
         self._keys = keys
@@ -269,7 +285,7 @@ class SimClient(Caller):
     async def _ask_latest(self, shard: str, address: str) -> None:
         called_s = self.world.now_s
         try:
-            stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
+            stub = log_pb2_grpc.LogServiceStub(Channel(self._network, address))
             request = log_pb2.ReadRequest(shard=shard, limit=1, primary_only=True)
             answers = [answer async for answer in stub.Read(request, timeout=2.0)]
         except (LogstoreError, grpc.aio.AioRpcError):
@@ -285,7 +301,7 @@ class SimClient(Caller):
         address = self._rng.choice(self._addresses)
         try:
             shard = self._rng.choice((await log.shard_map()).shards).id
-            stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
+            stub = log_pb2_grpc.LogServiceStub(Channel(self._network, address))
             start = self._seen.get(shard, 0)
             request = log_pb2.ReadRequest(shard=shard, start_offset=max(0, start - COPY_ROWS))
             call = ReadCall(self.who, None, self.world.now_s, 0.0, [], tail=True)
@@ -311,8 +327,8 @@ class SimClient(Caller):
 class FinalReader:
     """Reads the whole log once all is healed."""
 
-    def __init__(self, world: World, addresses: list[str]) -> None:
-        self._world = world
+    def __init__(self, world: World, network: Network, addresses: list[str]) -> None:
+        self._world, self._network = world, network
         self._addresses = addresses
         self.process = Process("final-reader")
         self.rows: list[Row] | None = None
@@ -322,7 +338,7 @@ class FinalReader:
         self._world.loop.spawn_in(self.process, self._run(), "final reader")
 
     async def _run(self) -> None:
-        async with connect(self._addresses, timeout_s=TIMEOUT_S, env=self._world.env()) as db:
+        async with open_client(self._world, self._network, self._addresses) as db:
             try:
                 log = await db.log(LOG)
                 self.rows = [_row(record) async for record in log.read()]

@@ -33,6 +33,7 @@ from sharder.keys import KeyRange
 from tests.simulation.loop import Process, die
 from tests.simulation.metadata import Cluster, SimStore
 from tests.simulation.node import REPORT_S, SimNode
+from tests.simulation.transport import SimTransport
 from tests.simulation.world import World
 
 coordinator.replicas.drain.BACK_OFF_S = 6.0  # a run waits for it within the bound of its liveness
@@ -138,7 +139,8 @@ class SimCoordinator:
 
     async def _run(self, process: Process) -> None:
         env, store = steady(self.world.env()), SimStore(self._cluster)
-        core = CoordinatorCore(self._config, env, store, leader_ttl_s=LEADER_TTL_S)
+        transport = SimTransport(self._cluster.network)
+        core = CoordinatorCore(self._config, env, store, transport, leader_ttl_s=LEADER_TTL_S)
         try:
             await core.begin()
             services, network = core.services(), self._cluster.network

@@ -8,8 +8,8 @@ is harsher than TCP: the protocol must not care.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -48,6 +48,8 @@ class Network:
         self.repeating: dict[str, float] = {}
         """Process name -> chance that a call's last messages are replayed."""
         self.calls: dict[int, Call] = {}
+        self.on_answer: Callable[[Call, Any], None] = lambda call, message: None
+        """Told of every answer as its server sends it."""
         self._numbers = 0
 
     def serve(
@@ -59,9 +61,6 @@ class Network:
     ) -> None:
         """`services`: full gRPC service name -> servicer."""
         self.servers[address] = Server(process, services, interceptors)
-
-    def open_channel(self, address: str, tls: object = None) -> Any:
-        return Channel(self, address)
 
     def number(self, call: "Call") -> int:
         self._numbers += 1
@@ -378,7 +377,7 @@ class Call:
         self.down.send(ended)
 
     def _answer(self, message: Any) -> None:
-        on_answer(self, message)
+        self.network.on_answer(self, message)
         self.down.send(_Message(message))
 
     async def _requests(self) -> AsyncIterator[Any]:
@@ -418,22 +417,30 @@ class Call:
             ghost.send(message)
 
 
-def on_answer(call: Call, message: Any) -> None:
-    """Replaced by the run's observer: every answer as its server sends it."""
-
-
 def _consume(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
 
 
-class Channel:
+class Channel(grpc.aio.Channel):
     """Makes calls to one address, as a stub wants them."""
 
     def __init__(self, network: Network, address: str) -> None:
         self._network = network
         self._address = address
         self._closed = False
+
+    async def __aenter__(self) -> "Channel":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def get_state(self, try_to_connect: bool = False) -> NoReturn:
+        raise NotImplementedError("a simulated channel has no connection")
+
+    async def wait_for_state_change(self, last_observed_state: object) -> NoReturn:
+        raise NotImplementedError("a simulated channel has no connection")
 
     def _multi(self, path: str, kind: str) -> Any:
         def start(

@@ -21,6 +21,7 @@ from logstore.replication.events import Role
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die
 from tests.simulation.metadata import Cluster, SimStore
+from tests.simulation.transport import SimTransport
 from tests.simulation.world import SLOW_S, SLOW_SHARE, SimClock, World
 from tests.support.checkers.history import Departure, Floor, Row
 
@@ -163,7 +164,8 @@ class SimNode:
     async def _boot(self) -> None:
         store = SimStore(self._cluster)
         config = self._config.model_copy(update={"accept_generation": self.accepts})
-        instance = Instance(config, self._env, self.engine, store, self.identity)
+        transport = SimTransport(self._cluster.network)
+        instance = Instance(config, self._env, self.engine, store, self.identity, transport)
         instance.copies.free_share = lambda: 1.0
         instance.node.reporter.usage = lambda: Usage(0.0, 0.0, 0, 1)
         services: dict[str, Any] = {
@@ -175,7 +177,7 @@ class SimNode:
         self.instance = instance
         self._cluster.network.serve(self.address, self.process, services)
         instance.start()
-        works = (instance.registration.run(self.address), Reporter(instance).run())
+        works = (instance.registration.run(self.address), Reporter(instance, transport).run())
         self._tasks = [asyncio.create_task(work) for work in works]
 
     def kill(self) -> None:

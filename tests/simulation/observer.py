@@ -11,7 +11,6 @@ from logstore.engine.port import ReplicaMeta
 from logstore.meta.port import WatchEvent
 from logstore.meta.records import CELLS, MIGRATIONS, SHARDS, ShardRecord, decode_shard
 from logstore.proto.v1 import log_pb2
-from tests.simulation import network as network_module
 from tests.simulation.aims import Aim
 from tests.simulation.metadata import Cluster
 from tests.simulation.network import Call
@@ -45,7 +44,7 @@ class Observer:
         """Called when the leader of a cell changes."""
         self.on_shard: Callable[[ShardRecord], None] = lambda record: None
         cluster.on_change = self._changed
-        network_module.on_answer = self._answered
+        cluster.network.on_answer = self._answered
 
     # ---- metadata --------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from sharder.keys import routing_key
 from tests.simulation.client import Caller, Pool
-from tests.simulation.network import Network
+from tests.simulation.network import Channel, Network
 from tests.simulation.world import World
 from tests.support.checkers.history import AppendCall, Outcome
 
@@ -55,8 +55,8 @@ class Resender(Caller):
         pool: Pool,
         excused: Callable[[], frozenset[str]],
     ) -> None:
-        super().__init__(world, f"resender-{number}")
-        self._network, self._addresses, self._pool = network, addresses, pool
+        super().__init__(world, f"resender-{number}", network)
+        self._addresses, self._pool = addresses, pool
         self._excused = excused
         self._rng = Random(world.callers.getrandbits(64))
         self._keys = [f"{first}-r{number}-{k}".encode() for k in range(2) for first in "az"]
@@ -176,7 +176,7 @@ class Resender(Caller):
         return rng.choice(([first], [first], [first, first], [first, other], [other]))
 
     async def _attempt(self, request: _Request, address: str) -> None:
-        stub = log_pb2_grpc.LogServiceStub(self._network.open_channel(address))
+        stub = log_pb2_grpc.LogServiceStub(Channel(self._network, address))
         try:
             async with called():
                 answer = await stub.Append(request.message, timeout=self._rng.choice(ATTEMPT_S))

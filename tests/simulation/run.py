@@ -15,11 +15,6 @@ from typing import Any
 
 import structlog
 
-import coordinator.cells.forwarding
-import coordinator.migration.nodes
-import logstore.client.directory
-import logstore.node.instance
-import logstore.node.reporting
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
 from logstore.meta.records import TOMBSTONES, LogOptions, process_key
@@ -171,7 +166,7 @@ class Simulation:
         self.faults.upkeep.trims = rng.random() < TRIM_CHANCE
         if splits:
             self.faults.split_keys = split_keys(self.options.partitioner)
-        self.final = FinalReader(world, addresses)
+        self.final = FinalReader(world, self.cluster.network, addresses)
         self.mistakes = Mistakes(
             world, self.cluster, self.nodes, self.coordinators, self._live_on, mistakes or ""
         )
@@ -420,7 +415,7 @@ def simulate(
 def _simulate(simulation: Simulation) -> Result:
     world = simulation.world
     window = simulation.faults.style.mix.window
-    with lowered(window), _ports(world, simulation.cluster.network):
+    with lowered(window), _told(world):
         try:
             simulation.run()
         except DeadlockError as e:
@@ -452,19 +447,9 @@ def _simulate(simulation: Simulation) -> Result:
     )
 
 
-_CHANNEL_MAKERS: tuple[Any, ...] = (
-    logstore.node.instance,
-    logstore.node.reporting,
-    logstore.client.directory,
-    coordinator.migration.nodes,
-    coordinator.cells.forwarding,
-)
-
-
 @contextmanager
-def _ports(world: World, network: Network) -> Iterator[None]:
-    """Channels go over the simulated network, log lines into the story, while a seed runs."""
-    real = [module.open_channel for module in _CHANNEL_MAKERS]
+def _told(world: World) -> Iterator[None]:
+    """Log lines go into the story while a seed runs, and an error that nobody foresaw violates."""
     configured = structlog.get_config()
 
     def capture(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
@@ -484,8 +469,6 @@ def _ports(world: World, network: Network) -> Iterator[None]:
         if not world.loop.over and not isinstance(error, LogstoreError):
             world.violate("exception", f"{context.get('message')}: {error!r}")
 
-    for module in _CHANNEL_MAKERS:
-        module.open_channel = network.open_channel
     structlog.configure(
         processors=[capture],
         wrapper_class=structlog.make_filtering_bound_logger(20),
@@ -495,6 +478,4 @@ def _ports(world: World, network: Network) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, maker in zip(_CHANNEL_MAKERS, real, strict=True):
-            module.open_channel = maker
         structlog.configure(**configured)

@@ -17,6 +17,7 @@ from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, OutcomeUnknownError, VersionConflictError
 from logstore.meta.port import Put
 from logstore.meta.records import REPLICA_COUNTER, SHARDS, Member, ShardRecord, decode_shard
+from logstore.proto.transport import GrpcTransport
 from tests.support.nodes import Nodes, nodes
 
 LOG = "orders"
@@ -30,7 +31,8 @@ class Sealing:
     def __init__(self, cluster: Nodes, db: logstore.Client) -> None:
         self.nodes, self.db = cluster, db
         self.env = Env()
-        self.grpc = GrpcNodes(cluster.store)
+        self.transport = GrpcTransport()
+        self.grpc = GrpcNodes(cluster.store, self.transport)
         self.reshapes = ReshapeDriver(cluster.store, self.grpc, self.env, cluster="c")
         self.moves = MigrationDriver(cluster.store, self.grpc, self.env, cluster="c")
 
@@ -76,7 +78,7 @@ async def sealing(
             finally:
                 await bench.reshapes.close()
                 await bench.moves.close()
-                await bench.grpc.close()
+                await bench.transport.close()
 
 
 class HasClient(Protocol):

@@ -9,6 +9,7 @@ from coordinator.catalog.service import CatalogService
 from coordinator.migration.nodes import GrpcNodes
 from logstore.base.env import Env, ManualClock
 from logstore.meta.memory import MemoryMetadataStore
+from logstore.proto.transport import GrpcTransport
 from tests.support.statistics import intake, status
 
 SILENCE_S = 3.0
@@ -22,7 +23,8 @@ def service_that_heard_long_ago() -> tuple[CatalogService, ManualClock]:
     catalog = Catalog(store, env, "c")
     service = CatalogService(
         catalog, heard, env, SILENCE_S,
-        copies=CopiesAdmin(store, catalog, GrpcNodes(store)), retiring=Retiring(store, catalog),
+        copies=CopiesAdmin(store, catalog, GrpcNodes(store, GrpcTransport())),
+        retiring=Retiring(store, catalog),
     )  # fmt: skip
     for name in "ab":
         heard.take(name, 1, [], status(name), clock.monotonic_s(), 0)

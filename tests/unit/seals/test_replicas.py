@@ -144,7 +144,7 @@ async def test_a_sealed_shard_is_moved_trimmed_and_read(tmp_path: Path) -> None:
         assert values == [b"%d" % i for i in range(2, 30, 3)]
         ack = await log.append(b"a2", b"30", expected_version=10)  # its version is asked of i2
         assert ack.version == 11
-        stub = NodeAdminStub(bench.grpc._channels["i2"][1])
+        stub = NodeAdminStub(bench.transport.channel(bench.nodes.servers["i2"].address))
         answer = await stub.Trim(node_pb2.TrimRequest(shard=f"{LOG}/0", offset=12))
         assert answer.base == 12
         ack = await log.append(b"a1", b"31", expected_version=10)  # counted through the trim
