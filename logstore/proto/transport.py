@@ -1,4 +1,7 @@
-"""The Transport port: how a process reaches others; and the side of it that is gRPC."""
+"""The Transport port: how a process reaches others; and the side of it that is gRPC.
+
+The simulator's network is the other side. `tests/contract/proto/test_transport.py` runs on both.
+"""
 
 import asyncio
 from dataclasses import dataclass

@@ -18,9 +18,9 @@ from logstore.client.client import Client, Log
 from logstore.client.pages import page_of
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from tests.simulation.loop import Process, die
-from tests.simulation.network import Channel, Network
+from tests.simulation.network import Network
 from tests.simulation.style import TIMEOUT_S, Mix
-from tests.simulation.transport import SimTransport
+from tests.simulation.transport import Channel, SimTransport
 from tests.simulation.world import World
 from tests.support.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
 

@@ -9,12 +9,11 @@ is harsher than TCP: the protocol must not care.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from logstore.base.errors import UnavailableError
 from logstore.proto.v1 import log_pb2
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.serving import CallDetails, Ended, Server, ServerContext
@@ -28,9 +27,6 @@ GHOST_MESSAGES = 8
 TICK_S = 1e-7
 """Messages of one call are at least so far apart: timers of one moment have no order."""
 GHOSTS_OF = ("Replicate", "AppendStream")
-
-CONNECT_S = 0.05
-"""A connection that does not come about is tried again after so long."""
 
 
 class Network:
@@ -201,6 +197,8 @@ class Call:
         self.client: Process = client
         self.id = network.number(self)
         self.ended: Ended | None = None
+        self.cancelled = False
+        self.channel: grpc.aio.Channel | None = None
         self.lost = False
         self.sent: deque[Any] = deque(maxlen=GHOST_MESSAGES)
         self.answered: set[int] = set()
@@ -236,8 +234,11 @@ class Call:
             raise self._error(self.ended)
         self.send(message)
 
-    async def done_writing(self) -> None:
+    def end_sending(self) -> None:
         self.up.send(_HalfClose())
+
+    async def done_writing(self) -> None:
+        self.end_sending()
 
     async def read(self) -> Any:
         while True:
@@ -251,6 +252,8 @@ class Call:
             if self.ended is not None:
                 if self.ended[0] is grpc.StatusCode.OK:
                     return grpc.aio.EOF
+                if self.cancelled:  # as grpc.aio does where the caller itself cancelled
+                    raise asyncio.CancelledError
                 raise self._error(self.ended)
             await self.down.wait()
 
@@ -262,6 +265,7 @@ class Call:
     def cancel(self) -> bool:
         if self.ended is not None:
             return False
+        self.cancelled = True
         self._end((grpc.StatusCode.CANCELLED, "cancelled here", ()))
         self._stop_server()
         return True
@@ -363,9 +367,13 @@ class Call:
             if self.kind[1] == "u":
                 self._answer(await handler(argument, context))
             else:
-                async for item in handler(argument, context):
-                    await self.down.room()
-                    self._answer(item)
+                answers = handler(argument, context)
+                if asyncio.iscoroutine(answers):  # the doorkeeper's refusal, which aborts
+                    await answers
+                else:
+                    async for item in answers:
+                        await self.down.room()
+                        self._answer(item)
         except grpc.aio.AbortError:
             assert context.aborted is not None
             ended = context.aborted
@@ -420,71 +428,3 @@ class Call:
 def _consume(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-class Channel(grpc.aio.Channel):
-    """Makes calls to one address, as a stub wants them."""
-
-    def __init__(self, network: Network, address: str) -> None:
-        self._network = network
-        self._address = address
-        self._closed = False
-
-    async def __aenter__(self) -> "Channel":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    def get_state(self, try_to_connect: bool = False) -> NoReturn:
-        raise NotImplementedError("a simulated channel has no connection")
-
-    async def wait_for_state_change(self, last_observed_state: object) -> NoReturn:
-        raise NotImplementedError("a simulated channel has no connection")
-
-    def _multi(self, path: str, kind: str) -> Any:
-        def start(
-            request: Any = None,
-            *,
-            timeout: float | None = None,
-            metadata: tuple[tuple[str, str], ...] = (),
-            **_: Any,
-        ) -> Call:
-            if self._closed:
-                raise UnavailableError("the channel is closed")
-            call = Call(self._network, self._address, path, kind, timeout, metadata)
-            if kind[0] == "u":
-                call.send(request)
-                call.up.send(_HalfClose())
-            return call
-
-        return start
-
-    def unary_unary(self, path: str, **_: Any) -> Any:
-        return self._multi(path, "uu")
-
-    def unary_stream(self, path: str, **_: Any) -> Any:
-        return self._multi(path, "us")
-
-    def stream_stream(self, path: str, **_: Any) -> Any:
-        return self._multi(path, "ss")
-
-    def stream_unary(self, path: str, **_: Any) -> Any:
-        return self._multi(path, "su")
-
-    async def channel_ready(self) -> None:
-        """Return once the server was reached and its answer came."""
-        network, client = self._network, PROCESS.get()
-        assert client is not None
-        while True:
-            found = self._network.servers.get(self._address)
-            name = found.process.name if found is not None else self._address
-            await asyncio.sleep(network.delay_s(client.name, name))
-            up = found is not None and found.process.alive
-            if up and network.reaches(client.name, name) and network.reaches(name, client.name):
-                await asyncio.sleep(network.delay_s(name, client.name))
-                return
-            await asyncio.sleep(CONNECT_S)
-
-    async def close(self, grace: float | None = None) -> None:
-        self._closed = True

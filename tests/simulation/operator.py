@@ -14,7 +14,8 @@ from logstore.proto.status import called
 from logstore.proto.v1 import node_pb2
 from logstore.proto.v1.node_pb2_grpc import NodeAdminStub
 from tests.simulation.loop import Process
-from tests.simulation.network import Channel, Network
+from tests.simulation.network import Network
+from tests.simulation.transport import Channel
 from tests.simulation.world import World
 
 NAME = "operator"

@@ -16,7 +16,8 @@ from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from sharder.keys import routing_key
 from tests.simulation.client import Caller, Pool
-from tests.simulation.network import Channel, Network
+from tests.simulation.network import Network
+from tests.simulation.transport import Channel
 from tests.simulation.world import World
 from tests.support.checkers.history import AppendCall, Outcome
 
