@@ -4,13 +4,10 @@ import functools
 import socket
 
 import structlog
-from grpc.aio import Server
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from coordinator.catalog.catalog import Catalog
 from coordinator.config import CoordinatorConfig
-from coordinator.core import PACKAGE, ROUTES, CoordinatorCore, steady
+from coordinator.core import CoordinatorCore, steady
 from coordinator.metrics import CoordinatorCollector, Fetched
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Ledger
@@ -25,11 +22,8 @@ from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
 from logstore.meta.rocks import RocksMetadataStore
-from logstore.proto.channel import listen, make_server
-from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2, placement_pb2_grpc
-from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
+from logstore.proto.server import GrpcServer
 from logstore.proto.transport import GrpcTransport
-from logstore.proto.v1.log_pb2_grpc import add_RouteServiceServicer_to_server
 
 STOP_GRACE_S = 1.0
 _log = structlog.get_logger(__name__)
@@ -52,8 +46,7 @@ class CoordinatorServer:
         self.core = CoordinatorCore(
             config, env, self.store, GrpcTransport(self._tls), learned=config.data / LEARNED_FILE
         )
-        self._server: Server = make_server(self.core.interceptors)
-        self._health = health.aio.HealthServicer()
+        self._server = GrpcServer(self.core.interceptors)
         self._fetched = Fetched(
             Ledger(self.store, env), functools.partial(self.learner.call, self.intake.score)
         )
@@ -105,19 +98,17 @@ class CoordinatorServer:
             _probe(self.config.host, self.config.port)
             await self.core.begin()
             door = str(Address(self.config.host, self.config.port))
-            port = listen(self._server, door, self._tls)
+            self.address = self._server.listen(door, self._tls)
         except BaseException:
             await self.store.close()
             raise
-        self._add_services()
         await self.core.restore()
-        await self._server.start()
-        self.address = str(Address(self.config.host, port))
+        await self._server.start(self.core.services())
         if self.config.metrics_listen:
             self.metrics_address = self._endpoint.start(self.config.metrics_listen)
             self._fetched.start()
         await self.core.start(self.config.advertise or self.address)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._server.ready()
         _log.info("coordinator serves", address=self.address)
         return self.address
 
@@ -136,25 +127,9 @@ class CoordinatorServer:
     def _not_ready(self) -> str | None:
         return None if self._fetched.fresh else "the metadata has not been read yet"
 
-    def _add_services(self) -> None:
-        server = self._server
-        for path, service in self.core.services().items():
-            if path == ROUTES:
-                add_RouteServiceServicer_to_server(service, server)
-                continue
-            name = path.removeprefix(PACKAGE)
-            home = placement_pb2_grpc if name == "Placement" else rpc
-            getattr(home, f"add_{name}Servicer_to_server")(service, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        files = (coordinator_pb2.DESCRIPTOR, placement_pb2.DESCRIPTOR)
-        names = [s.full_name for file in files for s in file.services_by_name.values()]
-        reflection.enable_server_reflection(
-            [*names, ROUTES, health.SERVICE_NAME, reflection.SERVICE_NAME], server
-        )
-
     async def stop(self) -> None:
         """Stop gracefully; migrations go on with the next start, or at the next leader."""
-        await self._health.enter_graceful_shutdown()
+        await self._server.leave()
         await self._endpoint.stop()
         await self._fetched.close()
         await self.core.stop()

@@ -4,11 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 import structlog
-from grpc.aio import Server
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from logstore.base.address import Address
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.observe import Endpoint
@@ -18,30 +14,19 @@ from logstore.engine.rocks import RocksEngine
 from logstore.feed.open import open_broker
 from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
-from logstore.node.admin_service import NodeAdmin
 from logstore.node.claim import check_directory
 from logstore.node.config import NodeConfig
 from logstore.node.graceful_stop import hand_over_all
 from logstore.node.identity import IdentityFile
 from logstore.node.instance import Instance
-from logstore.node.log_service import InstanceRouteService, LogService
 from logstore.node.metrics import NodeCollector
-from logstore.node.peer_service import PeerService
 from logstore.node.reporting import Reporter
-from logstore.proto.channel import listen, make_server
-from logstore.proto.handshake import Doorkeeper
+from logstore.node.services import interceptors_of, services_of
+from logstore.proto.server import GrpcServer
 from logstore.proto.status import called
 from logstore.proto.transport import GrpcTransport
-from logstore.proto.v1 import log_pb2, node_pb2
-from logstore.proto.v1.log_pb2_grpc import (
-    add_LogServiceServicer_to_server,
-    add_RouteServiceServicer_to_server,
-)
-from logstore.proto.v1.node_pb2_grpc import (
-    PeerServiceStub,
-    add_NodeAdminServicer_to_server,
-    add_PeerServiceServicer_to_server,
-)
+from logstore.proto.v1 import node_pb2
+from logstore.proto.v1.node_pb2_grpc import PeerServiceStub
 
 _log = structlog.get_logger(__name__)
 
@@ -112,13 +97,9 @@ class NodeServer:
         except BaseException:
             self._engine.close()
             raise
-        instance = self.instance
-        self._server: Server = make_server(
-            [Doorkeeper(lambda: (instance.claim.cluster, config.instance))]
-        )
-        self._health = health.aio.HealthServicer()
+        self._server = GrpcServer(interceptors_of(self.instance))
         self._tasks: list[asyncio.Task[None]] = []
-        self._reporter = Reporter(instance, self._transport)
+        self._reporter = Reporter(self.instance, self._transport)
         self._endpoint = Endpoint(
             [NodeCollector(self.instance, config.metrics_shards_max)], self._not_ready
         )
@@ -143,27 +124,12 @@ class NodeServer:
         AddressInUseError, ConfigError; WrongClusterError and AlreadyRunningError when the metadata
         answers within CLAIM_WAIT_S and this process may not run this instance (later: `ended`).
         """
-        host = Address.of(self._config.listen, port_min=0).host
-        port = listen(self._server, self._config.listen, self._tls)
-        self.address = str(Address(host, port))
+        self.address = self._server.listen(self._config.listen, self._tls)
         instance = self.instance
-        add_LogServiceServicer_to_server(LogService(instance), self._server)
-        add_RouteServiceServicer_to_server(InstanceRouteService(instance), self._server)
-        add_PeerServiceServicer_to_server(PeerService(instance), self._server)
-        add_NodeAdminServicer_to_server(NodeAdmin(instance), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [
-            s.full_name
-            for module in (log_pb2, node_pb2)
-            for s in module.DESCRIPTOR.services_by_name.values()
-        ]
-        reflection.enable_server_reflection(
-            [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
-        )
         if self._config.metrics_listen:
             self.metrics_address = self._endpoint.start(self._config.metrics_listen)
         instance.start()
-        await self._server.start()
+        await self._server.start(services_of(instance))
         claiming = asyncio.create_task(
             instance.registration.run(self._config.advertise or self.address)
         )
@@ -172,7 +138,7 @@ class NodeServer:
         if instance.registration.refused is not None:
             await self.stop()
             raise instance.registration.refused
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._server.ready()
         for work in (self._reporter.run(), self._ping()):
             self._tasks.append(asyncio.create_task(work))
         return self.address
@@ -180,7 +146,7 @@ class NodeServer:
     async def stop(self) -> None:
         """Stop gracefully: others lead our shards (`logstore.node.graceful_stop`), calls in
         progress get a moment, then the engine is closed."""
-        await self._health.enter_graceful_shutdown()
+        await self._server.leave()
         await hand_over_all(self.instance, self._config.stop_hand_over_s)
         closing = asyncio.create_task(self._endpoint.stop())
         for task in self._tasks:

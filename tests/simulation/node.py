@@ -3,19 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from logstore.base.env import Env
 from logstore.engine.batch import time_at
-from logstore.node.admin_service import NodeAdmin
 from logstore.node.config import NodeConfig
 from logstore.node.identity import Identity
 from logstore.node.instance import Instance
-from logstore.node.log_service import InstanceRouteService, LogService
-from logstore.node.peer_service import PeerService
 from logstore.node.reporting import Reporter
+from logstore.node.services import interceptors_of, services_of
 from logstore.node.statistics_reporter import Usage
 from logstore.replication.events import Role
 from tests.simulation.disk import SimEngine
@@ -168,14 +165,10 @@ class SimNode:
         instance = Instance(config, self._env, self.engine, store, self.identity, transport)
         instance.copies.free_share = lambda: 1.0
         instance.node.reporter.usage = lambda: Usage(0.0, 0.0, 0, 1)
-        services: dict[str, Any] = {
-            "logstore.v1.LogService": LogService(instance),
-            "logstore.v1.RouteService": InstanceRouteService(instance),
-            "logstore.v1.PeerService": PeerService(instance),
-            "logstore.v1.NodeAdmin": NodeAdmin(instance),
-        }
         self.instance = instance
-        self._cluster.network.serve(self.address, self.process, services)
+        self._cluster.network.serve(
+            self.address, self.process, services_of(instance), interceptors_of(instance)
+        )
         instance.start()
         works = (instance.registration.run(self.address), Reporter(instance, transport).run())
         self._tasks = [asyncio.create_task(work) for work in works]

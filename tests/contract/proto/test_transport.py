@@ -16,8 +16,8 @@ from logstore.base.errors import (
     UnavailableError,
     WrongClusterError,
 )
-from logstore.proto.channel import listen, make_server
 from logstore.proto.handshake import Doorkeeper, MemberChannel
+from logstore.proto.server import GrpcServer
 from logstore.proto.status import called, served
 from logstore.proto.transport import GrpcTransport, Transport
 from logstore.proto.v1 import node_pb2
@@ -25,7 +25,6 @@ from logstore.proto.v1.node_pb2_grpc import (
     NodeAdminStub,
     PeerServiceServicer,
     PeerServiceStub,
-    add_PeerServiceServicer_to_server,
 )
 from tests.simulation.loop import Process, die
 from tests.simulation.network import Network
@@ -37,6 +36,7 @@ ITEMS = 100
 ANSWER_S = 20.0
 SHORT_S = 0.2
 ENDLESS = "endless"
+SERVICE = "logstore.v1.PeerService"
 T = TypeVar("T")
 
 
@@ -106,18 +106,16 @@ class Side(Protocol):
 class GrpcSide:
     def __init__(self) -> None:
         self.address = ""
-        self._server: grpc.aio.Server | None = None
+        self._server: GrpcServer | None = None
 
     async def serve(self, peer: Peer, cluster: str = "") -> None:
-        self._server = make_server([Doorkeeper(lambda: (cluster, peer.name))])
-        add_PeerServiceServicer_to_server(peer, self._server)
-        port = listen(self._server, self.address or "127.0.0.1:0")
-        self.address = f"127.0.0.1:{port}"
-        await self._server.start()
+        self._server = GrpcServer([Doorkeeper(lambda: (cluster, peer.name))])
+        self.address = self._server.listen(self.address or "127.0.0.1:0", None)
+        await self._server.start({SERVICE: peer})
 
     async def stop(self) -> None:
         if self._server is not None:
-            await self._server.stop(None)
+            await self._server.stop(0.0)
         self._server = None
 
     def run(self, body: "Callable[[Side], Awaitable[None]]") -> None:
@@ -143,8 +141,7 @@ class SimSide:
     async def serve(self, peer: Peer, cluster: str = "") -> None:
         self._server = Process("server")
         keeper = Doorkeeper(lambda: (cluster, peer.name))
-        services = {"logstore.v1.PeerService": peer}
-        self.network.serve(self.address, self._server, services, [keeper])
+        self.network.serve(self.address, self._server, {SERVICE: peer}, [keeper])
 
     async def stop(self) -> None:
         die(self._server)
