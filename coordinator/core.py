@@ -19,6 +19,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.planning.announcements import Announced
 from coordinator.planning.loop import PlanningLoop
+from coordinator.replicas.drain import BACK_OFF_S
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.liveness import Liveness
 from coordinator.statistics.model_trainer import ModelTrainer
@@ -58,12 +59,16 @@ class CoordinatorCore:
         *,
         learned: Path | None = None,
         leader_ttl_s: float = TTL_S,
+        drain_back_off_s: float = BACK_OFF_S,
     ) -> None:
-        """`env`: with a `steady` clock. `learned`: where what was learned is saved; None: nowhere.
-        `leader_ttl_s`: how long a dead leader of a cell is waited for."""
+        """`env`: with a `steady` clock. `transport`: closed with this.
+
+        `learned`: where what was learned is saved; None: nowhere. `leader_ttl_s`: how long a dead
+        leader of a cell is waited for. `drain_back_off_s`: see `Parts`.
+        """
         self.config, self.env, self.store = config, env, store
         self._transport = transport
-        self._leader_ttl_s = leader_ttl_s
+        self._leader_ttl_s, self._drain_back_off_s = leader_ttl_s, drain_back_off_s
         self.intake = StatisticsIntake(
             config.slot_s,
             settle_s=3 * config.report_interval_s,
@@ -129,7 +134,13 @@ class CoordinatorCore:
             store = ReadOnlyStore(store)
         pulse = Liveness(self.intake, self.env)
         self._parts = Parts(
-            config, self.env, self.learner, self.nodes, pulse, cluster=lineage.cluster
+            config,
+            self.env,
+            self.learner,
+            self.nodes,
+            pulse,
+            cluster=lineage.cluster,
+            drain_back_off_s=self._drain_back_off_s,
         )
         self.nodes.cluster = lineage.cluster
         self.work = Cell(LOG_WIDE, store, self._parts)

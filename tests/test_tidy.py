@@ -244,3 +244,34 @@ def rooms() -> dict[str, set[str]]:
 
 def test_rooms_import_in_no_circle() -> None:
     assert circles(rooms()) == set()
+
+
+# ---- ports ---------------------------------------------------------------------------------------
+
+COMMANDS = ("cli/doctor", "cli/verify", "local/cluster", "local/survey", "local/demo/run",
+            "local/demo/watch")  # fmt: skip
+"""Modules of the coordinator that make a call or two and end."""
+
+
+def imported(path: Path) -> set[str]:
+    """Full names that a module imports: modules, and names out of modules."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_what_runs_for_long_reaches_others_by_its_transport_alone() -> None:
+    opener = "logstore.proto.channel.open_channel"
+    found = {name_of(p) for p in modules("logstore", "coordinator") if opener in imported(p)}
+    commands = {f"coordinator.{path.replace('/', '.')}" for path in COMMANDS}
+    assert found == {"logstore.proto.transport", *commands}
+
+
+def test_the_simulator_can_patch_only_the_bounds_that_it_lowers() -> None:
+    ours = {name_of(p) for p in modules(*PACKAGES)}
+    found = {p.name for p in modules("tests/simulation") if imported(p) & ours}
+    assert found == {"limits.py"}

@@ -54,6 +54,8 @@ class Parts:
     pulse: Liveness
     cluster: str
     """Its id, for tombstones."""
+    drain_back_off_s: float
+    """A shard is left alone so long after a drain's move of it was rolled back."""
 
 
 class Cell:
@@ -73,7 +75,8 @@ class Cell:
         self.loop = PlanningLoop(
             config, env, store, parts.learner, self.driver, parts.nodes, self.reshapes
         )
-        moves = DrainMoves(self.driver, env, self.loop.move_options, config.moves_max)
+        options = self.loop.move_options
+        moves = DrainMoves(self.driver, env, options, config.moves_max, parts.drain_back_off_s)
         self.repair = RepairLoop(
             store, self.catalog, parts.pulse.silent_s, config.lost_after_s, self._owns, moves
         )

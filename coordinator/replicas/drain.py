@@ -216,10 +216,16 @@ class DrainMoves:
     """Starts the moves of single copies, a few at a time."""
 
     def __init__(
-        self, driver: MigrationDriver, env: Env, options: MoveOptions, moves_max: int
+        self,
+        driver: MigrationDriver,
+        env: Env,
+        options: MoveOptions,
+        moves_max: int,
+        back_off_s: float,
     ) -> None:
+        """`back_off_s`: a shard whose move was rolled back is left alone so long."""
         self._driver, self._env, self._options = driver, env, options
-        self._moves_max = max(1, moves_max)
+        self._moves_max, self._back_off_us = max(1, moves_max), round(back_off_s * 1e6)
 
     async def round(
         self, shards: Sequence[tuple[ShardRecord, LogOptions]], cluster: PlacementState
@@ -239,7 +245,7 @@ class DrainMoves:
         known = await self._driver.ledger.all()
         busy = {m.shard for m in known if m.active}
         room = self._moves_max - sum(m.active and m.trigger == TRIGGER for m in known)
-        since_us = self._env.clock.wall_us() - round(BACK_OFF_S * 1e6)
+        since_us = self._env.clock.wall_us() - self._back_off_us
         busy |= {
             m.shard
             for m in known

@@ -77,8 +77,11 @@ class Instance:
         kept: IdentityStore,
         transport: Transport,
         broker: Broker | None = None,
+        *,
+        lag_probe_s: float = LAG_PROBE_S,
     ) -> None:
         """`kept`: where the data directory's identity is. `transport`: who passes it closes it.
+        `lag_probe_s`: how often the loop's lag is measured.
 
         Raises what `identity.begin` does.
         """
@@ -99,7 +102,7 @@ class Instance:
         """Damage that made the engine refuse every write: only a restart (a rebuild) helps."""
         self._no_room: set[str] = set()
         """Shards whose copy here waits for space on the disk."""
-        self._transport = transport
+        self._transport, self._lag_probe_s = transport, lag_probe_s
         self._tasks: list[asyncio.Task[None]] = []
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         reporter = StatisticsReporter(config, env)
@@ -425,8 +428,8 @@ class Instance:
         """How late the loop is: what an append waits before it is even seen."""
         node = self.node
         while True:
-            due_s = node.now_s() + LAG_PROBE_S
-            await asyncio.sleep(LAG_PROBE_S)
+            due_s = node.now_s() + self._lag_probe_s
+            await asyncio.sleep(self._lag_probe_s)
             now_s = node.now_s()
             node.pace.latency.lagged(max(0.0, now_s - due_s))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-import coordinator.replicas.drain
 from coordinator.cells.assignment import cell_names
 from coordinator.cells.cell import Cell
 from coordinator.config import CoordinatorConfig
@@ -36,7 +35,8 @@ from tests.simulation.node import REPORT_S, SimNode
 from tests.simulation.transport import SimTransport
 from tests.simulation.world import World
 
-coordinator.replicas.drain.BACK_OFF_S = 6.0  # a run waits for it within the bound of its liveness
+DRAIN_BACK_OFF_S = 6.0
+"""A run waits for it within the bound of its liveness."""
 ALIVE_S = 1.0
 """Who reported so recently counts as alive."""
 LEADER_TTL_S = 1.0
@@ -140,7 +140,14 @@ class SimCoordinator:
     async def _run(self, process: Process) -> None:
         env, store = steady(self.world.env()), SimStore(self._cluster)
         transport = SimTransport(self._cluster.network)
-        core = CoordinatorCore(self._config, env, store, transport, leader_ttl_s=LEADER_TTL_S)
+        core = CoordinatorCore(
+            self._config,
+            env,
+            store,
+            transport,
+            leader_ttl_s=LEADER_TTL_S,
+            drain_back_off_s=DRAIN_BACK_OFF_S,
+        )
         try:
             await core.begin()
             services, network = core.services(), self._cluster.network

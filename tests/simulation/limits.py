@@ -7,14 +7,11 @@ from types import ModuleType
 import logstore.base.limits
 import logstore.client.sender
 import logstore.engine.producers
-import logstore.node.instance
 import logstore.node.sealed
 import logstore.node.writer
 
 CACHED_KEYS = 2
 """Keys whose version a copy keeps in mind."""
-LAG_PROBE_S = 0.25
-"""No load here, so nobody needs to know of lag sooner."""
 
 
 def _lower(window: int) -> list[tuple[ModuleType, str, float]]:
@@ -26,7 +23,6 @@ def _lower(window: int) -> list[tuple[ModuleType, str, float]]:
         (logstore.engine.producers, "KEPT", 2 * window),
         (logstore.node.writer, "VERSION_CACHE_KEYS", CACHED_KEYS),
         (logstore.node.sealed, "VERSIONS_KEPT_MAX", CACHED_KEYS),
-        (logstore.node.instance, "LAG_PROBE_S", LAG_PROBE_S),
     ]
 
 

@@ -33,6 +33,8 @@ TIMING = {
 }
 """Shorter than in a real cluster by about three, so that a run holds more."""
 REPORT_S = 0.4
+LAG_PROBE_S = 0.25
+"""No load here, so nobody needs to know of lag sooner."""
 
 
 class SimIdentity:
@@ -162,7 +164,15 @@ class SimNode:
         store = SimStore(self._cluster)
         config = self._config.model_copy(update={"accept_generation": self.accepts})
         transport = SimTransport(self._cluster.network)
-        instance = Instance(config, self._env, self.engine, store, self.identity, transport)
+        instance = Instance(
+            config,
+            self._env,
+            self.engine,
+            store,
+            self.identity,
+            transport,
+            lag_probe_s=LAG_PROBE_S,
+        )
         instance.copies.free_share = lambda: 1.0
         instance.node.reporter.usage = lambda: Usage(0.0, 0.0, 0, 1)
         self.instance = instance
