@@ -12,6 +12,7 @@ from logstore.meta.port import Put
 from logstore.meta.remote import RemoteMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import add_MetadataServicer_to_server
+from logstore.proto.transport import GrpcTransport
 
 
 async def serve(store: MemoryMetadataStore) -> tuple[grpc.aio.Server, str]:
@@ -75,6 +76,22 @@ async def test_a_closed_store_ends_the_watch() -> None:
     with pytest.raises(UnavailableError, match="closed"):
         await asyncio.wait_for(anext(watch), 5)
     await client.close()
+    await server.stop(None)
+
+
+async def test_a_store_closes_its_own_transport_and_no_other() -> None:
+    server, address = await serve(MemoryMetadataStore())
+    shared = GrpcTransport()
+    one, two = (RemoteMetadataStore([address], transport=shared) for _ in range(2))
+    assert await one.get("/a") is None
+    await one.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        await one.get("/a")
+    assert await two.get("/a") is None
+    assert list(shared.addresses) == [address]  # one channel for both
+    await shared.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        await two.get("/a")
     await server.stop(None)
 
 
