@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.simulation import corpus, parallel
-from tests.simulation.aims import AIMS, FIRED
+from tests.simulation.aims import FIRED
 from tests.simulation.corpus import Run
 from tests.simulation.doc import write_between
 from tests.simulation.faults import (
@@ -26,6 +26,7 @@ from tests.simulation.faults import (
     ROLES,
     STATES,
 )
+from tests.simulation.later_aims import ALL_AIMS
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.run import Result, simulate
 from tests.simulation.saved import STORY_LINES, OtherRunError, Saved, about
@@ -118,7 +119,7 @@ def _coverage_table(
         (DRAIN_FAULTS, DRAIN_STEPS),
         ((TRIM,), TRIM_PLACES),
         (tuple(KINDS), [PLACE]),
-        ([f"aim: {aim}" for aim in AIMS], [FIRED]),
+        ([f"aim: {aim}" for aim in ALL_AIMS], [FIRED]),
     )
     for faults, places in tables:
         lines.append("| fault | " + " | ".join(places) + " |")
@@ -182,7 +183,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--neighbours", type=int, default=2, help="of each seed of the corpus")
     parser.add_argument("--write-corpus", action="store_true", help="what was rare in this run")
     parser.add_argument("--traces", type=Path, metavar="FILE", help="write a line `seed hash` each")
-    parser.add_argument("--aim", metavar="NAME", choices=sorted(AIMS), help="in every seed")
+    parser.add_argument("--aim", metavar="NAME", choices=sorted(ALL_AIMS), help="in every seed")
     parser.add_argument("--ops", type=int, default=500, help="client operations a seed")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--splits", action="store_true", help="splits and merges in every seed")

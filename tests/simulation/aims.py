@@ -4,6 +4,7 @@ What a fault drawn at a random time meets once in thousands of seeds, an aim mee
 To add one: a class with a docstring that says which bugs it hunts, and its line in `AIMS`.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.migration.records import MigrationRecord, State
@@ -23,6 +24,17 @@ FIRED = "fired"
 INSTANT_S = 0.003
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a cluster must be; None or False: as drawn. `batches`: in a message at most, 0: as
+    many as fit."""
+
+    replicas: int | None = None
+    min_in_sync: int | None = None
+    synced: bool = False
+    batches: int = 0
+
+
 class Aim:
     """Hears every moment from the observer, while faults happen."""
 
@@ -30,6 +42,9 @@ class Aim:
     rest_s = REST_S
     splits = False
     """Its moments come only in runs whose shards are split and merged."""
+    needs = Needs()
+    clients: tuple[tuple[str, float], ...] = ()
+    """Fields of the clients' mix that are as here, whatever was drawn."""
 
     def __init__(self, faults: "Strikes") -> None:
         self.faults = faults

@@ -12,6 +12,7 @@ from logstore.base.errors import (
     AppendManyError,
     LogstoreError,
     OutcomeUnknownError,
+    VersionAheadError,
     VersionConflictError,
 )
 from logstore.client.client import Client, Log
@@ -22,7 +23,7 @@ from tests.simulation.network import Network
 from tests.simulation.style import TIMEOUT_S, Mix
 from tests.simulation.transport import Channel, SimTransport
 from tests.simulation.world import World
-from tests.support.checkers.history import AppendCall, LatestRead, Outcome, ReadCall, Row
+from tests.support.checkers.history import AppendCall, CopyRead, LatestRead, Outcome, ReadCall, Row
 
 TAIL_CHANCE = 0.25
 """The first client tails the log in every run, each other one now and then."""
@@ -31,6 +32,8 @@ ROWS = (2, 8)
 LOG = "log"
 LOOKS, LOOK_S = 40, 0.05
 """So often, and every so many seconds, an isolated primary is asked for the latest."""
+PEEKS = 80
+"""So often a follower that is cut off is read."""
 COPY_ROWS = 20
 """Read of a copy, before what is new."""
 MIX = Mix()
@@ -71,6 +74,7 @@ class Caller:
         self._network = network
         self.process = Process(name, alive=False)
         self.done = False
+        self.keys: list[bytes] = []
         self._timeout_s = timeout_s
         self._sessions = 0
 
@@ -90,6 +94,9 @@ class Caller:
 
     def look_at(self, address: str, shard: str) -> None:
         """Ask this instance for the shard's latest for a while, if it is one who asks."""
+
+    def read_at(self, address: str, shard: str) -> None:
+        """Read this copy for a while, if it is one who reads."""
 
     def _connect(self, addresses: list[str]) -> Client:
         return open_client(self.world, self._network, addresses, self._timeout_s)
@@ -121,13 +128,14 @@ class SimClient(Caller):
         super().__init__(world, f"client-{number}", network, mix.timeout_s)
         self._pool = pool
         self._mix = mix
-        self._keys = keys
+        self.keys = keys
         self._addresses = addresses
         self._latest_at = addresses[0]
         """Who showed a latest record last; asked again, also after it was cut off."""
         self._number = 0
         self._rng = Random(world.callers.getrandbits(64))
         self._looks, self._looked_at = 0, ""
+        self._peeks, self._peeked_at = 0, ("", "")
         self._seen: dict[str, int] = {}
         """Shard -> the high watermark that a copy showed last."""
         self._calls: dict[asyncio.Task[None], None] = {}
@@ -143,6 +151,7 @@ class SimClient(Caller):
         async with self._connect(self._addresses) as db:
             log = await self._open(db)
             tails = self.name.endswith("0") or self._rng.random() < TAIL_CHANCE
+            tails = tails or self._mix.tails > 0
             tail = asyncio.create_task(self._tail(log)) if tails else None
             looks = asyncio.create_task(self._look())
             while self._pool.left > 0:
@@ -163,7 +172,7 @@ class SimClient(Caller):
         self.done = True
 
     async def _call(self, log: Log) -> None:
-        key = self._rng.choice(self._keys)
+        key = self._rng.choice(self.keys)
         match self._rng.choices(CALLS, self._mix.weights)[0]:
             case "append":
                 await self._append(log, key)
@@ -193,14 +202,18 @@ class SimClient(Caller):
         self.world.trace(f"{call.value!r} {outcome} {call.shard}:{call.offset}")
 
     async def _append(self, log: Log, key: bytes, expected: int | None = None) -> None:
+        if self._mix.shared and expected is None and self._rng.random() < self._mix.shared:
+            key = b"shared-%d" % self._rng.randint(0, 1)
         call = self._new(key, expected)
         try:
             ack = await log.append(key, call.value, expected_version=expected)
         except OutcomeUnknownError:
             self._versions.pop(key, None)
             self._ended(call, Outcome.UNKNOWN)
-        except VersionConflictError:
+        except VersionConflictError as e:
             self._versions.pop(key, None)
+            if isinstance(e, VersionAheadError):
+                self.world.history.ahead.add(call.value)
             self.world.history.conflicts.add(call.value)
             self._ended(call, Outcome.REFUSED)
         except LogstoreError as e:
@@ -215,7 +228,7 @@ class SimClient(Caller):
                 await self._read(log, key)
 
     async def _append_many(self, log: Log) -> None:
-        keys = [self._rng.choice(self._keys) for _ in range(self._rng.randint(*ROWS))]
+        keys = [self._rng.choice(self.keys) for _ in range(self._rng.randint(*ROWS))]
         calls = [self._new(key) for key in keys]
         by_value = {call.value: call for call in calls}
         try:
@@ -254,7 +267,7 @@ class SimClient(Caller):
         call = ReadCall(self.who, key, self.world.now_s, 0.0, [])
         try:
             async for record in log.read(key=key):
-                call.rows.append(_row(record))
+                call.rows.append(row_of(record))
         except LogstoreError as e:
             self.world.trace(f"read failed: {e.code}")
             return None
@@ -271,9 +284,30 @@ class SimClient(Caller):
         """Ask it again and again, while the other calls go on."""
         while True:
             await asyncio.sleep(LOOK_S)
+            if self._peeks and self._pool.left > 0:
+                self._peeks -= 1
+                await self._ask_copy(*self._peeked_at)
             if self._looks and self._pool.left > 0:
                 self._looks -= 1
                 await self._ask_latest(self._looked_at, self._latest_at)
+
+    def read_at(self, address: str, shard: str) -> None:
+        self._peeked_at, self._peeks = (address, shard), PEEKS
+
+    async def _ask_copy(self, address: str, shard: str) -> None:
+        """One copy's high watermark, as a reader without a past is shown it."""
+        called_s = self.world.now_s
+        try:
+            stub = log_pb2_grpc.LogServiceStub(Channel(self._network, address))
+            request = log_pb2.ReadRequest(shard=shard, limit=1)
+            answers = [answer async for answer in stub.Read(request, timeout=0.5)]
+        except (LogstoreError, grpc.aio.AioRpcError):
+            return
+        if answers:
+            end, name = answers[0].high_watermark, self._network.servers[address].process.name
+            read = CopyRead(self.who, name, shard, called_s, end)
+            self.world.history.copy_reads.append(read)
+            self.world.trace(f"copy of {shard} at {address}: {end}")
 
     async def _read_latest(self, log: Log) -> None:
         """Ask any instance for a shard's latest; only one under a lease may answer (P7)."""
@@ -306,7 +340,7 @@ class SimClient(Caller):
             request = log_pb2.ReadRequest(shard=shard, start_offset=max(0, start - COPY_ROWS))
             call = ReadCall(self.who, None, self.world.now_s, 0.0, [], tail=True)
             async for answer in stub.Read(request, timeout=2.0):
-                call.rows += [_row(record) for record in page_of(answer).records()]
+                call.rows += [row_of(record) for record in page_of(answer).records()]
                 self._seen[shard] = answer.high_watermark
         except (LogstoreError, grpc.aio.AioRpcError):
             return
@@ -320,33 +354,11 @@ class SimClient(Caller):
         self.world.history.reads.append(call)
         with contextlib.suppress(LogstoreError):
             async for record in log.tail(from_start=True):
-                call.rows.append(_row(record))
+                call.rows.append(row_of(record))
                 call.returned_s = self.world.now_s
 
 
-class FinalReader:
-    """Reads the whole log once all is healed."""
-
-    def __init__(self, world: World, network: Network, addresses: list[str]) -> None:
-        self._world, self._network = world, network
-        self._addresses = addresses
-        self.process = Process("final-reader")
-        self.rows: list[Row] | None = None
-        self.error = ""
-
-    def start(self) -> None:
-        self._world.loop.spawn_in(self.process, self._run(), "final reader")
-
-    async def _run(self) -> None:
-        async with open_client(self._world, self._network, self._addresses) as db:
-            try:
-                log = await db.log(LOG)
-                self.rows = [_row(record) async for record in log.read()]
-            except LogstoreError as e:
-                self.error = e.message
-
-
-def _row(record: Any) -> Row:
+def row_of(record: Any) -> Row:
     return Row(record.shard, record.offset, record.key, record.value, record.timestamp)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from logstore.base.errors import StorageFullError
 from logstore.base.types import Durability, Position
-from logstore.engine.batch import StoredBatch
+from logstore.engine.batch import StoredBatch, build
 from logstore.engine.memory import MemoryEngine, MemorySnapshot
 from logstore.engine.port import (
     Anchor,
@@ -78,6 +78,34 @@ class SimEngine:
         if durable or len(self._journal) > JOURNAL_MAX:
             self._sync()
         return result
+
+    def forge(self, replica_id: int, share: float) -> bool:
+        """From the batch at this share of a copy on its bytes are others, and its chain with them;
+        each batch is sound by itself. False: it has none."""
+        self._sync()
+        whole = list(self.batches(replica_id))
+        if not whole:
+            return False
+        first = int(share * len(whole))
+        forged, chain = whole[:first], whole[first].chain_before
+        for batch in whole[first:]:
+            other = build(
+                base_offset=batch.base_offset,
+                epoch=batch.epoch,
+                chain_before=chain,
+                count=batch.count,
+                append_time_us=batch.append_time_us + 1,
+                time_min_us=batch.time_min_us,
+                time_max_us=batch.time_max_us,
+                flags=batch.flags,
+                spans=batch.spans(),
+                payload=batch.payload(),
+            )
+            forged.append(other)
+            chain = other.chain_after
+        for engine in (self._live, self._synced):
+            engine._copies[replica_id].batches[:] = forged
+        return True
 
     def twin(self) -> "SimEngine":
         """A copy of the disk as a file copy of a running one finds it: all that was written."""

@@ -13,9 +13,10 @@ from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.reshape import ReshapeRecord, ReshapeState
 from logstore.base.types import ShardStatus
 from logstore.replication.events import Role
-from tests.simulation.aims import AIMS, FIRED
+from tests.simulation.aims import FIRED
 from tests.simulation.client import Caller
 from tests.simulation.coordinator import SimCoordinator
+from tests.simulation.later_aims import ALL_AIMS
 from tests.simulation.metadata import STORE, Cluster
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.node import SimNode
@@ -46,7 +47,7 @@ POSSIBLE = frozenset(
     | {(fault, state.value) for fault in COORDINATOR_FAULTS + MOVE_FAULTS for state in STATES}
     | {(fault, f"reshape {state.value}") for fault in RESHAPE_FAULTS for state in RESHAPE_STATES}
     | {(kind, PLACE) for kind in KINDS}
-    | {(f"aim: {aim}", FIRED) for aim in AIMS}
+    | {(f"aim: {aim}", FIRED) for aim in ALL_AIMS}
     | {(fault, place) for fault in COORDINATOR_FAULTS for place in CELL_PLACES}
     | {(fault, step) for fault in DRAIN_FAULTS for step in DRAIN_STEPS}
     | {(TRIM, place) for place in TRIM_PLACES}

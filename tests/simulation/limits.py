@@ -7,6 +7,7 @@ from types import ModuleType
 import logstore.base.limits
 import logstore.client.sender
 import logstore.engine.producers
+import logstore.node.peer_senders
 import logstore.node.sealed
 import logstore.node.writer
 
@@ -27,9 +28,12 @@ def _lower(window: int) -> list[tuple[ModuleType, str, float]]:
 
 
 @contextmanager
-def lowered(window: int) -> Iterator[None]:
-    """`window`: appends of a producer that may be under way, and that a copy remembers."""
+def lowered(window: int, batches: int = 0) -> Iterator[None]:
+    """`window`: appends of a producer that may be under way, and that a copy remembers. `batches`:
+    in one message of a push, 0: as many as there are."""
     lower = _lower(window)
+    if batches:
+        lower.append((logstore.node.peer_senders, "READ_BATCHES_MAX", batches))
     real = [getattr(module, name) for module, name, _ in lower]
     for module, name, bound in lower:
         setattr(module, name, bound)

@@ -27,6 +27,8 @@ class Process:
     """What its threads do takes long, now and then."""
     stall_s: float = 0.0
     """Its next call in a thread takes so much longer."""
+    hang_s: float = 0.0
+    """Its next write in a thread takes so much longer."""
 
 
 def die(process: Process) -> None:
@@ -139,7 +141,10 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> "asyncio.Future[Any]":
         """The call happens at one moment between now and the answer."""
         future = self.create_future()
-        answer_s = self._executor_delay_s(PROCESS.get())
+        process = PROCESS.get()
+        answer_s = self._executor_delay_s(process)
+        if process is not None and process.hang_s and getattr(func, "__name__", "") == "write":
+            answer_s, process.hang_s = answer_s + process.hang_s, 0.0
 
         def answer(result: Any, error: BaseException | None) -> None:
             if future.done():

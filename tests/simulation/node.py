@@ -205,6 +205,11 @@ class SimNode:
         """SIGSTOP, and SIGCONT later."""
         self.world.loop.freeze(self.process, seconds)
 
+    def is_quick(self) -> bool:
+        """Whether it takes what comes to it at once."""
+        frozen = self.process.frozen_until_s > self.world.now_s or self.process.backlog
+        return self.process.alive and not frozen and not self.slow_disk
+
     def role(self, shard: str) -> Role | None:
         """The role of its copy, as the instance itself sees it."""
         if self.instance is None or not self.process.alive:

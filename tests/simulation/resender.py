@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from logstore.base import limits
 from logstore.base.errors import LogstoreError
 from logstore.client.client import Log
 from logstore.proto.status import called
@@ -60,7 +61,7 @@ class Resender(Caller):
         self._addresses, self._pool = addresses, pool
         self._excused = excused
         self._rng = Random(world.callers.getrandbits(64))
-        self._keys = [f"{first}-r{number}-{k}".encode() for k in range(2) for first in "az"]
+        self.keys = [f"{first}-r{number}-{k}".encode() for k in range(2) for first in "az"]
         self._number = 0
         self._producers: dict[str, tuple[int, int]] = {}
         """Shard -> (producer, the last sequence that was acked)."""
@@ -108,7 +109,7 @@ class Resender(Caller):
     async def _append(self, log: Log) -> None:
         self._number += 1
         self._pool.left -= 1
-        key = self._rng.choice(self._keys)
+        key = self._rng.choice(self.keys)
         value = f"{self.name}-{self._number}".encode()
         call = AppendCall(self.who, key, value, self.world.now_s)
         self.world.history.appends.append(call)
@@ -196,6 +197,8 @@ class Resender(Caller):
         request.acks += 1
 
     def _failed(self, request: _Request, error: LogstoreError) -> None:
+        if error.code == "out_of_sequence":
+            self._check_window(request, error.message)
         if error.code == "sealed":
             request.sealed = True
             if request.acks:
@@ -204,6 +207,13 @@ class Resender(Caller):
             request.uncertain = True
         elif not (error.retriable or error.refresh_route) and not request.acks:
             request.refused = True
+
+    def _check_window(self, request: _Request, text: str) -> None:
+        """What a producer's window holds is known to whoever knows what came after it (I6)."""
+        last = int(text.rpartition(" ")[2]) - 1
+        behind = last - request.message.sequence
+        if request.acks and 0 <= behind < limits.PRODUCER_WINDOW:
+            self._wrong(request, f", and is forgotten, {behind} behind the last")
 
     def _wrong(self, request: _Request, text: str) -> None:
         if request.message.shard not in self._excused():

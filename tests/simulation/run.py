@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability
 from logstore.meta.records import TOMBSTONES, LogOptions, process_key
 from sharder.keys import Partitioner, routing_key
-from tests.simulation.client import LOG, Caller, FinalReader, Pool, SimClient
+from tests.simulation.client import LOG, Caller, Pool, SimClient
 from tests.simulation.coordinator import (
     PLANNED_OPS_PER_S,
     SimCoordinator,
@@ -28,6 +28,8 @@ from tests.simulation.coordinator import (
     settings,
 )
 from tests.simulation.faults import FAULTS_MIN
+from tests.simulation.final import FinalReader, append_targets
+from tests.simulation.judge import judge, note_divergence
 from tests.simulation.limits import lowered
 from tests.simulation.loop import DeadlockError
 from tests.simulation.metadata import Cluster
@@ -40,18 +42,6 @@ from tests.simulation.resender import Resender
 from tests.simulation.strikes import Strikes
 from tests.simulation.style import Style, draw
 from tests.simulation.world import World
-from tests.support.checkers import (
-    i1_cover,
-    i2_one_writer,
-    i3_acked,
-    i4_same_bytes,
-    i5_prefix,
-    i6_once,
-    i7_migrations_end,
-    i8_equal_chains,
-    i9_compare_and_swap,
-    i13_bytes_stay,
-)
 from tests.support.checkers.history import Outcome, Violation
 
 CLIENTS = 3
@@ -121,10 +111,12 @@ class Simulation:
     ) -> None:
         world = self.world = World(seed, mutation)
         rng = world.rng
-        style = draw(world.dice("style"), world.callers, aim)
+        style = draw(world.dice("style"), world.callers, world.dice("later aims"), aim)
+        needs = style.needs
         splits = rng.random() < SPLITS_CHANCE or always_splits or style.splits
         self.cluster = Cluster(world, Network(world))
         replicas = rng.choices((1, 2, 3), (1, 2, 7))[0]
+        replicas = needs.replicas or replicas
         cells = rng.choice((1, 1, 2))
         shards = max(cells, rng.choice((1, 1, 2)))  # the first two are in two cells
         self.options = LogOptions(
@@ -134,6 +126,10 @@ class Simulation:
             durability=rng.choice((Durability.OS, Durability.OS, Durability.FSYNC)),
             key_index=False,
         )
+        if needs.min_in_sync is not None:
+            self.options = replace(self.options, min_in_sync=needs.min_in_sync)
+        if needs.synced:
+            self.options = replace(self.options, durability=Durability.FSYNC)
         doors = [coordinator_address(i) for i in range(COORDINATORS)]
         plans = rng.random() < PLANS_CHANCE
         self.nodes = [
@@ -209,7 +205,7 @@ class Simulation:
             self.mistakes.judge()
         if world.violations:
             return
-        self.final.start()
+        self.final.start(append_targets(self.observer, self.clients, self.options.partitioner))
         if not self._until(lambda: self.final.rows is not None or bool(self.final.error), 30.0):
             world.violate("liveness", "the log cannot be read")
         if self.final.error:
@@ -229,27 +225,18 @@ class Simulation:
         self._until(lambda: False, seconds)
 
     def _check(self) -> None:
-        world, history = self.world, self.world.history
-        rows = history.whole(self.final.rows or [])
-        copies, excused = self.observer.copies(), self.observer.excused()
-        names = frozenset(node.name for node in self.nodes)
-        found = [
-            *i1_cover.check(history.metadata),
-            *i2_one_writer.check(history.acks, history.metadata, copies),
-            *i3_acked.check(history.appends, rows, excused),
-            *i5_prefix.check(history.reads, history.appends, rows, excused, history.trimmed_s),
-            *i5_prefix.check_floors(history.reads, history.floors),
-            *i5_prefix.check_latest(history.latest, history.appends, excused),
-            *i6_once.check(history.appends, rows, excused),
-            *i7_migrations_end.check(history.metadata),
-            *i8_equal_chains.check(history.metadata),
-            *i9_compare_and_swap.check(history.metadata, names, self.faults.cells),
-            *i13_bytes_stay.check(history.departures, history.metadata, history.trims),
-        ]
-        if not excused:
-            found += i4_same_bytes.check(copies, history.reads, rows)
+        found = judge(
+            self.world.history,
+            self.final.rows or [],
+            self.observer.copies(),
+            self.observer.excused(),
+            names=frozenset(node.name for node in self.nodes),
+            cells=self.faults.cells,
+            errs=self.errs,
+        )
         for violation in found:
-            world.violate(violation.invariant, f"(at {violation.at_s:.3f} s) {violation.text}")
+            text = f"(at {violation.at_s:.3f} s) {violation.text}"
+            self.world.violate(violation.invariant, text)
 
     # ---- waiting ---------------------------------------------------------------------------------
 
@@ -414,8 +401,8 @@ def simulate(
 
 def _simulate(simulation: Simulation) -> Result:
     world = simulation.world
-    window = simulation.faults.style.mix.window
-    with lowered(window), _told(world):
+    style = simulation.faults.style
+    with lowered(style.mix.window, style.needs.batches), _told(world):
         try:
             simulation.run()
         except DeadlockError as e:
@@ -461,6 +448,7 @@ def _told(world: World) -> Iterator[None]:
             at = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
             world.violate("exception", f"{event}: {type(error).__name__} at {at}: {error}")
         text = " ".join(f"{k}={v}" for k, v in event.items() if k != "event")
+        note_divergence(world, event, text)
         world.tell(f"{event.get('event')} {text}")
         raise structlog.DropEvent
 

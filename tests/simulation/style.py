@@ -8,8 +8,10 @@ aims (`aims`), which wait for a moment and strike then.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
-from tests.simulation.aims import AIMS, HotRetries
+from tests.simulation.aims import AIMS, HotRetries, Needs
+from tests.simulation.later_aims import ALL_AIMS, LATER
 
 NODE_FAULTS = (
     "kill", "power loss", "torn write", "pause", "slow disk", "disk full", "clock jump",
@@ -28,6 +30,8 @@ MOVE_GAP_S, SPLIT_MOVE_GAP_S = 0.8, 1.5
 STATE_CHANCE = 0.14
 AIM_CHANCE = 0.5
 SOME_AIM_CHANCE = 0.5
+LATER_AIM_CHANCE = 0.15
+"""That a seed has one of the later aims as well."""
 TIMEOUT_S = 5.0
 THINK_S = 0.03
 WINDOWS = (4, 16, 64)
@@ -41,7 +45,8 @@ class Mix:
     `stale`: chance that a conditional append expects an old version.
     `timeout_s`: when a client gives a call up. `restart_s`: mean seconds between two sudden ends of
     a client's process (0: never). `resenders`: clients that send one request many times. `window`:
-    appends of a producer that may be under way, and that a copy remembers.
+    appends of a producer that may be under way, and that a copy remembers. `shared`: chance that an
+    append goes to a key of the conditional ones; `tails`: that each client tails the log.
     """
 
     append: float = 0.45
@@ -59,6 +64,8 @@ class Mix:
     restart_s: float = 0.0
     resenders: int = 0
     window: int = WINDOWS[-1]
+    shared: float = 0.0
+    tails: float = 0.0
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -89,11 +96,18 @@ class Style:
     @property
     def splits(self) -> bool:
         """Whether its aims need splits and merges."""
-        return any(AIMS[aim].splits for aim in self.aims)
+        return any(ALL_AIMS[aim].splits for aim in self.aims)
+
+    @property
+    def needs(self) -> Needs:
+        """Of the cluster: what the last of its aims asks for that asks for anything."""
+        asked = [ALL_AIMS[aim].needs for aim in self.aims if ALL_AIMS[aim].needs != Needs()]
+        return asked[-1] if asked else Needs()
 
 
-def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
-    """A seed's style, from the dice of its faults and of its clients; `aim`: it has this, too."""
+def draw(faults: Random, clients: Random, later: Random, aim: str | None = None) -> Style:
+    """A seed's style, from the dice of its faults, of its clients and of the later aims; `aim`: it
+    has this, too."""
     name = faults.choices(tuple(STYLES), STYLES.values())[0]
     kinds: tuple[str, ...] = NODE_FAULTS
     aims: tuple[str, ...] = ()
@@ -115,13 +129,18 @@ def draw(faults: Random, clients: Random, aim: str | None = None) -> Style:
         state_chance = faults.choice((0.0, STATE_CHANCE, STATE_CHANCE, 0.5))
         if not aims and faults.random() < SOME_AIM_CHANCE:
             aims = (faults.choice(tuple(AIMS)),)
+    if later.random() < LATER_AIM_CHANCE and aim is None:
+        aims = (*aims, later.choice(tuple(LATER)))
     if aim is not None and aim not in aims:
         aims = (aim, *aims)
     mix = _mix(clients, name)
-    if any(AIMS[a].splits for a in aims):
+    if any(ALL_AIMS[a].splits for a in aims):
         move_gap_s = max(move_gap_s, SPLIT_MOVE_GAP_S)  # a shard in a move is not split
     if HotRetries.name in aims and not mix.resenders:
         mix = replace(mix, resenders=1)
+    for one in aims:
+        asked: dict[str, Any] = dict(ALL_AIMS[one].clients)
+        mix = replace(mix, **asked)
     chance = faults.choice((0.2, AIM_CHANCE, 0.9))
     return Style(name, kinds, gap_s, lasts_s, OPEN_MAX, move_gap_s, state_chance, mix, aims, chance)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkers.history import Violation
 from tests.simulation.corpus import Run
 from tests.simulation.run import Result
 from tests.simulation.saved import STORY_LINES, OtherRunError, Saved, about
+from tests.support.checkers.history import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -190,6 +190,12 @@ class Upkeep:
                 self._cover_trim(role, record)
                 faults.operator.trim(node.address, shard, offset, lambda: self._trimmed(shard))
 
+    def trim_members(self, shard: str, offset: int) -> None:
+        """Trim every copy that counts below an offset."""
+        for member in self.faults.observer.shards[shard].record.in_sync:
+            address = self.faults.node(member.instance).address
+            self.faults.operator.trim(address, shard, offset, lambda: self._trimmed(shard))
+
     def _cover_trim(self, role: Role, record: ShardRecord) -> None:
         world = self.faults.world
         world.cover(TRIM, f"trim: {role.value}")

@@ -72,6 +72,35 @@ class LatestRead:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyRead:
+    """A read of one copy as it is was answered; `end` is the high watermark it was shown."""
+
+    client: str
+    instance: str
+    shard: str
+    called_s: float
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Between the two times clients reach the instance, and nobody else does."""
+
+    instance: str
+    since_s: float
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The product found that the committed part of two copies differs."""
+
+    at_s: float
+    shard: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerAck:
     """An instance answered an append, as its primary, with success (no duplicate, not forwarded).
 
@@ -150,8 +179,15 @@ class History:
     appends: list[AppendCall] = field(default_factory=list)
     conflicts: set[bytes] = field(default_factory=set)
     """Values whose append was refused because of the version."""
+    ahead: set[bytes] = field(default_factory=set)
+    """Of those the ones whose key had fewer records than were expected."""
     reads: list[ReadCall] = field(default_factory=list)
     latest: list[LatestRead] = field(default_factory=list)
+    copy_reads: list[CopyRead] = field(default_factory=list)
+    silences: list[Silence] = field(default_factory=list)
+    forged: set[str] = field(default_factory=set)
+    """Shards a copy of which was given other bytes."""
+    divergences: list[Divergence] = field(default_factory=list)
     acks: list[ServerAck] = field(default_factory=list)
     metadata: list[MetadataTxn] = field(default_factory=list)
     departures: list[Departure] = field(default_factory=list)

@@ -2,8 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from logstore.meta.records import ShardRecord
-from tests.support.checkers.history import AppendCall, CopyState, Outcome, Row, Violation
+from logstore.meta.records import SHARDS, ShardRecord, decode_shard, shard_key
+from tests.support.checkers.history import (
+    AppendCall,
+    CopyState,
+    MetadataTxn,
+    Outcome,
+    Row,
+    Violation,
+)
 
 
 def holds(copy: CopyState, end: int, chain: bytes) -> bool:
@@ -34,6 +41,31 @@ def check_in_sync(
         for m in record.in_sync
         if m.replica_id in copies and not holds(copies[m.replica_id], end, chain)
     ]
+
+
+def check_told(
+    appends: Sequence[AppendCall],
+    rows: Iterable[Row],
+    excused: frozenset[str],
+    txns: Sequence[MetadataTxn],
+) -> list[Violation]:
+    """P6: a shard that lost what was acked, since all its machines lost power, says so."""
+    places = {(row.shard, row.offset): row.value for row in rows}
+    told = {
+        key
+        for txn in txns
+        for key, value in txn.written.items()
+        if key.startswith(SHARDS) and value is not None and decode_shard(value).possible_loss
+    }
+    return [
+        Violation("I3", f"{call.value!r} was acked at {call.shard}:{call.offset} and is lost, and "
+                  "nobody says so", call.returned_s or 0.0)
+        for call in appends
+        if call.outcome is Outcome.ACKED
+        and call.shard in excused
+        and places.get((call.shard, call.offset)) != call.value
+        and shard_key(call.shard) not in told
+    ]  # fmt: skip
 
 
 def check(

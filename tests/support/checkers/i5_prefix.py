@@ -7,11 +7,13 @@ from types import MappingProxyType
 
 from tests.support.checkers.history import (
     AppendCall,
+    CopyRead,
     Floor,
     LatestRead,
     Outcome,
     ReadCall,
     Row,
+    Silence,
     Violation,
 )
 
@@ -121,6 +123,55 @@ def check_latest(
     return found
 
 
+def check_silent(
+    reads: Sequence[CopyRead],
+    appends: Sequence[AppendCall],
+    silences: Sequence[Silence],
+    excused: frozenset[str],
+    bound_s: float,
+) -> list[Violation]:
+    """P8: an instance that nobody reaches but clients serves no read of a shard that lacks what was
+    acked to anybody more than `bound_s` before the call."""
+    found = []
+    acked = [c for c in appends if c.outcome is Outcome.ACKED and c.shard not in excused]
+    for read in reads:
+        if not any(
+            s.instance == read.instance and s.since_s + bound_s <= read.called_s < s.until_s
+            for s in silences
+        ):
+            continue
+        for call in acked:
+            early = (call.returned_s or 0.0) < read.called_s - bound_s
+            if early and call.shard == read.shard and call.offset >= read.end:
+                text = f"{read.instance}, cut off, showed {read.shard} up to {read.end}"
+                found.append(Violation("I5", f"{text}, {call.value!r} was acked at {call.offset} "
+                                       f"{bound_s:.1f} s before", read.called_s))  # fmt: skip
+                break
+    return found
+
+
+def check_sent_in_order(
+    appends: Sequence[AppendCall], order: dict[bytes, list[Row]]
+) -> list[Violation]:
+    """A client process's acked appends to a key stand in the order of its calls, conditional ones
+    aside: those are on their own."""
+    places = {row.value: place for rows in order.values() for place, row in enumerate(rows)}
+    last: dict[tuple[str, bytes], tuple[int, AppendCall]] = {}
+    found = []
+    for call in appends:
+        place = places.get(call.value)
+        if call.outcome is not Outcome.ACKED or call.expected_version is not None or place is None:
+            continue
+        before = last.get((call.client, call.key))
+        if before is not None and place < before[0]:
+            found.append(Violation("I5", f"{call.client} sent {before[1].value!r} before "
+                                   f"{call.value!r}, of key {call.key!r}; they stand the other way "
+                                   "round", call.called_s))  # fmt: skip
+        if before is None or place > before[0]:
+            last[call.client, call.key] = place, call
+    return found
+
+
 def check_real_time(
     appends: Sequence[AppendCall], order: dict[bytes, list[Row]]
 ) -> list[Violation]:
@@ -155,6 +206,7 @@ def check(
     found = [violation for call in kept for violation in check_read(call, order, trimmed_s)]
     if not excused:
         found += check_sessions(kept, appends, trimmed_s) + check_real_time(appends, order)
+        found += check_sent_in_order(appends, order)
     return found
 
 

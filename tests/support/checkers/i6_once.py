@@ -1,10 +1,31 @@
 """I6: a retried append is stored once. A conditional append succeeds at most once per version."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tests.support.checkers.history import AppendCall, Outcome, Row, Violation
 from tests.support.checkers.i5_prefix import by_key
+
+
+def check_conflicts(
+    appends: Sequence[AppendCall], conflicts: Collection[bytes], final: Sequence[Row]
+) -> list[Violation]:
+    """A conflict is told on what stays (P10): the key has more records than were expected, each of
+    them of an append that was called before the conflict was told."""
+    called_s = {call.value: call.called_s for call in appends}
+    order = by_key(final)
+    found = []
+    for call in appends:
+        if call.value not in conflicts or call.expected_version is None:
+            continue
+        told_s = call.returned_s or 0.0
+        rows = order.get(call.key, [])
+        count = sum(called_s.get(row.value, 0.0) <= told_s for row in rows)
+        if count <= call.expected_version:
+            found.append(Violation("I6", f"{call.value!r} expected version {call.expected_version} "
+                                   f"of {call.key!r}: a conflict, with {count} records",
+                                   told_s))  # fmt: skip
+    return found
 
 
 def check(

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
-from coordinator.migration.records import State, decode_migration
+from coordinator.migration.records import MigrationRecord, State, decode_migration
 from coordinator.migration.table import may_go_to
 from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard, shard_key
 from tests.support.checkers.history import MetadataTxn, Violation
+
+SOAKED_SHARE = 0.9
+"""Clocks may run so much faster than that of the history."""
 
 
 def check_table(txns: Sequence[MetadataTxn]) -> list[Violation]:
@@ -73,5 +76,37 @@ def check_reversed(txns: Sequence[MetadataTxn]) -> list[Violation]:
     return found
 
 
+def check_soaked(txns: Sequence[MetadataTxn]) -> list[Violation]:
+    """H4: the source is asked to leave when it has soaked for as long as the move says, or when
+    somebody asked to complete the move."""
+    moves: dict[str, MigrationRecord] = {}
+    since_s: dict[str, float] = {}
+    asked: set[str] = set()
+    found = []
+    for txn in txns:
+        for key, value in txn.written.items():
+            if key.startswith(MIGRATIONS) and value is not None:
+                record = decode_migration(value)
+                before = moves.get(record.id)
+                moves[record.id] = record
+                if before is None or before.state is not record.state:
+                    since_s[record.id] = txn.at_s
+        for key, value in txn.written.items():
+            if not key.startswith(SHARDS) or value is None:
+                continue
+            shard = decode_shard(value)
+            move = moves.get(shard.migration or "")
+            if move is None or move.state is not State.SOAKING or move.id in asked:
+                continue
+            if move.strategy == "switch" or move.source.replica_id not in shard.remove:
+                continue
+            asked.add(move.id)
+            soaked_s = txn.at_s - since_s[move.id]
+            if soaked_s < SOAKED_SHARE * move.options.soak_s and move.request != "complete":
+                text = f"the source of {move.id} must leave after {soaked_s:.3f} s"
+                found.append(Violation("I7", f"{text}, soak_s is {move.options.soak_s}", txn.at_s))
+    return found
+
+
 def check(txns: Sequence[MetadataTxn]) -> list[Violation]:
-    return check_table(txns) + check_reversed(txns) + check_ended(txns)
+    return check_table(txns) + check_reversed(txns) + check_ended(txns) + check_soaked(txns)

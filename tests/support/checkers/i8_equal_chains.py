@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from coordinator.migration.records import MigrationRecord, State, decode_migration
 from logstore.meta.records import MIGRATIONS, SHARDS, ShardRecord, decode_shard
-from tests.support.checkers.history import CopyState, MetadataTxn, Violation
+from tests.support.checkers.history import CopyState, Divergence, MetadataTxn, Violation
 from tests.support.checkers.i3_acked import holds
 
 
@@ -35,6 +35,12 @@ def check(txns: Sequence[MetadataTxn]) -> list[Violation]:
             if key.startswith(SHARDS) and value is not None:
                 found += _unproven(decode_shard(value), migrations, txn)
     return found
+
+
+def check_diverged(divergences: Sequence[Divergence], excused: frozenset[str]) -> list[Violation]:
+    """No two copies differ in what was committed, so no copy is found to; but where all that was
+    whole may be lost (`excused`)."""
+    return [Violation("I8", d.text, d.at_s) for d in divergences if d.shard not in excused]
 
 
 _NEED_HASH = frozenset({State.SHADOWING, State.RAMPING, State.CUTOVER, State.SOAKING})
