@@ -20,13 +20,15 @@ _lock = threading.Lock()
 class Caught(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a search found. `seed`: the smallest that fails, None while `held` ones did not.
 
-    `first`: the first violation there. `code`: the digest of what was searched.
+    `first`: the first violation there. `code`: the digest of what was searched. `aim`: that every
+    seed of the search had, whatever else it drew.
     """
 
     seed: int | None
     first: str
     code: str
     held: int = 0
+    aim: str = ""
 
 
 def read_caught() -> dict[str, Caught]:

@@ -73,6 +73,7 @@ MUTANTS = (
                 after="return replace(record, epoch=record.epoch + 1,",
             ),
         ),
+        mistakes="disk rolled back",
     ),
     Mutant(
         number=47,

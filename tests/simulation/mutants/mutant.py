@@ -29,7 +29,7 @@ class Mutant:
     """`what`: the fault in one sentence, with the rules that it breaks.
 
     `splits`: its seeds have splits and merges. `mistakes`: an operator errs in its seeds, in a way
-    with this in its name.
+    with this in its name. `behind`: it cannot be seen; the rule that stands behind the removed one.
     """
 
     number: int
@@ -38,6 +38,7 @@ class Mutant:
     edits: tuple[Edit, ...]
     splits: bool = False
     mistakes: str | None = None
+    behind: str = ""
 
     @property
     def title(self) -> str:

@@ -207,6 +207,10 @@ MUTANTS = (
                 after="for append in reversed(held):",
             ),
         ),
+        behind=(
+            "the next primary refuses what does not follow a producer's last sequence "
+            "(`ShardWriter._settle`), and the client sends it again in order."
+        ),
     ),
     Mutant(
         number=98,

@@ -125,6 +125,10 @@ MUTANTS = (
                 """,
             ),
         ),
+        behind=(
+            "`admit` only lets the primary look: it adds a copy whose end and chain it "
+            "compared itself (P3, `PeerSender._probe`)."
+        ),
     ),
     Mutant(
         number=111,
@@ -227,6 +231,10 @@ MUTANTS = (
             ),
         ),
         splits=True,
+        behind=(
+            "a copy that begins in a later epoch than the first is perhaps short and learns "
+            "again (P6, `Instance._open`, mutant 120)."
+        ),
     ),
     Mutant(
         number=118,

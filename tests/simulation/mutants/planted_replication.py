@@ -28,6 +28,11 @@ MUTANTS = (
                 after="and epoch <= self.epoch",
             ),
         ),
+        behind=(
+            "each term's streams end with it (`PeerSenders.stop`), a copy that leads again "
+            "followed or raised its epoch in between, and a peer answers a message with an "
+            "epoch that is no older than the message's."
+        ),
     ),
     Mutant(
         number=63,
@@ -140,6 +145,10 @@ MUTANTS = (
                 """,
             ),
         ),
+        behind=(
+            "a copy comes to lead only once what is being written to it has landed "
+            "(`Replica._leads_at_once`), and the next primary's term is entered anew."
+        ),
     ),
     Mutant(
         number=71,
@@ -220,6 +229,11 @@ MUTANTS = (
                 before="if not self.term_began or self._handing_over():",
                 after="if not self.term_began:",
             ),
+        ),
+        behind=(
+            "a hand-over's compare-and-swap goes out only when all that was assigned is "
+            "committed and the gate is closed (H1, `Handing._drained`): nothing is left to "
+            "ack."
         ),
     ),
     Mutant(

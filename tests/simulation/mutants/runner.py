@@ -40,10 +40,11 @@ def mutated(mutant: Mutant | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_seeds(tree: Path, mutant: Mutant, seed: int, seeds: int) -> Run:
-    """Run `seeds` of them from `seed` on, up to the first that fails."""
+def run_seeds(tree: Path, mutant: Mutant, seed: int, seeds: int, aim: str = "") -> Run:
+    """Run `seeds` of them from `seed` on, up to the first that fails; each has `aim`, if given."""
     command = [sys.executable, "-m", "tests.simulation", "--seed", str(seed),
-               "--seeds", str(seeds), "--processes", "1", *mutant.flags()]  # fmt: skip
+               "--seeds", str(seeds), "--processes", "1", *mutant.flags(),
+               *([f"--aim={aim}"] if aim else [])]  # fmt: skip
     try:
         run = subprocess.run(
             command,
