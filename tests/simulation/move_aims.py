@@ -14,9 +14,13 @@ from tests.simulation.node import SimNode
 if TYPE_CHECKING:
     from tests.simulation.strikes import Strikes
 
+DRAIN_CHANCE = 0.03
+"""At an ack."""
+
 
 class LearnerAim(Aim):
-    """Told of every copy that begins to learn."""
+    """Told of every copy that begins to learn. Drains now and then, so that copies begin without a
+    move, which would give up on one that fails."""
 
     def __init__(self, faults: "Strikes") -> None:
         super().__init__(faults)
@@ -28,6 +32,17 @@ class LearnerAim(Aim):
         for member in record.learners:
             if member not in before:
                 self.learns(member, record)
+
+    def acked(self, node: SimNode, record: ShardRecord) -> None:
+        upkeep, operator = self.faults.upkeep, self.faults.operator
+        if self.rng.random() < DRAIN_CHANCE and self.faults.may_add() and not upkeep.drained():
+            name = self.rng.choice([member.instance for member in record.in_sync])
+            operator.drain(name)
+            self.world.after(self.rng.uniform(1.0, 2.5), self._cancel, name)
+
+    def _cancel(self, name: str) -> None:
+        if self.faults.on and name in self.faults.upkeep.drained():
+            self.faults.operator.drain(name, cancel=True)
 
     def learns(self, member: Member, record: ShardRecord) -> None:
         """`member` is a new learner of the shard."""
@@ -57,8 +72,8 @@ class SilentSource(LearnerAim):
 
     def learns(self, member: Member, record: ShardRecord) -> None:
         if self.strikes():
-            for _ in range(3):
-                self.world.after(self.rng.uniform(0.0, 0.5), self.faults.silence_feeds)
+            for most_s in (0.005, 0.03, 0.5):
+                self.world.after(self.rng.uniform(0.0, most_s), self.faults.silence_feeds)
 
 
 class SlowThreads(Aim):
