@@ -275,16 +275,22 @@ class ReplicationMachine(Doubt, Handing):
         )
 
     def lease_valid(self, now_s: float) -> bool:
-        """True while no other copy can lead: reads that claim to be the latest need it (P7)."""
+        """True while no other copy can lead: reads that claim to be the latest need it (P7).
+
+        While a change is undecided its new members may be in sync already, and take over.
+        """
         if self.role is not Role.PRIMARY or not self.term_began or self._handing_over():
             return False
         if not self.settled():
             return False
-        others = [m for m in self._record().in_sync if m.replica_id != self.me.replica_id]
+        members = set(self._record().in_sync)
+        if self.pending is not None:
+            members |= set(self.pending.record.in_sync)
         return all(
             m.replica_id in self.peers
             and now_s < self.peers[m.replica_id].lease_from_s + self.timing.lease_s
-            for m in others
+            for m in members
+            if m.replica_id != self.me.replica_id
         )
 
     def grants_lease(self) -> bool:

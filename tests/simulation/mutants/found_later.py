@@ -176,4 +176,17 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=134,
+        name="lease-without-the-new-member",
+        what="A lease holds without who may have been admitted meanwhile (P7).",
+        edits=(
+            Edit(
+                file="logstore/replication/machine.py",
+                function="ReplicationMachine.lease_valid",
+                before="members |= set(self.pending.record.in_sync)",
+                after="pass",
+            ),
+        ),
+    ),
 )

@@ -365,6 +365,20 @@ def test_lease_is_not_needed_alone() -> None:
     assert leading().machine.lease_valid(1e9)
 
 
+def test_lease_needs_who_may_have_been_admitted() -> None:  # P7
+    """The store may have carried the admission out, and its answer be lost: then the new member
+    takes over once it hears nothing."""
+    bench = leading()
+    record = replace(bench.machine._record(), learners=(T,), admit=(2,))
+    bench.config(record)
+    bench.now_s = 10.0
+    bench.feed(PeerMatched(2, bench.machine.epoch, at(4), sent_s=9.9, incarnation=T.incarnation))
+    assert bench.machine.pending is not None
+    assert T.replica_id in {m.replica_id for m in bench.machine.pending.record.in_sync}
+    assert bench.machine.lease_valid(11.8)
+    assert not bench.machine.lease_valid(12.0)
+
+
 def test_copy_of_another_incarnation_leaves_and_is_learned_again() -> None:  # P6
     bench = Bench(me=replace(T, incarnation=2), end=6, high_watermark=4)
     effects = bench.config(replace(RECORD, epoch=3, primary_since=2, in_sync=(S, T)))
