@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from coordinator.migration.records import END_STATES, MigrationRecord, State
+from logstore.base.background import Background
 from logstore.base.errors import LogstoreError
 from profiler.anomaly import AnomalyKind
 from profiler.scoreboard import Score
@@ -45,18 +46,16 @@ class Fetched:
         score: Callable[[], Awaitable[Mapping[str, Mapping[int, Score]]]],
     ) -> None:
         self._ledger, self._score = ledger, score
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Background("the figures of moves")
         self.moves: list[MigrationRecord] = []
         self.scores: Mapping[str, Mapping[int, Score]] = {}
         self.fresh = False
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="metrics")
+        self._tasks.start(self._run())
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _run(self) -> None:
         while True:

@@ -4,7 +4,6 @@ Cell "0" also creates and deletes logs and plans over all shards (design note 00
 goes through the store that it is given: with etcd a `FencedStore` of this cell's leadership.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from coordinator.replicas.repair import RepairLoop
 from coordinator.statistics.liveness import Liveness
 from coordinator.statistics.model_trainer import ModelTrainer
 from coordinator.statistics.presence import Presence
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import FencedError
 from logstore.base.tls import TlsOptions
@@ -110,7 +110,7 @@ class Cell:
             "Placement": self.placement,
             "Plans": PlansService(self.loop),
         }
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Background(f"cell {cell}")
         self._config, self._env = config, env
         self._sweeper: FeedSweeper | None = None
 
@@ -126,10 +126,9 @@ class Cell:
         if self.cell == LOG_WIDE:
             await self.reshapes.start()
             await self.loop.start()
-        work = [resume_migrations(self._store, self.driver, self._owns)]
+        self._tasks.start(resume_migrations(self._store, self.driver, self._owns))
         if self.cell == LOG_WIDE:
-            work.append(resume_reshapes(self._store, self.reshapes))
-        self._tasks += [asyncio.create_task(w, name=f"cell {self.cell}") for w in work]
+            self._tasks.start(resume_reshapes(self._store, self.reshapes))
 
     @property
     def broker_up(self) -> bool | None:
@@ -151,10 +150,7 @@ class Cell:
 
     async def close(self) -> None:
         """Stop; what is unfinished stays where it is, for the next leader."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._tasks.stop()
         await self.placement.close()
         await self.loop.close()
         await self.reshapes.close()

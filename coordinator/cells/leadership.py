@@ -14,6 +14,7 @@ import structlog
 
 from coordinator.cells.assignment import cell_names, duty
 from coordinator.cells.cell import Cell
+from logstore.base.background import Background, end
 from logstore.base.env import Env
 from logstore.base.errors import ConfigError, LogstoreError
 from logstore.meta.election import TTL_S, Election, FencedStore
@@ -60,18 +61,16 @@ class CellLeadership:
         self._cells, self._make = cell_names(count), make
         self._name = f"{address}/{env.new_id():x}"
         self._standing: dict[str, asyncio.Task[None]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks, self._campaigns = Background("cells"), Background("leadership of cells")
 
     def start(self) -> None:
         """Stand for our share from now on."""
-        for work in (self._register(), self._follow()):
-            self._tasks.append(asyncio.create_task(work))
+        self._tasks.start(self._register())
+        self._tasks.start(self._follow())
 
     async def close(self) -> None:
         """Give every cell back: the others lead at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
         await self._give_back(list(self._standing))
 
     async def _register(self) -> None:
@@ -97,15 +96,11 @@ class CellLeadership:
             _log.info("gives back", cells=sorted(change.give_back), live=sorted(live))
         await self._give_back(list(change.give_back))
         for cell in sorted(change.campaign):
-            self._standing[cell] = asyncio.create_task(
-                self._hold(cell_leader_key(cell), self._leader_of(cell)), name=f"cell {cell}"
-            )
+            work = self._hold(cell_leader_key(cell), self._leader_of(cell))
+            self._standing[cell] = self._campaigns.start(work, f"cell {cell}")
 
     async def _give_back(self, cells: list[str]) -> None:
-        tasks = [self._standing.pop(cell) for cell in cells]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*[self._standing.pop(cell) for cell in cells])
 
     def _leader_of(
         self, cell: str

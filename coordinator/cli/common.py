@@ -22,6 +22,7 @@ from coordinator.answers.base import decode, encode
 from coordinator.answers.catalog import InstanceRow
 from coordinator.cli.failures import debugging, one_line
 from logstore.base.address import parse_addresses
+from logstore.base.background import Background
 from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
 from logstore.base.status import Status
 from logstore.base.types import Record
@@ -204,7 +205,7 @@ _SILENT = logging.NullHandler()
 
 async def until_left(work: Coroutine[Any, Any, T]) -> T:
     """Do work that may wait for ever; BrokenPipeError once the reader of our output has left."""
-    task = asyncio.ensure_future(work)
+    task = Background("a command").answer(work)
     watched = _output_pipe()
     if watched is None:
         return await task

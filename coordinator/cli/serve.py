@@ -20,6 +20,7 @@ from coordinator.limits import (
     REPLICAS,
     span,
 )
+from logstore.base.background import Background
 from logstore.meta.records import CapacityRecord
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -120,13 +121,12 @@ def up(
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        serving = asyncio.create_task(_serve(options, stopped))
-        stopping = asyncio.create_task(stopped.wait())
+        tasks = Background("the cluster")
+        serving, stopping = tasks.answer(_serve(options, stopped)), tasks.answer(stopped.wait())
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done() and not started.is_set():
-            serving.cancel()  # Ctrl-C while it starts
-        stopping.cancel()
-        await asyncio.gather(serving, stopping, return_exceptions=True)
+        if started.is_set():  # else it is Ctrl-C while it starts
+            await asyncio.wait([serving])
+        await tasks.stop()
         if not serving.cancelled():
             serving.result()
 

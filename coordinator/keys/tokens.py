@@ -16,6 +16,7 @@ import pyarrow as pa
 import structlog
 from numpy.typing import NDArray
 
+from logstore.base.background import Background
 from logstore.base.errors import (
     AppendManyError,
     LogstoreError,
@@ -62,7 +63,7 @@ class Book:
         """The mapping log was deleted: the book is of no more use."""
         self._ready = False
         self._asked: list[Ask] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._tasks, self._working = Background(f"keys of {mapping.name}"), False
 
     async def tokens(self, ask: Ask) -> tuple[Numbers, NDArray[np.bool_]]:
         """Tokens of the keys and whether they have one, [n] each.
@@ -75,15 +76,14 @@ class Book:
             if known.all():
                 return tokens, known
         self._asked.append(ask)
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        if not self._working:
+            self._working = True
+            self._tasks.start(self._work())
         await ask.done
         return self.table.find(hashes)
 
     async def close(self) -> None:
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+        await self._tasks.stop()
         _fail(self._asked, UnavailableError("placement stops"))
 
     async def _work(self) -> None:
@@ -100,7 +100,7 @@ class Book:
                 _fail(asks, UnavailableError("the keys were not placed, the log says why"))
             finally:
                 _fail(asks, UnavailableError("placement stops"))  # those without an answer
-        self._worker = None
+        self._working = False
 
     async def _serve(self, asks: list[Ask]) -> None:
         if not self._ready or not all(ask.place for ask in asks):

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from logstore.base.address import Address
+from logstore.base.background import Background, end
 from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
 
 READY = "ready "
@@ -65,6 +66,7 @@ class Supervised:
         self._log_from = 0
         """Where the lines of the present run begin in the log."""
         self._stopping = asyncio.Event()
+        self._tasks = Background(f"supervisor of {name}")
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -75,7 +77,7 @@ class Supervised:
     async def start(self, timeout_s: float) -> str:
         """Start; returns the address once it serves. ConfigError, UnavailableError (too late)."""
         self._stopping.clear()
-        self._watch = asyncio.create_task(self._keep_alive(), name=f"supervise {self.name}")
+        self._watch = self._tasks.start(self._keep_alive())
         await self.wait_ready(timeout_s)
         return self.address
 
@@ -113,9 +115,7 @@ class Supervised:
         done, _ = await asyncio.wait([self._watch], timeout=STOP_TIMEOUT_S)
         if not done:
             self._signal(signal.SIGKILL)
-            self._watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watch
+        await end(self._watch)
         self._watch = None
 
     def _signal(self, number: int) -> None:

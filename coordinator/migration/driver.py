@@ -33,6 +33,7 @@ from coordinator.migration.ramp import RampState
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from coordinator.migration.table import COPY_ON_WRITE
 from coordinator.statistics.ramp_statistics import RampStatistics
+from logstore.base.background import Background, first_of
 from logstore.base.env import Env
 from logstore.base.errors import (
     ConflictError,
@@ -125,6 +126,7 @@ class MigrationDriver:
         self._cluster = cluster
         self._memories: dict[str, MoveMemory] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._background = Background("migrations")
         self.feed_prefix = ""
         """Of the topics of Kafka feeds; empty: no broker is configured."""
         self.feed_ended = asyncio.Event()
@@ -175,15 +177,12 @@ class MigrationDriver:
 
     async def close(self) -> None:
         """Stop working; the migrations stay where they are, for the next leader."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.stop()
 
     def _spawn(self, migration: str) -> None:
         if migration not in self._tasks:
             self._memories[migration] = MoveMemory()
-            task = asyncio.create_task(self._run(migration), name=f"migration {migration}")
+            task = self._background.start(self._run(migration), f"migration {migration}")
             self._tasks[migration] = task
             task.add_done_callback(lambda _: self._forget(migration))
 
@@ -358,15 +357,8 @@ class MigrationDriver:
         self, record: MigrationRecord, effect: Verify, wake: asyncio.Event
     ) -> Verified | None:
         """Both chains at one offset. None: a call woke us before it was done."""
-        work = asyncio.ensure_future(self._chains(record, effect))
-        called = asyncio.ensure_future(wake.wait())
-        try:
-            await asyncio.wait([work, called], return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else None
-        finally:
-            called.cancel()
-            work.cancel()
-            await asyncio.gather(work, called, return_exceptions=True)
+        verified, _ = await first_of(self._chains(record, effect), wake.wait())
+        return verified
 
     async def _chains(self, record: MigrationRecord, effect: Verify) -> Verified:
         copy, end = effect.copy, effect.end

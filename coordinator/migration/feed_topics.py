@@ -9,6 +9,7 @@ import asyncio
 
 import structlog
 
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.feed.port import Broker, BrokerAwayError
@@ -39,17 +40,15 @@ class FeedSweeper:
     ) -> None:
         self._store, self._broker, self._prefix = store, broker, prefix
         self._ended, self._interval_s = ended, interval_s
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Background("the feed sweeper")
         self.broker_up: bool | None = None
         """Whether the broker answered last; None: it has not been asked."""
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="feed sweeper")
+        self._tasks.start(self._run())
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.stop()
         await self._broker.close()
 
     async def sweep(self) -> list[str]:

@@ -24,6 +24,7 @@ from coordinator.migration.reshape import (
     decide,
     decode_reshape,
 )
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -57,6 +58,7 @@ class ReshapeDriver:
         self._cluster = cluster
         self._table = reshape_table(store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._background = Background("splits and merges")
 
     async def start(self) -> None:
         """Work on every unfinished one that nobody works on yet; repeatable."""
@@ -66,10 +68,7 @@ class ReshapeDriver:
 
     async def close(self) -> None:
         """Stop working; a reshape stays where it is, for the next leader."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.stop()
 
     async def all(self) -> list[ReshapeRecord]:
         """Oldest first."""
@@ -154,7 +153,7 @@ class ReshapeDriver:
 
     def _spawn(self, reshape: str) -> None:
         if reshape not in self._tasks:
-            task = asyncio.create_task(self._run(reshape), name=f"reshape {reshape}")
+            task = self._background.start(self._run(reshape), f"reshape {reshape}")
             self._tasks[reshape] = task
             task.add_done_callback(lambda _: self._tasks.pop(reshape, None))
 

@@ -4,7 +4,6 @@ The metadata holds them (`/calendar/NAME`, `/profiles/GROUP`); every coordinator
 takes them into its forecasts, so they survive restarts and leaders.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ import structlog
 from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
 from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics.model_trainer import ModelTrainer
+from logstore.base.background import Background
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.names import checked_name
 from logstore.meta.port import MetadataStore
@@ -198,20 +198,15 @@ class Announced:
 
     def __init__(self, store: MetadataStore, learner: ModelTrainer) -> None:
         self._store, self._learner = store, learner
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Background("announcements")
 
     async def start(self) -> None:
         missed = "what is announced is not followed"
-        self._tasks = [
-            asyncio.create_task(table.follow(self._changed, missed), name=f"follows {table.prefix}")
-            for table in (event_table(self._store), profile_table(self._store))
-        ]
+        for table in (event_table(self._store), profile_table(self._store)):
+            self._tasks.start(table.follow(self._changed, missed), f"follows {table.prefix}")
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._tasks.stop()
 
     async def take(self) -> None:
         """Read all, and hand it to the models. One that does not fit the slots is skipped."""

@@ -18,6 +18,7 @@ from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.planning.notes import PlanCounts, PlanNote
 from coordinator.planning.views import PastForecast, make_view, with_expected
 from coordinator.statistics.model_trainer import ModelTrainer
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore
@@ -78,14 +79,14 @@ class PlanningLoop:
         self._slots_before = 0
         self._newest: PastForecast | None = None
         self._earlier: PastForecast | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Background("planning")
 
     async def start(self) -> None:
         """Plan each period, in the mode that was last set by hand, else the configured one."""
         stored = await text_table(self._store).get(AUTOPILOT)
         if stored is not None:
             self.mode = Autopilot(stored)
-        self._tasks = [asyncio.create_task(self._run(), name="planning")]
+        self._tasks.start(self._run())
 
     async def set_mode(self, mode: Autopilot) -> None:
         """Switch, for this leader and those that follow."""
@@ -94,9 +95,7 @@ class PlanningLoop:
         self.mode = mode
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _run(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from coordinator.migration.ledger import migration_table
 from coordinator.migration.records import MigrationRecord
 from coordinator.migration.table import COPY_ON_WRITE
 from coordinator.replicas.drain import DrainMoves
+from logstore.base.background import Background
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import (
@@ -196,15 +197,13 @@ class RepairLoop:
         self._store, self._catalog, self._owns, self._moves = store, catalog, owns, moves
         self._silent_s = silent_s
         self._lost_after_s = lost_after_s
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Background("repair")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._tasks.start(self._run())
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _run(self) -> None:
         while True:

@@ -16,6 +16,7 @@ import structlog
 
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.state import Saved
+from logstore.base.background import Background
 from logstore.base.env import Env
 
 LEARN_INTERVAL_S = 0.2
@@ -40,7 +41,7 @@ class ModelTrainer:
         self.intake = intake
         self._env, self._path = env, path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learning")
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Background("the model trainer")
         self._saved_s = env.clock.monotonic_s()
         self._saved_slots = 0
         self._wait_s = SAVE_INTERVAL_S
@@ -67,14 +68,12 @@ class ModelTrainer:
         _log.info("learned before", shards=found, file=str(self._path))
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="learning")
+        self._tasks.start(self._run())
 
     async def close(self) -> None:
         """Stop, and save."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            await self._save()
+        await self._tasks.stop()
+        await self._save()
         self._thread.shutdown()
 
     async def _run(self) -> None:
