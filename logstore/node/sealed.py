@@ -6,6 +6,7 @@ a duplicate, or surely not stored, now and for ever (docs/design/0005-seals.md).
 
 import asyncio
 
+from logstore.base import limits
 from logstore.base.errors import (
     LogstoreError,
     OutcomeUnknownError,
@@ -13,10 +14,10 @@ from logstore.base.errors import (
     ShardSealedError,
     UnavailableError,
 )
-from logstore.base.limits import PRODUCER_WINDOW, PRODUCERS_PER_SHARD_MAX
 from logstore.base.types import Ack
 from logstore.engine.batch import time_at
 from logstore.engine.port import ProducerEntry
+from logstore.engine.producers import ProducerTable
 from logstore.meta.records import ShardRecord
 from logstore.node.appends import PendingAppend
 from logstore.node.availability import Purpose
@@ -37,7 +38,9 @@ class SealedAnswers:
 
     def __init__(self, copy: Copy) -> None:
         self._copy = copy
-        self._table: dict[int, dict[int, ProducerEntry]] | None = None
+        self._table: ProducerTable | None = None
+        self._full = False
+        """Other producers may have been forgotten."""
 
     def settle(self, append: PendingAppend) -> None:
         """A duplicate with its offset, or not stored; NotServingError where this copy is short."""
@@ -59,19 +62,19 @@ class SealedAnswers:
             return None
         if self._table is None:
             copy = self._copy
-            table = copy.log.producers()
+            found = copy.log.producers()
             end = copy.record.sealed_end or 0  # what a copy may hold above it is not stored
-            self._table = {
-                p: {e.sequence: e for e in entries if e.offset + e.count <= end}
-                for p, entries in table.items()
-            }
-        known = self._table.get(append.producer_id, {})
-        entry = known.get(append.sequence)
-        forgotten = len(self._table) >= PRODUCERS_PER_SHARD_MAX and not known
-        if entry is None and (forgotten or append.sequence < max(known, default=0)):
+            self._full = len(found) >= limits.PRODUCERS_PER_SHARD_MAX
+            self._table = ProducerTable(
+                {p: [e for e in kept if e.offset + e.count <= end] for p, kept in found.items()}
+            )
+        last = self._table.last(append.producer_id)
+        entry = self._table.find(append.producer_id, append.sequence)
+        forgotten = self._full and last == 0
+        if entry is None and (forgotten or append.sequence < last):
             raise OutcomeUnknownError(
                 f"sequence is {append.sequence}; sealed shard {self._copy.shard} remembers the "
-                f"last {PRODUCER_WINDOW} of a producer"
+                f"last {limits.PRODUCER_WINDOW} of a producer"
             )
         return entry
 

@@ -27,6 +27,7 @@ from logstore.base.steady_clock import next_stamp
 from logstore.base.types import Ack, Durability, Position, ProducerSpan
 from logstore.engine.batch import StoredBatch, build, encode_payload, time_at
 from logstore.engine.port import ProducerEntry, ReplicaWrite
+from logstore.engine.producers import ProducerTable
 from logstore.engine.shard_log import ShardLog
 from logstore.meta.records import LogOptions
 from logstore.node.appends import PendingAppend, rows_to_batch
@@ -77,7 +78,8 @@ class ShardWriter:
     """The present write; it lands also when this copy has ceased to lead meanwhile."""
     _landed: asyncio.Event | None = None
     _waiting: deque[_Waiting] = field(default_factory=deque)
-    _producers: dict[int, dict[int, ProducerEntry]] = field(default_factory=dict)
+    _producers: ProducerTable = field(default_factory=ProducerTable)
+    """The disk's, and what is assigned."""
     _versions: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     _unconditional_end: int = 0
     _last_time_us: int = 0
@@ -125,10 +127,7 @@ class ShardWriter:
     def reload(self) -> None:
         """Forget batches that were assigned but not written; the disk is the truth."""
         self.end = self.log.end()
-        self._producers = {
-            producer: {e.sequence: e for e in entries}
-            for producer, entries in self.log.producers().items()
-        }
+        self._producers = ProducerTable(self.log.producers())
         self._versions.clear()
         self._unconditional_end = self.end.end
         last = self.log.read_last()
@@ -180,9 +179,8 @@ class ShardWriter:
         """True when the append is answered (or will be) without being stored. `end`: of what is
         assigned, the group included."""
         if append.producer_id:
-            known = self._producers.get(append.producer_id, {})
-            last = max(known, default=0)
-            entry = known.get(append.sequence)
+            last = self._producers.last(append.producer_id)
+            entry = self._producers.find(append.producer_id, append.sequence)
             if entry is not None:
                 append.duplicate, append.offset = True, entry.offset
                 if append.expected_version is not None:
@@ -278,11 +276,9 @@ class ShardWriter:
 
     def _remember(self, append: PendingAppend) -> None:
         if append.producer_id:
-            known = self._producers.setdefault(append.producer_id, {})
-            known[append.sequence] = ProducerEntry(append.sequence, append.offset, append.count)
-            known.pop(append.sequence - limits.PRODUCER_WINDOW, None)
-            if len(self._producers) > limits.PRODUCERS_PER_SHARD_MAX:
-                self._producers.pop(next(iter(self._producers)))
+            entry = ProducerEntry(append.sequence, append.offset, append.count)
+            self._producers.remember(append.producer_id, entry)
+            self._producers.dirty.clear()  # the engine stores its own
         end = append.offset + append.count
         if append.version is None:
             self._unconditional_end = end

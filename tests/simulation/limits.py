@@ -6,7 +6,6 @@ from types import ModuleType
 
 import logstore.base.limits
 import logstore.client.sender
-import logstore.engine.producers
 import logstore.node.peer_senders
 import logstore.node.sealed
 import logstore.node.writer
@@ -19,9 +18,6 @@ def _lower(window: int) -> list[tuple[ModuleType, str, float]]:
     return [
         (logstore.base.limits, "PRODUCER_WINDOW", window),
         (logstore.client.sender, "PRODUCER_WINDOW", window),
-        (logstore.node.sealed, "PRODUCER_WINDOW", window),
-        (logstore.engine.producers, "PRODUCER_WINDOW", window),
-        (logstore.engine.producers, "KEPT", 2 * window),
         (logstore.node.writer, "VERSION_CACHE_KEYS", CACHED_KEYS),
         (logstore.node.sealed, "VERSIONS_KEPT_MAX", CACHED_KEYS),
     ]

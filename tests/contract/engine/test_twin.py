@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from logstore.base import limits
 from logstore.base.errors import LogstoreError
 from logstore.base.types import Durability, ProducerSpan
-from logstore.engine import producers
 from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import CopyFacts, Engine, ReplicaMeta, ReplicaWrite, Retired
 from logstore.engine.rocks import RocksEngine, index_runs
@@ -101,8 +101,7 @@ def step(engines: list[Engine], rng: random.Random) -> None:  # noqa: C901
 @pytest.mark.parametrize("seed", range(5))
 def test_both_tell_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(index_runs, "FIRST_TIER_RECORDS", 20)
-    monkeypatch.setattr(producers, "PRODUCER_WINDOW", 3)
-    monkeypatch.setattr(producers, "KEPT", 6)
+    monkeypatch.setattr(limits, "PRODUCER_WINDOW", 3)
     rng = random.Random(seed)
     ours, twin = RocksEngine.open(tmp_path / "db"), MemoryEngine()
     for n in range(STEPS):

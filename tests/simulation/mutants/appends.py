@@ -11,8 +11,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/writer.py",
                 function="ShardWriter.reload",
-                before="for producer, entries in self.log.producers().items()",
-                after="for producer, entries in ()",
+                before="ProducerTable(self.log.producers())",
+                after="ProducerTable()",
             ),
         ),
     ),

@@ -35,10 +35,10 @@ MUTANTS = (
         what="The table forgets the oldest append of a producer's window (I6).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
-                function="ShardWriter._remember",
-                before="known.pop(append.sequence - limits.PRODUCER_WINDOW, None)",
-                after="known.pop(append.sequence - limits.PRODUCER_WINDOW + 1, None)",
+                file="logstore/engine/producers.py",
+                function="ProducerTable.find",
+                before="entries[-1].sequence - limits.PRODUCER_WINDOW",
+                after="entries[-1].sequence - limits.PRODUCER_WINDOW + 1",
             ),
         ),
     ),

@@ -43,13 +43,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/sealed.py",
                 function="SealedAnswers._known",
-                before="""
-                    self._table = {
-                        p: {e.sequence: e for e in entries if e.offset + e.count <= end}
-                        for p, entries in table.items()
-                    }
-                """,
-                after="self._table = {p: {} for p in () if table or end}",
+                before="e.offset + e.count <= end",
+                after="e.offset + e.count < 0 * end",
             ),
         ),
         splits=True,
