@@ -36,6 +36,12 @@ LONG_FUNCTIONS: Mapping[str, str] = {
 CIRCLES: tuple[frozenset[str], ...] = ()
 """Import circles that are accepted, with the reason."""
 
+TASKS_ELSEWHERE: Mapping[str, str] = {
+    "coordinator.planning.loop": "asks all instances at once, each may fail by itself",
+    "coordinator.replicas.drain_service": "asks all primaries at once, each may fail by itself",
+}
+"""Modules that make or gather tasks beside `logstore.base.background`, with the reason."""
+
 NOT_ENGLISH = ("reign", "hence", "whom", "shall", "unawares", "reckoned", "nothing to it")
 """Words that plain English does without; docs/contributing/style.md says what to write."""
 SAID_BETTER = ("told", "foretold", "reckons?", "reckoning", "nobody", "whoever")
@@ -275,3 +281,23 @@ def test_the_simulator_can_patch_only_the_bounds_that_it_lowers() -> None:
     ours = {name_of(p) for p in modules(*PACKAGES)}
     found = {p.name for p in modules("tests/simulation") if imported(p) & ours}
     assert found == {"limits.py"}
+
+
+def makes_tasks(path: Path) -> bool:
+    """Whether it creates tasks, or gathers what it has cancelled: both are a Background's."""
+    calls = (node for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
+    return any(
+        isinstance(call.func, ast.Attribute)
+        and (
+            call.func.attr in ("create_task", "ensure_future", "TaskGroup")
+            or any(keyword.arg == "return_exceptions" for keyword in call.keywords)
+        )
+        for call in calls
+    )
+
+
+def test_tasks_belong_to_a_background() -> None:
+    """A task that is created in passing ends unseen, or outlives who created it."""
+    found = {name_of(p) for p in modules("profiler", "sharder", "logstore", "coordinator")
+             if makes_tasks(p)}  # fmt: skip
+    assert found == {"logstore.base.background", *TASKS_ELSEWHERE}

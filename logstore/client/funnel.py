@@ -80,17 +80,20 @@ class Funnel(Generic[T]):
 
     def leave(self) -> None:
         """The taker has left: end the producers, wait for nothing."""
-        self._closed = True
-        self._error = None
-        self._items.clear()
-        self._lifetime.let_go(self.stop)
+        self._part()
         self._cancel()
 
     async def close(self) -> None:
         """Leave, and wait until the producers have ended."""
-        running = list(self._running)
-        self.leave()
-        await end(*running)
+        self._part()
+        self._arrived.set()
+        await end(*self._running)
+
+    def _part(self) -> None:
+        self._closed = True
+        self._error = None
+        self._items.clear()
+        self._lifetime.let_go(self.stop)
 
     def _cancel(self) -> None:
         for task in self._running:

@@ -11,6 +11,7 @@ from functools import partial
 
 import structlog
 
+from logstore.base.background import end
 from logstore.base.errors import (
     CorruptBatchError,
     CorruptStorageError,
@@ -61,9 +62,9 @@ class CatchUpControl:
 
     async def stopped(self) -> None:
         """End the pull before pushed batches are taken; nothing of it is in flight afterwards."""
-        task = self.stop()
+        task, self._task = self._task, None
         if task is not None:
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     def resume_if_silent(self) -> None:
         """The pushing primary fell silent while we are a learner: pull again."""

@@ -10,6 +10,7 @@ import asyncio
 import google_crc32c
 import grpc.aio
 
+from logstore.base.background import Background
 from logstore.base.errors import LogstoreError, UnavailableError
 from logstore.base.types import Ack
 from logstore.engine.batch import encode_payload
@@ -69,7 +70,8 @@ class Forwarder:
         stub = LogServiceStub(self._node.channel_to(self._target))
         call: grpc.aio.StreamStreamCall[log_pb2.AppendBatch, log_pb2.AppendResult]
         call = stub.AppendStream()
-        answers = asyncio.create_task(self._read_answers(call))
+        reading = Background("answers to what was forwarded")
+        answers = reading.answer(self._read_answers(call))
         try:
             while message is not None:
                 await call.write(message)
@@ -79,8 +81,8 @@ class Forwarder:
             await answers
             return True
         finally:
-            answers.cancel()
             call.cancel()
+            await reading.stop()
 
     def _message(self, append: PendingAppend) -> log_pb2.AppendBatch:
         message = log_pb2.AppendBatch()

@@ -5,14 +5,13 @@ it holds does not: a copy is retired on a tombstone only, and one that nothing n
 """
 
 import asyncio
-from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import structlog
 from grpc.aio import Channel
 
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import (
     ConflictError,
@@ -103,7 +102,9 @@ class Instance:
         self._no_room: set[str] = set()
         """Shards whose copy here waits for space on the disk."""
         self._transport, self._lag_probe_s = transport, lag_probe_s
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Background("instance", self.task_failed)
+        self._committing = Background("group commit", self.task_failed)
+        """Ends last: what the copies still write goes through it."""
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         reporter = StatisticsReporter(config, env)
         self.node = NodeContext(
@@ -177,19 +178,17 @@ class Instance:
 
     def start(self) -> None:
         """Begin to work; the metadata may come later."""
-        works = (self.committer.run(), self._follow_metadata(), self._tick(), self._index(),
-                 self._probe_loop(), self._open_when_room(), self.copies.keep_facts(),
-                 self._reclaim(), self._end_if_taken())  # fmt: skip
-        for work in (*works, self.scrubber.run()):
-            self._tasks.append(asyncio.create_task(self._watched(work)))
+        self._committing.start(self.committer.run())
+        works = (self._follow_metadata(), self._tick(), self._index(), self._probe_loop(),
+                 self._open_when_room(), self.copies.keep_facts(), self._reclaim(),
+                 self._end_if_taken(), self.scrubber.run())  # fmt: skip
+        for work in works:
+            self._tasks.start(work)
 
-    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
-        """No task of ours may end unseen: without it the instance would serve as if well."""
-        try:
-            await work
-        except Exception as e:
-            self.node.broken = f"{type(e).__name__}: {e}"
-            _log.critical("instance broken", error=self.node.broken, exc_info=True)
+    def task_failed(self, name: str, error: BaseException) -> None:
+        """Without this task the instance would serve as if well: a new process is asked for."""
+        self.node.broken = f"{type(error).__name__}: {error}"
+        _log.critical("instance broken", error=self.node.broken, task=name, exc_info=error)
 
     def _acted_on(self) -> int:
         """The newest revision of the metadata that this process acted on."""
@@ -457,13 +456,10 @@ class Instance:
 
     async def close(self) -> None:
         """Stop serving: waiting appends get a retriable error; engine and store stay open."""
-        for task in self._tasks[1:]:
-            task.cancel()
+        await self._tasks.stop()
         error = UnavailableError(f"instance {self.node.instance} stops")
         for replica in list(self.replicas.values()):
             await replica.close(error)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._committing.stop()
         self._index_thread.shutdown(wait=True)
         self.node.readers.shutdown(wait=True)

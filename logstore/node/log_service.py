@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from logstore.base.background import Background
 from logstore.base.errors import InvalidArgumentError, LogstoreError, UnreadableBatchError
 from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
 from logstore.base.types import Ack
@@ -54,13 +55,14 @@ class LogService(LogServiceServicer):
         self, request_iterator: AsyncIterator[log_pb2.AppendBatch], context: "Context"
     ) -> AsyncIterator[log_pb2.AppendResult]:
         stream = _AppendStream(self)
-        reader = asyncio.create_task(stream.read(request_iterator))
+        reading = Background("an append stream")
+        reader = reading.answer(stream.read(request_iterator))
         try:
             while (result := await stream.results.get()) is not None:
                 yield result
             await reader
         finally:
-            reader.cancel()
+            await reading.stop()
 
     async def Append(
         self, request: log_pb2.AppendRequest, context: "Context"

@@ -11,6 +11,7 @@ import structlog
 import uvloop
 
 from logstore.base import collector
+from logstore.base.background import first_of
 from logstore.base.command_line import from_command_line, refusals
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
@@ -46,14 +47,9 @@ async def _serve(config: NodeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     print(f"ready {address}", flush=True)
-    end = asyncio.create_task(server.ended())
-    stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((end, stop), return_when=asyncio.FIRST_COMPLETED)
-    ending = end.result() if end.done() else None
+    ending, _ = await first_of(server.ended(), stopped.wait())
     if ending is not None:
         structlog.get_logger(__name__).error("stopping", why=ending.why, status=ending.status)
-    end.cancel()
-    stop.cancel()
     await server.stop()
     if ending is None:
         return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import structlog
 
+from logstore.base.background import Background, end
 from logstore.base.errors import (
     CorruptStorageError,
     DivergedError,
@@ -138,12 +139,12 @@ class PeerSender:
         call: Stream = stub.Replicate()
         try:
             at = await self._probe(call)
-            reader = asyncio.create_task(self._read_acks(call))
+            reading = Background("a peer's acks")
+            reader = reading.answer(self._read_acks(call))
             try:
                 await self._send(call, at, reader)
             finally:
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
+                await end(reader)
         finally:
             call.cancel()
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
+from logstore.base.background import Background
 from logstore.base.errors import (
     InvalidArgumentError,
     LogstoreError,
@@ -135,6 +136,7 @@ async def read(
     if query.since_us is not None:
         at = max(at, log.offset_at_time(query.since_us))
     steps = Steps(log, copy.shard, query, at)
+    reading = Background("a read")
     ahead: asyncio.Task[list[ReadAnswer]] | None = None
     try:
         while ahead is not None or steps.left != 0:
@@ -146,7 +148,7 @@ async def read(
                 ahead = None
                 ended = _ends(copy, steps.stop)
                 if steps.more(stop):  # the disk works while the answers go out
-                    ahead = asyncio.create_task(_in_thread(node, steps.step, stop, mark))
+                    ahead = reading.answer(_in_thread(node, steps.step, stop, mark))
                 for answer in found:
                     answer.message.sealed, told = ended, True
                     yield answer
@@ -161,9 +163,7 @@ async def read(
                     return
                 await copy.wait_mark(TAIL_IDLE_S)
     finally:
-        if ahead is not None:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+        await reading.stop()
 
 
 def _begin(copy: Copy, query: Query, mark: int) -> tuple[int, bool]:

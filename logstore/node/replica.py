@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from logstore.base.background import Background
 from logstore.base.errors import (
     CorruptStorageError,
     LogstoreError,
@@ -95,7 +96,7 @@ class Replica:
         self.created_us = created_us
         self.member = member
         self.options = options
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Background(f"copy of {self.shard}", self._task_failed)
         self._leading = False
         self.log = ShardLog(node.engine, member.replica_id)
         known = self.log.meta()
@@ -420,20 +421,14 @@ class Replica:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that ends with this copy; an unexpected end is logged, never silent."""
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
+        return self._tasks.start(work, name)
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("task failed", shard=self.shard, task=task.get_name(),
-                       exc_info=task.exception())  # fmt: skip
-            if isinstance(task.exception(), StorageError):
-                self.fail(str(task.exception()))
-            elif not isinstance(task.exception(), LogstoreError):
-                self.node.broken = f"{task.get_name()}: {task.exception()!r}"
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        _log.error("task failed", shard=self.shard, task=name, exc_info=error)
+        if isinstance(error, StorageError):
+            self.fail(str(error))
+        elif not isinstance(error, LogstoreError):
+            self.node.broken = f"{name}: {error!r}"
 
     async def settled(self) -> None:
         """Return when nothing is being written to this copy: where its log ends is known then.
@@ -453,10 +448,7 @@ class Replica:
         self.writer.stop(UnavailableError(f"{error.message}, outcome unknown"))
         self.append_gate.refuse_held(error)
         self.append_gate.stop_forwarding()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         self.marks.keep_now()
         self.copy.closed = True
         self.node.reporter.forget(self.shard, self.options.event_time)

@@ -6,6 +6,7 @@ import functools
 
 from grpc.aio import Channel
 
+from logstore.base.background import Background
 from logstore.base.errors import StorageError, UnknownShardError
 from logstore.node.instance import Instance
 from logstore.proto.coordinator_v1 import coordinator_pb2
@@ -28,7 +29,7 @@ class Reporter:
         await self._instance.registration.decided(None)
         node, cluster = self._instance.node, self._instance.claim.cluster
         config, clock = node.config, node.env.clock
-        reports: dict[str, asyncio.Task[None]] = {}
+        sending, reports = Background("reports"), dict[str, asyncio.Task[None]]()
         last_s = clock.monotonic_s()
         node.reporter.status(0, 1.0)  # the start's own cost is no load
         try:
@@ -42,14 +43,12 @@ class Reporter:
                     if to not in reports or reports[to].done():
                         channel = MemberChannel(self._transport.channel(to), cluster)
                         send = functools.partial(_send, channel)
-                        reports[to] = asyncio.create_task(
+                        reports[to] = sending.start(
                             node.reporter.report(send, node.incarnation, status, to)
                         )
                 await asyncio.sleep(config.report_interval_s)
         finally:
-            for task in reports.values():
-                task.cancel()
-            await asyncio.gather(*reports.values(), return_exceptions=True)
+            await sending.stop()
 
     def stored_bytes(self) -> int:
         """Of all copies on the disk: orphans and retired ones take space too."""

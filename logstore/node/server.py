@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from logstore.base.background import Background
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.base.observe import Endpoint
@@ -98,7 +99,7 @@ class NodeServer:
             self._engine.close()
             raise
         self._server = GrpcServer(interceptors_of(self.instance))
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Background("server", self.instance.task_failed)
         self._reporter = Reporter(self.instance, self._transport)
         self._endpoint = Endpoint(
             [NodeCollector(self.instance, config.metrics_shards_max)], self._not_ready
@@ -130,17 +131,14 @@ class NodeServer:
             self.metrics_address = self._endpoint.start(self._config.metrics_listen)
         instance.start()
         await self._server.start(services_of(instance))
-        claiming = asyncio.create_task(
-            instance.registration.run(self._config.advertise or self.address)
-        )
-        self._tasks.append(claiming)
+        self._tasks.start(instance.registration.run(self._config.advertise or self.address))
         await instance.registration.decided(CLAIM_WAIT_S)
         if instance.registration.refused is not None:
             await self.stop()
             raise instance.registration.refused
         await self._server.ready()
-        for work in (self._reporter.run(), self._ping()):
-            self._tasks.append(asyncio.create_task(work))
+        self._tasks.start(self._reporter.run())
+        self._tasks.start(self._ping())
         return self.address
 
     async def stop(self) -> None:
@@ -148,11 +146,10 @@ class NodeServer:
         progress get a moment, then the engine is closed."""
         await self._server.leave()
         await hand_over_all(self.instance, self._config.stop_hand_over_s)
-        closing = asyncio.create_task(self._endpoint.stop())
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
+        ending = Background("the server's end")
+        closing = ending.answer(self._endpoint.stop())
+        await self._tasks.stop()
+        stopping = ending.answer(self._server.stop(STOP_GRACE_S))
         await self.instance.close()
         await asyncio.gather(stopping, closing)
         await self.instance.claim.release()

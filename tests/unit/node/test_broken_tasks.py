@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+import structlog
 
 from logstore.base.errors import UnavailableError
 from logstore.engine.port import CopyFacts, ReplicaMeta, Retired
@@ -58,6 +59,28 @@ async def test_a_task_that_fails_as_nobody_foresaw_asks_for_a_new_process(tmp_pa
         await asyncio.wait([replica.spawn(fails(), "push orders/0")])
         assert "push orders/0: ZeroDivisionError" in str(instance.node.broken)
         assert "unforeseen" in (await cluster.servers["i1"].ended()).why
+
+
+async def test_a_task_of_instance_or_server_that_fails_asks_for_a_new_process_once(
+    tmp_path: Path,
+) -> None:
+    async def fails() -> None:
+        raise ZeroDivisionError("unforeseen")
+
+    async with nodes(tmp_path, 2) as cluster:
+        for name, tasks in (
+            ("i1", cluster.servers["i1"]._tasks),
+            ("i2", cluster.servers["i2"].instance._tasks),
+        ):
+            others = len(tasks)
+            with structlog.testing.capture_logs() as logs:
+                await asyncio.wait([tasks.start(fails(), "the one")])
+            lines = [line for line in logs if line["event"] == "instance broken"]
+            assert [(line["task"], line["error"]) for line in lines] == [
+                ("the one", "ZeroDivisionError: unforeseen")
+            ]
+            assert len(tasks) == others  # the others go on
+            assert "unforeseen" in (await cluster.servers[name].ended()).why
 
 
 async def test_facts_of_a_copy_that_is_retired_meanwhile_are_dropped(tmp_path: Path) -> None:
