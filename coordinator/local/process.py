@@ -12,6 +12,7 @@ import msgspec
 
 from logstore.base.address import Address
 from logstore.base.background import Background, end
+from logstore.base.backoff import Backoff
 from logstore.base.errors import AddressInUseError, ConfigError, LogstoreError, UnavailableError
 
 READY = "ready "
@@ -125,7 +126,7 @@ class Supervised:
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
-        wait_s = BACKOFF_FIRST_S
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while True:
             began_s = loop.time()
             try:
@@ -143,12 +144,11 @@ class Supervised:
                 return
             self._tell(status)
             if loop.time() - began_s > STEADY_S:
-                wait_s = BACKOFF_FIRST_S
+                backoff.reset()
             self.restarts += 1
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(backoff.next_s())
             if self._stopping.is_set():
                 return
-            wait_s = min(2 * wait_s, BACKOFF_MAX_S)
 
     async def _run(self) -> int:
         flags = [

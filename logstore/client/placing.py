@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 
+from logstore.base.backoff import Backoff
 from logstore.base.errors import LimitExceededError, LogstoreError, UnavailableError
 from logstore.base.limits import KEY_BYTES_MAX, RECORD_BYTES_MAX
 from logstore.client.directory import Directory
@@ -82,16 +83,16 @@ class Placer:
     ) -> list[bytes | None]:
         """Tokens; with `sizes` of all keys, without them None for those that have none."""
         loop = asyncio.get_running_loop()
-        deadline, wait_s = loop.time() + self._timeout_s, WAIT_FIRST_S
+        deadline, backoff = loop.time() + self._timeout_s, Backoff(WAIT_FIRST_S, WAIT_MAX_S)
         while True:
             told = await self._ask_once(log, keys, sizes)
             if not isinstance(told, LogstoreError):
                 return self._keep(log, keys, told)
+            wait_s = backoff.next_s()
             if loop.time() + wait_s >= deadline:
                 raise UnavailableError(f"not stored: {len(keys)} keys of log {log!r} are not"
                                        f" placed: {told.message}")  # fmt: skip
             await asyncio.sleep(max(wait_s, told.retry_after_ms / 1000))
-            wait_s = min(2 * wait_s, WAIT_MAX_S)
 
     async def _ask_once(
         self, log: str, keys: list[bytes], sizes: list[int] | None

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logstore.base.backoff import Backoff
 from logstore.base.env import Env
 from logstore.base.errors import (
     InvalidArgumentError,
@@ -315,15 +316,15 @@ class Reader:
         start = spec.offset
         if tail and start is None and not spec.from_base:
             start = await self._end(spec, shard)
-        place = ReadPlace(spec, start)
-        attempt = 0
+        place, backoff = ReadPlace(spec, start), self._backoff()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
         while True:
             try:
-                async with contextlib.aclosing(self._call(place, shard, tail, attempt)) as pages:
+                call = self._call(place, shard, tail, backoff.tries)
+                async with contextlib.aclosing(call) as pages:
                     async for page in pages:
-                        attempt = 0
+                        backoff.reset()
                         deadline = loop.time() + self._timeout_s
                         if place.log_start is not None:
                             self.trimmed[shard.id] = place.log_start
@@ -347,8 +348,7 @@ class Reader:
                 raise error
             if loop.time() >= deadline:
                 raise type(error)(f"read of shard {shard.id} gave up: {error.message}")
-            shard = await self._elsewhere(shard, error, attempt)
-            attempt += 1
+            shard = await self._elsewhere(shard, error, backoff)
 
     async def _at_seal(self, shard: Shard, place: ReadPlace) -> bool:
         """A tail ended: was it at the metadata's end of a sealed shard (S4)? The map may come
@@ -375,7 +375,7 @@ class Reader:
         The map may have come from a party that is cut off from the metadata.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        attempt = 0
+        backoff, tries = Backoff(BACKOFF_MAX_S, BACKOFF_MAX_S, self._env.rng.random), 0
         while True:
             router = self._directory.cached(shard.log)
             newest = router.map.get(shard.id) if router is not None else None
@@ -389,14 +389,14 @@ class Reader:
             self._directory.ask_another()
             with contextlib.suppress(UnavailableError):
                 await self._directory.refresh(shard.log)
-            attempt += 1
-            if attempt > len(self._directory.addresses):
-                await asyncio.sleep(BACKOFF_MAX_S * (0.5 + self._env.rng.random() / 2))
+            tries += 1
+            if tries > len(self._directory.addresses):
+                await asyncio.sleep(backoff.next_s())
 
     async def _end(self, spec: ReadSpec, shard: Shard) -> int | None:
         """The shard's high watermark, which any answer carries; None: it holds no record."""
         place = ReadPlace(ReadSpec(spec.log, limit=1, created_us=spec.created_us), None)
-        attempt = 0
+        backoff = self._backoff()
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
             try:
@@ -408,10 +408,12 @@ class Reader:
                 late = asyncio.get_running_loop().time() >= deadline
                 if late or not (e.retriable or e.refresh_route):
                     raise
-                shard = await self._elsewhere(shard, e, attempt)
-                attempt += 1
+                shard = await self._elsewhere(shard, e, backoff)
 
-    async def _elsewhere(self, shard: Shard, error: LogstoreError, attempt: int) -> Shard:
+    def _backoff(self) -> Backoff:
+        return Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S, self._env.rng.random)
+
+    async def _elsewhere(self, shard: Shard, error: LogstoreError, backoff: Backoff) -> Shard:
         """Wait and refresh as the error asks; the shard's newest route."""
         if error.refresh_route:
             with contextlib.suppress(UnavailableError):
@@ -420,10 +422,10 @@ class Reader:
         newest = router.map.get(shard.id) if router is not None else None
         if newest is None:
             raise UnknownShardError(f"log {shard.log!r} has no shard {shard.id!r} any more")
-        if newest is shard or attempt:
-            wait_s = min(BACKOFF_FIRST_S * 2 ** min(attempt, 12), BACKOFF_MAX_S)
-            wait_s *= 0.5 + self._env.rng.random() / 2
-            await asyncio.sleep(max(wait_s, error.retry_after_ms / 1000))
+        if newest is shard or backoff.tries:
+            await asyncio.sleep(max(backoff.next_s(), error.retry_after_ms / 1000))
+        else:
+            backoff.failed()
         return newest
 
     async def _call(

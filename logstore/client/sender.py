@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Concatenate, ParamSpec, Protocol
 
+from logstore.base.backoff import Backoff
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnavailableError, UnknownLogError
 from logstore.base.limits import PRODUCER_WINDOW
@@ -113,7 +114,7 @@ class Sender:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._recovery: asyncio.Task[None] | None = None
-        self._attempt = 0
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S, host.env.rng.random)
         self._gone = False
         self._closed = False
         self._address = self._wanted()
@@ -177,7 +178,7 @@ class Sender:
             )
             self._fail(self.lane.refused(entry, broken))
         else:
-            self._attempt = 0
+            self._backoff.reset()
             self._host.shown(result.shard, result.base_offset + result.count)
             if self.lane.acked(entry):
                 self._host.release(entry.charge)
@@ -352,9 +353,7 @@ class Sender:
     async def _recover(self) -> None:
         trouble, before = self.lane.trouble, self.shard
         directory, log = self._host.directory, self.shard.log
-        backoff = min(BACKOFF_FIRST_S * 2 ** min(self._attempt, 12), BACKOFF_MAX_S)
-        wait_s = backoff * (0.5 + self._host.env.rng.random() / 2)
-        self._attempt += 1
+        wait_s = self._backoff.next_s()
         if trouble.refresh_route:
             with contextlib.suppress(UnavailableError):
                 await directory.refresh(log)
@@ -364,7 +363,7 @@ class Sender:
             return
         if trouble.retry_after_ms:
             await asyncio.sleep(max(wait_s, trouble.retry_after_ms / 1000))
-        elif not (moved and self._attempt == 1):
+        elif not (moved and self._backoff.tries == 1):
             await directory.changed(log, wait_s)
 
     def _look_up(self) -> None:

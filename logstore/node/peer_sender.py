@@ -12,6 +12,7 @@ import grpc.aio
 import structlog
 
 from logstore.base.background import Background, end
+from logstore.base.backoff import Backoff
 from logstore.base.errors import (
     CorruptStorageError,
     DivergedError,
@@ -74,7 +75,7 @@ class PeerSender:
 
     async def run(self) -> None:
         node = self._node
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, node.config.retry_interval_s)
         while True:
             began_s = node.now_s()
             try:
@@ -102,9 +103,8 @@ class PeerSender:
                           error=e.message)  # fmt: skip
             self._copy.report(PeerLost(self._member.replica_id))
             if node.now_s() - began_s > node.config.retry_interval_s:
-                wait_s = RETRY_FIRST_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, node.config.retry_interval_s)
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())
 
     def _is_learner(self) -> bool:
         learners = self._copy.record.learners
