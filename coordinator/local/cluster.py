@@ -7,14 +7,12 @@ port, so clients find it where it was.
 
 import asyncio
 import contextlib
-import fcntl
 import math
-import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import grpc.aio
 from annotated_types import Unit
@@ -26,10 +24,10 @@ from coordinator.limits import COORDINATORS, INSTANCES, PORT
 from coordinator.local.identities import cluster_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
 from logstore.base.address import Address
+from logstore.base.directory_lock import DirectoryLock
 from logstore.base.errors import (
     AddressInUseError,
     ConfigError,
-    DirectoryInUseError,
     LogstoreError,
     UnavailableError,
     UnknownInstanceError,
@@ -328,25 +326,14 @@ def local_cluster(
 @contextlib.contextmanager
 def _hold(data: Path) -> Iterator[None]:
     """Hold the directory for this process; DirectoryInUseError when another one does."""
-    handle: IO[str]
     try:
-        data.mkdir(parents=True, exist_ok=True)
-        handle = (data / "lock").open("a+")
+        lock = DirectoryLock(data, "lock")
     except OSError as e:
         raise ConfigError(f"data directory {data}: {e.strerror}") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise DirectoryInUseError(
-                f"data directory {data} is in use by another cluster (process {holder})"
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _check_port(host: str, port: int) -> None:

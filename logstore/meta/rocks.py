@@ -7,8 +7,6 @@ disk does not hold keep-alives either: after a restart each lease lives a full l
 """
 
 import contextlib
-import fcntl
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +14,11 @@ from typing import cast
 
 from rocksdict import DBRecoveryMode, Options, Rdict, WriteBatch, WriteOptions
 
+from logstore.base.directory_lock import DirectoryLock
 from logstore.base.env import Env
 from logstore.base.errors import (
     ConfigError,
     CorruptStorageError,
-    DirectoryInUseError,
     StorageError,
     StorageFullError,
 )
@@ -65,7 +63,7 @@ class RocksMetadataStore(MemoryMetadataStore):
                 self._db.close()
                 raise
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
         self._sync = WriteOptions()
         self._sync.sync = True
@@ -116,31 +114,24 @@ class RocksMetadataStore(MemoryMetadataStore):
 
     def _release(self) -> None:
         self._db.close()
-        os.close(self._lock)
+        self._lock.release()
 
 
 @contextlib.contextmanager
 def hold(directory: Path) -> Iterator[None]:
     """Keep every store off the directory meanwhile. `DirectoryInUseError` when one has it open."""
-    handle = _lock(directory)
+    lock = _lock(directory)
     try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
-def _lock(directory: Path) -> int:
+def _lock(directory: Path) -> DirectoryLock:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / "owner.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        return DirectoryLock(directory, "owner.lock")
     except OSError as e:
         raise ConfigError(f"data directory {directory}: {e.strerror}") from e
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        os.close(handle)
-        raise DirectoryInUseError(f"data directory {directory} is in use by another process") from e
-    return handle
 
 
 def _open(directory: Path) -> Rdict:

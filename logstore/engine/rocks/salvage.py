@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 
+from logstore.base.directory_lock import DirectoryLock
 from logstore.base.errors import CorruptStorageError, StorageError, StorageFullError
 from logstore.base.types import Position
 from logstore.engine.batch import StoredBatch
@@ -59,7 +60,7 @@ def open_store(path: Path, write_buffer_bytes: int, block_cache_bytes: int) -> S
     Call `settle` once it is known whether anything is missing.
     """
     sizes = write_buffer_bytes, block_cache_bytes
-    lock_fd = lock_directory(path)
+    lock = lock_directory(path)
     try:
         if (path / REBUILT).exists() or (path / MOVING).exists():
             _swap(path)
@@ -67,7 +68,7 @@ def open_store(path: Path, write_buffer_bytes: int, block_cache_bytes: int) -> S
         aside.link(path)
         if not (path / DAMAGED).exists():
             try:
-                return Store(path, *sizes, lock_fd=os.dup(lock_fd))
+                return Store(path, *sizes, lock=lock.share())
             except CorruptStorageError as e:
                 named = _NOT_THE_WAL.search(e.message)
                 _mark(path, DAMAGED, e.message if named else f"{WAL_DAMAGED}{e.message}")
@@ -75,11 +76,11 @@ def open_store(path: Path, write_buffer_bytes: int, block_cache_bytes: int) -> S
                 if "No such file" not in e.message:
                     raise
                 _mark(path, DAMAGED, e.message)
-        _rebuild(path, sizes, lock_fd)
+        _rebuild(path, sizes, lock)
         _swap(path)
-        return Store(path, *sizes, lock_fd=os.dup(lock_fd))
+        return Store(path, *sizes, lock=lock.share())
     finally:
-        os.close(lock_fd)
+        lock.release()
 
 
 def is_asked_for(path: Path) -> bool:
@@ -94,12 +95,12 @@ def settle(path: Path, lost: list[str]) -> None:
     aside.settle(path, ", ".join(lost))
 
 
-def _rebuild(path: Path, sizes: tuple[int, int], lock_fd: int) -> None:
+def _rebuild(path: Path, sizes: tuple[int, int], lock: DirectoryLock) -> None:
     reason = (path / DAMAGED).read_text()
     _log.error("directory is damaged, rebuilding it", path=str(path), reason=reason)
     part = path / _PART
     shutil.rmtree(part, ignore_errors=True)
-    old = _opened_to_salvage(path, sizes, lock_fd)
+    old = _opened_to_salvage(path, sizes, lock)
     known = marks.read(path)
     try:
         new = Store(part, *sizes)
@@ -123,10 +124,10 @@ def _rebuild(path: Path, sizes: tuple[int, int], lock_fd: int) -> None:
     _mark(path, REBUILT, reason)
 
 
-def _opened_to_salvage(path: Path, sizes: tuple[int, int], lock_fd: int) -> Store:
+def _opened_to_salvage(path: Path, sizes: tuple[int, int], lock: DirectoryLock) -> Store:
     """The database, even if some of its tables and blob files are damaged or missing."""
     try:
-        old = Store(path, *sizes, salvage=True, lock_fd=os.dup(lock_fd))
+        old = Store(path, *sizes, salvage=True, lock=lock.share())
     except StorageFullError:
         raise
     except StorageError as e:

@@ -13,7 +13,6 @@
 """
 
 import contextlib
-import fcntl
 import gc
 import os
 import re
@@ -23,9 +22,9 @@ from typing import Any, cast
 
 import rocksdict
 
+from logstore.base.directory_lock import DirectoryLock
 from logstore.base.errors import (
     CorruptStorageError,
-    DirectoryInUseError,
     StorageError,
     StorageFullError,
 )
@@ -53,13 +52,13 @@ class Store:
         block_cache_bytes: int,
         *,
         salvage: bool = False,
-        lock_fd: int | None = None,
+        lock: DirectoryLock | None = None,
     ) -> None:
         """`salvage`: for reading out all readable data: damaged WAL records are skipped,
-        compactions are off. `lock_fd`: from `lock_directory`; it is closed with the store."""
+        compactions are off. `lock`: from `lock_directory`; it is released with the store."""
         self.path = path
         self._contained = salvage
-        self._lock_fd = lock_directory(path) if lock_fd is None else lock_fd
+        self._lock = lock or lock_directory(path)
         self._wal = _WalSync(path / "wal")
         try:
             with self.errors():
@@ -71,7 +70,7 @@ class Store:
                 self.families = {f: self._db.get_column_family(f) for f in FAMILIES}
                 self.handles = {f: self._db.get_column_family_handle(f) for f in FAMILIES}
         except BaseException:
-            os.close(self._lock_fd)
+            self._lock.release()
             raise
         self._unsynced = rocksdict.WriteOptions()
 
@@ -208,7 +207,7 @@ class Store:
                 raise
         finally:
             self._wal.close()
-            os.close(self._lock_fd)
+            self._lock.release()
 
 
 class Batch:
@@ -331,19 +330,12 @@ def map_error(error: Exception, path: Path) -> StorageError:
     return StorageError(f"{path}: {text or type(error).__name__}")
 
 
-def lock_directory(path: Path) -> int:
+def lock_directory(path: Path) -> DirectoryLock:
     """Own the directory while the process lives; raises DirectoryInUseError."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path / "IN_USE", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return DirectoryLock(path, "IN_USE")
     except OSError as e:
         raise map_error(e, path) from e
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise DirectoryInUseError(f"directory {path} is in use by another process") from None
-    return fd
 
 
 def _db_options(path: Path, write_buffer_bytes: int, salvage: bool) -> rocksdict.Options:

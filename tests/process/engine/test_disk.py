@@ -130,9 +130,9 @@ def test_a_rebuild_keeps_what_is_whole_around_a_hole(tmp_path: Path) -> None:
 
 
 def rebuild(path: Path) -> None:
-    lock_fd = lock_directory(path)
-    salvage._rebuild(path, (BUFFER, BUFFER), lock_fd)
-    os.close(lock_fd)
+    lock = lock_directory(path)
+    salvage._rebuild(path, (BUFFER, BUFFER), lock)
+    lock.release()
 
 
 @pytest.mark.parametrize("after", ["rebuilt", "deleted", "moved some"])
