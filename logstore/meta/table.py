@@ -20,6 +20,7 @@ from typing import Generic, NoReturn, TypeVar
 import msgspec
 import structlog
 
+from logstore.base.background import Background
 from logstore.base.errors import ConflictError, LogstoreError
 from logstore.meta.port import (
     Compare,
@@ -132,18 +133,18 @@ async def wait_for_change(
 ) -> None:
     """Return once a key under one of `prefixes` changes after `after_revision`; also after
     `timeout_s`, and when a watch ends or fails: the waiter reads again in each case."""
-    waiting = [asyncio.ensure_future(_first(store, p, after_revision)) for p in prefixes]
+    watching = Background("watches of one wait")
+    waiting = [watching.answer(_first(store, p, after_revision)) for p in prefixes]
     try:
         await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await watching.stop()
 
 
 async def _first(store: MetadataStore, prefix: str, after_revision: int) -> None:
-    async for _ in store.watch(prefix, after_revision):
-        return
+    with contextlib.suppress(LogstoreError):
+        async for _ in store.watch(prefix, after_revision):
+            return
 
 
 class ReadTable(Generic[T]):
