@@ -18,4 +18,5 @@ from logstore.client.sync_client import SyncLog as SyncLog
 from logstore.client.sync_client import SyncScan as SyncScan
 from logstore.client.sync_client import connect_sync as connect_sync
 
+__all__: list[str]
 __version__: str
