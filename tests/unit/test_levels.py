@@ -8,7 +8,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 LEVELS = {"unit", "contract", "simulation", "process", "cluster", "compose", "acceptance"}
-OUTSIDE = {"models", "test_rules.py", "test_tidy.py"}
+OUTSIDE = {"models", "test_rules.py", "test_tables.py", "test_tidy.py"}
 """Of level `unit`: the exhaustive models and the checks of the tree."""
 
 STARTERS = ("subprocess", "multiprocessing", "bench.services", "coordinator.local.cluster")
