@@ -18,7 +18,6 @@ from tests.simulation.doc import write_between
 from tests.simulation.faults import (
     COORDINATOR_FAULTS,
     MOVE_FAULTS,
-    NODE_FAULTS,
     POSSIBLE,
     POSSIBLE_TRIPLES,
     RESHAPE_FAULTS,
@@ -30,6 +29,7 @@ from tests.simulation.later_aims import ALL_AIMS
 from tests.simulation.mistakes import KINDS, PLACE
 from tests.simulation.run import Result, simulate
 from tests.simulation.saved import STORY_LINES, OtherRunError, Saved, about
+from tests.simulation.style import NODE_FAULTS
 from tests.simulation.upkeep import (
     CELL_PLACES,
     DRAIN_FAULTS,

@@ -247,12 +247,10 @@ class OldPrimaryBack(Aim):
             self.faults.cut_between([node.name], [*others, STORE], seconds)
 
 
-LATER: dict[str, type[Aim]] = {
-    aim.name: aim
-    for aim in (
-        HungFollower, HungHeir, HungPrimary, AckedAndRestarted, UnheardChange, LateAcks,
-        LoneFollower, FullWindow, LostForGood, LostConditions, SilentFollower, LoneDiskFull,
-        OldPrimaryBack, *MOVE_AIMS,
-    )
-}  # fmt: skip
+_OF_THIS_FILE: tuple[type[Aim], ...] = (
+    HungFollower, HungHeir, HungPrimary, AckedAndRestarted, UnheardChange, LateAcks,
+    LoneFollower, FullWindow, LostForGood, LostConditions, SilentFollower, LoneDiskFull,
+    OldPrimaryBack,
+)  # fmt: skip
+LATER = {aim.name: aim for aim in (*_OF_THIS_FILE, *MOVE_AIMS)}
 ALL_AIMS = AIMS | LATER

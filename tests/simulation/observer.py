@@ -64,14 +64,14 @@ class Observer:
             elif event.key.startswith(RESHAPES):
                 self._reshaped(decode_reshape(event.value))
             elif event.key.startswith(MIGRATIONS):
-                record = decode_migration(event.value)
-                before = self.migrations.get(record.id)
-                self.migrations[record.id] = record
-                if before is None or before.state is not record.state:
-                    self.world.tell(f"{record.id} is {record.state.value}: {record.cause or ''}")
-                    self.on_migration(record)
+                move = decode_migration(event.value)
+                before = self.migrations.get(move.id)
+                self.migrations[move.id] = move
+                if before is None or before.state is not move.state:
+                    self.world.tell(f"{move.id} is {move.state.value}: {move.cause or ''}")
+                    self.on_migration(move)
                     for aim in self.aims:
-                        aim.moved(record)
+                        aim.moved(move)
 
     def _reshaped(self, record: ReshapeRecord) -> None:
         before = self.reshapes.get(record.id)

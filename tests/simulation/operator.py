@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import grpc.aio
 import msgspec
 
 from logstore.base.errors import LogstoreError, UnavailableError
@@ -22,7 +23,7 @@ NAME = "operator"
 ANSWER_S = 20.0
 REACH_S = 0.5
 
-Order = Callable[[Channel], Coroutine[Any, Any, Any]]
+Order = Callable[[grpc.aio.Channel], Awaitable[Any]]
 
 
 class Operator:
@@ -61,7 +62,7 @@ class Operator:
         """Have the instance emptied, or let it take shards again."""
         request = pb.DrainRequest(instance=instance)
 
-        async def order(to: Channel) -> Any:
+        async def order(to: grpc.aio.Channel) -> Any:
             drains = DrainsStub(to)
             return await (drains.Cancel if cancel else drains.Begin)(request, timeout=ANSWER_S)
 
@@ -86,7 +87,8 @@ class Operator:
         what = f"a trim of {request.shard} below {request.offset} at {address}"
         try:
             async with called():
-                stub: Any = NodeAdminStub(Channel(self._network, address))
+                channel: Any = Channel(self._network, address)
+                stub: Any = NodeAdminStub(channel)
                 answer = await stub.Trim(request, timeout=ANSWER_S)
         except LogstoreError as e:
             self.world.tell(f"{what} is refused: {e.message}")
@@ -103,7 +105,7 @@ class Operator:
 
     async def _ask(self, what: str, order: Order, addresses: Sequence[str]) -> None:
         try:
-            channel = await self._reach(addresses)
+            channel: Any = await self._reach(addresses)  # it has the calls of grpc's
             async with called():
                 answer = msgspec.json.decode((await order(channel)).json)
             self.world.tell(f"{what}: {answer.get('id', '')} {answer.get('state', '')}")

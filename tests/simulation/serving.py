@@ -55,7 +55,8 @@ class ServerContext:
         self.aborted: Ended | None = None
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return self._call.details.invocation_metadata
+        found: tuple[tuple[str, str], ...] = self._call.details.invocation_metadata
+        return found
 
     def time_remaining(self) -> float | None:
         until_s = self._call.until_s

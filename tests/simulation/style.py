@@ -5,7 +5,6 @@ style (swarm testing: Groce et al., ISSTA 2012): few kinds and often, some of th
 aims (`aims`), which wait for a moment and strike then.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -35,6 +34,9 @@ LATER_AIM_CHANCE = 0.15
 TIMEOUT_S = 5.0
 THINK_S = 0.03
 WINDOWS = (4, 16, 64)
+
+Shares = tuple[float, float, float, float, float, float, float]
+"""Of each kind of call, in the order of `Mix`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Mix:
     tails: float = 0.0
 
     @property
-    def weights(self) -> tuple[float, ...]:
+    def weights(self) -> Shares:
         """In the order of the fields, up to `copy`."""
         return (
             self.append, self.append_many, self.conditional, self.read, self.latest, self.whole,
@@ -108,7 +110,7 @@ class Style:
 def draw(faults: Random, clients: Random, later: Random, aim: str | None = None) -> Style:
     """A seed's style, from the dice of its faults, of its clients and of the later aims; `aim`: it
     has this, too."""
-    name = faults.choices(tuple(STYLES), STYLES.values())[0]
+    name = faults.choices(tuple(STYLES), tuple(STYLES.values()))[0]
     kinds: tuple[str, ...] = NODE_FAULTS
     aims: tuple[str, ...] = ()
     gap_s, lasts_s, move_gap_s, state_chance = FAULT_GAP_S, FAULT_S[1], MOVE_GAP_S, STATE_CHANCE
@@ -173,7 +175,7 @@ def _mix(rng: Random, style: str) -> Mix:
 
 STYLES = {"uniform": 2, "few": 3, "some": 2, "all": 1, "aimed": 6}
 """Style -> weight."""
-MIXES: dict[str, Sequence[float]] = {
+MIXES: dict[str, Shares] = {
     "as ever": Mix().weights,
     "single appends": (0.80, 0.0, 0.0, 0.08, 0.08, 0.0, 0.04),
     "many at once": (0.10, 0.65, 0.05, 0.08, 0.06, 0.02, 0.04),
