@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from logstore.node.main import STATUS_RESTART
+from logstore.node.server import STATUS_RESTART
 from tests.cluster.network import Network
 
 STOP_TIMEOUT_S = 20.0

@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from logstore.base.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, HEADERS_MAX, RECORD_BYTES_MAX
+from logstore.base.types import Compression, Durability
 from logstore.engine.batch import FLAG_HEADERS, FLAG_TIMES, HEADERS, encode_payload, schema_of
 from logstore.engine.weight import BATCH_FIXED_BYTES, weight
 from logstore.meta.records import Member
 from logstore.proto.v1 import log_pb2
+from sharder.keys import Partitioner
 from tests.support.nodes import Nodes
 
 SLOW = {"follower_timeout_s": 5.0, "lease_s": 6.0, "grace_s": 8.0}
@@ -26,10 +28,10 @@ class Kind:
     """A log's options. `number` makes its name and its replica ids its own."""
 
     number: int
-    partitioner: str
-    compression: str
-    durability: str
-    replicas: int
+    partitioner: Partitioner = Partitioner.RANGE
+    compression: Compression = Compression.NONE
+    durability: Durability = Durability.OS
+    replicas: int = 1
 
     @property
     def shard(self) -> str:
@@ -42,19 +44,20 @@ class Kind:
 
 def kinds() -> list[Kind]:
     """Every partitioner with every compression, and every pair of the four options."""
-    pairs = product(("range", "hash", "balanced"), ("none", "lz4", "zstd"))
+    pairs = product(Partitioner, Compression)
     made = []
     for number, (partitioner, compression) in enumerate(pairs):
-        durability = "fsync" if number % 2 else "os"
+        durability = Durability.FSYNC if number % 2 else Durability.OS
         made.append(Kind(number, partitioner, compression, durability, 1 if number % 4 > 1 else 3))
     return made
 
 
 async def create(n: Nodes, kind: Kind) -> None:
     """The log's one shard, led by i1, in sync on as many instances as the log has replicas."""
-    options = dataclasses.asdict(kind)
-    del options["number"]
-    await n.create(kind.shard, "i1", **options)
+    await n.create(
+        kind.shard, "i1", partitioner=kind.partitioner, compression=kind.compression,
+        durability=kind.durability, replicas=kind.replicas,
+    )  # fmt: skip
     await n.until(kind.shard, lambda r: r.epoch == 2)
     await connected(n)
     if kind.replicas == 1:
@@ -113,7 +116,7 @@ def shapes(over: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def message_of(kind: Kind, flags: int, batch: pa.RecordBatch, id_: int = 1) -> log_pb2.AppendBatch:
-    payload = encode_payload(batch, kind.compression)
+    payload = encode_payload(batch, kind.compression.value)
     return log_pb2.AppendBatch(
         id=id_,
         shard=kind.shard,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 import google_crc32c
 import grpc.aio
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from logstore.base.env import Env
 from logstore.base.types import ShardStatus
+from logstore.client.options import CreateLogOptions, PartitionerName
 from logstore.engine.batch import encode_payload, schema_of
 from logstore.feed.port import Broker
 from logstore.meta.generations import ensure_generation
@@ -38,6 +40,15 @@ from logstore.proto.channel import open_channel
 from logstore.proto.v1 import common_pb2, log_pb2
 from logstore.proto.v1.log_pb2_grpc import LogServiceStub
 from sharder.keys import KeyRange
+
+if TYPE_CHECKING:  # the stubs' own name
+    from logstore.proto.v1.log_pb2_grpc import LogServiceAsyncStub
+
+
+class LogChoices(CreateLogOptions, total=False):
+    """How the log of a test is kept; the others are as `LogOptions` says."""
+
+    partitioner: PartitionerName
 
 
 class Nodes:
@@ -77,13 +88,13 @@ class Nodes:
         if channel is not None:
             await channel.close()
 
-    def log_stub(self, instance: str) -> LogServiceStub:
+    def log_stub(self, instance: str) -> "LogServiceAsyncStub":
         if instance not in self._channels:
             self._channels[instance] = open_channel(self.servers[instance].address)
         return LogServiceStub(self._channels[instance])
 
     async def create(
-        self, shard: str, instance: str, keys: KeyRange | None = None, **options: object
+        self, shard: str, instance: str, keys: KeyRange | None = None, **options: Unpack[LogChoices]
     ) -> None:
         log = shard.split("/")[0]
         member = Member(instance, 0, replica_id=100 + int(shard.split("/")[1]))
@@ -97,7 +108,7 @@ class Nodes:
             primary=member,
             in_sync=(member,),
         )
-        log_record = LogRecord(log, LogOptions(**options), 1, 0)  # type: ignore[arg-type]
+        log_record = LogRecord(log, msgspec.convert(options, LogOptions), 1, 0)
         await self.store.txn([], [Put(log_key(log), encode(log_record))])
         await self.store.txn([], [Put(shard_key(shard), encode(record))])
 
@@ -183,7 +194,7 @@ def batch_of(
 
 
 async def append(
-    stub: LogServiceStub, batches: Sequence[log_pb2.AppendBatch]
+    stub: "LogServiceAsyncStub", batches: Sequence[log_pb2.AppendBatch]
 ) -> list[log_pb2.AppendResult]:
     """Send on one stream, gather all results in order of id."""
 
@@ -191,5 +202,5 @@ async def append(
         for batch in batches:
             yield batch
 
-    found = [r async for r in stub.AppendStream(requests())]  # type: ignore[attr-defined]
+    found = [r async for r in stub.AppendStream(requests())]
     return sorted(found, key=lambda r: r.id)

@@ -250,7 +250,7 @@ def test_every_bound_of_a_process_is_kept(settings: type[MetadataSettings]) -> N
             continue
         for value in beyond(interval):
             with pytest.raises(pydantic.ValidationError) as refused:
-                settings(**(least | {name: value}))  # type: ignore[arg-type]
+                settings(**(least | {name: value}))
             assert refusals(refused.value)[0].startswith(f"{name} is {value!r}: Input should be ")
 
 
@@ -271,11 +271,11 @@ def described() -> Iterator[tuple[str, str, Any, tuple[Any, ...], str]]:
         hints, texts = (
             get_type_hints(owner, include_extras=True), settings_reference.docstrings(owner),
         )  # fmt: skip
-        for field in fields(owner):
-            hint = hints[field.name]
+        for setting in fields(owner):
+            hint = hints[setting.name]
             kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
             metadata = getattr(hint, "__metadata__", ())
-            yield owner.__name__, field.name, kind, metadata, texts[field.name]
+            yield owner.__name__, setting.name, kind, metadata, texts[setting.name]
 
 
 SETTINGS = list(described())
@@ -300,6 +300,7 @@ def test_every_setting_says_what_it_does_in_which_unit_and_bound(
 
 
 def test_no_default_is_out_of_its_own_bounds() -> None:
+    owner: Any  # mypy: `type[Any]` is not hashable
     for owner in DATACLASSES:
         made = Settings(1, 1.0, 1.0) if owner is Settings else owner()
         for name, limits in limits_of(owner).items():

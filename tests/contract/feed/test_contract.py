@@ -10,6 +10,7 @@ import pytest
 from bench.services.kafka import KafkaCluster
 from logstore.feed.kafka import KafkaBroker
 from logstore.feed.memory import MemoryBroker
+from logstore.feed.port import Broker
 from logstore.meta.records import Member
 from tests.support.feeds import SHARD, WAIT_S, Scene, scene
 from tests.support.nodes import append, batch_of
@@ -20,11 +21,10 @@ KINDS = ["direct", "memory", pytest.param("kafka", marks=pytest.mark.process)]
 @pytest.fixture(params=KINDS)
 async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
     settings = {"follower_timeout_s": 60.0}
-    if request.param == "direct":
-        broker = None
-    elif request.param == "memory":
+    broker: Broker | None = None  # direct
+    if request.param == "memory":
         broker = MemoryBroker()
-    else:
+    elif request.param == "kafka":
         service: KafkaCluster = request.getfixturevalue("kafka")
         broker = KafkaBroker(service.address)
     async with scene(tmp_path, broker, **settings) as made:

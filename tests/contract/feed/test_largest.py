@@ -18,7 +18,7 @@ from tests.support.nodes import append
 @pytest.mark.timeout(120)
 async def test_the_largest_batches_go_through_a_topic(tmp_path: Path, broker: Broker) -> None:
     """Random content, not compressed: what lz4 and zstd leave of it is smaller."""
-    kind = Kind(0, "range", "none", "os", 1)
+    kind = Kind(0)
     async with scene(tmp_path, broker, **SLOW) as s:
         await connected(s.nodes)
         messages = [message_of(kind, f, b, i) for i, (f, b) in enumerate(shapes(), 1)]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -326,10 +327,11 @@ async def test_a_client_group_is_bounded_at_both_ends(
 
 def test_tiers_and_zones_are_bounded() -> None:
     for field in ("tier", "zone"):
+        given: dict[str, Any] = {"instance": "i", "data": Path("d"), "metadata": ["h:1"]}
         for name in (*BAD_NAMES, "x" * 65, "ä" * 33, ""):
             with pytest.raises(ValueError, match=field):
-                NodeConfig(instance="i", data=Path("d"), metadata=["h:1"], **{field: name})
-        made = NodeConfig(instance="i", data=Path("d"), metadata=["h:1"], **{field: "ä" * 32})
+                NodeConfig(**(given | {field: name}))
+        made = NodeConfig(**(given | {field: "ä" * 32}))
         assert getattr(made, field) == "ä" * 32
 
 
@@ -383,8 +385,8 @@ def test_odd_entries_are_shown_beside_the_others(shell: Shell, tmp_path: Path) -
         assert sum("odd" in entry for entry in listed) == count
         assert ("odd event 'far': it cannot be read (end_s" in shown) == (kind[0] == "calendar")
     assert "cannot be read" in shell.text("migrations", "odd-1", status=1)
-    for kind in ("calendar", "profiles"):
-        shell.text(kind, "remove", "odd-0")
+    for group in ("calendar", "profiles"):
+        shell.text(group, "remove", "odd-0")
     shell.lines("log", "create", "beside", "--instance", "instance-1")
     assert "dry_run" in shell.lines("move", "beside/0", "instance-2", "--dry-run")[0]
     assert "operators" in shell.lines("plan")[0]

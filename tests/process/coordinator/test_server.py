@@ -107,7 +107,7 @@ async def test_reports_make_instances_alive_and_answer_the_slot(channel: grpc.ai
         status_json=msgspec.json.encode(status("a")),
     )
     answer = await statistics.Report(report)
-    assert (answer.period_s, answer.slot_s, answer.newest_slots) == (1.0, 3600.0, {"x": 8})
+    assert (answer.period_s, answer.slot_s, dict(answer.newest_slots)) == (1.0, 3600.0, {"x": 8})
     stats = json.loads((await statistics.Stats(pb.StatsRequest(log="x"))).json)
     assert [s["query_count"] for s in stats["shards"]["x/0"]] == [10] * 9
     assert stats["instances"]["a"]["alive"]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ async def test_a_setting_that_a_process_refuses_is_told(tmp_path: Path) -> None:
     ("options", "message"),
     [({"instances": 0}, "instances is 0"), ({"port": 70_000}, "port is 70000")],
 )
-def test_bad_options_are_named(tmp_path: Path, options: dict[str, int], message: str) -> None:
+def test_bad_options_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ClusterOptions(data=tmp_path, **options)
 

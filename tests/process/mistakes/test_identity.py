@@ -8,7 +8,9 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
@@ -16,6 +18,7 @@ import logstore
 from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from logstore.base.errors import LogstoreError
 from logstore.node.identity import IdentityFile
+from tests.support.nodes import LogChoices
 
 pytestmark = pytest.mark.mistakes
 
@@ -27,9 +30,11 @@ def options(data: Path, instances: int = 2, replicas: int = 1) -> ClusterOptions
     return ClusterOptions(data, instances=instances, replicas=replicas, autopilot="off")
 
 
-async def fill(address: str, log: str = "orders", **options: object) -> None:
+async def fill(
+    address: str, log: str = "orders", instances: Sequence[str] = (), **options: Unpack[LogChoices]
+) -> None:
     async with logstore.connect(address) as db:
-        made = await db.create_log(log, **options)  # type: ignore[arg-type]
+        made = await db.create_log(log, instances=instances, **options)
         await made.append_many(KEYS, VALUES)
 
 
@@ -240,7 +245,7 @@ async def test_a6_a_process_whose_name_was_taken_stops(tmp_path: Path) -> None:
     ],
 )
 async def test_a7_yesterdays_folder_of_the_primary(
-    tmp_path: Path, replicas: int, log: dict[str, object]
+    tmp_path: Path, replicas: int, log: LogChoices
 ) -> None:
     """An old folder never leads while a whole copy is there; with one copy the loss is recorded."""
     given = options(tmp_path, max(2, replicas), replicas)

@@ -120,9 +120,8 @@ async def test_orders_for_a_lost_instance_are_refused_and_its_moves_end(
         await refuse_all(coordinator, soaking)  # now its reports are missed, too
         log = await db.log("big")
         await log.append(b"k", b"the source serves on")
-        three = {"replicas": 3, "min_in_sync": 3}
         with pytest.raises(LogstoreError, match="min_in_sync is 3, 2 of 3 instances are alive"):
-            await db.create_log("never", **three)
+            await db.create_log("never", replicas=3, min_in_sync=3)
         begun = time.monotonic()
         made = await db.create_log("elsewhere", shards=4)
         assert time.monotonic() - begun < REFUSED_WITHIN_S

@@ -107,7 +107,7 @@ async def check_first_writers_agree(cluster: LocalCluster, db: Client) -> None:
             )
             for seed, client in ((1, one), (2, two))
         ]
-        books[1]._draw = lambda asked: _other_tokens(Book._draw(books[1], asked))  # type: ignore[method-assign]
+        books[1]._draw = lambda ask: _other_tokens(Book._draw(books[1], ask))  # type: ignore[method-assign]
         rounds = [
             book.tokens(Ask(keys[at : at + 500]))
             for at in range(0, 3_000, 500)

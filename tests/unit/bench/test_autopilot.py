@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bench.autopilot_model import compare
-from bench.autopilot_run import CROWD_S, Driver, RefusalCounts, _figures, crowd_setup
+from bench.autopilot_run import CROWD_S, RefusalCounts, _figures, crowd_setup
 from bench.planning import make_view
+from coordinator.local.demo.drive import Driver
 from coordinator.local.demo.scene import Replay
 from coordinator.migration.records import MigrationRecord, Phase, State
 from coordinator.migration.service import told as migration_told

@@ -2,7 +2,8 @@
 
 import pytest
 
-from coordinator.cells.assignment import CELLS_MAX, Duty, cell_names, cell_of, duty, owners
+from coordinator.cells.assignment import Duty, cell_names, cell_of, duty, owners
+from coordinator.limits import CELLS_MAX
 from logstore.base.errors import InvalidArgumentError
 
 ADDRESSES = [f"10.0.0.{n}:7400" for n in range(1, 6)]
@@ -27,7 +28,7 @@ def test_the_count_of_cells_is_bounded() -> None:
 @pytest.mark.parametrize("cells", [1, 4, 16])
 def test_cells_are_spread_evenly_and_everyone_agrees(cells: int, live: int) -> None:
     found = owners(cell_names(cells), ADDRESSES[:live])
-    assert found == owners(cell_names(cells), reversed(ADDRESSES[:live]))
+    assert found == owners(cell_names(cells), ADDRESSES[:live][::-1])
     assert set(found) == set(cell_names(cells))
     each = [list(found.values()).count(a) for a in ADDRESSES[:live]]
     assert max(each) <= -(-cells // live)
@@ -53,7 +54,7 @@ def test_when_one_joins_it_gets_its_share_and_the_others_give_it_back() -> None:
     cells = cell_names(16)
     newcomer = duty(ADDRESSES[2], cells, ADDRESSES[:3], set())
     before = owners(cells, ADDRESSES[:2])
-    given = set()
+    given: set[str] = set()
     for me in ADDRESSES[:2]:
         held = {cell for cell, owner in before.items() if owner == me}
         given |= duty(me, cells, ADDRESSES[:3], held).give_back

@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.catalog.catalog import Catalog
 from coordinator.cells.cell import ReadOnlyStore
+from coordinator.migration.difference import RangeDigest
 from coordinator.migration.driver import MigrationDriver, MoveMemory
 from coordinator.migration.facts import CopyReport
 from coordinator.migration.ledger import Ledger, Proposal
@@ -38,6 +39,14 @@ class Silent:
         self, member: Member, shard: str, stop: int, *, recompute: bool, timeout_s: float
     ) -> bytes:
         raise AssertionError("nothing is there to be verified")
+
+    async def digests(
+        self, member: Member, shard: str, start: int, stop: int, ranges: int
+    ) -> list[RangeDigest]:
+        raise AssertionError("nothing is there to be compared")
+
+    async def base(self, member: Member, shard: str) -> int:
+        raise AssertionError("nothing is there to be begun from")
 
 
 @dataclass

@@ -433,9 +433,9 @@ async def test_logs_are_created_listed_and_deleted(start: Starter) -> None:
         again = await db.create_log("trades", shards=1)
         assert [r async for r in again.read()] == []
         with pytest.raises(InvalidArgumentError, match="a log has no option color"):
-            await db.create_log("x", color="red")
+            await db.create_log("x", color="red")  # type: ignore[call-arg]
         with pytest.raises(InvalidArgumentError, match="compression"):
-            await db.create_log("x", compression="rar")
+            await db.create_log("x", compression="rar")  # type: ignore[arg-type]
     assert cluster.all_records() == []
 
 

@@ -88,9 +88,9 @@ async def test_reads_and_tails_refuse_what_is_outside(start: Starter, shards: in
             if value != 0:
                 with pytest.raises(InvalidArgumentError, match="timeout_s is"):
                     await log.tail().poll(value)  # type: ignore[arg-type]
-        for value in (0, -1, 2**63, *NO_NUMBERS):
+        for count in (0, -1, 2**63, *NO_NUMBERS):
             with pytest.raises(InvalidArgumentError, match="shards is"):
-                await db.create_log("more", shards=value)  # type: ignore[arg-type]
+                await db.create_log("more", shards=count)  # type: ignore[arg-type]
     assert not cluster.instances["a"].reads
 
 

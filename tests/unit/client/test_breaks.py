@@ -1,7 +1,7 @@
 """Calls end when something breaks that is not ours, and steps that are cancelled lose nothing."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 import pytest
@@ -10,6 +10,8 @@ import logstore
 from logstore.base.errors import LimitExceededError, LogstoreError
 from logstore.base.types import Record
 from logstore.client import batching, directory, reader, stream
+from logstore.client.pages import Page
+from sharder.shard_map import ShardMapError
 from tests.support.clients import Starter, client_of
 from tests.unit.client.endings import SHARDS, WAIT_S, begun, drained, ends, reads_begun
 
@@ -34,7 +36,7 @@ async def test_a_broken_page_ends_a_read(
         log = await db.log("orders")
         await log.append(b"k", b"v")
         monkeypatch.setattr(reader, "page_of", raising(fault))
-        reads = {
+        reads: dict[str, Callable[[], AsyncIterable[object]]] = {
             "read": lambda: log.read(),
             "tail": lambda: log.tail(from_start=True),
             "batches": lambda: log.scan().batches(),
@@ -53,7 +55,7 @@ async def test_a_page_that_makes_no_records_ends_a_read(
     async with client_of(cluster, timeout_s=60) as db:
         log = await db.log("orders")
         await log.append(b"k", b"v")
-        monkeypatch.setattr(reader.Page, shape, raising(KeyError("headers")))
+        monkeypatch.setattr(Page, shape, raising(KeyError("headers")))
         call = log.scan().batches() if shape == "arrow" else log.tail(from_start=True)
         assert "KeyError" in (await ends(drained(call))).message
 
@@ -104,7 +106,7 @@ async def test_a_map_that_is_not_whole_is_asked_for_again(
         tail = log.tail()
         await begun(cluster, tail)
         with monkeypatch.context() as broken:
-            broken.setattr(directory, "map_of", raising(directory.ShardMapError("a gap")))
+            broken.setattr(directory, "map_of", raising(ShardMapError("a gap")))
             await cluster.change()
             assert "a gap" in (await ends(log.shard_map())).message
         await log.append(b"k", b"v")
@@ -214,7 +216,7 @@ async def test_reads_survive_cancelled_steps_too(start: Starter) -> None:
         await log.append_many(keys, keys)
         for order in ("any", "key"):
             records = log.read(order=order)
-            found = []
+            found: list[bytes] = []
             while not records.ended:
                 step = asyncio.ensure_future(anext(records))
                 await asyncio.sleep(0)
@@ -241,8 +243,7 @@ async def test_poll_gives_what_comes_in_time(start: Starter) -> None:
             assert not tail.ended
             await log.append_many([b"k"] * 3, [b"4", b"5", b"6"])
             assert [r.value for r in await tail.poll(WAIT_S)] == [b"4"]
-            assert await tail.poll(WAIT_S) == []
-            assert tail.ended
+            assert (await tail.poll(WAIT_S), tail.ended) == ([], True)
             assert [r async for r in tail] == []
 
 

@@ -190,7 +190,7 @@ ODD: dict[str, tuple[Any, str]] = {
     "numpy datetime64": (np.array(["2024-01-01", "NaT"], "M8[s]"), "is an array of datetime64"),
     "numpy structured": (np.array([(1, 2), (3, 4)], "i4,i8"), "is an array of"),
     "numpy record": (np.rec.array([(1, 2), (3, 4)]), "is recarray"),
-    "numpy masked": (np.ma.array([b"aa", b"bb"], mask=[0, 1]), "is MaskedArray"),
+    "numpy masked": (np.ma.array([b"aa", b"bb"], mask=[False, True]), "is MaskedArray"),
     "numpy 2-d": (np.zeros((2, 2), "V1"), "has 2 dimensions"),
     "numpy 0-d": (np.array(b"a", dtype=object), "has 0 dimensions"),
     "string": (pa.array(["a", "b"]), "has type string"),
@@ -309,7 +309,7 @@ INEXACT: dict[str, tuple[Any, str]] = {
     "numpy s": (np.array([1, 2**62], "M8[s]"), "in row 1 does not fit"),
     "numpy months": (np.array(["2024-01", "2024-02"], "M8[M]"), "is of datetime64[M]"),
     "numpy generic": (np.array(["NaT", "NaT"], "M8"), "is of datetime64"),
-    "masked": (np.ma.array([1, 2], mask=[0, 1]), "is MaskedArray"),
+    "masked": (np.ma.array([1, 2], mask=[False, True]), "is MaskedArray"),
     "arrow null": (pa.array([1, None]), "has 1 nulls, the first in row 1"),
     "arrow ns": (pa.array([1_000, 1_001], pa.timestamp("ns")), "in row 1 is no whole number"),
     "arrow s": (pa.array([1, 2**60], pa.timestamp("s")), "in row 1 does not fit"),
@@ -381,7 +381,7 @@ UNIT_NS = {
 def test_the_callers_arrays_may_change_afterwards() -> None:
     keys, stamps = np.frombuffer(bytearray(b"abcd"), "V2"), np.array([1, 2])
     batch = batch_of(keys, [b"", b""], stamps)
-    memoryview(keys).cast("B")[:] = b"xxxx"
+    keys.data.cast("B")[:] = b"xxxx"
     stamps[:] = 9
     assert columns_of(batch) == [[b"ab", b"cd"], [b"", b""], [1, 2]]
 

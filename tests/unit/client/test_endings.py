@@ -45,7 +45,7 @@ CALLS: dict[str, Call] = {
 }
 if importlib.util.find_spec("polars") is not None:  # without it the call says so first
     CALLS["Scan.to_polars"] = lambda db, log: log.scan().to_polars()
-WAITING = {
+WAITING: dict[str, Callable[[Log], Awaitable[Any]]] = {
     "tail": lambda log: drained(log.tail()),
     "tail from the start": lambda log: drained(log.tail(from_start=True)),
     "tail of a key": lambda log: drained(log.tail(key=b"k")),
@@ -285,7 +285,9 @@ async def test_appends_that_wait_in_a_lane_end_with_their_log(start: Starter, re
     instance.gate = asyncio.Event()
     async with client_of(cluster, timeout_s=60) as db:
         log = await db.log("orders")
-        calls = [asyncio.ensure_future(log.append(b"k", b"%d" % i)) for i in range(3)]
+        calls: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(log.append(b"k", b"%d" % i)) for i in range(3)
+        ]
         async with instance.received:
             await instance.received.wait_for(lambda: instance.messages)
         calls += [asyncio.ensure_future(log.append_many([b"k"], [b"v"])) for _ in range(80)]

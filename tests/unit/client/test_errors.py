@@ -94,7 +94,7 @@ async def _raise(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") 
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server whose one call raises the class that is asked for."""
     server = grpc.aio.server()
-    handler: Any = grpc.unary_unary_rpc_method_handler(_raise)  # type: ignore[arg-type]
+    handler: Any = grpc.unary_unary_rpc_method_handler(_raise)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("errors.Errors", {"Raise": handler}),)
     )
@@ -119,6 +119,7 @@ def test_each_code_is_one_class_and_each_class_has_status_and_remedy() -> None:
 
 
 async def test_each_crosses_a_wire_as_it_is(channel: grpc.aio.Channel) -> None:
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
     call = channel.unary_unary("/errors.Errors/Raise")
     for number, cls in enumerate(CLASSES):
         sent = example(cls)

@@ -9,9 +9,10 @@ import logstore
 from coordinator.catalog.catalog import Catalog
 from logstore.base.env import Env
 from logstore.base.errors import LogstoreError, UnknownLogError, VersionConflictError
+from logstore.client.options import PartitionerName
 from logstore.meta.records import LogOptions
 from sharder.keys import KeyRange
-from tests.support.nodes import Nodes, nodes
+from tests.support.nodes import LogChoices, Nodes, nodes
 from tests.unit.node.test_move_by_intents import SHARD, TARGET, in_sync_ids, learn
 
 
@@ -111,10 +112,12 @@ async def test_an_instance_that_restarts_under_load_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("partitioner", ["range", "hash"])
-async def test_reads_of_a_log_on_several_instances(tmp_path: Path, partitioner: str) -> None:
+async def test_reads_of_a_log_on_several_instances(
+    tmp_path: Path, partitioner: PartitionerName
+) -> None:
     async with nodes(tmp_path, 2) as n:
         half = b"\x80" if partitioner == "hash" else b"k-3"
-        options = {"partitioner": partitioner, "compression": "lz4"}
+        options: LogChoices = {"partitioner": partitioner, "compression": "lz4"}
         await n.create("orders/0", "i1", KeyRange(b"", half), **options)
         await n.create("orders/1", "i2", KeyRange(half, None), **options)
         await n.until("orders/0", lambda r: r.epoch == 2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_the_table_names_every_field_that_holds_json() -> None:
         assert set(CALLS[name].json) == set(_json_fields(method.output_type.fields)), name
 
 
-def _json_fields(fields: list[FieldDescriptor]) -> list[str]:
+def _json_fields(fields: Sequence[FieldDescriptor]) -> list[str]:
     found = []
     for field in fields:
         if field.name == "json" or field.name.endswith("_json"):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,16 +53,16 @@ def sound() -> ClusterFacts:
     )  # fmt: skip
 
 
-def with_instance(**changes: object) -> ClusterFacts:
+def with_instance(**changes: Any) -> ClusterFacts:
     facts = sound()
     return replace(facts, instances=[facts.instances[0], replace(facts.instances[1], **changes)])
 
 
-def with_shard(**changes: object) -> ClusterFacts:
+def with_shard(**changes: Any) -> ClusterFacts:
     return replace(sound(), shards=[replace(sound().shards[0], **changes)])
 
 
-def with_copy(**changes: object) -> ClusterFacts:
+def with_copy(**changes: Any) -> ClusterFacts:
     copy = CopyFactsSeen("b", 7, "y/0", "member")
     return replace(sound(), copies=[*sound().copies, replace(copy, **changes)])
 

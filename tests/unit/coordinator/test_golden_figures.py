@@ -122,8 +122,8 @@ async def announcements(caller: Caller, server: CoordinatorServer) -> None:
     await caller.ask("Announcements.RemoveEvent", pb.RemoveEventRequest(name="sale"))
     profile = {"group": "importer", "start_s": 0.0, "step_s": 3600.0, "ops_per_s": [1.0, 2.5],
                "repeats": True, "logs": ["x", "nothing"]}  # fmt: skip
-    request = pb.SetProfileRequest(group="importer", profile_json=msgspec.json.encode(profile))
-    await caller.ask("Announcements.SetProfile", request)
+    given = pb.SetProfileRequest(group="importer", profile_json=msgspec.json.encode(profile))
+    await caller.ask("Announcements.SetProfile", given)
     await caller.ask("Announcements.ListProfiles", pb.ListProfilesRequest())
     taken_back = pb.SetProfileRequest(group="importer")
     await caller.ask("Announcements.SetProfile", taken_back, "removes")

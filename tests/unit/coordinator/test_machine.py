@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.migration.ramp import RampStatistics
 from coordinator.migration.records import MoveOptions, State
+from coordinator.statistics.ramp_statistics import RampStatistics
 from logstore.base.errors import (
     AlreadyExistsError,
     InvalidArgumentError,

@@ -58,7 +58,7 @@ def test_a_whole_shard_is_left_alone() -> None:
 
 def emptied(record: ShardRecord, of: PlacementState, options: LogOptions = OPTIONS) -> list[str]:
     """Take every step at once, as the primary would; returns why each was taken."""
-    story = []
+    story: list[str] = []
     for number in range(20):
         step = decide(record, options, of)
         if step is None:

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.migration import ramp
 from coordinator.migration.dry_run import dry_run
-from coordinator.migration.ramp import RampAction, RampState, RampStatistics
+from coordinator.migration.ramp import RampAction, RampState
 from coordinator.migration.records import (
     MigrationRecord,
     MoveOptions,
@@ -25,6 +25,7 @@ from coordinator.migration.table import (
     choose_strategy,
     may_go_to,
 )
+from coordinator.statistics.ramp_statistics import RampStatistics
 from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
 from logstore.base.types import ShardStatus
 from logstore.meta.records import Member, ShardRecord

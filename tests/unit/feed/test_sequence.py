@@ -1,6 +1,7 @@
 """Which message of a topic is applied (F2), and what of it is believed."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_batch_that_was_cut_differently_is_a_divergence() -> None:
 def test_headers_are_compared_with_the_envelope(field: str) -> None:
     good = message(10)
     assert verified(good).end == 20
-    wrong = b"x" * 16 if field.startswith("chain") else getattr(good, field) + 1
+    wrong: Any = b"x" * 16 if field.startswith("chain") else getattr(good, field) + 1
     with pytest.raises(CorruptBatchError):
         verified(replace(good, **{field: wrong}))
 

@@ -75,7 +75,7 @@ async def diverge(bench: Sealing, at: int) -> StoredBatch:
     stored = engine.read(me, at, stop, 10**9)
     engine.truncate(me, stored[0].base_offset)
     end = engine.end(me)
-    changed = []
+    changed: list[StoredBatch] = []
     for batch in stored:
         keys = [b"other-%d" % i for i in range(batch.count)]
         payload = payload_of(keys, [b"else"] * batch.count) if not changed else batch.payload()
@@ -102,7 +102,8 @@ async def test_a_learner_that_diverged_rolls_the_move_back_and_the_batch_is_name
 ) -> None:
     async with sealing(tmp_path, 2) as bench:
         await filled(bench)
-        chain, found = bench.grpc.chain, []
+        chain = bench.grpc.chain
+        found: list[StoredBatch] = []
 
         async def diverged(*args: object, **options: object) -> bytes:
             if not found:  # caught up, and about to be compared

@@ -146,8 +146,8 @@ async def test_what_the_instance_fails_to_serve_is_counted(tmp_path: Path) -> No
 
     for error in (StorageError("disk"), OverloadedError("full"), RuntimeError("a bug")):
         bench.agent.failed("l/0", True, error)
-    for error in (FencedError("elsewhere"), InvalidArgumentError("bad")):
-        bench.agent.failed("l/0", True, error)  # not to be blamed on the instance
+    for refusal in (FencedError("elsewhere"), InvalidArgumentError("bad")):
+        bench.agent.failed("l/0", True, refusal)  # not to be blamed on the instance
     for _ in range(5):
         bench.clock.advance(1.0)
         await bench.agent.report(take, 1, bench.agent.status(0, 1.0))

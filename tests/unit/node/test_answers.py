@@ -140,12 +140,17 @@ def stored_rows(batches: Sequence[StoredBatch]) -> list[Row]:
     return found
 
 
+def begin_of(asked: Query) -> int:
+    assert asked.start is not None, "each query of this file says where it begins"
+    return asked.start
+
+
 def wanted(batches: Sequence[StoredBatch], asked: Query) -> list[Row]:
-    stop = asked.stop if asked.stop is not None else 1 << 62
+    start, stop = begin_of(asked), asked.stop if asked.stop is not None else 1 << 62
     found = [
         row
         for row in stored_rows(batches)
-        if asked.start <= row[0] < stop
+        if start <= row[0] < stop
         and asked.key in (None, row[1])
         and (asked.low is None or row[1] >= asked.low)
         and (asked.high is None or row[1] < asked.high)
@@ -185,7 +190,7 @@ def run(engine: Counting, asked: Query) -> Iterator[list[ReadAnswer]]:
     """A whole read, step by step, as the edge does it."""
     mark = engine.end(1).end
     stop = mark if asked.stop is None else min(mark, asked.stop)
-    steps = Steps(ShardLog(engine, 1), SHARD, asked, asked.start)
+    steps = Steps(ShardLog(engine, 1), SHARD, asked, begin_of(asked))
     while steps.more(stop):
         yield steps.step(stop, mark)
 
@@ -197,7 +202,7 @@ def drain(answers: Iterable[ReadAnswer], into: list[Row]) -> None:
 
 def check(batches: Sequence[StoredBatch], asked: Query) -> None:
     """What comes is what was asked for, in messages that go through."""
-    at = asked.start
+    at = begin_of(asked)
     found: list[Row] = []
     for step in run(engine_with(batches), asked):
         assert sum(a.bytes for a in step[:-1]) < STEP_BYTES

@@ -15,7 +15,7 @@ from logstore.base.errors import (
     UnavailableError,
     VersionConflictError,
 )
-from logstore.base.types import Durability, ShardStatus
+from logstore.base.types import Durability, Position, ShardStatus
 from logstore.meta.records import LogOptions, ShardRecord
 from logstore.node.append_gate import AppendGate
 from logstore.node.appends import PendingAppend
@@ -35,13 +35,17 @@ def append_of(sequence: int = 1, expected: int | None = None, key: bytes = b"k")
 
 def writer_of(one: OneCopy, copy: Copy) -> ShardWriter:
     """It acks what is written: this copy is alone."""
+
+    def written(end: Position) -> None:
+        writer.commit(end.end)
+
     writer = ShardWriter(
         shard=copy.shard,
         log=copy.log,
         options=LogOptions(),
         wall_us=one.clock.wall_us,
         on_assigned=lambda _: False,
-        on_written=lambda end: writer.commit(end.end) and None,
+        on_written=written,
         on_failed=lambda _: None,
     )
     return writer

@@ -1,6 +1,8 @@
 """One instance: appends, dedupe, versions, reads, bad input (I6)."""
 
+import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,9 +11,14 @@ from logstore.proto.v1 import log_pb2
 from sharder.keys import KeyRange
 from tests.support.nodes import append, batch_of, nodes
 
+if TYPE_CHECKING:  # the stubs' own name
+    from logstore.proto.v1.log_pb2_grpc import LogServiceAsyncStub
 
-async def read_all(stub, request: log_pb2.ReadRequest) -> list[tuple[int, bytes]]:
-    rows = []
+
+async def read_all(
+    stub: "LogServiceAsyncStub", request: log_pb2.ReadRequest
+) -> list[tuple[int, bytes]]:
+    rows: list[tuple[int, bytes]] = []
     async for answer in stub.Read(request):
         batch = decode_payload(answer.payload, answer.flags)
         keys = batch.column("key").to_pylist()
@@ -125,8 +132,6 @@ async def test_bad_input_names_the_thing(tmp_path: Path) -> None:
 
 
 async def test_unary_appends_are_merged_and_readable(tmp_path: Path) -> None:
-    import asyncio
-
     async with nodes(tmp_path, 1) as n:
         await n.create("orders/0", "i1")
         await n.until("orders/0", lambda r: r.epoch == 2)

@@ -127,7 +127,7 @@ async def read_until_refused(n: Nodes, instance: str, keys: list[bytes]) -> str:
 
     async def read() -> None:
         call = n.log_stub(instance).Read(log_pb2.ReadRequest(shard=SHARD))
-        async for answer in call:  # type: ignore[attr-defined]
+        async for answer in call:
             batch = decode_payload(answer.payload, answer.flags)
             rows.extend(batch.column("key").to_pylist())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -24,13 +25,17 @@ from tests.support.nodes import nodes
 class Hasty(PeerServiceServicer):
     """Ends every stream at once."""
 
-    async def Replicate(self, requests: object, context: object) -> None:
+    async def Replicate(
+        self, requests: object, context: object
+    ) -> AsyncIterator[node_pb2.ReplicateAck]:
         return
+        yield
 
 
 async def test_a_write_after_the_streams_end_is_a_lost_connection() -> None:
     server = grpc.aio.server()
-    add_PeerServiceServicer_to_server(Hasty(), server)
+    servicer = Hasty()  # type: ignore[abstract]  # what it leaves out is never called
+    add_PeerServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -120,6 +120,7 @@ async def test_a_topic_without_a_broker_is_told_with_its_time() -> None:
         while not work.feed_error:
             await asyncio.sleep(0)
         one.clock.advance(2.0)
-        assert (work.feed, work.feed_down_s) == ("kafka", pytest.approx(2.0))
+        assert work.feed == "kafka"
+        assert work.feed_down_s == pytest.approx(2.0)
         assert "no broker configured" in work.feed_error
         await tasks.stop()

@@ -32,7 +32,7 @@ async def first_read(n: Nodes, instance: str) -> tuple[int, list[str]]:
             rows = 0
             try:
                 call = n.log_stub(instance).Read(log_pb2.ReadRequest(shard=SHARD))
-                async for answer in call:  # type: ignore[attr-defined]
+                async for answer in call:
                     rows += decode_payload(answer.payload, answer.flags).num_rows
             except grpc.aio.AioRpcError as e:
                 error = from_rpc(e)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import google_crc32c
 import pyarrow as pa
@@ -22,7 +22,7 @@ from logstore.node.appends import PendingAppend
 from logstore.node.writer import new_future
 from logstore.proto.v1 import log_pb2
 from tests.support.largest import SLOW, Kind, create, kinds
-from tests.support.nodes import Nodes, append, batch_of, nodes
+from tests.support.nodes import LogChoices, Nodes, append, batch_of, nodes
 from tests.unit.engine.test_wire import HOSTILE, binary, lists, payload_of
 
 KINDS = kinds()
@@ -42,9 +42,9 @@ async def test_every_hostile_batch_is_refused_and_the_stream_goes_on(tmp_path: P
     async with nodes(tmp_path, 3, **SLOW) as n:
         await asyncio.gather(*(create(n, kind) for kind in KINDS))
         for kind in KINDS:
-            batches = []
+            batches: list[log_pb2.AppendBatch] = []
             for flags, count, columns, _ in HOSTILE.values():
-                payload = payload_of(kind.compression, **columns)
+                payload = payload_of(kind.compression.value, **columns)
                 batches.append(sent(kind.shard, payload, flags, count, len(batches)))
                 batches.append(batch_of(kind.shard, [b"%032d" % len(batches)], id_=len(batches)))
             results = await append(n.log_stub("i1"), batches)
@@ -59,7 +59,7 @@ async def test_every_hostile_batch_is_refused_and_the_stream_goes_on(tmp_path: P
 async def test_mutated_batches_are_refused_or_can_be_read(tmp_path: Path, flags: int) -> None:
     async with nodes(tmp_path, 1) as n:
         kind = KINDS[0]
-        await create(n, Kind(kind.number, "range", "none", "os", 1))
+        await create(n, Kind(kind.number))
         loop = asyncio.get_running_loop()
         columns: dict[str, Any] = {
             "key": binary(b"a", b"bc", b""),
@@ -148,7 +148,7 @@ async def good(n: Nodes, shard: str, *keys: bytes) -> None:
     assert not result.HasField("error"), result.error
 
 
-async def scene(n: Nodes, kind: Kind, what: str, **options: object) -> None:
+async def scene(n: Nodes, kind: Kind, what: str, **options: Unpack[LogChoices]) -> None:
     """Records 0 and 1, the poison at 2..4, records 5 and 6, each in a stored batch of its own."""
     if options:
         await n.create(kind.shard, "i1", **options)
@@ -166,7 +166,7 @@ async def scene(n: Nodes, kind: Kind, what: str, **options: object) -> None:
 async def test_a_reader_names_what_it_cannot_read_and_goes_on_behind_it(
     tmp_path: Path, what: str, replicas: int
 ) -> None:
-    kind = Kind(0, "range", "none", "os", replicas)
+    kind = Kind(0, replicas=replicas)
     async with nodes(tmp_path, replicas, **SLOW) as n:
         await scene(n, kind, what)
         addresses = [s.address for s in n.servers.values()]
@@ -245,7 +245,7 @@ def sync_reads(addresses: list[str], kind: Kind) -> None:
 async def test_the_key_index_shows_it_to_every_lookup_also_after_a_restart(
     tmp_path: Path, what: str
 ) -> None:
-    kind = Kind(0, "range", "none", "os", 1)
+    kind = Kind(0)
     async with nodes(tmp_path, 1) as n:
         await scene(n, kind, what, key_index=True)
         for _ in range(2):
@@ -267,7 +267,7 @@ async def test_the_key_index_shows_it_to_every_lookup_also_after_a_restart(
 
 @pytest.mark.parametrize("what", ["null name", "garbage"])
 async def test_the_changefeed_tells_it_and_goes_on(tmp_path: Path, what: str) -> None:
-    kind = Kind(0, "range", "none", "os", 1)
+    kind = Kind(0)
     broker = MemoryBroker()
     async with nodes(tmp_path, 0) as n:
         n.broker = broker
@@ -280,7 +280,7 @@ async def test_the_changefeed_tells_it_and_goes_on(tmp_path: Path, what: str) ->
 
 
 async def test_trim_passes_it(tmp_path: Path) -> None:
-    kind = Kind(0, "range", "none", "os", 1)
+    kind = Kind(0)
     async with nodes(tmp_path, 1) as n:
         await scene(n, kind, "garbage")
         replica = n.servers["i1"].instance.replicas[kind.shard]
@@ -291,7 +291,7 @@ async def test_trim_passes_it(tmp_path: Path) -> None:
 
 async def test_a_null_list_of_before_reads_as_no_headers(tmp_path: Path) -> None:
     """The client once sent null for the records without headers beside those that had some."""
-    kind = Kind(0, "range", "none", "os", 1)
+    kind = Kind(0)
     rows = pa.RecordBatch.from_arrays(
         [binary(b"k1", b"k2", b"k3"), binary(b"", b"", b""),
          pa.array([None, [{"name": "n", "value": b"v"}], None], HEADERS.type)],

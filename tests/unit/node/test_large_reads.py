@@ -18,7 +18,7 @@ from logstore.meta.records import Member
 from logstore.node.answers import ANSWER_BYTES
 from logstore.proto.v1 import log_pb2
 from sharder.keys import Partitioner
-from tests.support.nodes import Nodes, nodes
+from tests.support.nodes import LogChoices, Nodes, nodes
 from tests.unit.node.test_bit_rot import PATIENT, engine_of
 
 SHARD = "orders/0"
@@ -37,7 +37,7 @@ class Way:
         return f"{self.replicas}-{self.compression}-{self.durability}-{self.partitioner}"
 
     @property
-    def options(self) -> dict[str, object]:
+    def options(self) -> LogChoices:
         return {
             "compression": Compression(self.compression),
             "durability": Durability(self.durability),
@@ -97,7 +97,7 @@ def access_log(first: int, count: int) -> list[bytes]:
 
 async def sizes_of(n: Nodes, request: log_pb2.ReadRequest) -> list[int]:
     """Bytes of the answers to one plain read."""
-    return [a.ByteSize() async for a in n.log_stub("i1").Read(request)]  # type: ignore[attr-defined]
+    return [a.ByteSize() async for a in n.log_stub("i1").Read(request)]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)

@@ -12,6 +12,7 @@ import pytest
 import logstore
 from logstore.base.errors import OverloadedError
 from logstore.base.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, SHARD_QUEUE_BYTES_MAX
+from logstore.base.types import Compression, Durability
 from logstore.engine.batch import FLAG_HEADERS, StoredBatch
 from logstore.engine.weight import BATCH_FIXED_BYTES, weight
 from logstore.feed.memory import MemoryBroker
@@ -20,6 +21,7 @@ from logstore.node.appends import PendingAppend
 from logstore.node.writer import MERGE_BYTES_MAX, ShardWriter, new_future
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2
+from sharder.keys import Partitioner
 from tests.support.largest import (
     KEY_BYTES,
     ROOM,
@@ -93,7 +95,7 @@ async def test_the_largest_batches_go_through_every_read(tmp_path: Path, kind: K
 async def test_one_byte_more_is_refused_with_a_clear_error(tmp_path: Path) -> None:
     async with nodes(tmp_path, 1) as n:
         for kind in KINDS[:3]:
-            await create(n, Kind(kind.number, kind.partitioner, kind.compression, "os", 1))
+            await create(n, Kind(kind.number, kind.partitioner, kind.compression))
             messages = [message_of(kind, f, b, i) for i, (f, b) in enumerate(shapes(over=1), 1)]
             for result in await append(n.log_stub("i1"), messages):
                 assert result.error.code == "limit_exceeded"
@@ -105,7 +107,7 @@ async def test_one_byte_more_is_refused_with_a_clear_error(tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]], ids=lambda k: k.compression)
 async def test_a_copy_learns_the_largest_batches_and_feeds_on(tmp_path: Path, kind: Kind) -> None:
     """Snapshot chunks of what is there, feed messages of what comes, and the change stream."""
-    kind = Kind(kind.number, kind.partitioner, kind.compression, "os", 1)
+    kind = Kind(kind.number, kind.partitioner, kind.compression)
     broker = MemoryBroker()
     async with nodes(tmp_path, 0, **SLOW) as n:
         n.broker = broker
@@ -144,7 +146,7 @@ async def test_the_issues_own_append_is_refused_and_blocks_nobody(
     tmp_path: Path, replicas: int
 ) -> None:
     """65,536 records with 32 headers of one letter each: 15.1 MB sent, more than that stored."""
-    kind = Kind(0, "range", "none", "os", replicas)
+    kind = Kind(0, replicas=replicas)
     async with cluster_of(tmp_path, kind) as n:
         stub = n.log_stub("i1")
         record = log_pb2.Record(key=b"k", value=b"", headers=letters(32))
@@ -161,7 +163,7 @@ async def test_the_issues_own_append_is_refused_and_blocks_nobody(
 
 
 async def test_the_largest_unary_append_is_replicated(tmp_path: Path) -> None:
-    kind = Kind(0, "range", "zstd", "fsync", 3)
+    kind = Kind(0, Partitioner.RANGE, Compression.ZSTD, Durability.FSYNC, 3)
     each = weight(1, KEY_BYTES + 32, FLAG_HEADERS, 32)
     count = ROOM // each
     async with cluster_of(tmp_path, kind) as n:
@@ -176,7 +178,7 @@ async def test_the_largest_unary_append_is_replicated(tmp_path: Path) -> None:
 
 async def test_headers_count_in_the_size_of_a_record_in_bytes_of_utf8(tmp_path: Path) -> None:
     async with nodes(tmp_path, 1) as n:
-        kind = Kind(0, "range", "none", "os", 1)
+        kind = Kind(0)
         await create(n, kind)
         stub = n.log_stub("i1")
         value, name = bytes(1024 * 1024 - 10), "é" * 4
@@ -196,7 +198,7 @@ async def test_small_appends_are_merged_by_what_they_weigh(tmp_path: Path) -> No
     """Empty records with headers have no content at all: counted by that, everything that waits
     became one stored batch."""
     async with nodes(tmp_path, 1) as n:
-        kind = Kind(0, "range", "none", "os", 1)
+        kind = Kind(0)
         await create(n, kind)
         replica = n.servers["i1"].instance.replicas[kind.shard]
         rows = [log_pb2.Record(headers=letters(32))] * 32
@@ -219,7 +221,7 @@ async def test_small_appends_are_merged_by_what_they_weigh(tmp_path: Path) -> No
 
 async def test_empty_records_that_wait_are_bounded_too(tmp_path: Path) -> None:
     async with nodes(tmp_path, 1) as n:
-        kind = Kind(0, "range", "none", "os", 1)
+        kind = Kind(0)
         await create(n, kind)
         writer = n.servers["i1"].instance.replicas[kind.shard].writer
         writer.set_open(False, 0)  # as during a hand-over: what comes waits

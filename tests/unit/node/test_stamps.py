@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import google_crc32c
 import pyarrow as pa
@@ -25,7 +26,7 @@ from logstore.node.stamps import admit_stamps, unit_guess
 from logstore.node.writer import new_future
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2
-from tests.support.nodes import Nodes, append, batch_of, nodes
+from tests.support.nodes import LogChoices, Nodes, append, batch_of, nodes
 
 NOW_US = 1_764_513_600_000_000
 HOUR_US = 3_600_000_000
@@ -60,7 +61,7 @@ async def stamps(n: Nodes, shard: str) -> list[int]:
     return found
 
 
-async def ready(n: Nodes, shard: str, **options: object) -> None:
+async def ready(n: Nodes, shard: str, **options: Unpack[LogChoices]) -> None:
     await n.create(shard, "i1", **options)
     await n.until(shard, lambda r: r.epoch == 2)
 

@@ -1,5 +1,7 @@
 """Heavy hitters, layers and merges of heatmaps, replay of an access log."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,14 @@ def zipf(n: int, seed: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).zipf(1.2, n).astype(np.uint64)
 
 
+def key_of(batch: np.ndarray, i: int) -> int:
+    return int(batch[i])
+
+
 def test_the_heaviest_keys_are_found_and_never_counted_short() -> None:
     drawn, found = zipf(200_000), HeavyHitters(128)
     for batch in np.array_split(drawn, 200):
-        found.add(batch, name=lambda i, batch=batch: int(batch[i]))
+        found.add(batch, name=partial(key_of, batch))
     keys, counts = np.unique(drawn, return_counts=True)
     true = dict(zip(keys.tolist(), counts.tolist(), strict=True))
     heavy = sorted(true, key=lambda key: -true[key])[:50]

@@ -1,6 +1,7 @@
 """Metadata from copies: whole where a member of the newest in-sync set is left, else reported."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -121,7 +122,7 @@ def record(epoch: int, *in_sync: Member, learners: tuple[Member, ...] = ()) -> S
                        learners, min_in_sync=2)  # fmt: skip
 
 
-def copy(member: Member, facts: ShardRecord, end: int, epoch: int, **more: object) -> FoundCopy:
+def copy(member: Member, facts: ShardRecord, end: int, epoch: int, **more: Any) -> FoundCopy:
     made = FoundCopy(member.instance, member.replica_id, facts.shard, CLUSTER, "g", facts.epoch,
                      facts, LOG, 0, end, chain(end), epoch)  # fmt: skip
     return replace(made, **more)
