@@ -38,3 +38,8 @@ def lowered(window: int, batches: int = 0) -> Iterator[None]:
     finally:
         for (module, name, _), bound in zip(lower, real, strict=True):
             setattr(module, name, bound)
+
+
+def producer_window() -> int:
+    """The bound that holds now, lowered or not."""
+    return logstore.base.limits.PRODUCER_WINDOW

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from logstore.base import limits
 from logstore.base.errors import LogstoreError
 from logstore.client.client import Log
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2, log_pb2_grpc
 from sharder.keys import routing_key
 from tests.simulation.client import Caller, Pool
+from tests.simulation.limits import producer_window
 from tests.simulation.network import Network
 from tests.simulation.transport import Channel
 from tests.simulation.world import World
@@ -212,7 +212,7 @@ class Resender(Caller):
         """What a producer's window holds is known to whoever knows what came after it (I6)."""
         last = int(text.rpartition(" ")[2]) - 1
         behind = last - request.message.sequence
-        if request.acks and 0 <= behind < limits.PRODUCER_WINDOW:
+        if request.acks and 0 <= behind < producer_window():
             self._wrong(request, f", and is forgotten, {behind} behind the last")
 
     def _wrong(self, request: _Request, text: str) -> None:

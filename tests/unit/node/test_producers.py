@@ -40,10 +40,10 @@ def append(producer: int, sequence: int, records: int = 1) -> PendingAppend:
 def writer_on(engine: Engine) -> ShardWriter:
     log = ShardLog(engine, 1)
     writer = ShardWriter(
-        "log/0", log, LogOptions(), lambda: 1, lambda _: None, lambda _: None, lambda _: None
+        "log/0", log, LogOptions(), lambda: 1, lambda _: False, lambda _: None, lambda _: None
     )
     writer.lead(1)
-    writer.open = True
+    writer.set_open(True, 0)
     return writer
 
 
@@ -66,7 +66,7 @@ def restored(source: Engine) -> Engine:
     return made
 
 
-def told(engine: Engine) -> list[tuple[int, tuple[ProducerEntry, ...]]]:
+def remembered(engine: Engine) -> list[tuple[int, tuple[ProducerEntry, ...]]]:
     """The producers in the order in which they will be forgotten, with what is kept of each."""
     return list(ProducerTable(engine.producers(1)).view().items())
 
@@ -99,7 +99,7 @@ async def test_primary_follower_and_restored_copy_forget_the_same_producers_in_t
             again = restored(rng.choice(copies))
             assert (
                 list(writer._producers.view().items())
-                == told(primary) == told(follower) == told(again)
+                == remembered(primary) == remembered(follower) == remembered(again)
             )  # fmt: skip
     assert forgotten > 20
     follower.close()
