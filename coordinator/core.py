@@ -1,4 +1,4 @@
-"""One coordinator without its sockets: what it learns, which cells it leads, and its services.
+"""One coordinator without its sockets: its statistics, its cells, and its services.
 
 `coordinator.server` puts it behind gRPC; the simulator puts it behind a simulated network.
 """
@@ -81,7 +81,7 @@ class CoordinatorCore:
         self.announced = Announced(store, self.learner)
         self.nodes = GrpcNodes(store, transport)
         self.work: Cell
-        """Of the cell that an embedded store has, else one that only reads; made by `begin`."""
+        """The cell of an embedded store, else one that only reads; made by `begin`."""
         self._leading: CellLeadership | None = None
         self._router: CellRouter | None = None
         self._led: dict[str, Cell] = {}
@@ -90,7 +90,7 @@ class CoordinatorCore:
 
     @property
     def led(self) -> dict[str, Cell]:
-        """Cell -> its work, of those that are led here."""
+        """Cell -> its work, of the cells led here."""
         return {LOG_WIDE: self.work} if self._router is None else self._led
 
     @property
@@ -105,7 +105,7 @@ class CoordinatorCore:
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """What every call of `services` passes, in this order."""
+        """The interceptors of every call of `services`, in this order."""
         doorkeeper = Doorkeeper(lambda: (self.nodes.cluster, ""))
         return [doorkeeper] if self._router is None else [doorkeeper, self._router]
 
@@ -122,8 +122,8 @@ class CoordinatorCore:
     # ---- life --------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Begin a generation of the store, before anything else is written to it: one that was put
-        back from a copy is known for it by that (design note 0008). Then make what works on it.
+        """Begin a generation of the store, before any other write: this shows whether the store was
+        put back from a copy (design note 0008). Then make the parts that work on it.
 
         `WrongClusterError`, `ConfigError`."""
         config, store = self.config, self.store
@@ -175,7 +175,7 @@ class CoordinatorCore:
         return Cell(cell, store, self._parts)
 
     async def stop(self) -> None:
-        """Lead and learn no more; what is unfinished goes on at the next leader."""
+        """Stop leading and learning; the next leader goes on with unfinished work."""
         if self._leading is not None:
             await self._leading.close()
         await self.work.close()

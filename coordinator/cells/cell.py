@@ -1,7 +1,7 @@
-"""What the leader of one cell runs: migrations and repair of its shards, and the calls about them.
+"""The work of the leader of one cell: migrations and repair of its shards, and calls about them.
 
 Cell "0" also creates and deletes logs and plans over all shards (design note 0004). Every write
-goes through the store that it is given: with etcd a `FencedStore` of this cell's leadership.
+goes through the given store: with etcd a `FencedStore` of this cell's leadership.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ from logstore.meta.port import (
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What all cells of one process share."""
+    """Parts that all cells of one process share."""
 
     config: CoordinatorConfig
     env: Env
@@ -115,7 +115,7 @@ class Cell:
         self._sweeper: FeedSweeper | None = None
 
     async def start(self) -> None:
-        """Go on with what is unfinished."""
+        """Resume unfinished work."""
         if self.cell == LOG_WIDE:
             if self._config.metadata is not None:
                 await open_generation(self._store, self._env, self._config.advertise or "")
@@ -132,11 +132,12 @@ class Cell:
 
     @property
     def broker_up(self) -> bool | None:
-        """Whether the feeds' broker answered last; None: none is configured, or not asked here."""
+        """Whether the feeds' broker answered last; None: none is configured, or it was not
+        asked."""
         return None if self._sweeper is None else self._sweeper.broker_up
 
     async def _start_feeds(self) -> None:
-        """Before any move is taken up: its next attempt needs a name for its topic."""
+        """Before any move is resumed: its next attempt needs a name for its topic."""
         broker = open_broker(self._config.kafka)
         if broker is None:
             return

@@ -1,7 +1,7 @@
-"""Calls that belong to a cell, at a coordinator that may not lead it: answered here or passed on.
+"""Calls that belong to a cell, at a coordinator that may not lead it: answered here or forwarded.
 
 `coordinator.calls` says what a call is of: one of a shard goes to the leader of the shard's cell,
-one of a log or the cluster to cell "0"'s, and what is of anyone is answered by any coordinator. A
+one of a log or the cluster to the leader of cell "0", and any coordinator answers one of anyone. A
 call is sent to another coordinator once: when the connection is lost its outcome is unknown, as for
 any client.
 """
@@ -26,7 +26,7 @@ from logstore.proto.transport import Transport
 
 PACKAGE = "coordinator.v1."
 LEADER_WAIT_S = 6.0
-"""How long a call waits for its cell to have a leader; longer than a leader's death takes."""
+"""How long a call waits for a leader of its cell; longer than a failover takes."""
 LEADER_POLL_S = 0.1
 TIMEOUT_S = 300.0
 FORWARDED = "logstore-forwarded"
@@ -35,7 +35,7 @@ Led = Mapping[str, Cell]
 
 
 class CellRouter(grpc.aio.ServerInterceptor):
-    """Serves a call from the work of its cell, if that is led here, else forwards it."""
+    """Serves a call by the work of its cell, if that is led here, else forwards it."""
 
     def __init__(self, store: MetadataStore, led: Led, cells: int, transport: Transport) -> None:
         self._store, self._led, self._cells, self._transport = store, led, cells, transport
@@ -70,7 +70,7 @@ class CellRouter(grpc.aio.ServerInterceptor):
         )
 
     async def _cell_of(self, call: Call, request: Any) -> str:
-        """Of a call of a shard: by its field `shard`, or the shard of the migration `id`."""
+        """The shard of a call: its field `shard`, or the shard of the migration `id`."""
         if call.of is not Of.SHARD:
             return LOG_WIDE
         shard: str = getattr(request, "shard", "")
@@ -81,7 +81,7 @@ class CellRouter(grpc.aio.ServerInterceptor):
         return cell_of(shard, self._cells) if shard else LOG_WIDE
 
     async def _leader(self, cell: str, forwarded: bool) -> tuple[Cell | None, str]:
-        """The work here, or where its leader is; waits for a new leader, within a bound."""
+        """The work here, or the leader's address; waits for a new leader, within a bound."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEADER_WAIT_S
         while True:

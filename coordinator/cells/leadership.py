@@ -1,9 +1,10 @@
-"""Which cells this coordinator leads: it registers, sees who else lives, and stands for its share.
+"""The cells that this coordinator leads: it registers, watches the others, and campaigns.
 
 Each cell has an election of its own; its leader writes through a `FencedStore` (I9), so one that
-was replaced without knowing it can change nothing. Registrations under leases say who lives: when
-one ends, its cells fall to the others; when one joins, each gives back what is the new one's share.
-The views of two coordinators may differ for a moment: a cell then has one leader or none, not two.
+was replaced without knowing it can change nothing. Registrations under leases show which
+coordinators live: when one ends, the others take its cells; when one joins, each gives back the new
+one's share. The views of two coordinators may differ for a moment: a cell then has one leader or
+none, not two.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ class CellLeadership:
         ttl_s: float = TTL_S,
     ) -> None:
         """`address`: where other coordinators reach us. `make(cell, store)`: its work, which is in
-        `led` as long as it is led. `ttl_s`: how long a dead leader is waited for."""
+        `led` while we lead it. `ttl_s`: how long a dead leader is waited for."""
         self.led, self._ttl_s = led, ttl_s
         self._store, self._env, self._address = store, env, address
         self._cells, self._make = cell_names(count), make
@@ -122,7 +123,7 @@ class CellLeadership:
         key: str,
         lead: "Callable[[FencedStore, asyncio.Event], Coroutine[Any, Any, None]]",
     ) -> None:
-        """Campaign, lead until it is lost, and again, until cancelled."""
+        """Campaign, lead until the leadership is lost, and again, until cancelled."""
         election = Election(
             self._store, key, self._name, self._env, address=self._address, ttl_s=self._ttl_s
         )

@@ -1,4 +1,4 @@
-"""What every command shares: options, calls with our errors, tables, JSON."""
+"""Shared by all commands: options, calls with our errors, tables, JSON."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ class DefaultToList(TyperGroup):
 
 
 class _Console(Console):
-    """Ends like any other output when its reader has left (rich ends with status 1)."""
+    """Ends like any other output when its reader is gone (rich ends with status 1)."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
@@ -70,11 +70,11 @@ class _Console(Console):
 out = _Console(soft_wrap=False, highlight=False)
 
 _NEXT = ("unavailable", NotServedHereError.code)
-"""Errors of an address after which the next one is asked."""
+"""Errors of an address after which the next one is tried."""
 
 
 class CommandError(LogstoreError):
-    """The command did its work and the answer is no: exit status 1."""
+    """The command ran and the answer is no: exit status 1."""
 
     code = "failed"
     status = Status.FAILED_PRECONDITION
@@ -115,7 +115,7 @@ class Coordinator:
         return [decode(item, InstanceRow) for item in answer.instances_json]
 
     async def stream(self, service: str, method: str, request: Any) -> AsyncIterator[Any]:
-        """A server stream; the next address is tried as long as nothing came."""
+        """A server stream; the next address is tried until the first message."""
         failed: list[LogstoreError] = []
         for address in self._addresses:
             channel, begun = self._transport.channel(address), False
@@ -181,7 +181,7 @@ _loop: asyncio.Runner | None = None
 
 @contextlib.contextmanager
 def one_loop() -> Iterator[None]:
-    """All `run`s inside share one event loop: gRPC keeps state of the loop that it began in."""
+    """All `run`s inside share one event loop: gRPC keeps state of its first loop."""
     global _loop
     outer = _loop
     with asyncio.Runner() as _loop:
@@ -193,7 +193,7 @@ def one_loop() -> Iterator[None]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's asynchronous part."""
-    if not debugging():  # what background tasks leave behind is nothing for a person
+    if not debugging():  # errors of background tasks mean nothing to a person
         logging.getLogger().addHandler(_SILENT)
     if _loop is None:
         return asyncio.run(work)
@@ -246,7 +246,7 @@ def check_writable(option: str, path: Path) -> None:
 
 
 def note(message: str) -> None:
-    """One line on standard error that a person should know, and a script may leave."""
+    """One line on standard error that a person should know, and a script may ignore."""
     typer.echo(f"note: {one_line(message)}", err=True)
 
 
@@ -256,7 +256,7 @@ def print_json(value: object) -> None:
 
 
 def fields_of(answer: msgspec.Struct) -> dict[str, Any]:
-    """An answer's fields as JSON types, for what is printed with more beside them."""
+    """An answer's fields as JSON types, to be printed with more fields."""
     found: dict[str, Any] = msgspec.to_builtins(answer)
     return found
 
@@ -278,7 +278,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def print_odd(what: str, entries: Sequence[tuple[str, str]]) -> None:
-    """Below a table: stored entries that cannot be shown in it, each with its name and why."""
+    """Below a table: stored entries that it cannot show, each with its name and the reason."""
     for name, why in entries:
         typer.echo(f"odd {what} {name!r}: it cannot be read ({why})")
 
@@ -291,14 +291,14 @@ def time_text(us: int | None) -> str:
 
 
 def text(data: bytes) -> str:
-    """Bytes for people: UTF-8; what is not, or cannot be printed, is shown escaped."""
+    """Bytes for people: UTF-8; other bytes and unprintable characters are escaped."""
     found = data.decode("utf-8", "backslashreplace")
     return found if found.isprintable() else found.encode("unicode_escape").decode()
 
 
 def record_json(record: Record) -> dict[str, object]:
     """A record as JSON, without loss: `key` and `value` as text where they are UTF-8, else as
-    `key_base64` and `value_base64`. `headers` are text for people; those that are not UTF-8 stand
+    `key_base64` and `value_base64`. `headers` are text for people; those that are not UTF-8 are
     in `headers_base64` as well.
     """
     found: dict[str, object] = {"shard": record.shard, "offset": record.offset,

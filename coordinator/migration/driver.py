@@ -61,7 +61,7 @@ FAULT_RETRY_S = 2.0
 CHAIN_TIMEOUT_S = 5.0
 
 FiguresOf = Callable[[str, str, str, int], RampStatistics]
-"""(shard, source, target, since_us) -> what statistics say of both sides since then."""
+"""(shard, source, target, since_us) -> statistics of both sides since then."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ def _no_figures(shard: str, source: str, target: str, since_us: int) -> RampStat
 
 @dataclass(slots=True)
 class MoveMemory:
-    """What one leader remembers of a migration; losing it costs time, never safety."""
+    """A leader's memory of a migration; losing it costs time, never safety."""
 
     ramp: RampState = field(default_factory=RampState)
     verified: Verified | None = None
@@ -102,7 +102,7 @@ class _Read:
 
 
 class MigrationDriver:
-    """Runs migrations over a store and the instances. `start` resumes what is unfinished.
+    """Runs migrations over a store and the instances. `start` resumes unfinished ones.
 
     `owns`: of which shards (a cell's, design note 0004); others' migrations are written, not run.
     """
@@ -128,7 +128,7 @@ class MigrationDriver:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._background = Background("migrations")
         self.feed_prefix = ""
-        """Of the topics of Kafka feeds; empty: no broker is configured."""
+        """Topics of Kafka feeds; empty: no broker is configured."""
         self.feed_ended = asyncio.Event()
         """Set when a topic is not needed any more."""
 
@@ -275,7 +275,7 @@ class MigrationDriver:
         source_copy = _of(source, record.source.replica_id)
         held = record.target
         if held is None and read.shard is not None and switches(record):
-            held = read.shard.member_on(record.target_instance)  # a failover may have it lead
+            held = read.shard.member_on(record.target_instance)  # it may lead after a failover
         target_copy = _of(target, held.replica_id if held else None)
         figures = self._figures(
             record.shard, record.source.instance, record.target_instance, record.since_us
@@ -379,7 +379,7 @@ class MigrationDriver:
         return Verified(copy.replica_id, end, chain, expected, where=where)
 
     async def _where(self, record: MigrationRecord, effect: Verify) -> str:
-        """The first difference of both copies; that it is not found changes no decision."""
+        """The first difference of both copies; without one the decision is the same."""
         nodes, shard = self._nodes, record.shard
         try:
             bases = [await nodes.base(m, shard) for m in (effect.copy, effect.against)]

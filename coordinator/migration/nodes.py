@@ -1,4 +1,4 @@
-"""What the migration driver asks of instances: `Status` and `VerifyChain`, nothing else."""
+"""Calls of the migration driver to instances: only `Status` and `VerifyChain`."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ COPIES_TIMEOUT_S = 10.0
 
 
 class Nodes(Protocol):
-    """Errors: `UnavailableError` when the instance cannot be reached; else what it answers."""
+    """Errors: `UnavailableError` when the instance cannot be reached; else the instance's error."""
 
     async def copies(self, instance: str, shard: str) -> list[CopyReport]:
         """The copies of `shard` that the instance holds."""

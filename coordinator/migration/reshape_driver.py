@@ -61,7 +61,7 @@ class ReshapeDriver:
         self._background = Background("splits and merges")
 
     async def start(self) -> None:
-        """Work on every unfinished one that nobody works on yet; repeatable."""
+        """Work on every unfinished one without a worker; repeatable."""
         for record in await self.all():
             if record.active:
                 self._spawn(record.id)
@@ -245,6 +245,6 @@ class ReshapeDriver:
 
 
 def told(record: ReshapeRecord, dry_run: bool | UnsetType = UNSET) -> Reshape:
-    """A reshape as it is answered, with what it took."""
+    """A reshape as an answer, with its durations."""
     took_s = (record.phases[-1].at_us - record.created_us) / 1e6
     return Reshape(dry_run=dry_run, **fields_of(record), duration_s=round(took_s, 6))

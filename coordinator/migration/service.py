@@ -35,9 +35,9 @@ WATCH_INTERVAL_S = 0.25
 
 
 def told(record: MigrationRecord, shard: ShardRecord | None, now_us: int, rate: float) -> Migration:
-    """A migration as it is answered: the record, its story, the ramp's p, and the seconds left.
+    """A migration as an answer: the record, its story, the ramp's p, and the seconds left.
 
-    `rate` is the copy rate to expect, 10^6 bytes/s.
+    `rate` is the expected copy rate, 10^6 bytes/s.
     """
     p = shard.route.get(record.target_instance, 0.0) if shard is not None else 0.0
     steps = {
@@ -110,8 +110,8 @@ def learned_key(kind: Partitioner, parent: ShardRecord, heatmap: AccessHeatmap |
 
 
 class MigrationsService(MigrationsServicer):
-    """`defaults`: move options of this coordinator, under those that a request gives. `heatmap`:
-    of a log, where statistics learned one."""
+    """`defaults`: move options of this coordinator, under those of a request. `heatmap`:
+    of a log with statistics."""
 
     def __init__(
         self,
@@ -241,7 +241,8 @@ class MigrationsService(MigrationsServicer):
                 record = await self._driver.ledger.get(request.id)
 
     async def _next(self, migration: str) -> None:
-        """The next change of the record, or a while (the ramp's share is in the shard record)."""
+        """The next change of the record, or after a while (the ramp's share is in the shard
+        record)."""
         key = migration_key(migration)
         revision = (await self._store.range(key)).revision
         await wait_for_change(self._store, [key], revision, WATCH_INTERVAL_S)

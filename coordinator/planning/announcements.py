@@ -1,7 +1,7 @@
-"""What people know of the future: events of the calendar and profiles of client groups.
+"""Announcements of the future: events of the calendar and profiles of client groups.
 
 The metadata holds them (`/calendar/NAME`, `/profiles/GROUP`); every coordinator watches them and
-takes them into its forecasts, so they survive restarts and leaders.
+adds them to its forecasts, so they survive restarts and changes of leader.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from profiler.forecast.groups import GROUPS_MAX, PROFILE_SLOTS_MAX, UsageProfile
 CALENDAR = "/calendar/"
 PROFILES = "/profiles/"
 LIST_MAX = 1_024
-"""Logs that a profile names."""
+"""Logs named in a profile."""
 TIME_S_MIN, TIME_S_MAX = -62_135_596_800, 253_402_300_799
 """The years 1 to 9999, which every calendar can show."""
 STEP_S_MAX = 366 * 86_400.0
 STEPS_MAX = 10_000
-"""Steps of one profile: it is one value of the metadata, which are small."""
+"""Steps of one profile: it is one value of the metadata, which must be small."""
 EVENT_TIME_MAX_S = 7_258_118_400.0
 EVENT_DAYS_MAX = 366
 EVENT_SHARDS_MAX = 1_000
@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 
 def check_profile(record: ProfileRecord) -> ProfileRecord:
-    """Refuse what cannot be kept or forecast with."""
+    """Refuse a profile that cannot be stored or forecast with."""
     _check_name("group", record.group)
     if not 1 <= len(record.ops_per_s) <= STEPS_MAX:
         raise InvalidArgumentError(
@@ -63,7 +63,7 @@ def check_profile(record: ProfileRecord) -> ProfileRecord:
 
 
 def check_event(event: Event) -> Event:
-    """Refuse what no forecast can be made with: bounds beside those of the type itself.
+    """Refuse an event that no forecast can use: bounds beside those of the type itself.
 
     Times are the logs' own, so they are compared with no clock; a year like 9999 is a mistake.
     """
@@ -89,7 +89,7 @@ def check_event(event: Event) -> Event:
 
 
 def overlap(one: Event, other: Event) -> bool:
-    """Do both touch a shard at some time?"""
+    """Whether both touch a shard at some time."""
     if not (one.start_s < other.end_s and other.start_s < one.end_s):
         return False
     if not one.shards or not other.shards:
@@ -100,7 +100,7 @@ def overlap(one: Event, other: Event) -> bool:
 def usage(record: ProfileRecord, slot_s: float) -> UsageProfile:
     """The profile in operations a slot; a step may be shorter or longer than a slot.
 
-    InvalidArgumentError where it repeats after what is not a whole number of slots, or is too long.
+    InvalidArgumentError if it repeats after a fraction of slots, or is too long.
     """
     length_s = len(record.ops_per_s) * record.step_s
     first = int(record.start_s // slot_s)
@@ -125,7 +125,7 @@ def usage(record: ProfileRecord, slot_s: float) -> UsageProfile:
 
 
 class AnnouncementsService(AnnouncementsServicer):
-    """Writes what is announced to the metadata, by compare-and-swap (I9)."""
+    """Writes announcements to the metadata, by compare-and-swap (I9)."""
 
     def __init__(self, store: MetadataStore, slot_s: float) -> None:
         self._store, self._slot_s = store, slot_s
@@ -194,7 +194,7 @@ class AnnouncementsService(AnnouncementsServicer):
 
 
 class Announced:
-    """Takes what is announced into the forecasts: at the start, and at each change."""
+    """Adds announcements to the forecasts: at the start, and at each change."""
 
     def __init__(self, store: MetadataStore, learner: ModelTrainer) -> None:
         self._store, self._learner = store, learner

@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerConfig:
     """Without the policy `drain`: `replicas.drain` and repair empty instances, also while the
-    autopilot is off. Nothing is planned onto a draining instance either way."""
+    autopilot is off. The planner moves nothing onto a draining instance in either case."""
     mode = PlanMode.ACTIVE if autopilot is Autopilot.ON else PlanMode.DRY_RUN
     return PlannerConfig(
         mode=mode,
@@ -108,7 +108,7 @@ class PlanningLoop:
                 _log.exception("no plan this period")
 
     async def round(self) -> PlanNote:
-        """One period: plan, and start what is due if the autopilot is on."""
+        """One period: plan, and start the due moves if the autopilot is on."""
         at_us = self._env.clock.wall_us()
         learned = self._intake.slots_learned - self._slots_before
         self._slots_before = self._intake.slots_learned
@@ -131,7 +131,7 @@ class PlanningLoop:
         return await self._learner.call(plan, await self.view())
 
     async def view(self) -> View:
-        """What the planner sees now."""
+        """The planner's present view."""
         now_s = self._env.clock.wall_us() / 1e6
         shards = await shard_table(self._store).all()
         instances = await self._catalog.instances()
@@ -156,7 +156,7 @@ class PlanningLoop:
         return with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))
 
     def _before_slot(self, view: View) -> PastForecast | None:
-        """What the newest view of an earlier slot forecast."""
+        """The forecast of the newest view of an earlier slot."""
         if self._newest is None or view.slot > self._newest.slot:
             self._earlier = self._newest
         self._newest = PastForecast.of(view)
@@ -170,7 +170,7 @@ class PlanningLoop:
         return replace(made, executable=(*made.executable, "split"))
 
     async def _measure(self, instances: set[str]) -> None:
-        """Bytes of each shard, asked of the instances that lead them."""
+        """Bytes of each shard, from the instances that lead them."""
         found = await asyncio.gather(
             *(self._nodes.sizes(name) for name in sorted(instances)), return_exceptions=True
         )

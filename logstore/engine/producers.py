@@ -1,4 +1,4 @@
-"""What a copy remembers of its producers: a pure function of the log, the same on every replica.
+"""A copy's table of producers: a pure function of the log, the same on every replica.
 
 Of each producer the last appends are kept, and of all producers the most recent ones. Twice the
 window is kept inside, so that cutting off appends in flight (at most a window per producer) leaves
@@ -18,7 +18,7 @@ from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ProducerEntry
 
 NO_PRODUCER = 0
-"""The producer id of a span that fills the place of an append without a producer."""
+"""The producer id of a span for an append without a producer."""
 
 
 class ProducerTable:
@@ -49,7 +49,7 @@ class ProducerTable:
         return other
 
     def add(self, batch: StoredBatch) -> None:
-        """Learn the spans of the next batch."""
+        """Add the spans of the next batch."""
         offset = batch.base_offset
         for span in batch.spans():
             if span.producer_id != NO_PRODUCER:
@@ -95,7 +95,7 @@ class ProducerTable:
         return found if found is not None and found.sequence == sequence else None
 
     def truncate(self, offset: int) -> bool:
-        """Forget appends from `offset` (a batch end) on; False: cut too deep, rebuild the table."""
+        """Forget appends from `offset` (a batch end) on; False: too deep, rebuild the table."""
         for producer, entries in list(self._entries.items()):
             if entries[-1].offset < offset:
                 continue
@@ -113,7 +113,7 @@ class ProducerTable:
         return True
 
     def kept(self, producer: int) -> tuple[ProducerEntry, ...]:
-        """All that is kept of one producer, more than the window; empty when unknown."""
+        """All appends kept of one producer, more than the window; empty when unknown."""
         return tuple(self._entries.get(producer, ()))
 
     def forgot(self, producer: int) -> bool:

@@ -1,7 +1,7 @@
 """A learner fills its copy by itself: snapshot, then feed (design note 0001; F1-F4).
 
-Its own log end on the disk is the only truth: whatever breaks, it starts again from there. Chunks
-are verified before they are written; what lies on the disk is verified again by the chain.
+Its own log end on the disk is the only truth: after any failure it starts again from there. Chunks
+are verified before they are written; the chain verifies them again on the disk.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ class CatchUpControl:
     def __init__(self, copy: Copy, node: NodeContext, receiver: Receiver, at_rest: AtRest) -> None:
         self._copy, self._node, self._receiver, self._at_rest = copy, node, receiver, at_rest
         self.pushed_s = NEVER
-        """When the primary last pushed something, a heartbeat too."""
+        """When the primary last sent something, a heartbeat too."""
         self._task: asyncio.Task[None] | None = None
         self.newest: CatchUp | None = None
-        """Also after its end, for who asks how the copy was filled."""
+        """Kept after its end, to show how the copy was filled."""
 
     def begin(self) -> None:
         """Pull, if it is not under way."""
@@ -67,7 +67,7 @@ class CatchUpControl:
             await end(task)
 
     def resume_if_silent(self) -> None:
-        """The pushing primary fell silent while we are a learner: pull again."""
+        """The sending primary fell silent while we are a learner: pull again."""
         node = self._node
         if node.now_s() - self.pushed_s > node.config.follower_timeout_s:
             self.begin()
@@ -119,7 +119,7 @@ class CatchUp:
     async def run(self) -> None:
         """Pull until cancelled; a copy that can never match stops with phase `failed: …`.
 
-        A full disk says so too, and goes on trying: space may be made."""
+        A full disk shows this too, but the pull goes on trying: space may be freed."""
         node = self._node
         while True:
             try:
@@ -170,8 +170,8 @@ class CatchUp:
             copy.report(Dropped())
 
     def _cut_above_mark(self) -> None:
-        """What lies above our mark is not the source's log, or comes again from it (P5); what lies
-        below was trimmed there, so all of this copy may go (I13)."""
+        """Records above our mark are not the source's log, or come again from it (P5); those below
+        were trimmed there, so all of this copy may go (I13)."""
         log = self._copy.log
         meta = log.meta()
         if meta is None:
@@ -242,7 +242,7 @@ class CatchUp:
             await self._synced(partial(log.set_meta, whole))
 
     async def _synced(self, work: Callable[[], None]) -> None:
-        """What waits for the disk, off the loop: others' appends are served there. It is done when
+        """Waits for the disk off the loop, which serves others' appends. The work is done when
         this returns, also by a cancellation, so nothing of a copy is under way after its end."""
         loop = asyncio.get_running_loop()
         done = loop.run_in_executor(self._node.readers, work)

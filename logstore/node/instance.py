@@ -1,7 +1,8 @@
 """One instance: its engine, the copies it holds, and its way to the metadata.
 
-What it serves follows from the metadata alone: for each record that names it, a copy is open. What
-it holds does not: a copy is retired on a tombstone only, and one that nothing names is kept (P9).
+The metadata alone decides what it serves: for each record that names it, a copy is open. It does
+not decide what it holds: a copy is retired only on a tombstone, and one without a record is kept
+(P9).
 """
 
 import asyncio
@@ -361,8 +362,9 @@ class Instance:
         return any(r.copy.damage and not r.copy.is_alone() for r in self.replicas.values())
 
     def _begins_here(self, member: Member, record: ShardRecord) -> bool:
-        """May this copy begin empty? A new log's primary does, and each first member of a successor
-        in place, as long as its disk proves that it was there: it holds a parent's end (S1)."""
+        """Whether this copy may begin empty. A new log's primary may, and each first member of a
+        successor in place, as long as its disk proves that it was there: it holds a parent's end
+        (S1)."""
         if record.epoch == 1 and record.primary.replica_id == member.replica_id:
             return True
         if member.replica_id not in record.first_members:
@@ -411,7 +413,7 @@ class Instance:
         return self.copies.orphans(record for record, _ in self.metadata_view.shards.values())
 
     def _keep_facts(self, shard: str, replica_id: int, record: ShardRecord, revision: int) -> None:
-        """What a copy acts on is kept with it: the metadata can be rebuilt from it (recover)."""
+        """The records that a copy acts on are kept with it, to rebuild lost metadata (recover)."""
         log = self.metadata_view.log_of(record)
         if log is not None and self.claim.generation:
             facts = self.copies.facts_of(record, revision, encode(log))
@@ -424,7 +426,7 @@ class Instance:
         return sum(1 for record, _ in self.metadata_view.shards.values() if record.learners)
 
     async def _probe_loop(self) -> None:
-        """How late the loop is: what an append waits before it is even seen."""
+        """How late the loop is: the wait of an append before it is even seen."""
         node = self.node
         while True:
             due_s = node.now_s() + self._lag_probe_s

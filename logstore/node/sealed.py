@@ -1,6 +1,6 @@
-"""What a copy of a sealed shard answers: retries, from its final producer table, and key versions.
+"""Answers of a copy of a sealed shard: retries, from its final producer table, and key versions.
 
-A sealed shard never reopens (S5), so what its copy holds at `sealed_end` is final: a retry is
+A sealed shard never reopens (S5), so the content of its copy at `sealed_end` is final: a retry is
 a duplicate, or surely not stored, now and for ever (docs/design/0005-seals.md).
 """
 
@@ -89,7 +89,7 @@ class SealedAnswers:
 
 
 class AncestorVersions:
-    """How many records a key has in a shard's sealed ancestors (S3); asked once, then known."""
+    """Records of a key in a shard's sealed ancestors (S3); asked once, then known."""
 
     def __init__(self, copy: Copy, node: NodeContext) -> None:
         self._copy, self._node = copy, node

@@ -15,7 +15,7 @@ from logstore.proto import fork
 Options = Sequence[tuple[str, int | str]]
 
 USE_PROXY = "LOGSTORE_USE_PROXY"
-"""Environment: with the value 1 calls go through the proxies that http_proxy and its kin name."""
+"""Environment: with the value 1 calls go through the proxies of http_proxy and similar names."""
 
 IDLE_S = 300.0
 """A connection without a call for so long is closed; the next call opens it again."""
@@ -73,7 +73,7 @@ def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc
 def listen(server: grpc.aio.Server, address: str, tls: TlsOptions | None = None) -> int:
     """Bind `host:port` (port 0: any) and return the port; a taken one is AddressInUseError.
 
-    InvalidArgumentError for an address that is none.
+    InvalidArgumentError for an invalid address.
     """
     address = str(parse_address(address, "listen", port_min=0))
     try:
