@@ -62,7 +62,7 @@ def code_digest(mutant: Mutant) -> str:
 def _tree_digest() -> str:
     digest = hashlib.blake2b(digest_size=4)
     for package in PACKAGES:
-        folders = ("simulation", "checkers") if package == "tests" else (".",)
+        folders = ("simulation", "support/checkers") if package == "tests" else (".",)
         for folder in folders:
             for path in sorted((ROOT / package / folder).rglob("*.py")):
                 if HERE not in path.parents and not path.name.startswith("test_"):
