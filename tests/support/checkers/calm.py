@@ -1,4 +1,4 @@
-"""Nobody writes a shard's record again and again: the metadata store is everybody's."""
+"""No author writes a shard's record again and again: all share the metadata store."""
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from logstore.meta.records import SHARDS, ShardRecord, decode_shard
 from tests.support.checkers.history import MetadataTxn, Violation
 
-TERMS_MAX = 5
-"""Epochs that one author may begin for a shard in a second, its members being the same."""
+TERMS_MAX = 10
+"""Epochs that one author may begin for a shard in a second, its members being the same. Each start
+of its process begins one, and a disk that is full for moments two or three."""
 
 
 def check(txns: Sequence[MetadataTxn], terms_max: int = TERMS_MAX) -> list[Violation]:

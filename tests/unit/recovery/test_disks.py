@@ -211,7 +211,7 @@ async def test_who_it_is_comes_last_and_is_refused_when_somebody_else_wrote(
             return found
 
     store = Raced()
-    with pytest.raises(ConflictError, match="somebody else"):
+    with pytest.raises(ConflictError, match="another process wrote"):
         await write_etcd(store, plan, Env(), None)
     assert (await store.get("/ids/generation")) is None
 
