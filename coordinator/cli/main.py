@@ -5,9 +5,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+import logstore
 from coordinator.cli import (
     announce,
     append,
@@ -37,6 +39,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"logstore {logstore.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """What may stand before a command."""
+
+
 for module in (serve, logs, append, data, cluster, profile, announce, moves, reshape, simulate,
                verify, recover, copies, doctor):  # fmt: skip
     module.register(app)

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+import logstore
 from coordinator.cli.common import Coordinator
 from coordinator.cli.main import app, main
 from logstore.base.errors import InvalidArgumentError, UnavailableError
@@ -34,6 +35,11 @@ def test_every_promised_command_is_there() -> None:
         *("resume", "abort", "rollback", "complete", "verify", "recover", "copies"),
     }
     assert promised <= {*COMMANDS, *GROUPS}
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"logstore {logstore.__version__}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
