@@ -1,5 +1,6 @@
 """The coordinator as a server: metadata, catalog, statistics, plans, migrations."""
 
+import asyncio
 import functools
 import socket
 
@@ -17,7 +18,7 @@ from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.model_trainer import LEARNED_FILE, ModelTrainer
 from logstore.base.address import Address
 from logstore.base.env import Env
-from logstore.base.errors import AddressInUseError, WrongClusterError
+from logstore.base.errors import AddressInUseError, UnavailableError, WrongClusterError
 from logstore.base.observe import Endpoint
 from logstore.base.tls import TlsOptions
 from logstore.meta.port import MetadataStore
@@ -26,6 +27,8 @@ from logstore.proto.server import GrpcServer
 from logstore.proto.transport import GrpcTransport
 
 STOP_GRACE_S = 1.0
+STORE_WAIT_S, STORE_RETRY_S = 10.0, 0.5
+"""How long a start waits for a metadata store that is away: etcd may be electing or starting."""
 _log = structlog.get_logger(__name__)
 
 
@@ -92,11 +95,12 @@ class CoordinatorServer:
     async def start(self) -> str:
         """Listen, go on with unfinished migrations, begin to plan; returns the address.
 
-        Also `WrongClusterError` when the store is another cluster's than the settings say.
+        Also `WrongClusterError` when the store is another cluster's than the settings say, and
+        `UnavailableError` when it does not answer within STORE_WAIT_S.
         """
         try:
             _probe(self.config.host, self.config.port)
-            await self.core.begin()
+            await self._begin()
             door = str(Address(self.config.host, self.config.port))
             self.address = self._server.listen(door, self._tls)
         except BaseException:
@@ -111,6 +115,19 @@ class CoordinatorServer:
         await self._server.ready()
         _log.info("coordinator serves", address=self.address)
         return self.address
+
+    async def _begin(self) -> None:
+        """Begin a generation of the store, as soon as the store answers."""
+        clock = self._env.clock
+        until_s = clock.monotonic_s() + STORE_WAIT_S
+        while True:
+            try:
+                return await self.core.begin()
+            except UnavailableError as e:
+                if clock.monotonic_s() > until_s:
+                    raise
+                _log.warning("the metadata store is away", error=e.message)
+            await asyncio.sleep(STORE_RETRY_S)
 
     def _collector(self) -> CoordinatorCollector:
         core = self.core

@@ -103,7 +103,7 @@ async def test_killed_etcd_leader(cluster: Cluster, running: Running) -> None:
     """And a primary right after it, so that a take-over meets the election."""
     async with running("killed-etcd-leader") as run:
         await cluster.parties[await cluster.leading_member()].kill()
-        victim, shards = await cluster.most_loaded(run.load.log)
+        victim, shards = await eventually(lambda: cluster.most_loaded(run.load.log))
         killed_s = time.monotonic()
         await cluster.parties[victim].kill()
         for shard in shards:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.services.etcd import EtcdCluster
+from coordinator.config import CoordinatorConfig
+from coordinator.server import CoordinatorServer
 from logstore.base.env import Env
 from logstore.base.errors import ConfigError, UnavailableError
 from logstore.meta.election import Election
@@ -159,3 +161,22 @@ async def refused(store: MetadataStore, cause: type[Exception]) -> None:
     with pytest.raises(cause):
         await store.get("/a")
     await store.close()
+
+
+async def test_a_coordinator_that_starts_before_its_store_waits_for_it(
+    cluster: EtcdCluster, tmp_path: Path
+) -> None:
+    config = CoordinatorConfig(data=tmp_path, port=0, metadata=f"etcd://{cluster.address}/waits")
+    for index in range(len(cluster.members)):
+        cluster.kill_member(index)
+    server = CoordinatorServer(config, Env())
+    starting = asyncio.create_task(server.start())
+    done, _ = await asyncio.wait({starting}, timeout=1.0)
+    for index in range(len(cluster.members)):
+        cluster.start_member(index)
+    try:
+        assert not done
+        assert await starting == server.address
+    finally:
+        await server.stop()
+        cluster.wait_ready()
