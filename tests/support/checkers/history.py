@@ -202,11 +202,22 @@ class History:
     def whole(self, rows: Sequence[Row]) -> list[Row]:
         """`rows`, as read at the end, and what was trimmed: each key's records in their order.
 
-        A successor's shard has a higher number than its parents'.
+        A successor's shard has a higher number than its parents'. A trimmed record whose offset
+        another one has now was lost with all above it before that was appended.
         """
         if not self.trimmed:
             return list(rows)
-        known = self.trimmed | {(row.shard, row.offset): row for row in rows}
+        read = {(row.shard, row.offset): row for row in rows}
+        lost_from: dict[str, int] = {}
+        for (shard, offset), row in self.trimmed.items():
+            if (shard, offset) in read and read[shard, offset].value != row.value:
+                lost_from[shard] = min(offset, lost_from.get(shard, offset))
+        trimmed = {
+            (shard, offset): row
+            for (shard, offset), row in self.trimmed.items()
+            if shard not in lost_from or offset < lost_from[shard]
+        }
+        known = trimmed | read
         return sorted(known.values(), key=_place)
 
 

@@ -20,6 +20,7 @@ from tests.support.checkers.history import (
     AppendCall,
     CopyRead,
     Divergence,
+    History,
     MetadataTxn,
     Outcome,
     Row,
@@ -125,3 +126,11 @@ def test_what_all_machines_lost_is_told() -> None:
     assert i3_acked.check_told(calls, [], lossy, [untold, told]) == []
     assert i3_acked.check_told(calls, [row(b"a", 0)], lossy, [untold]) == []
     assert i3_acked.check_told(calls, [], NONE, [untold]) == [], "that is what I3 is for"
+
+
+def test_a_trimmed_record_whose_offset_was_given_again_is_no_part_of_the_log() -> None:
+    history, trimmed = History(), [Row("log/0", n, b"k", b"old-%d" % n, 0) for n in range(3)]
+    history.trimmed = {("log/0", row.offset): row for row in trimmed}
+    again = Row("log/0", 1, b"k", b"new", 0)
+    assert [r.value for r in history.whole([again])] == [b"old-0", b"new"]
+    assert [r.value for r in history.whole(trimmed[1:])] == [b"old-0", b"old-1", b"old-2"]
