@@ -317,8 +317,8 @@ class Mistakes:
                 continue
             if engine.meta(member.replica_id) is None:
                 return False
-            if record.sealed_end is not None:
-                return engine.end(member.replica_id).end >= record.sealed_end
+            if engine.end(member.replica_id).end < (record.sealed_end or 0):
+                return False
         return True
 
     def _has_the_number(self, node: SimNode) -> bool:
