@@ -11,6 +11,7 @@ from enum import Enum
 
 from coordinator.answers.announced import AddedEvent, Events, Profiles, Removed, SetProfile
 from coordinator.answers.catalog import (
+    CellRow,
     CopyRow,
     DeletedLog,
     DrainProgress,
@@ -27,7 +28,7 @@ from logstore.meta.records import LogOptions, ShardRecord
 class Of(Enum):
     """What a call is of."""
 
-    SHARD = "one shard, or a migration of it"
+    SHARD = "one shard, a migration of it, or the parents of a split or merge"
     LOG = "a whole log"
     CLUSTER = "the whole cluster"
     ANYONE = "anyone: every coordinator answers it"
@@ -71,6 +72,7 @@ CALLS: Mapping[tuple[str, str], Call] = {
     ("Catalog", "DeleteLog"): _writes(Of.LOG, DeletedLog),
     ("Catalog", "DescribeLog"): Call(Of.ANYONE, False, _LOG_INFO),
     ("Catalog", "DiscardCopy"): _writes(Of.CLUSTER, CopyRow),
+    ("Catalog", "ListCells"): _reads(Of.ANYONE, list[CellRow]),
     ("Catalog", "ListCopies"): _reads(Of.ANYONE, list[CopyRow]),
     ("Catalog", "ListInstances"): Call(Of.ANYONE, False, {"instances_json": (InstanceRow,)}),
     ("Catalog", "ListLogs"): Call(Of.ANYONE, False, _LOG_INFOS),
@@ -92,8 +94,8 @@ CALLS: Mapping[tuple[str, str], Call] = {
     ("Migrations", "List"): _reads(Of.ANYONE, MigrationRows),
     ("Migrations", "ListReshapes"): _reads(Of.ANYONE, list[Reshape], Reshape),
     ("Migrations", "Move"): _writes(Of.SHARD, Migration, DryMove),
-    # Its shards may be in several cells.
-    ("Migrations", "Reshape"): _writes(Of.LOG, Reshape),
+    # Cell "0" merges two shards that are not of one cell.
+    ("Migrations", "Reshape"): _writes(Of.SHARD, Reshape),
     ("Migrations", "Watch"): _reads(Of.ANYONE, Migration),
     ("Placement", "GetPartition"): _writes(Of.LOG),
     ("Placement", "GetPartitions"): _writes(Of.LOG),

@@ -18,7 +18,7 @@ from coordinator.cells.leadership import CellLeadership, agree_on_cells
 from coordinator.config import CoordinatorConfig
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.planning.announcements import Announced
-from coordinator.planning.loop import PlanningLoop
+from coordinator.planning.notes import PlanCounts
 from coordinator.replicas.drain import BACK_OFF_S
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.liveness import Liveness
@@ -95,13 +95,12 @@ class CoordinatorCore:
 
     @property
     def log_wide(self) -> Cell:
-        """The work that plans over all shards, if it is led here; else one that only reads."""
+        """The log-wide work, if it is led here; else one that only reads."""
         return self.led.get(LOG_WIDE, self.work)
 
-    @property
-    def planning(self) -> PlanningLoop:
-        """The loop that plans over all shards, if it runs here."""
-        return self.log_wide.loop
+    def plan_counts(self) -> PlanCounts:
+        """What the planning loops of the cells led here counted."""
+        return PlanCounts.total(cell.loop.counts for cell in self.led.values())
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:

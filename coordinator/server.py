@@ -133,7 +133,7 @@ class CoordinatorServer:
         core = self.core
         return CoordinatorCollector(
             self._fetched,
-            lambda: core.planning.counts,
+            core.plan_counts,
             core.intake,
             self._env.clock.monotonic_s,
             lambda: sorted(core.led),

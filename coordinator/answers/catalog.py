@@ -71,6 +71,22 @@ class RetiredInstance(Answer, frozen=True, kw_only=True):
     tombstones: int
 
 
+class CellRow(Answer, frozen=True, kw_only=True):
+    """A cell and what its leader works on."""
+
+    cell: str
+    leader: str | None
+    """Its address. None: it has no leader now, or the metadata is embedded and its one coordinator
+    leads the one cell."""
+    shards: int
+    migrations: int
+    """Unfinished moves of its shards."""
+    reshapes: int
+    """Unfinished splits and merges that it carries out."""
+    log_wide: bool
+    """It also creates and deletes logs, and merges shards of two cells."""
+
+
 class InstanceRow(Answer, frozen=True, kw_only=True):
     """A registered instance (`logstore.meta.records.InstanceRecord`) and its present state."""
 

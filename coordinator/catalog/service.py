@@ -1,16 +1,16 @@
 """coordinator.v1.Catalog and logstore.v1.RouteService over the metadata store."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from coordinator.answers.base import encode, fields_of
-from coordinator.answers.catalog import DeletedLog, InstanceRow
+from coordinator.answers.catalog import CellRow, DeletedLog, InstanceRow
 from coordinator.catalog.catalog import Catalog, parse_log_options
 from coordinator.catalog.copies import CopiesAdmin
 from coordinator.catalog.copies_service import CopiesService
 from coordinator.catalog.listing import Described
 from coordinator.catalog.retiring import Retiring
-from coordinator.rpc_errors import Context, unary
+from coordinator.rpc_errors import Context, answered, unary
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.presence import Presence
 from logstore.base.env import Env
@@ -51,8 +51,10 @@ class CatalogService(CopiesService):
         *,
         copies: CopiesAdmin,
         retiring: Retiring,
+        cells: Callable[[], Awaitable[list[CellRow]]],
     ) -> None:
-        """`replicas`: default of new logs. `presence`: of the instances named as primaries."""
+        """`replicas`: default of new logs. `presence`: of the instances named as primaries.
+        `cells`: the cells as they are now."""
         super().__init__(copies, retiring)
         self._presence = presence
         self._replicas = replicas
@@ -60,7 +62,12 @@ class CatalogService(CopiesService):
         self._intake = intake
         self._env = env
         self._alive_s = alive_s
+        self._cells = cells
         self._started_s = env.clock.monotonic_s()
+
+    @unary
+    async def ListCells(self, request: pb.ListCellsRequest, context: Context) -> pb.JsonResponse:
+        return answered(await self._cells())
 
     def _alive(self, instance: str) -> bool:
         """By reports; after its start a coordinator gives all instances time to report."""

@@ -1,7 +1,8 @@
 """Cells: slices of the shard space, each under one leader (pure; design note 0004).
 
 The count of cells is fixed when a cluster is made. The xxh3-64 of a shard's id names its cell,
-so a log of many shards is divided too. Cell "0" has the log-wide work as well.
+so a log of many shards is divided too. Cell "0" has the log-wide work as well, and what crosses
+cells.
 """
 
 from collections.abc import Collection, Iterable, Set
@@ -14,7 +15,7 @@ from logstore.base.errors import InvalidArgumentError
 from sharder.ring import place
 
 LOG_WIDE = "0"
-"""The cell whose leader creates and deletes logs, and plans over all shards."""
+"""The cell whose leader creates and deletes logs, and merges shards of two cells."""
 
 
 def cell_names(count: int) -> tuple[str, ...]:
@@ -27,6 +28,12 @@ def cell_names(count: int) -> tuple[str, ...]:
 def cell_of(shard: str, count: int) -> str:
     """The cell of a shard, given how many there are; it never changes."""
     return str(xxhash.xxh3_64_intdigest(shard.encode()) % count)
+
+
+def cell_of_all(shards: Iterable[str], count: int) -> str:
+    """The cell that splits a shard or merges two: theirs, or `LOG_WIDE` when they have two."""
+    cells = {cell_of(shard, count) for shard in shards}
+    return cells.pop() if len(cells) == 1 else LOG_WIDE
 
 
 def owners(cells: Iterable[str], live: Collection[str]) -> dict[str, str]:

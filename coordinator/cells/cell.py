@@ -1,9 +1,11 @@
-"""The work of the leader of one cell: migrations and repair of its shards, and calls about them.
+"""The work of the leader of one cell: planning, migrations, splits, merges and repair of its
+shards, and calls about them.
 
-Cell "0" also creates and deletes logs and plans over all shards (design note 0004). Every write
-goes through the given store: with etcd a `FencedStore` of this cell's leadership.
+Cell "0" also creates and deletes logs, and merges shards of two cells (design note 0004). Every
+write goes through the given store: with etcd a `FencedStore` of this cell's leadership.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,8 @@ from coordinator.catalog.catalog import Catalog
 from coordinator.catalog.copies import CopiesAdmin
 from coordinator.catalog.retiring import Retiring
 from coordinator.catalog.service import CatalogService
-from coordinator.cells.assignment import LOG_WIDE, cell_of
+from coordinator.cells.assignment import LOG_WIDE, cell_of, cell_of_all
+from coordinator.cells.listing import list_cells
 from coordinator.config import CoordinatorConfig
 from coordinator.keys.service import PlacementService
 from coordinator.migration.driver import MigrationDriver
@@ -71,7 +74,13 @@ class Cell:
         self.driver = MigrationDriver(
             store, parts.nodes, env, intake.figures, self._owns, cluster=parts.cluster
         )
-        self.reshapes = ReshapeDriver(store, parts.nodes, env, cluster=parts.cluster)
+        self.reshapes = ReshapeDriver(
+            store,
+            parts.nodes,
+            env,
+            lambda shards: cell_of_all(shards, count) == cell,
+            cluster=parts.cluster,
+        )
         self.loop = PlanningLoop(
             config, env, store, parts.learner, self.driver, parts.nodes, self.reshapes
         )
@@ -96,6 +105,7 @@ class Cell:
                 presence,
                 copies=CopiesAdmin(store, self.catalog, parts.nodes),
                 retiring=Retiring(store, self.catalog),
+                cells=functools.partial(list_cells, store, count),
             ),
             "Drains": DrainsService(Drains(store, env), parts.pulse, parts.nodes, intake, presence),
             "Migrations": MigrationsService(
@@ -123,12 +133,10 @@ class Cell:
         await self._start_feeds()
         await self.driver.start()
         self.repair.start()
-        if self.cell == LOG_WIDE:
-            await self.reshapes.start()
-            await self.loop.start()
-        self._tasks.start(resume_migrations(self._store, self.driver, self._owns))
-        if self.cell == LOG_WIDE:
-            self._tasks.start(resume_reshapes(self._store, self.reshapes))
+        await self.reshapes.start()
+        await self.loop.start()
+        self._tasks.start(resume_migrations(self._store, self.driver))
+        self._tasks.start(resume_reshapes(self._store, self.reshapes))
 
     @property
     def broker_up(self) -> bool | None:

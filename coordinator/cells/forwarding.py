@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from coordinator.calls import CALLS, Call, Of
-from coordinator.cells.assignment import LOG_WIDE, cell_of
+from coordinator.cells.assignment import LOG_WIDE, cell_of, cell_of_all
 from coordinator.cells.cell import Cell
 from coordinator.migration.ledger import migration_table
 from logstore.base.errors import UnavailableError
@@ -70,9 +70,12 @@ class CellRouter(grpc.aio.ServerInterceptor):
         )
 
     async def _cell_of(self, call: Call, request: Any) -> str:
-        """The shard of a call: its field `shard`, or the shard of the migration `id`."""
+        """The shard of a call: its field `shard`, the shard of the migration `id`, or `parents`."""
         if call.of is not Of.SHARD:
             return LOG_WIDE
+        parents = getattr(request, "parents", None)
+        if parents is not None:
+            return cell_of_all(parents, self._cells)
         shard: str = getattr(request, "shard", "")
         migration: str = getattr(request, "id", "")
         if not shard and migration:

@@ -1,4 +1,4 @@
-"""`logstore instances`, `stats` and `drain`."""
+"""`logstore instances`, `cells`, `stats` and `drain`."""
 
 import asyncio
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 from msgspec.structs import replace
 from rich.progress import BarColumn, Progress, TextColumn
 
-from coordinator.answers.catalog import DrainProgress, InstanceRow, RetiredInstance
+from coordinator.answers.catalog import CellRow, DrainProgress, InstanceRow, RetiredInstance
 from coordinator.answers.statistics import Stats
 from coordinator.cli.common import (
     ADDRESS,
@@ -34,6 +34,7 @@ group = typer.Typer(cls=DefaultToList, help="List instances; retire one that wil
 
 def register(app: typer.Typer) -> None:
     app.add_typer(group, name="instances", rich_help_panel=None)
+    app.command("cells")(cells)
     app.command("stats")(stats)
     app.command("drain")(drain)
 
@@ -105,6 +106,30 @@ def retire(
         return
     what = f"{answer.learners} learners, {answer.tombstones} tombstones"
     typer.echo(f"{instance} {'can be' if dry_run else 'is'} retired ({what})")
+
+
+def cells(address: Address = ADDRESS, as_json: AsJson = False) -> None:
+    """Show which coordinator leads which cell, and what it works on.
+
+    A cell is a part of the shards: its leader plans, moves, splits, merges and repairs them. Cell 0
+    also creates and deletes logs, and merges shards of two cells.
+
+    Example: logstore cells
+    """
+    found = ask_coordinator(address, "ListCells", pb.ListCellsRequest(), list[CellRow])
+    if as_json:
+        print_json(found)
+        return
+    alone = "the only coordinator" if len(found) == 1 else "none now"
+    print_table(
+        "Cells",
+        ("cell", "leader", "shards", "moves", "splits, merges", "also"),
+        [
+            (c.cell, c.leader or alone, c.shards, c.migrations, c.reshapes,
+             "logs; merges of two cells" if c.log_wide else "")
+            for c in found
+        ],
+    )  # fmt: skip
 
 
 def stats(

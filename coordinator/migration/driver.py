@@ -122,7 +122,7 @@ class MigrationDriver:
         self._nodes = nodes
         self._env = env
         self._figures = figures
-        self._owns = owns
+        self.owns = owns
         self._cluster = cluster
         self._memories: dict[str, MoveMemory] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -135,14 +135,14 @@ class MigrationDriver:
     async def start(self) -> None:
         """Work on every unfinished migration of ours without a worker; repeatable."""
         for record in await self.ledger.all():
-            if record.active and self._owns(record.shard):
+            if record.active and self.owns(record.shard):
                 self._spawn(record.id)
 
     async def propose(self, proposal: Proposal) -> MigrationRecord:
         """Write a planned migration and start on it."""
         self.check_feed(proposal.options)
         record = await self.ledger.propose(proposal)
-        if self._owns(record.shard):
+        if self.owns(record.shard):
             self._spawn(record.id)
         return record
 

@@ -1,5 +1,6 @@
 """Stored migrations: list, read, propose, order. Every write is a compare-and-swap."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -48,6 +49,11 @@ class Proposal:
     reason: str = ""
     risk: float | None = None
     forecast: ForecastNote | None = None
+    seen: Collection[str] | None = None
+    """Of a planned move: the migrations that its plan knew. One that it did not know may have taken
+    the target's room."""
+    in_flight_max: int | None = None
+    """With `seen`: at most so many moves at once, counting those that it did not know."""
 
 
 class Ledger:
@@ -107,7 +113,11 @@ class Ledger:
         )
 
     async def propose(self, proposal: Proposal) -> MigrationRecord:
-        """Write a planned migration; `AlreadyExistsError` while the shard has another one."""
+        """Write a planned migration; `AlreadyExistsError` while the shard has another one.
+
+        `RefusedError` when another cell's move took the target's room since the plan was made: the
+        counter orders all proposals, so of two the second knows the first.
+        """
         draft = await self.draft(proposal)
         numbers, migrations = number_table(self._store), self._table
 
@@ -118,6 +128,7 @@ class Ledger:
                 raise AlreadyExistsError(
                     f"shard {draft.shard} is in migration {other.id} ({other.state.value})"
                 )
+            _check_room(proposal, [r for r in known if r.active])
             counter = await numbers.entry(MIGRATION_COUNTER)
             number = counter.record if counter is not None else 1
             record = replace(draft, id=f"m{number}")
@@ -150,3 +161,22 @@ class Ledger:
             return control(entry.record, action, cause, now)
 
         return await self._table.update(migration, change, f"migration {migration}")
+
+
+def _check_room(proposal: Proposal, active: Sequence[MigrationRecord]) -> None:
+    """What a plan took for granted of its target still holds."""
+    if proposal.seen is None:
+        return
+    unseen = [r for r in active if r.id not in proposal.seen]
+    moving = [r for r in active if r.state not in (State.SOAKING, State.ROLLING_BACK)]
+    other = next((r for r in unseen if r.target_instance == proposal.target), None)
+    if other is not None:
+        raise RefusedError(
+            f"{other.id} took room on {proposal.target} after this plan was made; the next plan"
+            " counts it"
+        )
+    most = proposal.in_flight_max
+    if unseen and most is not None and len(moving) >= most:
+        raise RefusedError(
+            f"{len(moving)} moves are under way since {unseen[0].id} began, moves_max is {most}"
+        )

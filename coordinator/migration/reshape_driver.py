@@ -1,7 +1,7 @@
 """The edge of splits and merges: one task per active reshape carries out what `reshape` decides."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -51,19 +51,31 @@ def reshape_table(store: MetadataStore) -> Table[ReshapeRecord]:
 
 
 class ReshapeDriver:
-    """Runs splits and merges; `start` goes on with unfinished ones."""
+    """Runs splits and merges; `start` goes on with unfinished ones.
 
-    def __init__(self, store: MetadataStore, nodes: Nodes, env: Env, *, cluster: str) -> None:
+    `owns`: of which parents (a cell's, design note 0004); others' are written, not run.
+    """
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        nodes: Nodes,
+        env: Env,
+        owns: Callable[[Sequence[str]], bool] = lambda parents: True,
+        *,
+        cluster: str,
+    ) -> None:
         self._store, self._nodes, self._env = store, nodes, env
+        self.owns = owns
         self._cluster = cluster
         self._table = reshape_table(store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._background = Background("splits and merges")
 
     async def start(self) -> None:
-        """Work on every unfinished one without a worker; repeatable."""
+        """Work on every unfinished one of ours without a worker; repeatable."""
         for record in await self.all():
-            if record.active:
+            if record.active and self.owns(record.parents):
                 self._spawn(record.id)
 
     async def close(self) -> None:
@@ -137,7 +149,8 @@ class ReshapeDriver:
             )
 
         record = await transact(self._store, "the reshape counter", decide)
-        self._spawn(record.id)
+        if self.owns(record.parents):
+            self._spawn(record.id)
         return record
 
     def running(self) -> tuple[str, ...]:

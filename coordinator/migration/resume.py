@@ -15,22 +15,20 @@ from logstore.meta.table import Followed, Table, good_and_odd
 T = TypeVar("T")
 
 
-async def resume_migrations(
-    store: MetadataStore, driver: MigrationDriver, owns: Callable[[str], bool]
-) -> None:
+async def resume_migrations(store: MetadataStore, driver: MigrationDriver) -> None:
     """Until cancelled, start on each active migration of a shard that is ours."""
 
     def is_new(record: MigrationRecord) -> bool:
-        return record.active and owns(record.shard) and record.id not in driver.running()
+        return record.active and driver.owns(record.shard) and record.id not in driver.running()
 
     await _resume(migration_table(store), driver, is_new)
 
 
 async def resume_reshapes(store: MetadataStore, driver: ReshapeDriver) -> None:
-    """Until cancelled, start on each active split and merge."""
+    """Until cancelled, start on each active split and merge that is ours."""
 
     def is_new(record: ReshapeRecord) -> bool:
-        return record.active and record.id not in driver.running()
+        return record.active and driver.owns(record.parents) and record.id not in driver.running()
 
     await _resume(reshape_table(store), driver, is_new)
 

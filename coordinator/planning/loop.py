@@ -1,8 +1,13 @@
-"""The planning loop: each period a view is made, a plan drawn, and due moves are started."""
+"""The planning loop: each period a view is made, a plan drawn, and due moves are started.
+
+The leader of each cell runs one. Each draws its plan from the same view, of all shards and
+instances, and starts what is about the shards of its own cell (design note 0004).
+"""
 
 import asyncio
 import functools
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 
 import msgspec
@@ -51,7 +56,7 @@ def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerCo
 
 
 class PlanningLoop:
-    """Plans over all shards. `mode` may change while it runs."""
+    """Plans over all shards, and starts what the drivers own. `mode` may change while it runs."""
 
     def __init__(
         self,
@@ -83,10 +88,14 @@ class PlanningLoop:
 
     async def start(self) -> None:
         """Plan each period, in the mode that was last set by hand, else the configured one."""
+        await self._read_mode()
+        self._tasks.start(self._run())
+
+    async def _read_mode(self) -> None:
+        """Another coordinator may have switched it."""
         stored = await text_table(self._store).get(AUTOPILOT)
         if stored is not None:
             self.mode = Autopilot(stored)
-        self._tasks.start(self._run())
 
     async def set_mode(self, mode: Autopilot) -> None:
         """Switch, for this leader and those that follow."""
@@ -110,6 +119,7 @@ class PlanningLoop:
     async def round(self) -> PlanNote:
         """One period: plan, and start the due moves if the autopilot is on."""
         at_us = self._env.clock.wall_us()
+        await self._read_mode()
         learned = self._intake.slots_learned - self._slots_before
         self._slots_before = self._intake.slots_learned
         expected = self._config.planning_period_s / self._config.wall_s_per_slot
@@ -118,13 +128,23 @@ class PlanningLoop:
         if learned > max(5.0, 5.0 * expected):
             why = f"history is being fed ({learned} slots in a period)"
             return self._note(PlanNote(at_us, None, skipped=why))
-        made = await self.plan()
-        started = []
+        seen, known = await self._look()
+        made = await self._learner.call(plan, seen)
+        started: list[str] = []
         for operator in made.startable():
-            name = await self._begin(operator)
+            if not self._is_ours(operator):
+                continue
+            name = await self._begin(operator, known)
             if name is not None:
                 started.append(name)
+                known.add(name)
         return self._note(PlanNote(at_us, made, tuple(started)))
+
+    def _is_ours(self, operator: Operator) -> bool:
+        if operator.kind not in ("split", "merge"):
+            return self._driver.owns(operator.shard)
+        parents = [operator.shard, operator.partner] if operator.partner else [operator.shard]
+        return self._reshapes is not None and self._reshapes.owns(parents)
 
     async def plan(self) -> Plan:
         """The plan for the present; starts nothing."""
@@ -132,10 +152,15 @@ class PlanningLoop:
 
     async def view(self) -> View:
         """The planner's present view."""
+        return (await self._look())[0]
+
+    async def _look(self) -> tuple[View, set[str]]:
+        """The planner's present view, and the migrations that it knows."""
         now_s = self._env.clock.wall_us() / 1e6
         shards = await shard_table(self._store).all()
         instances = await self._catalog.instances()
         await self._measure({s.primary.instance for s in shards})
+        migrations = await self._driver.ledger.all()
         mono_s = self._env.clock.monotonic_s()
         make = functools.partial(
             make_view,
@@ -148,12 +173,13 @@ class PlanningLoop:
             alive={i.instance: self._intake.alive(i.instance, mono_s) for i in instances},
             intake=self._intake,
             sizes=self._sizes,
-            migrations=await self._driver.ledger.all(),
+            migrations=migrations,
         )
         view = await self._learner.call(make)
         draining = await self._catalog.draining()
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
-        return with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))
+        whole = with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))
+        return whole, {m.id for m in migrations if m.active}
 
     def _before_slot(self, view: View) -> PastForecast | None:
         """The forecast of the newest view of an earlier slot."""
@@ -178,7 +204,7 @@ class PlanningLoop:
             if isinstance(sizes, dict):
                 self._sizes.update(sizes)
 
-    async def _begin(self, operator: Operator) -> str | None:
+    async def _begin(self, operator: Operator, known: Collection[str]) -> str | None:
         if operator.kind == "split":
             return await self._split(operator)
         seen = operator.forecast
@@ -192,6 +218,8 @@ class PlanningLoop:
             reason=operator.reason,
             risk=operator.risk,
             forecast=note,
+            seen=known,
+            in_flight_max=self._config.moves_max,
         )
         try:
             record = await self._driver.propose(proposal)
@@ -218,5 +246,10 @@ class PlanningLoop:
 
     def _note(self, note: PlanNote) -> PlanNote:
         self.history.append(note)
-        self.counts.add(note)
+        if note.plan is None:
+            self.counts.add(note, (), ())
+            return note
+        due = [op for op in note.plan.operators if op.due and self._is_ours(op)]
+        refused = [r for r in note.plan.refused if self._driver.owns(r.shard or r.instance)]
+        self.counts.add(note, due, refused)
         return note

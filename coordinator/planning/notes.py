@@ -1,9 +1,10 @@
 """The results of planning rounds, and their counts."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sharder.operators import Plan
+from sharder.operators import Operator, Plan, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,10 @@ class PlanNote:
 
 
 class PlanCounts:
-    """Plans since the start: how many, operators by trigger, candidates refused by reason."""
+    """Plans since the start: how many, operators by trigger, candidates refused by reason.
+
+    Every cell draws the same plan, so each counts its own part of it: sums over cells are true.
+    """
 
     def __init__(self) -> None:
         self.rounds: Counter[str] = Counter()
@@ -26,10 +30,20 @@ class PlanCounts:
         """(kind, trigger) of operators due before the next plan, started or not."""
         self.refused: Counter[str] = Counter()
 
-    def add(self, note: PlanNote) -> None:
+    def add(self, note: PlanNote, due: Iterable[Operator], refused: Iterable[Refusal]) -> None:
+        """`due`, `refused`: the cell's own ones."""
         self.rounds["skipped" if note.plan is None else "made"] += 1
         self.started += len(note.started)
-        if note.plan is not None:
-            self.refused.update(f"{r.reason.name.lower()}" for r in note.plan.refused)
-            due = (op for op in note.plan.operators if op.due)
-            self.operators.update((op.kind, op.trigger.value) for op in due)
+        self.refused.update(f"{r.reason.name.lower()}" for r in refused)
+        self.operators.update((op.kind, op.trigger.value) for op in due)
+
+    @classmethod
+    def total(cls, parts: "Iterable[PlanCounts]") -> "PlanCounts":
+        """The sum of several cells'."""
+        found = cls()
+        for part in parts:
+            found.rounds.update(part.rounds)
+            found.started += part.started
+            found.operators.update(part.operators)
+            found.refused.update(part.refused)
+        return found

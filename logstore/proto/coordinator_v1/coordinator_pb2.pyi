@@ -295,6 +295,21 @@ class ListInstancesRequest(_message.Message):
 Global___ListInstancesRequest: _TypeAlias = ListInstancesRequest  # noqa: Y015
 
 @_typing.final
+class ListCellsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCellsRequest: _TypeAlias = ListCellsRequest  # noqa: Y015
+
+@_typing.final
 class ListInstancesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

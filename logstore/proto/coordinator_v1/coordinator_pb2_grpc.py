@@ -59,6 +59,11 @@ class CatalogStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesResponse.FromString,
                 _registered_method=True)
+        self.ListCells = channel.unary_unary(
+                '/coordinator.v1.Catalog/ListCells',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListCellsRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
         self.RestoreLog = channel.unary_unary(
                 '/coordinator.v1.Catalog/RestoreLog',
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.RestoreLogRequest.SerializeToString,
@@ -115,6 +120,13 @@ class CatalogServicer:
 
     def ListInstances(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCells(self, request, context):
+        """Each cell: who leads it, what is of it. JSON: a list of rows.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -181,6 +193,11 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.ListInstances,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesResponse.SerializeToString,
+            ),
+            'ListCells': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCells,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListCellsRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
             'RestoreLog': grpc.unary_unary_rpc_method_handler(
                     servicer.RestoreLog,
@@ -343,6 +360,33 @@ class Catalog:
             '/coordinator.v1.Catalog/ListInstances',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCells(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/ListCells',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListCellsRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class CatalogStub:
     ListLogs: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListLogsRequest, _coordinator_pb2.ListLogsResponse]
     DescribeLog: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DescribeLogRequest, _coordinator_pb2.LogInfo]
     ListInstances: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListInstancesRequest, _coordinator_pb2.ListInstancesResponse]
+    ListCells: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListCellsRequest, _coordinator_pb2.JsonResponse]
+    """Each cell: who leads it, what is of it. JSON: a list of rows."""
     RestoreLog: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreLogRequest, _coordinator_pb2.JsonResponse]
     """A deleted log whose copies are still kept, back under its name. JSON: log, shards, told."""
     ListCopies: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListCopiesRequest, _coordinator_pb2.JsonResponse]
@@ -55,6 +57,8 @@ class CatalogAsyncStub(CatalogStub):
     ListLogs: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListLogsRequest, _coordinator_pb2.ListLogsResponse]  # type: ignore[assignment]
     DescribeLog: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DescribeLogRequest, _coordinator_pb2.LogInfo]  # type: ignore[assignment]
     ListInstances: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListInstancesRequest, _coordinator_pb2.ListInstancesResponse]  # type: ignore[assignment]
+    ListCells: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListCellsRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Each cell: who leads it, what is of it. JSON: a list of rows."""
     RestoreLog: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreLogRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     """A deleted log whose copies are still kept, back under its name. JSON: log, shards, told."""
     ListCopies: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListCopiesRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
@@ -101,6 +105,14 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.ListInstancesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.ListInstancesResponse, _abc.Awaitable[_coordinator_pb2.ListInstancesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListCells(
+        self,
+        request: _coordinator_pb2.ListCellsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Each cell: who leads it, what is of it. JSON: a list of rows."""
 
     @_abc_1.abstractmethod
     def RestoreLog(

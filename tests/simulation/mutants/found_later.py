@@ -189,4 +189,17 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=135,
+        name="reshape-by-any-cell",
+        what="A cell carries out splits and merges of other cells' shards (I9).",
+        edits=(
+            Edit(
+                file="coordinator/migration/reshape_driver.py",
+                function="ReshapeDriver.start",
+                before="if record.active and self.owns(record.parents):",
+                after="if record.active:",
+            ),
+        ),
+    ),
 )

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from coordinator.cells.assignment import LOG_WIDE, cell_of
+from coordinator.cells.assignment import LOG_WIDE, cell_of, cell_of_all
 from coordinator.migration.records import decode_migration
+from coordinator.migration.reshape import RESHAPES, decode_reshape
 from logstore.meta.records import (
     MIGRATIONS,
     SHARDS,
@@ -23,9 +24,10 @@ def check(
     """Each written key was compared, and each change of a configuration made by a copy's instance.
 
     `instances`: names of the authors that are instances; all others are coordinators. `cells`: how
-    many there are (0: nobody is elected). Once a leader was elected, a coordinator's write to a
-    shard or to a move of it compares the election key of the shard's cell, of the cell of the move
-    that the shard is in (whose successor may be of another cell), or the log-wide one's.
+    many there are (0: there is no election). Once a leader was elected, a coordinator's write to a
+    move compares the election key of its shard's cell, and one to a split or merge that of its
+    parents' cell. A write to a shard compares that of the shard's cell, of the move, split or merge
+    that the transaction is of (whose successors may be of other cells), or the log-wide one's.
     """
     found = []
     shards: dict[str, ShardRecord] = {}
@@ -59,20 +61,23 @@ def _leader_keys(cells: int) -> list[str]:
 def _unfenced(
     txn: MetadataTxn, cells: int, moves: dict[str, str], before: Mapping[str, ShardRecord]
 ) -> list[Violation]:
-    """Shards and moves that a coordinator wrote without leading their cell.
+    """Shards, moves, splits and merges that a coordinator wrote without leading their cell.
 
     `moves`: move -> its shard, of those written so far; the transaction's are added. `before`: the
     shards' records until then.
     """
-    moved = set()
+    moved, reshaped = set(), set()
     for key, value in txn.written.items():
         if key.startswith(MIGRATIONS) and value is not None:
             moved.add(decode_migration(value).shard)
             moves[key.removeprefix(MIGRATIONS)] = decode_migration(value).shard
+        if key.startswith(RESHAPES) and value is not None:
+            reshaped.add(cell_of_all(decode_reshape(value).parents, cells))
     found = []
     for key, value in txn.written.items():
-        shards = set()
+        shards, leaders = set(), set()
         if key.startswith(SHARDS):
+            leaders = {LOG_WIDE, *reshaped}
             shards.add(key.removeprefix(SHARDS))
             records = [before[key]] if key in before else []
             shards |= moved if not records else set()  # a move's way back opens a successor
@@ -80,8 +85,10 @@ def _unfenced(
             shards |= {moves[r.migration] for r in records if r.migration in moves}
         elif key.startswith(MIGRATIONS) and value is not None:
             shards.add(moves[key.removeprefix(MIGRATIONS)])
-        fences = {cell_leader_key(LOG_WIDE), *(cell_leader_key(cell_of(s, cells)) for s in shards)}
-        if shards and not fences & txn.compared.keys():
+        elif key.startswith(RESHAPES) and value is not None:
+            leaders = {cell_of_all(decode_reshape(value).parents, cells)}
+        leaders |= {cell_of(shard, cells) for shard in shards}
+        if leaders and not set(map(cell_leader_key, leaders)) & txn.compared.keys():
             found.append(Violation("I9", f"revision {txn.revision}: {txn.author} wrote {key} "
                                    "without being the leader", txn.at_s))  # fmt: skip
     return found

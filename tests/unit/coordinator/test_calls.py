@@ -70,7 +70,7 @@ def test_a_call_of_a_shard_says_which_one() -> None:
     for name, call in CALLS.items():
         fields = {field.name for field in METHODS[name].input_type.fields}
         if call.of is Of.SHARD:
-            assert fields & {"shard", "id"}, name
+            assert fields & {"shard", "id", "parents"}, name
 
 
 def test_a_stream_is_answered_where_it_is_asked() -> None:

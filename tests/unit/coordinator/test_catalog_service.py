@@ -1,11 +1,13 @@
 """A new log waits a moment for instances that a coordinator has not heard of late."""
 
 import asyncio
+import functools
 
 from coordinator.catalog.catalog import Catalog
 from coordinator.catalog.copies import CopiesAdmin
 from coordinator.catalog.retiring import Retiring
 from coordinator.catalog.service import CatalogService
+from coordinator.cells.listing import list_cells
 from coordinator.migration.nodes import GrpcNodes
 from logstore.base.env import Env, ManualClock
 from logstore.meta.memory import MemoryMetadataStore
@@ -25,6 +27,7 @@ def service_that_heard_long_ago() -> tuple[CatalogService, ManualClock]:
         catalog, heard, env, SILENCE_S,
         copies=CopiesAdmin(store, catalog, GrpcNodes(store, GrpcTransport())),
         retiring=Retiring(store, catalog),
+        cells=functools.partial(list_cells, store, 1),
     )  # fmt: skip
     for name in "ab":
         heard.take(name, 1, [], status(name), clock.monotonic_s(), 0)

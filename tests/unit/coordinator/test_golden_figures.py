@@ -85,6 +85,7 @@ async def statistics(caller: Caller, server: CoordinatorServer) -> None:
         while server.intake.slots_learned < SLOTS:
             await asyncio.sleep(0.01)
     await caller.ask("Catalog.ListInstances", pb.ListInstancesRequest())
+    await caller.ask("Catalog.ListCells", pb.ListCellsRequest())
     await caller.ask("Statistics.Stats", pb.StatsRequest())
     await caller.ask("Statistics.Stats", pb.StatsRequest(log="empty"), "empty")
     await caller.ask("Statistics.Heatmap", pb.HeatmapRequest(log="x"))

@@ -73,8 +73,11 @@ def test_plans_are_counted_by_reason() -> None:
     counts = PlanCounts()
     refused = (Refusal(Reason.COOLDOWN, "a", "orders/0"), Refusal(Reason.COOLDOWN, "a", "orders/1"))
     plan = Plan(0.0, 0, PlanMode.ACTIVE, 60.0, (), (), refused)
-    counts.add(PlanNote(1, plan, ("m1",)))
-    counts.add(PlanNote(2, None, skipped="the autopilot is off"))
-    assert counts.rounds == {"made": 1, "skipped": 1}
+    counts.add(PlanNote(1, plan, ("m1",)), (), refused[:1])
+    counts.add(PlanNote(2, None, skipped="the autopilot is off"), (), ())
+    other = PlanCounts()
+    other.add(PlanNote(1, plan), (), refused[1:])
+    counts = PlanCounts.total([counts, other])
+    assert counts.rounds == {"made": 2, "skipped": 1}
     assert counts.refused == {"cooldown": 2}
     assert counts.started == 1

@@ -26,7 +26,7 @@ async def test_an_entry_that_is_no_migration_does_not_keep_later_ones_waiting() 
     world = World()
     first = await world.begin()
     store = world.cluster.store
-    task = asyncio.ensure_future(resume_migrations(store, world.driver, lambda shard: True))
+    task = asyncio.ensure_future(resume_migrations(store, world.driver))
     try:
         await begun(world, first.id)  # all that is written from now on comes by the watch
         await store.txn([], [Put(migration_key("m98"), b"by another tool")])
