@@ -118,7 +118,8 @@ class Copy:
         self.fresh_s = NEVER
         """When this copy last knew all that was committed just then: as a primary that is settled,
         or by a message of one. Never after a start: the disk's mark is behind (P4, P8)."""
-        self._seal_held = False
+        self._held_end: Position | None = None
+        """The sealed end that this copy was found to hold."""
         self._changed = asyncio.Event()
         self._marked = asyncio.Event()
         self._seen: tuple[object, ...] = ()
@@ -191,12 +192,12 @@ class Copy:
         if self.role not in (Role.PRIMARY, Role.FOLLOWER) or not self.exists or self.error:
             return False
         end = sealed_at(self.record)
-        if end is not None and not self._seal_held:
-            found = self.log.position_at(end.end)
-            self._seal_held = self.is_sealed() and found == end
-            if self._seal_held:
-                self._machine.adopt(end.end)  # before any read: the disk's mark is behind
-        return end is not None and self._seal_held
+        if end is None or not self.is_sealed():
+            return False
+        if self._held_end != end and self.log.position_at(end.end) == end:
+            self._held_end = end
+            self._machine.adopt(end.end)  # before any read: the disk's mark is behind
+        return self._held_end == end
 
     def is_in_term(self) -> bool:
         return self._machine.term_began

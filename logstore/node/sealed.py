@@ -39,6 +39,8 @@ class SealedAnswers:
     def __init__(self, copy: Copy) -> None:
         self._copy = copy
         self._table: ProducerTable | None = None
+        self._table_end = 0
+        """The sealed end that the table is of."""
         self._full = False
         """Other producers may have been forgotten."""
 
@@ -60,10 +62,11 @@ class SealedAnswers:
     def _known(self, append: PendingAppend) -> ProducerEntry | None:
         if not append.producer_id:
             return None
-        if self._table is None:
-            copy = self._copy
+        copy = self._copy
+        end = copy.record.sealed_end or 0  # what a copy may hold above it is not stored
+        if self._table is None or self._table_end != end:
             found = copy.log.producers()
-            end = copy.record.sealed_end or 0  # what a copy may hold above it is not stored
+            self._table_end = end
             self._full = len(found) >= limits.PRODUCERS_PER_SHARD_MAX
             self._table = ProducerTable(
                 {p: [e for e in kept if e.offset + e.count <= end] for p, kept in found.items()}

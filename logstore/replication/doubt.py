@@ -73,7 +73,9 @@ class Doubt(MachineState):
             return
         votes = {vote.replica_id: vote for vote in event.votes}
         leave = self.damaged or self.tail_lost
-        step = recovery.next_record(self._record(), self.me, event.mine, votes, leave=leave)
+        step = recovery.next_record(
+            self._record(), self.me, event.mine, votes, self.end, leave=leave
+        )
         if step is not None:
             self._raised_epoch = step[0].primary_since
             self._cas(*step)

@@ -196,7 +196,7 @@ class ReplicationMachine(Doubt, Handing):
                 cause = f"its only copy ends here, its log was known to reach {self.known_end}"
             if self.lacks is not None:
                 cause = f"a member that left held records up to {self.lacks}, this copy does not"
-            record = recovery.with_loss(record, self.end.end, cause)
+            record = recovery.ending_at(record, self.end, cause)
         self._raised_epoch = record.epoch
         self._cas(record, "raise the epoch")
 

@@ -12,6 +12,7 @@ It acks, serves and leads nothing, and asks the other in-sync members (a survey)
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from logstore.base.types import Position
 from logstore.meta.records import Member, PossibleLoss, ShardRecord
 from logstore.replication.changes import without
 
@@ -38,12 +39,18 @@ class Vote:
 
 
 def next_record(
-    record: ShardRecord, me: Member, mine: Vote, votes: Mapping[int, Vote], *, leave: bool
+    record: ShardRecord,
+    me: Member,
+    mine: Vote,
+    votes: Mapping[int, Vote],
+    end: Position,
+    *,
+    leave: bool,
 ) -> tuple[ShardRecord, str] | None:
     """What this copy writes after a survey, and why; None: nothing yet.
 
-    `leave`: it leaves the record, to be built under another id (a damaged copy); else it stays
-    as a learner (its bytes are whole, only its end may be missing).
+    `end`: of this copy, as in `mine`. `leave`: it leaves the record, to be built under another id
+    (a damaged copy); else it stays as a learner (its bytes are whole, only its end may be missing).
     """
     others = [m for m in record.in_sync if m.replica_id != me.replica_id]
     heard = [
@@ -60,7 +67,7 @@ def next_record(
     longest = max((v for v in (*heard, mine) if v.readable), key=Vote.length)
     if longest.replica_id != me.replica_id:
         return None
-    return recovered(record, me, mine.end), "no member is whole: the longest log leads"
+    return recovered(record, me, end), "no member is whole: the longest log leads"
 
 
 def _left(record: ShardRecord, me: Member, voucher: int, *, leave: bool) -> ShardRecord:
@@ -74,11 +81,11 @@ def _left(record: ShardRecord, me: Member, voucher: int, *, leave: bool) -> Shar
     return replace(left, primary=successor, primary_since=left.epoch, hand_over=None)
 
 
-def recovered(record: ShardRecord, me: Member, end: int) -> ShardRecord:
+def recovered(record: ShardRecord, me: Member, end: Position) -> ShardRecord:
     """P6: this copy leads alone with what it has; the others become learners of it."""
     epoch = record.epoch + 1
     others = tuple(m for m in record.in_sync if m.replica_id != me.replica_id)
-    return with_loss(
+    return ending_at(
         replace(
             record,
             epoch=epoch,
@@ -141,6 +148,15 @@ def left_learners(record: ShardRecord, me: Member) -> ShardRecord:
         learners=tuple(m for m in record.learners if m.replica_id != me.replica_id),
         admit=tuple(r for r in record.admit if r != me.replica_id),
     )
+
+
+def ending_at(record: ShardRecord, end: Position, cause: str) -> ShardRecord:
+    """Record that acked records from `end` on may be missing, in the copy that leads from now on. A
+    sealed shard gets no more records, so it ends there from now on (S5)."""
+    lost = with_loss(record, end.end, cause)
+    if record.sealed_end is None or end.end >= record.sealed_end:
+        return lost
+    return replace(lost, sealed_end=end.end, sealed_chain=end.chain)
 
 
 def with_loss(record: ShardRecord, offset: int, cause: str) -> ShardRecord:

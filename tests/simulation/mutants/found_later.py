@@ -202,4 +202,30 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=136,
+        name="sealed-end-kept-above-a-loss",
+        what="A sealed shard whose end was lost waits for it for ever (S5).",
+        edits=(
+            Edit(
+                file="logstore/replication/recovery.py",
+                function="ending_at",
+                before="return replace(lost, sealed_end=end.end, sealed_chain=end.chain)",
+                after="return lost",
+            ),
+        ),
+    ),
+    Mutant(
+        number=137,
+        name="older-store-takes-the-name",
+        what="What an older copy of the metadata says of an instance's name is believed (I13).",
+        edits=(
+            Edit(
+                file="logstore/node/claim.py",
+                function="Claim.check_name",
+                before="if not result.succeeded or result.revision < self.point().revision:",
+                after="if False:",
+            ),
+        ),
+    ),
 )

@@ -17,6 +17,9 @@ RECORD = ShardRecord(
 )
 
 
+END = Position(9, b"t" * 16)
+
+
 def vote(member: Member, end: int, *, vouches: bool = False, last_epoch: int = 2) -> Vote:
     return Vote(member.replica_id, RECORD.epoch, vouches, True, last_epoch, end)
 
@@ -27,7 +30,7 @@ def by_id(*votes: Vote) -> dict[int, Vote]:
 
 def test_a_damaged_follower_goes_once_another_vouches() -> None:
     votes = by_id(vote(S, 9, vouches=True))  # U is away: one that is whole is enough
-    step = next_record(RECORD, T, vote(T, 9), votes, leave=True)
+    step = next_record(RECORD, T, vote(T, 9), votes, END, leave=True)
     assert step is not None
     assert step[0].in_sync == (S, U)
     assert T not in step[0].members()
@@ -37,25 +40,25 @@ def test_a_damaged_follower_goes_once_another_vouches() -> None:
 
 def test_a_damaged_primary_hands_over_to_the_longest_that_vouches() -> None:
     votes = by_id(vote(T, 8, vouches=True), vote(U, 9, vouches=True))
-    step = next_record(RECORD, S, vote(S, 9), votes, leave=True)
+    step = next_record(RECORD, S, vote(S, 9), votes, END, leave=True)
     assert step is not None
     assert (step[0].primary, step[0].in_sync) == (U, (T, U))
     assert (step[0].epoch, step[0].primary_since) == (4, 4)
 
 
 def test_who_only_lost_its_tail_stays_as_a_learner() -> None:
-    step = next_record(RECORD, T, vote(T, 9), by_id(vote(S, 9, vouches=True)), leave=False)
+    step = next_record(RECORD, T, vote(T, 9), by_id(vote(S, 9, vouches=True)), END, leave=False)
     assert step is not None
     assert step[0].learners == (T,)
 
 
 def test_a_vote_of_another_epoch_counts_for_nothing() -> None:
     old = replace(vote(S, 9, vouches=True), epoch=2)
-    assert next_record(RECORD, T, vote(T, 9), by_id(old, vote(U, 8)), leave=True) is None
+    assert next_record(RECORD, T, vote(T, 9), by_id(old, vote(U, 8)), END, leave=True) is None
 
 
 def test_while_one_is_not_heard_nobody_leads() -> None:
-    assert next_record(RECORD, S, vote(S, 99), by_id(vote(T, 1)), leave=False) is None
+    assert next_record(RECORD, S, vote(S, 99), by_id(vote(T, 1)), END, leave=False) is None
 
 
 @pytest.mark.parametrize(
@@ -72,13 +75,44 @@ def test_while_one_is_not_heard_nobody_leads() -> None:
 def test_if_none_is_whole_the_longest_leads_alone(
     mine: Vote, theirs: tuple[Vote, ...], leads: bool
 ) -> None:
-    step = next_record(RECORD, T, mine, by_id(*theirs), leave=False)
+    step = next_record(RECORD, T, mine, by_id(*theirs), END, leave=False)
     assert (step is not None) == leads
     if step is not None:
         record = step[0]
         assert (record.primary, record.in_sync, set(record.learners)) == (T, (T,), {S, U})
         (loss,) = record.possible_loss
         assert (loss.epoch, loss.offset) == (record.epoch, 9)
+
+
+SEALED = replace(
+    RECORD,
+    status=ShardStatus.SEALED,
+    sealed_end=12,
+    sealed_chain=b"s" * 16,
+    successors=("orders/1",),
+)
+
+
+@pytest.mark.parametrize(("end", "sealed_end"), [(9, 9), (12, 12)])
+def test_a_sealed_shard_ends_where_the_copy_that_leads_ends(end: int, sealed_end: int) -> None:
+    """It gets no more records: nothing could bring it to the end that was lost (S5)."""
+    held = Position(end, b"t" * 16 if end == 9 else b"s" * 16)
+    step = next_record(SEALED, T, vote(T, end), by_id(vote(S, 8), vote(U, 7)), held, leave=False)
+    assert step is not None
+    record = step[0]
+    assert Position(record.sealed_end or 0, record.sealed_chain or b"") == held
+    assert record.sealed_end == sealed_end
+    assert (record.status, record.successors) == (ShardStatus.SEALED, ("orders/1",))
+    assert [loss.offset for loss in record.possible_loss] == [end]
+
+
+def test_a_sealed_only_copy_that_lost_its_end_ends_there() -> None:
+    alone = replace(SEALED, primary=S, in_sync=(S,), learners=(), min_in_sync=1)
+    copy = machine(replace(S, incarnation=2))
+    (cas,) = [e for e in copy.handle(ConfigRead(alone, 1), 0.0) if isinstance(e, Cas)]
+    assert (cas.record.sealed_end, cas.record.sealed_chain) == (6, b"c" * 16)
+    copy.handle(ConfigRead(cas.record, 2), 0.0)
+    assert copy.high_watermark == 6
 
 
 def test_losses_are_bounded() -> None:
