@@ -331,13 +331,23 @@ class Claim:
         await self.check_name()
 
     async def check_name(self) -> None:
-        """`FencedError`, and `taken`, when another process is registered under our name."""
+        """`FencedError`, and `taken`, when another process is registered under our name.
+
+        `UnavailableError` when that was read from a store that is not ours: an older copy of the
+        metadata names an earlier process.
+        """
         seat = self._seat
         if seat is None:
             return
-        found = await instance_table(self.store).entry(self.instance)
+        instances = instance_table(self.store)
+        found = await instances.entry(self.instance)
         if found is not None and found.revision == seat.revision:
             return
+        read = [*seat.lineage.fences(), instances.unchanged(self.instance, found)]
+        result = await self.store.txn(read, [])
+        if not result.succeeded or result.revision < self.point().revision:
+            await self.look()
+            raise UnavailableError("the metadata changed while the name was checked, ask again")
         if found is not None and found.record.process == seat.record.process:
             seat.revision = found.revision  # the registered facts changed, not our identity
             return

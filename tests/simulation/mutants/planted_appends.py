@@ -160,8 +160,8 @@ MUTANTS = (
             Edit(
                 file="logstore/node/copy.py",
                 function="Copy.holds_seal",
-                before="self._seal_held = self.is_sealed() and found == end",
-                after="self._seal_held = self.is_sealed() and found is not None",
+                before="self.log.position_at(end.end) == end:",
+                after="self.log.position_at(end.end) is not None:",
             ),
         ),
         splits=True,

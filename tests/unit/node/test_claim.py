@@ -52,6 +52,11 @@ async def metadata() -> AsyncIterator[MemoryMetadataStore]:
         await store.close()
 
 
+def twin_of(tables: Tables) -> Tables:
+    """A copy, as an operator makes one of a stopped store."""
+    return Tables(list(tables.items.values()), tables.revision)
+
+
 class Process:
     """One process of instance `i1` over a directory."""
 
@@ -146,6 +151,27 @@ async def test_who_lost_its_name_writes_nothing_and_knows_it(tmp_path: Path) -> 
         assert (await ClaimedStore(second.claim).txn([], [Put("/x", b"1")])).succeeded
         third = await Process(store, tmp_path / "a").start()
         assert third.marked == 1, "the folder of before the twin is old"
+
+
+@pytest.mark.parametrize("coordinator_began", [True, False])
+async def test_an_older_store_that_names_an_earlier_process_takes_no_name(
+    tmp_path: Path, coordinator_began: bool
+) -> None:
+    async with metadata() as store:
+        first = await Process(store, tmp_path).start()
+        ours, older = store._tables, twin_of(store._tables)
+        await first.claim.release()
+        second = await Process(store, tmp_path).start()
+        second.acted_on = ours.revision
+        ours, store._tables = store._tables, older
+        if coordinator_began:
+            await open_generation(store, ENV, "tests")
+        with pytest.raises(UnavailableError):
+            await second.claim.check_name()
+        assert not second.claim.taken.is_set()
+        store._tables = ours
+        await second.claim.look()
+        assert (await ClaimedStore(second.claim).txn([], [Put("/x", b"1")])).succeeded
 
 
 @pytest.mark.parametrize("stopped", [True, False])
