@@ -278,7 +278,7 @@ def test_a_planted_id_is_found(text: str, ids: set[str]) -> None:
 def test_a_planted_file_is_found(text: str) -> None:
     assert list(missing("docs/x.md", text))
     assert not list(
-        missing("docs/x.md", "`logstore/node/writer.py`, note 0005, tests/test_rules.py")
+        missing("docs/x.md", "`logstore/node/appends/writer.py`, note 0005, tests/test_rules.py")
     )
     assert not list(missing("docs/x.md", "+++ docs/made.md\n see `docs/made.md`"))
 

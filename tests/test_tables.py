@@ -20,8 +20,8 @@ DECODES: Mapping[str, str] = {
     "coordinator.local.survey": "records in a coordinator's answer",
     "coordinator.planning.announcements": "the tables of what is announced, and a request",
     "coordinator.recovery.facts": "records that a copy on a disk was kept with",
-    "logstore.node.claim": "the newest generation's id, as each answer of the store is confirmed",
-    "logstore.node.metadata_view": "the instance's view of the whole store",
+    "logstore.node.instance.claim": "the newest generation's id, as each answer is confirmed",
+    "logstore.node.instance.metadata_view": "the instance's view of the whole store",
 }
 """Modules that decode records, or values of the store, themselves."""
 
@@ -31,7 +31,7 @@ LOOPS: Mapping[str, str] = {
     "coordinator.catalog.catalog.Catalog.write_new": "several transactions, tried once",
     "coordinator.local.demo.first_primaries._all_there": "a wish for each shard, looked at again",
     "logstore.meta.table.transact": "the one loop",
-    "logstore.node.replica.Replica._cas": "the replication machine's: a lost race is its event",
+    "logstore.node.instance.replica.Replica._cas": "the machine's: a lost race is its event",
 }
 """Functions that write transactions in a loop."""
 
@@ -41,8 +41,8 @@ WATCHES: Mapping[str, str] = {
     "logstore.meta.election.FencedStore.watch": "the store's own, unfenced",
     "logstore.meta.table.ReadTable.follow": "the one loop",
     "logstore.meta.table._first": "the one wait",
-    "logstore.node.claim.ClaimedStore.watch": "the store's own, unfenced",
-    "logstore.node.instance.Instance._follow_metadata": "the instance's view of the whole store",
+    "logstore.node.instance.claim.ClaimedStore.watch": "the store's own, unfenced",
+    "logstore.node.instance.instance.Instance._follow_metadata": "its view of the whole store",
 }
 """Functions that open a watch of the store."""
 

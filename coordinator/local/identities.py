@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from logstore.base.errors import WrongClusterError
-from logstore.node.identity import Identity, IdentityFile
+from logstore.node.instance.identity import Identity, IdentityFile
 
 
 def identities(data: Path) -> dict[str, Identity]:

@@ -10,7 +10,7 @@ from coordinator.recovery.facts import DiskScan, FoundCopy, FoundInstance, recor
 from logstore.base.errors import ConfigError, CorruptStorageError, StorageError
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.engine.rocks import RocksEngine
-from logstore.node.identity import FILE, accept
+from logstore.node.instance.identity import FILE, accept
 
 INSTANCE_PREFIX = "instance-"
 
@@ -19,7 +19,7 @@ Accept = Callable[[Path, str, str, int], None]
 
 
 class _Identity(msgspec.Struct, frozen=True):
-    """The part of `logstore.node.identity` that recovery needs."""
+    """The part of `logstore.node.instance.identity` that recovery needs."""
 
     instance: str
     cluster: str = ""

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from logstore.replication.events import Role
 
 if TYPE_CHECKING:
-    from logstore.node.instance import Instance
-    from logstore.node.replica import Replica
+    from logstore.node.instance.instance import Instance
+    from logstore.node.instance.replica import Replica
 
 OTHER = "other"
 SHARD_FIGURES = (

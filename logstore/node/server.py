@@ -15,14 +15,14 @@ from logstore.engine.rocks import RocksEngine
 from logstore.feed.open import open_broker
 from logstore.feed.port import Broker
 from logstore.meta.port import MetadataStore
-from logstore.node.claim import check_directory
 from logstore.node.config import NodeConfig
-from logstore.node.graceful_stop import hand_over_all
-from logstore.node.identity import IdentityFile
-from logstore.node.instance import Instance
+from logstore.node.instance.claim import check_directory
+from logstore.node.instance.graceful_stop import hand_over_all
+from logstore.node.instance.identity import IdentityFile
+from logstore.node.instance.instance import Instance
+from logstore.node.instance.reporting import Reporter
 from logstore.node.metrics import NodeCollector
-from logstore.node.reporting import Reporter
-from logstore.node.services import interceptors_of, services_of
+from logstore.node.rpc.services import interceptors_of, services_of
 from logstore.proto.server import GrpcServer
 from logstore.proto.status import called
 from logstore.proto.transport import GrpcTransport
@@ -142,8 +142,8 @@ class NodeServer:
         return self.address
 
     async def stop(self) -> None:
-        """Stop gracefully: others lead our shards (`logstore.node.graceful_stop`), calls in
-        progress get a moment, then the engine is closed."""
+        """Stop gracefully: others lead our shards (`logstore.node.instance.graceful_stop`), calls
+        in progress get a moment, then the engine is closed."""
         await self._server.leave()
         await hand_over_all(self.instance, self._config.stop_hand_over_s)
         ending = Background("the server's end")

@@ -6,9 +6,9 @@ from types import ModuleType
 
 import logstore.base.limits
 import logstore.client.sender
-import logstore.node.peer_senders
-import logstore.node.sealed
-import logstore.node.writer
+import logstore.node.appends.sealed
+import logstore.node.appends.writer
+import logstore.node.replication.peer_senders
 
 CACHED_KEYS = 2
 """Keys whose version a copy keeps in mind."""
@@ -18,8 +18,8 @@ def _lower(window: int) -> list[tuple[ModuleType, str, float]]:
     return [
         (logstore.base.limits, "PRODUCER_WINDOW", window),
         (logstore.client.sender, "PRODUCER_WINDOW", window),
-        (logstore.node.writer, "VERSION_CACHE_KEYS", CACHED_KEYS),
-        (logstore.node.sealed, "VERSIONS_KEPT_MAX", CACHED_KEYS),
+        (logstore.node.appends.writer, "VERSION_CACHE_KEYS", CACHED_KEYS),
+        (logstore.node.appends.sealed, "VERSIONS_KEPT_MAX", CACHED_KEYS),
     ]
 
 
@@ -29,7 +29,7 @@ def lowered(window: int, batches: int = 0) -> Iterator[None]:
     in one message of a push, 0: as many as there are."""
     lower = _lower(window)
     if batches:
-        lower.append((logstore.node.peer_senders, "READ_BATCHES_MAX", batches))
+        lower.append((logstore.node.replication.peer_senders, "READ_BATCHES_MAX", batches))
     real = [getattr(module, name) for module, name, _ in lower]
     for module, name, bound in lower:
         setattr(module, name, bound)

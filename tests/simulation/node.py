@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from logstore.base.env import Env
 from logstore.engine.batch import time_at
 from logstore.node.config import NodeConfig
-from logstore.node.identity import Identity
-from logstore.node.instance import Instance
-from logstore.node.reporting import Reporter
-from logstore.node.services import interceptors_of, services_of
-from logstore.node.statistics_reporter import Usage
+from logstore.node.instance.identity import Identity
+from logstore.node.instance.instance import Instance
+from logstore.node.instance.reporting import Reporter
+from logstore.node.rpc.services import interceptors_of, services_of
+from logstore.node.statistics.statistics_reporter import Usage
 from logstore.replication.events import Role
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die

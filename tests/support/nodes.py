@@ -34,7 +34,7 @@ from logstore.meta.records import (
     shard_key,
 )
 from logstore.node.config import NodeConfig
-from logstore.node.identity import FILE, IdentityFile
+from logstore.node.instance.identity import FILE, IdentityFile
 from logstore.node.server import NodeServer
 from logstore.proto.channel import open_channel
 from logstore.proto.v1 import common_pb2, log_pb2

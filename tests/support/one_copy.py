@@ -17,13 +17,13 @@ from logstore.engine.port import ReplicaMeta
 from logstore.engine.shard_log import ShardLog
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.records import LogOptions, Member, ShardRecord
-from logstore.node.admission import Admission
-from logstore.node.commit import GroupCommit
 from logstore.node.config import NodeConfig
-from logstore.node.context import NodeContext
-from logstore.node.copy import Copy, CopyEvent
-from logstore.node.copy_pace import CopyPace
-from logstore.node.statistics_reporter import StatisticsReporter
+from logstore.node.intake.admission import Admission
+from logstore.node.resources.commit import GroupCommit
+from logstore.node.resources.context import NodeContext
+from logstore.node.resources.copy import Copy, CopyEvent
+from logstore.node.resources.copy_pace import CopyPace
+from logstore.node.statistics.statistics_reporter import StatisticsReporter
 from logstore.replication.events import ConfigRead
 from logstore.replication.machine import ReplicationMachine
 from sharder.keys import KeyRange

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NODE = Path(__file__).parents[2] / "logstore/node"
-HOME = "replica.py"
+HOME = "instance/replica.py"
 NAMES = {"replica", "held", "own"}
 """Variables that hold a `Replica`; parts keep theirs in `_replica`."""
 HANDLES = ("log", "copy")
@@ -42,11 +42,11 @@ def paths_by_module() -> dict[str, set[str]]:
     """Module of an instance -> the paths that it reaches; only modules that name `Replica`."""
     found = {}
     for file in sorted(NODE.rglob("*.py")):
-        text = file.read_text()
-        if file.name != HOME and "node.replica import Replica" in text:
+        text, name = file.read_text(), file.relative_to(NODE).as_posix()
+        if name != HOME and "node.instance.replica import Replica" in text:
             reached = set(chains(ast.parse(text)))
             if reached:
-                found[str(file.relative_to(NODE))] = reached
+                found[name] = reached
     return found
 
 
@@ -54,13 +54,13 @@ def copy_members() -> dict[str, set[str]]:
     """Module -> members of the `Copy` that it is given; modules that reach a `Replica` aside."""
     found = {}
     for file in sorted(NODE.rglob("*.py")):
-        text = file.read_text()
-        if file.name in (HOME, "copy.py") or "node.copy import" not in text:
+        text, name = file.read_text(), file.relative_to(NODE).as_posix()
+        if name in (HOME, "resources/copy.py") or "node.resources.copy import" not in text:
             continue
         nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute)]
         used = {n.attr for n in nodes if ast.unparse(n.value) in ("copy", "self._copy")}
-        if used and "node.replica import" not in text:
-            found[str(file.relative_to(NODE))] = used
+        if used and "node.instance.replica import" not in text:
+            found[name] = used
     return found
 
 

@@ -15,7 +15,7 @@ from logstore.engine.batch import StoredBatch
 from logstore.feed.kafka import OFFSET_HEADER, SHARD_HEADER
 from logstore.feed.memory import MemoryBroker
 from logstore.meta.records import changefeed_key
-from logstore.node.changefeed import changes_of
+from logstore.node.publish.changefeed import changes_of
 from tests.support.feeds import SHARD, WAIT_S
 from tests.support.nodes import Nodes, append, batch_of, nodes
 

@@ -17,7 +17,7 @@ import pytest
 import logstore
 from coordinator.local.cluster import ClusterOptions, LocalCluster, running
 from logstore.base.errors import LogstoreError
-from logstore.node.identity import IdentityFile
+from logstore.node.instance.identity import IdentityFile
 from tests.support.nodes import LogChoices
 
 pytestmark = pytest.mark.mistakes

@@ -9,7 +9,7 @@ MUTANTS = (
         what="Who begins to lead forgets the producers (I6).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter.reload",
                 before="ProducerTable(self.log.producers())",
                 after="ProducerTable()",
@@ -22,7 +22,7 @@ MUTANTS = (
         what="A conditional append is not counted for the next one of its key (I6).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._settle",
                 before="if version != append.expected_version:",
                 after="if version < append.expected_version:",

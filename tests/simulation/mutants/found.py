@@ -36,7 +36,7 @@ MUTANTS = (
         what="An append that comes twice before its group is cut ends the commit task (P10).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._time_at",
                 before="if append.offset == offset:",
                 after="if append.offset == offset and offset < 0:",
@@ -49,7 +49,7 @@ MUTANTS = (
         what="A learner that meets a full disk never tries again (liveness).",
         edits=(
             Edit(
-                file="logstore/node/catch_up.py",
+                file="logstore/node/replication/catch_up.py",
                 function="CatchUp.run",
                 before="except StorageFullError as e:",
                 after="""
@@ -108,7 +108,7 @@ MUTANTS = (
         what="A follower that is cut off from the metadata passes for one of an open shard (S4).",
         edits=(
             Edit(
-                file="logstore/node/pushes.py",
+                file="logstore/node/replication/pushes.py",
                 function="PushIntake._fence",
                 before="if request.sealed and (record is None or not is_sealed(record)):",
                 after="if request.sealed and request.epoch < 0:",
@@ -122,13 +122,13 @@ MUTANTS = (
         what="What a follower wrote in one primary's term passes for matched in the next (P1, P5).",
         edits=(
             Edit(
-                file="logstore/node/receiver.py",
+                file="logstore/node/replication/receiver.py",
                 function="Receiver._check_term",
                 before="if term != self.term:",
                 after="if term < 0:",
             ),
             Edit(
-                file="logstore/node/pushes.py",
+                file="logstore/node/replication/pushes.py",
                 function="PushIntake.take",
                 before="self._check(request)",
                 after="",
@@ -175,13 +175,13 @@ MUTANTS = (
         what="With fsync a power loss brings back what a follower cut off (P5).",
         edits=(
             Edit(
-                file="logstore/node/receiver.py",
+                file="logstore/node/replication/receiver.py",
                 function="Receiver.probe",
                 before="self.log.truncate(cut, self.durability)",
                 after="self.log.truncate(cut)",
             ),
             Edit(
-                file="logstore/node/receiver.py",
+                file="logstore/node/replication/receiver.py",
                 function="Receiver.apply",
                 before="self.log.truncate(plan.truncate_to, self.durability)",
                 after="self.log.truncate(plan.truncate_to)",
@@ -194,7 +194,7 @@ MUTANTS = (
         what="A probe tells what the primary wrote, and the peer cuts what it acked above (P5).",
         edits=(
             Edit(
-                file="logstore/node/peer_sender.py",
+                file="logstore/node/replication/peer_sender.py",
                 function="PeerSender._probe",
                 before="assigned = self._machine.assigned",
                 after="assigned = self._machine.end",
@@ -207,7 +207,7 @@ MUTANTS = (
         what="A follower leads, and seals, while a batch is still being written to it (P4, S1).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._leads_at_once",
                 before="if not (self.writer.writing or self.receiver.writing):",
                 after="if self.copy.landing >= 0:",
@@ -220,7 +220,7 @@ MUTANTS = (
         what="An instance that cannot open a copy follows nothing else meanwhile (liveness).",
         edits=(
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance._open_if_room",
                 before="if record.shard not in self._no_room:",
                 after="""
@@ -229,7 +229,7 @@ MUTANTS = (
                 """,
             ),
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance._fill",
                 before="self.metadata_view.filled = False",
                 after="pass",
@@ -258,7 +258,7 @@ MUTANTS = (
         what="A store of our generation is followed though it is older than what we did (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.is_accepted",
                 before="""
                     return ids == [self.identity.generation] and
@@ -275,7 +275,7 @@ MUTANTS = (
         what="A copy that is retired while its facts wait ends the task that keeps facts (P9).",
         edits=(
             Edit(
-                file="logstore/node/copies.py",
+                file="logstore/node/instance/copies.py",
                 function="InstanceCopies.keep_facts",
                 before="except UnknownShardError: continue",
                 after="""
@@ -291,7 +291,7 @@ MUTANTS = (
         what="A primary with too few members feeds nobody before it has settled (P4, liveness).",
         edits=(
             Edit(
-                file="logstore/node/copy.py",
+                file="logstore/node/resources/copy.py",
                 function="Copy.is_in_term",
                 before="return self._machine.term_began",
                 after="return False",
@@ -304,7 +304,7 @@ MUTANTS = (
         what="A successor's copy that begins late counts at once, though an old disk lost it (P6).",
         edits=(
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance._open",
                 before="late = record.epoch > 1",
                 after="late = False",

@@ -9,7 +9,7 @@ MUTANTS = (
         what="A copy that ends refuses appends which its peers hold (I6).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica.close",
                 before='self.writer.stop(UnavailableError(f"{error.message}, outcome unknown"))',
                 after="self.writer.stop(error)",
@@ -22,7 +22,7 @@ MUTANTS = (
         what="A learner that drops its copy to begin anew goes on as if it had it (F3).",
         edits=(
             Edit(
-                file="logstore/node/catch_up.py",
+                file="logstore/node/replication/catch_up.py",
                 function="CatchUp._after_trim",
                 before="copy.report(Dropped())",
                 after="pass",
@@ -65,7 +65,7 @@ MUTANTS = (
         what="A peer whose mark was trimmed at its primary is set aside as diverged (I13).",
         edits=(
             Edit(
-                file="logstore/node/peer_sender.py",
+                file="logstore/node/replication/peer_sender.py",
                 function="PeerSender._probe",
                 before="if mark.end < copy.log.base().end:",
                 after="if mark.end < 0:",
@@ -78,7 +78,7 @@ MUTANTS = (
         what="An append that comes again after its record was trimmed ends the commit task (P10).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._time_at",
                 before="except OutOfRangeError: return self._last_time_us",
                 after="except OutOfRangeError: raise",
@@ -130,7 +130,7 @@ MUTANTS = (
         what="A learner that begins anew drops what lies above its mark with its copy (I13).",
         edits=(
             Edit(
-                file="logstore/node/catch_up.py",
+                file="logstore/node/replication/catch_up.py",
                 function="CatchUp._after_trim",
                 before="self._cut_above_mark()",
                 after="pass",
@@ -156,7 +156,7 @@ MUTANTS = (
         what="A learner that reaches above its source waits for the mark (liveness).",
         edits=(
             Edit(
-                file="logstore/node/catch_up.py",
+                file="logstore/node/replication/catch_up.py",
                 function="CatchUp._follow",
                 before="self._from_end and part.high_watermark <= start",
                 after="False",
@@ -221,7 +221,7 @@ MUTANTS = (
         what="What an older copy of the metadata says of an instance's name is believed (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.check_name",
                 before="if not result.succeeded or result.revision < self.point().revision:",
                 after="if False:",

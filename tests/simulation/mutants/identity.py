@@ -9,7 +9,7 @@ MUTANTS = (
         what="A copy that no record names is retired, tombstone or not (P9).",
         edits=(
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance",
                 before="await self._close(shard, held)",
                 after="""
@@ -29,7 +29,7 @@ MUTANTS = (
         what="A replica that takes a copy out of the record writes no tombstone for it (P9).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._cas",
                 before="result = await self.node.store.txn([write.compare], write.operations)",
                 after="""
@@ -126,13 +126,13 @@ MUTANTS = (
         what="A name is taken whoever has it (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.make",
                 before="await self._wait_until_free()",
                 after="await self.store.get(process_key(self.instance))",
             ),
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.make",
                 before="Compare(process_key(self.instance), 0),",
                 after="",
@@ -146,7 +146,7 @@ MUTANTS = (
         what="An old disk is trusted like the one that ran last (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim._is_stale",
                 before="if self.identity.knows(known.process):",
                 after="if self.identity.process:",
@@ -160,7 +160,7 @@ MUTANTS = (
         what="An old disk's copies are not marked as perhaps short (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.make",
                 before="await mark_short()",
                 after="await asyncio.sleep(0)",
@@ -174,13 +174,13 @@ MUTANTS = (
         what="A running instance does not look whether the store is still its own (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.look",
                 before="if seat is None:",
                 after="if seat is not None:",
             ),
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.is_accepted",
                 before="""
                     return ids == [self.identity.generation] and newest.revision >=
@@ -197,7 +197,7 @@ MUTANTS = (
         what="A process whose name another one took goes on (I13).",
         edits=(
             Edit(
-                file="logstore/node/claim.py",
+                file="logstore/node/instance/claim.py",
                 function="Claim.check_name",
                 before="self.taken.set()",
                 after="",
@@ -211,7 +211,7 @@ MUTANTS = (
         what="The bytes of a retired copy are deleted before their time is over (I13).",
         edits=(
             Edit(
-                file="logstore/node/copies.py",
+                file="logstore/node/instance/copies.py",
                 function="InstanceCopies._is_over",
                 before="""
                     return now_us >= retired.keep_until_us and seen_s >= min(keep_s,

@@ -9,7 +9,7 @@ MUTANTS = (
         what="A producer's append is taken though the one before it is missing (I6, P10).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._settle",
                 before="if append.sequence != last + 1:",
                 after="if append.sequence < last + 1:",
@@ -22,7 +22,7 @@ MUTANTS = (
         what="A sequence that is older than what the table remembers is stored again (I6).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._settle",
                 before="if append.sequence != last + 1:",
                 after="if append.sequence > last + 1:",
@@ -48,7 +48,7 @@ MUTANTS = (
         what="A retry of an append whose write failed is called a duplicate (I6, P5).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter.failed",
                 before="self.reload()",
                 after="self.end = self.log.end()",
@@ -61,7 +61,7 @@ MUTANTS = (
         what="An append whose write failed after peers got it is told to be not stored (P10).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter.failed",
                 before="if self.sent:",
                 after="if self.sent and not self._group:",
@@ -74,7 +74,7 @@ MUTANTS = (
         what="A duplicate is acked before what it cites is committed (P10).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._settle",
                 before="self._ack_later(append, entry.offset + entry.count)",
                 after="_resolve(append, self.shard)",
@@ -87,7 +87,7 @@ MUTANTS = (
         what="A version conflict is told before what it cites is committed (P10).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._settle",
                 before="self._ack_later(append, end)",
                 after="_resolve(append, self.shard)",
@@ -100,7 +100,7 @@ MUTANTS = (
         what="A key's remembered version misses the unconditional appends since (I6).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter._version_of",
                 before="if cached is not None and cached[1] >= self._unconditional_end:",
                 after="if cached is not None:",
@@ -113,7 +113,7 @@ MUTANTS = (
         what="A primary that lost its leadership acks what waits instead of refusing it (I2).",
         edits=(
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter.stop",
                 before="append.refuse(error)",
                 after="_resolve(append, self.shard)",
@@ -144,7 +144,7 @@ MUTANTS = (
         what="A sealed shard calls what a copy holds above its end a duplicate (S1).",
         edits=(
             Edit(
-                file="logstore/node/sealed.py",
+                file="logstore/node/appends/sealed.py",
                 function="SealedAnswers._known",
                 before="if e.offset + e.count <= end",
                 after="if end >= 0",
@@ -158,7 +158,7 @@ MUTANTS = (
         what="A copy serves a sealed shard though its chain at the end is another (S5).",
         edits=(
             Edit(
-                file="logstore/node/copy.py",
+                file="logstore/node/resources/copy.py",
                 function="Copy.holds_seal",
                 before="self.log.position_at(end.end) == end:",
                 after="self.log.position_at(end.end) is not None:",
@@ -172,7 +172,7 @@ MUTANTS = (
         what="A follower forwards to the instance that led when it began to follow (H3).",
         edits=(
             Edit(
-                file="logstore/node/append_gate.py",
+                file="logstore/node/appends/append_gate.py",
                 function="AppendGate.pass_on",
                 before="self.stop_forwarding() if role is Role.FOLLOWER:",
                 after="if role is Role.FOLLOWER and self._forwarder is None:",
@@ -185,7 +185,7 @@ MUTANTS = (
         what="A forwarded append loses its producer id and sequence (H3, I6).",
         edits=(
             Edit(
-                file="logstore/node/forward.py",
+                file="logstore/node/appends/forward.py",
                 function="Forwarder._message",
                 before="message.forwarded = True",
                 after="""
@@ -201,7 +201,7 @@ MUTANTS = (
         what="What was held during a hand-over is forwarded in the wrong order (H3).",
         edits=(
             Edit(
-                file="logstore/node/append_gate.py",
+                file="logstore/node/appends/append_gate.py",
                 function="AppendGate.pass_on",
                 before="for append in held:",
                 after="for append in reversed(held):",

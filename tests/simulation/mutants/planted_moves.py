@@ -9,7 +9,7 @@ MUTANTS = (
         what="A read goes past the high watermark, to the end of the copy (I5).",
         edits=(
             Edit(
-                file="logstore/node/reads.py",
+                file="logstore/node/reads/reads.py",
                 function="read",
                 before="mark = copy.high_watermark at, trimmed",
                 after="""
@@ -25,7 +25,7 @@ MUTANTS = (
         what="A reader is not kept waiting until a copy has what the reader wrote (P8).",
         edits=(
             Edit(
-                file="logstore/node/reads.py",
+                file="logstore/node/reads/reads.py",
                 function="wait_for_mark",
                 before="while copy.high_watermark < mark:",
                 after="while copy.high_watermark < 0:",
@@ -51,7 +51,7 @@ MUTANTS = (
         what="A follower serves though its primary does not know yet what is committed (P4, P8).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._pushed",
                 before="if event.settled and self.high_watermark >= event.high_watermark:",
                 after="if event.end.end >= 0:",
@@ -64,7 +64,7 @@ MUTANTS = (
         what="A follower that hears nothing of its primary goes on serving (P8).",
         edits=(
             Edit(
-                file="logstore/node/copy.py",
+                file="logstore/node/resources/copy.py",
                 function="Copy.is_fresh",
                 before="return not stale",
                 after="return stale is not None",
@@ -97,7 +97,7 @@ MUTANTS = (
                 after="return end is not None",
             ),
             Edit(
-                file="logstore/node/reads.py",
+                file="logstore/node/reads/reads.py",
                 function="_ends",
                 before="""
                     return is_sealed(copy.record) and
@@ -221,7 +221,7 @@ MUTANTS = (
         what="A successor's first member begins empty on a disk that was not there (S1).",
         edits=(
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance._begins_here",
                 before="""
                     return record.epoch == 1 or

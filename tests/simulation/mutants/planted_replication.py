@@ -9,7 +9,7 @@ MUTANTS = (
         what="A push that waited while the term changed is applied all the same (P1).",
         edits=(
             Edit(
-                file="logstore/node/pushes.py",
+                file="logstore/node/replication/pushes.py",
                 function="PushIntake.take",
                 before="self._check(request)",
                 after="",
@@ -40,7 +40,7 @@ MUTANTS = (
         what="A follower takes batches of an older epoch (P1).",
         edits=(
             Edit(
-                file="logstore/node/pushes.py",
+                file="logstore/node/replication/pushes.py",
                 function="PushIntake._check",
                 before="if request.epoch < self.copy.epoch:",
                 after="if request.epoch < 0:",
@@ -53,7 +53,7 @@ MUTANTS = (
         what="A follower takes a high watermark that is one record behind what it was told (P2).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._pushed",
                 before="self.machine.adopt(min(event.high_watermark, event.matched.end))",
                 after="""
@@ -69,7 +69,7 @@ MUTANTS = (
         what="A follower shows all that it matched, committed or not (P2, P5).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._pushed",
                 before="self.machine.adopt(min(event.high_watermark, event.matched.end))",
                 after="self.machine.adopt(event.matched.end)",
@@ -82,7 +82,7 @@ MUTANTS = (
         what="A follower's high watermark counts up to its own end, matched or not (P5).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._pushed",
                 before="self.machine.adopt(min(event.high_watermark, event.matched.end))",
                 after="""
@@ -123,7 +123,7 @@ MUTANTS = (
         what="A primary takes a peer's end for matched by its offset alone, not by the chain (P5).",
         edits=(
             Edit(
-                file="logstore/node/peer_sender.py",
+                file="logstore/node/replication/peer_sender.py",
                 function="PeerSender._probe",
                 before="copy.log.position_at(candidate.end) == candidate:",
                 after="copy.log.position_at(candidate.end) is not None:",
@@ -136,7 +136,7 @@ MUTANTS = (
         what="A copy that comes to lead keeps what it matched with the primary before (P5).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica.on_config",
                 before="self.receiver.enter_term(record.primary_since)",
                 after="""
@@ -156,7 +156,7 @@ MUTANTS = (
         what="A push is compared while an earlier term's write to the copy is under way (P5).",
         edits=(
             Edit(
-                file="logstore/node/pushes.py",
+                file="logstore/node/replication/pushes.py",
                 function="PushIntake.take",
                 before="await self.at_rest()",
                 after="",
@@ -169,7 +169,7 @@ MUTANTS = (
         what="With fsync a group is acked before it was synced (P2).",
         edits=(
             Edit(
-                file="logstore/node/commit.py",
+                file="logstore/node/resources/commit.py",
                 function="GroupCommit._write_group",
                 before="if source.durability is Durability.FSYNC:",
                 after="if source.durability is Durability.FSYNC and size >= GROUP_BYTES_MAX:",
@@ -182,7 +182,7 @@ MUTANTS = (
         what="With fsync a follower acks before its write was synced (P2).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica.__init__",
                 before="""
                     Receiver(self.log, node.committer,
@@ -242,7 +242,7 @@ MUTANTS = (
         what="A compare-and-swap that got no answer counts as not done (P3).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._cas",
                 before="await self.wait_change(self.node.config.retry_interval_s)",
                 after="""
@@ -258,7 +258,7 @@ MUTANTS = (
         what="A snapshot holds what is not committed yet (F1).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
+                file="logstore/node/rpc/peer_service.py",
                 function="PeerService.Snapshot",
                 before="log.snapshot(replica.high_watermark)",
                 after="log.snapshot(replica.machine.end.end)",
@@ -271,7 +271,7 @@ MUTANTS = (
         what="A feed sends what is not committed yet (F1).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
+                file="logstore/node/rpc/peer_service.py",
                 function="PeerService.Feed",
                 before="mark = replica.high_watermark with",
                 after="""
@@ -287,7 +287,7 @@ MUTANTS = (
         what="A follower's disk does not get the newest high watermark (P11).",
         edits=(
             Edit(
-                file="logstore/node/marks.py",
+                file="logstore/node/replication/marks.py",
                 function="MarkKeeper._wanted",
                 before="kept and copy.high_watermark > self._stored",
                 after="kept and copy.high_watermark < self._stored",
@@ -301,7 +301,7 @@ MUTANTS = (
         what="A copy may be deleted while something is still being written to it (P9).",
         edits=(
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance._close",
                 before="await held.settled()",
                 after="",
@@ -314,7 +314,7 @@ MUTANTS = (
         what="A watch whose history was compacted goes on from now, without what it missed (G1).",
         edits=(
             Edit(
-                file="logstore/node/instance.py",
+                file="logstore/node/instance/instance.py",
                 function="Instance._follow_metadata",
                 before="except ConflictError: self.metadata_view.filled = False",
                 after="""

@@ -25,7 +25,7 @@ MUTANTS = (
         what="Messages and progress of older epochs count (P1).",
         edits=(
             Edit(
-                file="logstore/node/pushes.py",
+                file="logstore/node/replication/pushes.py",
                 function="PushIntake._check",
                 before="if request.epoch < self.copy.epoch:",
                 after="if request.epoch < 0:",
@@ -112,7 +112,7 @@ MUTANTS = (
                 after="if self._stopped_s is not None:",
             ),
             Edit(
-                file="logstore/node/writer.py",
+                file="logstore/node/appends/writer.py",
                 function="ShardWriter.stop",
                 before="append.refuse(error)",
                 after="_resolve(append, self.shard)",
@@ -144,7 +144,7 @@ MUTANTS = (
         what="A replica writes its configuration over whatever is there (G1, I9).",
         edits=(
             Edit(
-                file="logstore/node/replica.py",
+                file="logstore/node/instance/replica.py",
                 function="Replica._cas",
                 before="result = await self.node.store.txn([write.compare], write.operations)",
                 after="result = await self.node.store.txn([], write.operations)",
@@ -157,7 +157,7 @@ MUTANTS = (
         what="A learner applies what comes next, gap or not (F2).",
         edits=(
             Edit(
-                file="logstore/node/peer_service.py",
+                file="logstore/node/rpc/peer_service.py",
                 function="PeerService.Feed",
                 before="at, told = request.start_offset, replica.high_watermark",
                 after="at, told = replica.high_watermark, replica.high_watermark",

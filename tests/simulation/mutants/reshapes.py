@@ -41,7 +41,7 @@ MUTANTS = (
         what="A sealed parent forgot which appends it stored (S2).",
         edits=(
             Edit(
-                file="logstore/node/sealed.py",
+                file="logstore/node/appends/sealed.py",
                 function="SealedAnswers._known",
                 before="e.offset + e.count <= end",
                 after="e.offset + e.count < 0 * end",
@@ -69,7 +69,7 @@ MUTANTS = (
         what="A successor counts a key's version from 0 (S3).",
         edits=(
             Edit(
-                file="logstore/node/sealed.py",
+                file="logstore/node/appends/sealed.py",
                 function="AncestorVersions.fetch",
                 before="total += await self._ask(record, key)",
                 after="total += 0 * await self._ask(record, key)",

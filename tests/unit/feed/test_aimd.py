@@ -18,7 +18,7 @@ from logstore.feed.aimd import (
     Guard,
 )
 from logstore.node.config import NodeConfig
-from logstore.node.copy_pace import NOW_S, CopyPace, LiveLatency
+from logstore.node.resources.copy_pace import NOW_S, CopyPace, LiveLatency
 
 MB = 1e6
 

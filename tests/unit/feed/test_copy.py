@@ -7,7 +7,7 @@ from pathlib import Path
 from logstore.base.limits import MESSAGE_BYTES_MAX
 from logstore.feed.direct import encode_anchor
 from logstore.meta.records import Member
-from logstore.node.catch_up import CatchUp
+from logstore.node.replication.catch_up import CatchUp
 from tests.support.feeds import SHARD, WAIT_S
 from tests.support.nodes import Nodes, append, batch_of, nodes
 

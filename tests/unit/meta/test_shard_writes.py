@@ -101,7 +101,7 @@ OURS = ("coordinator", "logstore/node")
 KNOWN = {
     ("coordinator/catalog/metadata_service.py", "operation.key"),
     ("coordinator/recovery/write.py", "item.key"),
-    ("logstore/node/claim.py", "key"),
+    ("logstore/node/instance/claim.py", "key"),
 }
 """Keys as they were read, each looked at by hand: no shard's."""
 

@@ -15,8 +15,8 @@ from logstore.base.types import Durability
 from logstore.engine.batch import StoredBatch, build
 from logstore.engine.port import ReplicaWrite
 from logstore.feed.direct import chunk_crc
-from logstore.node import peer_service
-from logstore.node.digests import range_digests
+from logstore.node.integrity.digests import range_digests
+from logstore.node.rpc import peer_service
 from logstore.proto.v1 import node_pb2
 from tests.support.nodes import payload_of
 from tests.support.sealing import LOG, Sealing, sealing

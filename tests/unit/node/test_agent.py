@@ -16,10 +16,10 @@ from logstore.base.errors import (
     UnavailableError,
 )
 from logstore.base.types import Ack
-from logstore.node.appends import PendingAppend
 from logstore.node.config import NodeConfig
-from logstore.node.event_lines import LATENESS_S
-from logstore.node.statistics_reporter import Send, StatisticsReporter
+from logstore.node.intake.appends import PendingAppend
+from logstore.node.statistics.event_lines import LATENESS_S
+from logstore.node.statistics.statistics_reporter import Send, StatisticsReporter
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.v1 import log_pb2
 from profiler.types import OpType, ShardStatistics

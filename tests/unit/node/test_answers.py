@@ -24,9 +24,15 @@ from logstore.engine.batch import (
 from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
 from logstore.engine.shard_log import ShardLog
-from logstore.node.answers import ANSWER_BYTES, Query, ReadAnswer, answers_of, pieces
-from logstore.node.messages import BATCHES_BYTES_MAX, batch_message, fitting, parts_of, sent_bytes
-from logstore.node.reads import STEP_BYTES, Steps
+from logstore.node.reads.answers import ANSWER_BYTES, Query, ReadAnswer, answers_of, pieces
+from logstore.node.reads.reads import STEP_BYTES, Steps
+from logstore.node.replication.messages import (
+    BATCHES_BYTES_MAX,
+    batch_message,
+    fitting,
+    parts_of,
+    sent_bytes,
+)
 from logstore.proto.v1 import log_pb2, node_pb2
 
 SHARD = "orders/0"

@@ -17,10 +17,10 @@ from logstore.base.errors import (
 )
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.meta.records import LogOptions, ShardRecord
-from logstore.node.append_gate import AppendGate
-from logstore.node.appends import PendingAppend
-from logstore.node.copy import Copy
-from logstore.node.writer import ShardWriter, new_future
+from logstore.node.appends.append_gate import AppendGate
+from logstore.node.appends.writer import ShardWriter, new_future
+from logstore.node.intake.appends import PendingAppend
+from logstore.node.resources.copy import Copy
 from logstore.proto.v1 import log_pb2
 from logstore.replication.events import Role
 from tests.support.one_copy import FOLLOWED, LEARNED, LED, PEER, SHARD, OneCopy, one_copy

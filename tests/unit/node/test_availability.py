@@ -13,7 +13,7 @@ from logstore.base.errors import (
     NotServingError,
     StorageError,
 )
-from logstore.node.availability import APPLIES, TABLE, Availability, Purpose, decide
+from logstore.node.resources.availability import APPLIES, TABLE, Availability, Purpose, decide
 from logstore.replication.events import Role
 
 Answer = type[LogstoreError] | None

@@ -12,9 +12,9 @@ from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import Anchor, ReplicaWrite
 from logstore.feed.port import FeedPart, FeedSource, SnapshotPart
-from logstore.node.catch_up import CatchUp
-from logstore.node.copy import Copy, CopyEvent, Created, DamageFound, Dropped, Received
-from logstore.node.receiver import Receiver
+from logstore.node.replication.catch_up import CatchUp
+from logstore.node.replication.receiver import Receiver
+from logstore.node.resources.copy import Copy, CopyEvent, Created, DamageFound, Dropped, Received
 from tests.support.one_copy import LEARNED, OneCopy, one_copy
 from tests.unit.replication.test_follower import chain_of
 

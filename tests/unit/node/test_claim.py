@@ -29,9 +29,9 @@ from logstore.meta.records import (
     instance_key,
     process_key,
 )
-from logstore.node import claim as claims
-from logstore.node.claim import Claim, ClaimedStore, check_directory
-from logstore.node.identity import BEFORE_FILE, LOCK, Identity, IdentityFile, accept
+from logstore.node.instance import claim as claims
+from logstore.node.instance.claim import Claim, ClaimedStore, check_directory
+from logstore.node.instance.identity import BEFORE_FILE, LOCK, Identity, IdentityFile, accept
 
 ENV = Env()
 

@@ -10,8 +10,8 @@ from logstore.engine.memory import MemoryEngine
 from logstore.engine.port import ReplicaMeta
 from logstore.engine.shard_log import ShardLog
 from logstore.meta.records import LogOptions
-from logstore.node.appends import PendingAppend
-from logstore.node.writer import ShardWriter
+from logstore.node.appends.writer import ShardWriter
+from logstore.node.intake.appends import PendingAppend
 from logstore.proto.v1 import log_pb2
 
 

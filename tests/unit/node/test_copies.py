@@ -17,7 +17,7 @@ from logstore.meta.records import (
 )
 from logstore.meta.shard_writes import delete_shard, new_shard
 from logstore.meta.tombstones import Order
-from logstore.node.copies import SEEN_S_MIN
+from logstore.node.instance.copies import SEEN_S_MIN
 from tests.support.nodes import Nodes, append, batch_of, nodes
 
 SHARD, REPLICA = "orders/0", 100

@@ -18,8 +18,8 @@ from logstore.base.types import Record
 from logstore.client.sync_client import connect_sync
 from logstore.engine.batch import HEADERS, encode_payload
 from logstore.feed.memory import MemoryBroker
-from logstore.node.appends import PendingAppend
-from logstore.node.writer import new_future
+from logstore.node.appends.writer import new_future
+from logstore.node.intake.appends import PendingAppend
 from logstore.proto.v1 import log_pb2
 from tests.support.largest import SLOW, Kind, create, kinds
 from tests.support.nodes import LogChoices, Nodes, append, batch_of, nodes

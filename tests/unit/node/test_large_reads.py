@@ -15,7 +15,7 @@ from logstore.base.limits import MESSAGE_BYTES_MAX
 from logstore.base.types import Compression, Durability
 from logstore.feed.direct import encode_anchor
 from logstore.meta.records import Member
-from logstore.node.answers import ANSWER_BYTES
+from logstore.node.reads.answers import ANSWER_BYTES
 from logstore.proto.v1 import log_pb2
 from sharder.keys import Partitioner
 from tests.support.nodes import LogChoices, Nodes, nodes

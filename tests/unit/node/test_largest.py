@@ -17,8 +17,8 @@ from logstore.engine.batch import FLAG_HEADERS, StoredBatch
 from logstore.engine.weight import BATCH_FIXED_BYTES, weight
 from logstore.feed.memory import MemoryBroker
 from logstore.meta.records import Member
-from logstore.node.appends import PendingAppend
-from logstore.node.writer import MERGE_BYTES_MAX, ShardWriter, new_future
+from logstore.node.appends.writer import MERGE_BYTES_MAX, ShardWriter, new_future
+from logstore.node.intake.appends import PendingAppend
 from logstore.proto.status import from_rpc
 from logstore.proto.v1 import log_pb2
 from sharder.keys import Partitioner

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from logstore.meta.records import Member
-from logstore.node.graceful_stop import hand_over_all
+from logstore.node.instance.graceful_stop import hand_over_all
 from logstore.replication.events import Role
 from tests.support.nodes import Nodes, append, batch_of, nodes
 

@@ -10,13 +10,13 @@ from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaWrite
 from logstore.engine.shard_log import ShardLog
 from logstore.feed.memory import MemoryBroker
-from logstore.node.copy import Copy, DamageFound
-from logstore.node.integrity import Integrity
-from logstore.node.marks import MARK_INTERVAL_S, MarkKeeper
-from logstore.node.peer_senders import PeerSenders
-from logstore.node.publishing import Publishing
-from logstore.node.reads import wait_for_mark, wait_for_settling
-from logstore.node.scrub import Scrubber
+from logstore.node.integrity.integrity import Integrity
+from logstore.node.integrity.scrub import Scrubber
+from logstore.node.publish.publishing import Publishing
+from logstore.node.reads.reads import wait_for_mark, wait_for_settling
+from logstore.node.replication.marks import MARK_INTERVAL_S, MarkKeeper
+from logstore.node.replication.peer_senders import PeerSenders
+from logstore.node.resources.copy import Copy, DamageFound
 from logstore.replication.events import Surveyed
 from tests.support.one_copy import FOLLOWED, LEARNED, LED, PEER, US, OneCopy, one_copy
 from tests.unit.replication.test_follower import chain_of

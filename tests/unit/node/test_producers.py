@@ -15,8 +15,8 @@ from logstore.engine.producers import ProducerTable
 from logstore.engine.rocks import RocksEngine
 from logstore.engine.shard_log import ShardLog
 from logstore.meta.records import LogOptions
-from logstore.node.appends import PendingAppend
-from logstore.node.writer import ShardWriter
+from logstore.node.appends.writer import ShardWriter
+from logstore.node.intake.appends import PendingAppend
 from logstore.proto.v1 import log_pb2
 
 ALL = 1 << 62

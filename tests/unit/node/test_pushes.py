@@ -10,12 +10,12 @@ from logstore.base.errors import FencedError, LogstoreError, NotServingError
 from logstore.base.types import Durability, Position, ShardStatus
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaWrite
-from logstore.node.catch_up import CatchUpControl
-from logstore.node.copy import Copy, LogEnds, Pushed
-from logstore.node.integrity import Integrity
-from logstore.node.messages import batch_message
-from logstore.node.pushes import PushIntake
-from logstore.node.receiver import Receiver
+from logstore.node.integrity.integrity import Integrity
+from logstore.node.replication.catch_up import CatchUpControl
+from logstore.node.replication.messages import batch_message
+from logstore.node.replication.pushes import PushIntake
+from logstore.node.replication.receiver import Receiver
+from logstore.node.resources.copy import Copy, LogEnds, Pushed
 from logstore.proto.v1 import node_pb2
 from logstore.replication.events import NEVER, Cas, PrimaryHeard
 from tests.support.one_copy import FOLLOWED, LED, SHARD, US, OneCopy, one_copy

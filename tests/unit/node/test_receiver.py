@@ -12,8 +12,8 @@ from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
 from logstore.engine.rocks import RocksEngine
 from logstore.engine.shard_log import ShardLog
-from logstore.node.commit import GroupCommit
-from logstore.node.receiver import Receiver
+from logstore.node.replication.receiver import Receiver
+from logstore.node.resources.commit import GroupCommit
 from tests.unit.replication.test_follower import chain_of
 
 OURS = chain_of(b"a", b"b", b"c")

@@ -19,11 +19,11 @@ from logstore.base.types import TimestampPolicy
 from logstore.engine.batch import FLAG_TIMES, decode_payload, encode_payload, schema_of
 from logstore.meta.generations import ensure_generation
 from logstore.meta.records import LogOptions, decode_log
-from logstore.node.appends import PendingAppend
+from logstore.node.appends.stamps import admit_stamps, unit_guess
+from logstore.node.appends.writer import new_future
 from logstore.node.config import NodeConfig
+from logstore.node.intake.appends import PendingAppend
 from logstore.node.server import NodeServer
-from logstore.node.stamps import admit_stamps, unit_guess
-from logstore.node.writer import new_future
 from logstore.proto.status import called
 from logstore.proto.v1 import log_pb2
 from tests.support.nodes import LogChoices, Nodes, append, batch_of, nodes

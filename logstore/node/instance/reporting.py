@@ -1,0 +1,68 @@
+"""An instance's reports: its counts and its state, to each coordinator each period."""
+
+import asyncio
+import contextlib
+import functools
+
+from grpc.aio import Channel
+
+from logstore.base.background import Background
+from logstore.base.errors import StorageError, UnknownShardError
+from logstore.node.instance.instance import Instance
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
+from logstore.proto.handshake import MemberChannel
+from logstore.proto.status import called
+from logstore.proto.transport import Transport
+
+REPORT_TIMEOUT_S = 5.0
+
+
+class Reporter:
+    """Reports until `run` is cancelled."""
+
+    def __init__(self, instance: Instance, transport: Transport) -> None:
+        self._instance, self._transport = instance, transport
+
+    async def run(self) -> None:
+        """A report to each coordinator each period; one that is away or slow holds up no other."""
+        await self._instance.registration.decided(None)
+        node, cluster = self._instance.node, self._instance.claim.cluster
+        config, clock = node.config, node.env.clock
+        sending, reports = Background("reports"), dict[str, asyncio.Task[None]]()
+        last_s = clock.monotonic_s()
+        node.reporter.status(0, 1.0)  # the start's own cost is no load
+        try:
+            while True:
+                now_s = clock.monotonic_s()
+                elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
+                throttled = node.admission.throttled
+                status = node.reporter.status(self.stored_bytes(), elapsed_s, throttled)
+                last_s = now_s
+                for to in config.coordinators:
+                    if to not in reports or reports[to].done():
+                        channel = MemberChannel(self._transport.channel(to), cluster)
+                        send = functools.partial(_send, channel)
+                        reports[to] = sending.start(
+                            node.reporter.report(send, node.incarnation, status, to)
+                        )
+                await asyncio.sleep(config.report_interval_s)
+        finally:
+            await sending.stop()
+
+    def stored_bytes(self) -> int:
+        """Of all copies on the disk: orphans and retired ones take space too."""
+        engine = self._instance.node.engine
+        stored = sum(copy.bytes_stored for copy in engine.retired())
+        for meta in engine.replicas():
+            with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
+                stored += engine.bytes_stored(meta.replica_id)
+        return stored
+
+
+async def _send(
+    channel: Channel, request: coordinator_pb2.ReportRequest
+) -> coordinator_pb2.ReportResponse:
+    async with called():
+        return await StatisticsStub(channel).Report(request, timeout=REPORT_TIMEOUT_S)
+    raise AssertionError("called() ends the call")

@@ -1,0 +1,301 @@
+"""The profiling agent of an instance: counts on the hot path, a report each period.
+
+The counting is `profiler.Agent`; here are its clock, the system's metrics and the way to the
+coordinator. While no coordinator answers, closed slots wait here (bounded by the profiler).
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import structlog
+
+from logstore.base.env import Env
+from logstore.base.errors import (
+    LogstoreError,
+    OverloadedError,
+    StorageError,
+    UnavailableError,
+)
+from logstore.base.steady_clock import SteadyClock
+from logstore.node.config import NodeConfig
+from logstore.node.intake.appends import PendingAppend
+from logstore.node.statistics.event_lines import EventLines
+from logstore.node.statistics.operation_counters import Total
+from logstore.proto.coordinator_v1 import coordinator_pb2
+from profiler.agent import Agent as Recorder
+from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
+
+_log = structlog.get_logger(__name__)
+
+REPORT_STATISTICS_MAX = 2_000
+"""Statistics in one report; more wait for the next call."""
+WAITING_STATISTICS_MAX = 500_000
+KEPT_FOR_OTHERS_MAX = 10_000
+"""Statistics that one coordinator has taken wait for the others up to this many."""
+FAULTS = (StorageError, OverloadedError, UnavailableError)
+
+Send = Callable[
+    [coordinator_pb2.ReportRequest], Coroutine[Any, Any, coordinator_pb2.ReportResponse]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has used since its start, and its present resources."""
+
+    cpu_s: float
+    io_bytes: float
+    memory_bytes: int
+    cpus: int
+
+
+class ProcessUsage:
+    """Of this process, by the operating system."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def __call__(self) -> Usage:
+        cpu, io = self._process.cpu_times(), self._process.io_counters()
+        return Usage(
+            cpu.user + cpu.system,
+            float(io.read_bytes + io.write_bytes),
+            self._process.memory_info().rss,
+            psutil.cpu_count() or 1,
+        )
+
+
+class StatisticsReporter:
+    """Records operations and reports them. Owned by the loop.
+
+    Logs count by the wall clock or by their records' own times. These run far apart (history is
+    replayed in years that are past), so each log of event time has a line of its own. The wall
+    clock is a steady one: a glitch of the machine's closes no slot.
+    """
+
+    def __init__(self, config: NodeConfig, env: Env, slot_s: float = 300.0) -> None:
+        self._config = config
+        self._env = env
+        self.slot_s = slot_s
+        self.clock = SteadyClock(env.clock.wall_us, env.clock.monotonic_s)
+        self._wall = self._new_recorder()
+        self._event = EventLines(self._new_recorder)
+        self._waiting: deque[ShardStatistics] = deque()
+        self._first = 0
+        """Number of the first waiting one."""
+        self._told: dict[str, int] = {}
+        """Coordinator -> the number of its next one."""
+        self.usage: Callable[[], Usage] = ProcessUsage()
+        self._totals = (0, 0, 0.0, 0.0)
+        self._operations = 0
+        self._bytes = 0
+        self.totals = {op: Total() for op in OpType}
+        """Since the start, for the metrics."""
+        self.failures: Counter[str] = Counter()
+        """Operations that failed here since the start, by error code."""
+        self.round_trip_ms: dict[str, float] = {}
+
+    def _new_recorder(self) -> Recorder:
+        return Recorder(
+            self._config.instance,
+            round(self.slot_s * 1e6),
+            np.random.default_rng(self._env.rng.getrandbits(63)),
+            keys_per_batch=max(1, self._config.sample_keys_per_batch),
+            keys_per_slot=64,
+        )
+
+    # ---- hot path ------------------------------------------------------------------------
+
+    def appended(self, shard: str, event_time: bool, appends: Iterable[PendingAppend]) -> None:
+        """Appends of a shard were acked; by event time if the log says so."""
+        now_us, now_s = self.clock.now_us(), self._env.clock.monotonic_s()
+        small: dict[str, list[PendingAppend]] = {}
+        for append in appends:
+            if append.duplicate:
+                continue
+            self._operations += append.count
+            self._bytes += append.size
+            if not self._config.profile:
+                latency_s = now_s - append.received_s
+                self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
+                continue
+            times = append.event_times() if event_time else None
+            if times is None and append.count == 1:
+                small.setdefault(append.group, []).append(append)
+                continue
+            recorder = self._wall
+            if times is not None and append.time_min_us is not None:
+                line, high_us = self._event.of(shard), append.time_max_us or append.time_min_us
+                line.tell(append.time_min_us, high_us, times, now_s)
+                recorder = line.recorder
+            latency_s = now_s - append.received_s
+            self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
+            recorder.record(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
+                            times, append.record_keys(), append.group)  # fmt: skip
+        for group, singles in small.items():
+            self._append_singles(shard, singles, now_us, now_s, group)
+
+    def _append_singles(
+        self, shard: str, singles: list[PendingAppend], now_us: int, now_s: float, group: str
+    ) -> None:
+        """One commit's single records arrived within one gathering: counted as one batch."""
+        mean_s = now_s - sum(a.received_s for a in singles) / len(singles)
+        size = sum(a.size for a in singles)
+        self.totals[OpType.APPEND].add(len(singles), size, mean_s)
+        keys = [key for a in singles for key in a.record_keys()]
+        self._wall.record(shard, OpType.APPEND, len(singles), size, mean_s, now_us, None, keys,
+                          group)  # fmt: skip
+
+    def read(
+        self,
+        shard: str,
+        event_time: bool,
+        op: OpType,
+        size: int,
+        latency_s: float,
+        key: bytes | None,
+        group: str = "",
+    ) -> None:
+        """One read of a shard; in a log of event time it counts at the newest event."""
+        self._operations += 1
+        self._bytes += size
+        self.totals[op].add(1, size, latency_s)
+        if not self._config.profile:
+            return
+        keys = None if key is None else [key]
+        if not event_time:
+            at_us = self.clock.now_us()
+            self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
+        elif (slot := (line := self._event.of(shard)).slot) is not None:
+            at_us = slot * line.recorder.period_us
+            line.recorder.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
+
+    def copied(self, size_bytes: int) -> None:
+        """Bytes of a move that were sent or taken: they count as load."""
+        self._bytes += size_bytes
+
+    def failed(self, shard: str, event_time: bool, error: Exception, count: int = 1) -> None:
+        """An operation failed here. Only faults of the instance count: not a bad
+        request, and not one that belongs elsewhere now, which the client sends there.
+        """
+        if isinstance(error, LogstoreError) and not isinstance(error, FAULTS):
+            return
+        self.failures[error.code if isinstance(error, LogstoreError) else "internal"] += count
+        if not event_time:
+            self._wall.failed(shard, count, self.clock.now_us())
+        elif (slot := (line := self._event.of(shard)).slot) is not None:
+            line.recorder.failed(shard, count, slot * line.recorder.period_us)
+
+    def track(self, shard: str, event_time: bool) -> None:
+        """The shard's primary is here from now on."""
+        (self._event.of(shard).recorder if event_time else self._wall).track(shard)
+
+    def forget(self, shard: str, event_time: bool) -> None:
+        """The shard's primary is elsewhere: hand its counts over."""
+        if event_time:
+            statistics = self._event.forget(shard)
+        else:
+            statistics = self._wall.drain(self._wall_slot())
+            self._wall.forget(shard)
+        self._waiting.extend(
+            s for s in statistics if s.shard == shard or s.query_count or s.failed_count
+        )
+
+    # ---- reports ---------------------------------------------------------------------------
+
+    def _wall_slot(self) -> int:
+        return self.clock.now_us() // round(self.slot_s * 1e6)
+
+    def _close_slots(self) -> None:
+        """Close every slot before the newest one; slots that a wrong clock closed are open
+        again."""
+        present = self._wall_slot()
+        self._wall.reopen(present)
+        self._wall.fold(present, present)
+        self._waiting.extend(self._wall.drain(present - 1))
+        self._waiting.extend(self._event.close(self._env.clock.monotonic_s()))
+        while len(self._waiting) > WAITING_STATISTICS_MAX:
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        self._waiting.popleft()
+        self._first += 1
+
+    def _drop_taken(self) -> None:
+        """Drop what every coordinator has taken, and what waits too long for those that are
+        away."""
+        last, all_ = max(self._told.values()), min(self._told.values())
+        while self._waiting and self._first < last:
+            if self._first >= all_ and len(self._waiting) <= KEPT_FOR_OTHERS_MAX:
+                return
+            self._drop_first()
+
+    def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
+        """The instance's load, as rates since the last call."""
+        used = self.usage()
+        totals = (self._operations, self._bytes, used.cpu_s, used.io_bytes)
+        before, self._totals = self._totals, totals
+        ops, size, cpu_s, io_bytes = (
+            (now - then) / elapsed_s for now, then in zip(totals, before, strict=True)
+        )
+        inf = float("inf")
+        capacity = Capacity(
+            ops_per_s=self._config.ops_per_s_max or inf,
+            bytes_per_s=self._config.bytes_per_s_max or inf,
+            cpu_share=float(used.cpus),
+            stored_bytes=float(self._config.stored_bytes_max or inf),
+        )
+        return DataStoreStatus(
+            instance=self._config.instance,
+            load=capacity.load(ops, size, cpu_s, stored_bytes),
+            capacity=capacity,
+            ops_per_s=ops,
+            bytes_per_s=size,
+            cpu_share=cpu_s,
+            stored_bytes=stored_bytes,
+            memory_bytes=used.memory_bytes,
+            io_bytes_per_s=io_bytes,
+            round_trip_ms=dict(self.round_trip_ms),
+            throttled=throttled,
+        )
+
+    async def report(
+        self, send: Send, incarnation: int, status: DataStoreStatus, to: str = ""
+    ) -> None:
+        """Send closed slots; those that coordinator `to` did not take are sent again the next time.
+
+        Every coordinator gets everything: each may lead a cell, or follow a dead leader.
+        """
+        self._close_slots()
+        more = True
+        while more:
+            begin = max(self._told.setdefault(to, 0), self._first)
+            count = min(self._first + len(self._waiting) - begin, REPORT_STATISTICS_MAX)
+            part = [self._waiting[begin - self._first + i] for i in range(count)]
+            request = coordinator_pb2.ReportRequest(
+                instance=self._config.instance,
+                incarnation=incarnation,
+                shard_statistics_json=msgspec.json.encode(part),
+                status_json=msgspec.json.encode(status),
+                wall_us=self.clock.now_us(),
+            )
+            try:
+                answer = await send(request)
+            except LogstoreError as e:
+                _log.warning("report was not taken", coordinator=to, error=e.message)
+                return
+            self._told[to] = begin + count
+            self._drop_taken()
+            self._take(answer)
+            more = self._told[to] < self._first + len(self._waiting)
+
+    def _take(self, answer: coordinator_pb2.ReportResponse) -> None:
+        if answer.slot_s > 0 and answer.slot_s != self.slot_s:
+            self.slot_s = answer.slot_s
+            self._wall, self._event = self._new_recorder(), EventLines(self._new_recorder)
+        self._event.hear(answer.newest_slots)
