@@ -49,7 +49,8 @@ class PushIntake:
     async def _apply(self, request: node_pb2.ReplicateRequest) -> node_pb2.ReplicateAck:
         copy, receiver = self.copy, self.receiver
         if request.probe:
-            own = receiver.probe(Position(request.end, request.chain), copy.high_watermark)
+            end = Position(request.end, request.chain)
+            own = receiver.probe(end, copy.high_watermark, request.sent_s)
             copy.report(LogEnds(copy.log.end()))
             return self._ack(own, request)
         batches = [stored_batch(b) for b in request.batches]

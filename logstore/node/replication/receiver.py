@@ -4,12 +4,13 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from logstore.base.errors import FencedError, LogstoreError
+from logstore.base.errors import FencedError, LogstoreError, UnavailableError
 from logstore.base.types import Durability, Position
 from logstore.engine.batch import StoredBatch
 from logstore.engine.port import ReplicaWrite
 from logstore.engine.shard_log import ShardLog
 from logstore.node.resources.commit import GroupCommit
+from logstore.replication.events import NEVER
 from logstore.replication.follower import plan_apply, plan_probe
 
 
@@ -25,6 +26,8 @@ class Receiver:
     durability: Durability
     term: int = 0
     matched: Position = field(default_factory=Position)
+    probed_s: float = NEVER
+    """When the primary sent the newest probe of this term, by its own clock."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the log is compared, truncated or written."""
     _queue: deque[tuple[ReplicaWrite, "asyncio.Future[None]"]] = field(default_factory=deque)
@@ -35,9 +38,19 @@ class Receiver:
         if self.term != primary_since:
             self.term = primary_since
             self.matched = Position()
+            self.probed_s = NEVER
 
-    def probe(self, primary_end: Position, high_watermark: int) -> Position:
-        """Answer a probe: truncate what the primary of this term never had; returns our end."""
+    def probe(self, primary_end: Position, high_watermark: int, sent_s: float) -> Position:
+        """Answer a probe: truncate what the primary of this term never had; returns our end.
+
+        `UnavailableError` for one that was sent before another that was answered: the primary
+        counts what that answer said, and grew since it sent this one.
+        """
+        if sent_s < self.probed_s:
+            raise UnavailableError(
+                f"this probe was sent {self.probed_s - sent_s:.3f} s before one that was answered"
+            )
+        self.probed_s = sent_s
         own = self.log.end()
         cut = plan_probe(primary_end, own, high_watermark, self.matched.end, self._position_at)
         if cut is not None:

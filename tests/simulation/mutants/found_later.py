@@ -228,4 +228,17 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        number=138,
+        name="late-probe-cuts-what-counts",
+        what="A probe that comes late cuts what a later one was answered to hold (P5).",
+        edits=(
+            Edit(
+                file="logstore/node/replication/receiver.py",
+                function="Receiver.probe",
+                before="if sent_s < self.probed_s:",
+                after="if False:",
+            ),
+        ),
+    ),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from logstore.base.errors import FencedError
+from logstore.base.errors import FencedError, UnavailableError
 from logstore.base.types import Durability, Position
 from logstore.engine.port import ReplicaMeta, ReplicaWrite
 from logstore.engine.rocks import RocksEngine
@@ -59,9 +59,28 @@ async def test_a_write_that_outlives_its_term_matches_nothing(receiver: Receiver
 
         # So the next primary's probe cuts it off, and only what that primary sends is acked to it.
         end = Position(2, OURS[0].chain_after)
-        assert receiver.probe(end, high_watermark=0) == end
+        assert receiver.probe(end, high_watermark=0, sent_s=1.0) == end
         assert (await receiver.apply(THEIRS[1:], 0, 0)).end == 4
         assert receiver.log.end() == Position(4, THEIRS[1].chain_after)
+
+
+async def test_a_late_probe_cuts_nothing_that_a_later_one_was_told_of(receiver: Receiver) -> None:
+    """What this copy pulled is not matched here: only the primary compares its end."""
+    async with writing(receiver):
+        pulled = asyncio.create_task(receiver.apply(OURS[1:], 0, 0))
+        await queued(receiver)
+        pulled.cancel()  # by the first push; the write lands
+        await asyncio.gather(pulled, return_exceptions=True)
+        await receiver.settled()
+    longer = Position(7, b"p" * 16)
+    held = receiver.log.end()
+    assert receiver.probe(longer, high_watermark=0, sent_s=2.0) == held
+    assert receiver.matched == Position()  # the primary found it to be its own, and counts it
+    with pytest.raises(UnavailableError, match=r"sent 1.000 s before one that was answered"):
+        receiver.probe(Position(2, OURS[0].chain_after), high_watermark=0, sent_s=1.0)
+    assert receiver.log.end() == held
+    receiver.enter_term(2)  # another primary, another clock
+    assert receiver.probe(Position(2, OURS[0].chain_after), 0, sent_s=0.5).end == 2
 
 
 async def test_what_waits_for_another_write_into_the_next_term_is_refused(
