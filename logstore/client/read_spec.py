@@ -113,6 +113,10 @@ class ReadPlace:
         return self._resumed
 
     @property
+    def by_key(self) -> bool:
+        return self._spec.key is not None
+
+    @property
     def finished(self) -> bool:
         return self._left is not None and self._left <= 0
 

@@ -13,15 +13,12 @@ from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from logstore.base.backoff import Backoff
 from logstore.base.env import Env
 from logstore.base.errors import (
     InvalidArgumentError,
-    LimitExceededError,
     LogstoreError,
     OutOfRangeError,
     UnavailableError,
@@ -30,11 +27,14 @@ from logstore.base.errors import (
 from logstore.base.types import Record
 from logstore.client.directory import Directory, another, replaced
 from logstore.client.funnel import Funnel
-from logstore.client.pages import SCAN_SCHEMA, Page, page_of, records_of
+from logstore.client.hedging import HedgedCall
+from logstore.client.ordered import groups_of, in_key_order
+from logstore.client.pages import Page, page_of, records_of
 from logstore.client.placing import Placer
 from logstore.client.read_spec import ReadPlace, ReadSpec
+from logstore.client.replicas import Kind, Replicas
 from logstore.client.results import Results
-from logstore.client.router import Router, read_instance
+from logstore.client.router import Router
 from logstore.client.sender import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from logstore.meta.records import mapping_log
 from logstore.proto.status import from_rpc
@@ -47,10 +47,6 @@ READ_CONCURRENCY = 8
 
 PAGES_QUEUED_MAX = 32
 """Pages (about 1 MiB each) that wait for the consumer of one call; beyond it the shards wait."""
-
-ORDERED_READ_BYTES_MAX = 256 * 1024 * 1024
-"""Bytes that a read with order="key" may hold to sort them."""
-
 
 REPLACED_WAIT_S = 0.5
 """How long it may take to recognise that a shard that became shorter is another log's."""
@@ -75,6 +71,7 @@ class Reader:
         self._placer.lookup = self._token
         self._directory = directory
         self._env = env
+        self._replicas = Replicas(env.rng)
         self._session = session
         self._timeout_s = timeout_s
         self.trimmed: dict[str, int] = {}
@@ -151,29 +148,22 @@ class Reader:
         placed = await self._placed(spec, False)
         if placed is None:
             return
-        spec = placed
-        unlimited = replace(spec, limit=None)
-        left = spec.limit
-        for group in self._groups(await self._shards(spec)):
-            held: list[tuple[int, pa.RecordBatch]] = []
-            size = 0
-            rank = {shard.id: place for place, shard in enumerate(group)}
-            async with contextlib.aclosing(self._fan_out(unlimited, group, False)) as pages:
-                async for page in pages:
-                    size += page.batch.nbytes
-                    if size > ORDERED_READ_BYTES_MAX:
-                        raise LimitExceededError.of(
-                            'read with order="key"', size, ORDERED_READ_BYTES_MAX, "bytes"
-                        )
-                    place = rank.setdefault(page.shard, len(rank))  # not known: a successor
-                    held.append((place, page.arrow()))
-            for batch in _sorted(held):
-                if left is not None and batch.num_rows >= left:
-                    yield batch.slice(0, left)
-                    return
-                if left is not None:
-                    left -= batch.num_rows
+        unlimited = replace(placed, limit=None)
+        shards = await self._shards(placed)
+        found = in_key_order(
+            self._directory.lifetime,
+            groups_of(shards, await self._scattered(placed)),
+            lambda group: self._fan_out(unlimited, group, False),
+            placed.limit,
+        )
+        async with contextlib.aclosing(found) as batches:
+            async for batch in batches:
                 yield batch
+
+    async def _scattered(self, spec: ReadSpec) -> bool:
+        """Whether keys next to each other are in any shard."""
+        router = await self._router(spec)
+        return router.hashed or router.balanced
 
     async def _placed(self, spec: ReadSpec, tail: bool) -> ReadSpec | None:
         """The spec with routing keys; None: a key of a balanced log that was never written."""
@@ -196,19 +186,6 @@ class Reader:
             async for page in pages:
                 return cast("bytes", page.batch.column("value")[0].as_py())
         return None
-
-    def _groups(self, shards: Sequence[Shard]) -> list[list[Shard]]:
-        """Shards whose key ranges follow each other may be read one after the other; hash and
-        balanced logs, and shards with history, are one group.
-        """
-        ordered = sorted(shards, key=lambda shard: shard.range.start)
-        hashed = any(
-            router is not None and (router.hashed or router.balanced)
-            for router in (self._directory.cached(shard.log) for shard in shards)
-        )
-        if hashed or any(shard.predecessors or shard.successors for shard in shards):
-            return [list(shards)]
-        return [[shard] for shard in ordered]
 
     async def _shards(self, spec: ReadSpec) -> list[Shard]:
         router = await self._router(spec)
@@ -400,7 +377,7 @@ class Reader:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
             try:
-                async with contextlib.aclosing(self._call(place, shard, False, 1)) as pages:
+                async with contextlib.aclosing(self._call(place, shard, False, 1, False)) as pages:
                     async for _ in pages:
                         return place.stop
                 return None
@@ -429,16 +406,26 @@ class Reader:
         return newest
 
     async def _call(
-        self, place: ReadPlace, shard: Shard, tail: bool, attempt: int
+        self, place: ReadPlace, shard: Shard, tail: bool, attempt: int, hedged: bool = True
     ) -> AsyncGenerator[Page, None]:
-        """One call; a replica that could not serve sends the next attempt to the primary (P8)."""
-        instance = read_instance(shard, self._env.rng, primary=attempt > 0)
-        address = shard.addresses.get(instance)
-        if address is None:
+        """One call; a replica that could not serve sends the next attempt to the primary (P8).
+
+        `hedged`: another replica may answer in place of a slow one. A tail is never hedged: that
+        nothing comes says nothing.
+        """
+        loop = asyncio.get_running_loop()
+        instance = self._replicas.choose(shard, loop.time(), primary=attempt > 0)
+        if instance not in shard.addresses:
             raise UnavailableError(f"instance {instance} of shard {shard.id} has no known address")
-        stub = cast("Any", log_pb2_grpc.LogServiceStub(self._directory.channel(address)))
-        request = place.request(shard, self._session.get(shard.id, 0), self._directory.caller)
-        call = stub.Tail(log_pb2.TailRequest(read=request)) if tail else stub.Read(request)
+
+        def begin(instance: str) -> Any:
+            channel = self._directory.channel(shard.addresses[instance])
+            stub = cast("Any", log_pb2_grpc.LogServiceStub(channel))
+            request = place.request(shard, self._session.get(shard.id, 0), self._directory.caller)
+            return stub.Tail(log_pb2.TailRequest(read=request)) if tail else stub.Read(request)
+
+        hedged = hedged and not tail
+        call = self._hedged(place, shard, instance, begin) if hedged else begin(instance)
         try:
             while (response := await call.read()) is not grpc.aio.EOF:
                 page = page_of(response)
@@ -454,17 +441,8 @@ class Reader:
         finally:
             call.cancel()
 
-
-def _sorted(held: list[tuple[int, pa.RecordBatch]]) -> list[pa.RecordBatch]:
-    """Batches of a group, with their shards' places in history, as one run sorted by key, place
-    and offset.
-    """
-    if not held:
-        return []
-    table = pa.Table.from_batches([batch for _, batch in held], SCAN_SCHEMA)
-    places = np.concatenate([np.full(batch.num_rows, rank, np.int32) for rank, batch in held])
-    order = pc.sort_indices(
-        table.append_column("place", pa.array(places)),
-        sort_keys=[("key", "ascending"), ("place", "ascending"), ("offset", "ascending")],
-    )
-    return list(table.take(order).combine_chunks().to_batches(max_chunksize=16_384))
+    def _hedged(
+        self, place: ReadPlace, shard: Shard, instance: str, begin: Callable[[str], Any]
+    ) -> HedgedCall:
+        kind: Kind = "key" if place.by_key else "scan"
+        return HedgedCall(self._replicas, self._directory.lifetime, shard, kind, instance, begin)

@@ -17,7 +17,7 @@ from logstore.base.errors import (
     UnknownShardError,
 )
 from logstore.base.types import Record
-from logstore.client import reader
+from logstore.client import ordered
 from logstore.client.client import Log
 from logstore.client.pages import SCAN_SCHEMA
 from tests.support.clients import Starter, client_of
@@ -85,7 +85,7 @@ async def test_order_key_gives_key_then_offset(start: Starter, hashed: bool) -> 
 
 
 async def test_order_key_is_bounded(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "ORDERED_READ_BYTES_MAX", 1_000)
+    monkeypatch.setattr(ordered, "ORDERED_READ_BYTES_MAX", 1_000)
     cluster = await three(start)
     async with client_of(cluster) as db:
         log = await db.log("orders")
