@@ -19,7 +19,7 @@ from coordinator.answers.catalog import (
     RestoredLog,
     RetiredInstance,
 )
-from coordinator.answers.plans import AutopilotMode, PlanAnswer
+from coordinator.answers.plans import AutopilotMode, PlanAnswer, PlannerSettings
 from coordinator.answers.statistics import ForecastAnswer, Heatmap, Shares, Stats
 from coordinator.migration.answers import DryMove, Migration, MigrationRows, Reshape
 from logstore.meta.records import LogOptions, ShardRecord
@@ -102,8 +102,10 @@ CALLS: Mapping[tuple[str, str], Call] = {
     # Read where keys are placed: the book of a log is there.
     ("Placement", "Shares"): _reads(Of.LOG, Shares),
     # Made where the loop runs, which has the view and the switch.
+    ("Plans", "GetPlanner"): _reads(Of.CLUSTER, PlannerSettings),
     ("Plans", "Plan"): _reads(Of.CLUSTER, PlanAnswer),
     ("Plans", "SetAutopilot"): _writes(Of.CLUSTER, AutopilotMode),
+    ("Plans", "SetPlanner"): _writes(Of.CLUSTER, PlannerSettings),
     # Instances report to every coordinator, and each learns from the reports.
     ("Statistics", "Forecast"): _reads(Of.ANYONE, ForecastAnswer),
     ("Statistics", "Heatmap"): _reads(Of.ANYONE, Heatmap),

@@ -1,10 +1,7 @@
 """Writes docs/reference/settings.md from the settings themselves; `--check` says if it is stale."""
 
-import ast
 import enum
-import inspect
 import sys
-import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -22,7 +19,7 @@ from logstore.meta.settings import MetadataSettings
 from logstore.node.config import NodeConfig
 from sharder.config import PlannerConfig, RiskConfig
 from sharder.placement import PlacementConfig
-from sharder.settings import limits_in
+from sharder.settings import docstrings, limits_in
 from sharder.simulate.cluster import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
@@ -101,14 +98,17 @@ def page() -> str:
             dataclass_rows(LogOptions),
         ),
         _section(
-            "The planner", "`sharder.config.PlannerConfig`, for who runs the planner alone. A"
-            " coordinator gives it `threshold`, `seed`, `horizon_slots`, `hysteresis`,"
-            " `cooldown_s`, `flip_back_s`, `margin_periods` and `moves_max` of its own settings,"
-            " and leaves out the policy `drain`.",
+            "The planner", "`logstore planner set NAME=VALUE` while it runs, for the next"
+            " plan and after every restart; `planner reset NAME` ends that. A value that is set so"
+            " goes before the coordinator's own settings `threshold`, `seed`, `horizon_slots`,"
+            " `hysteresis`, `cooldown_s`, `flip_back_s`, `margin_periods` and `moves_max`"
+            " (`operators_in_flight_max`), and those before the defaults here. `mode` is"
+            " `logstore autopilot`; `executable` follows from what the coordinator carries out; a"
+            " coordinator leaves out the policy `drain`.",
             dataclass_rows(PlannerConfig),
         ),
         _section(
-            "The planner's risk", "`sharder.config.RiskConfig`, `PlannerConfig.risk`.",
+            "The planner's risk", "`logstore planner set risk.NAME=VALUE`, as above.",
             dataclass_rows(RiskConfig),
         ),
         _section(
@@ -168,23 +168,6 @@ def dataclass_rows(settings: type) -> list[Row]:
         unit = limits_in(metadata).unit.strip("()")
         rows.append(Row(field.name, unit, default, _bounds(kind, metadata), said[field.name]))
     return rows
-
-
-def docstrings(settings: type) -> dict[str, str]:
-    """The docstring below each field of a class, on one line; empty where there is none."""
-    (found,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(found, ast.ClassDef)
-    said: dict[str, str] = {}
-    name = ""
-    for node in found.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            name = node.target.id
-            said[name] = ""
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
-            said[name], name = _line(str(node.value.value)), ""
-        else:
-            name = ""
-    return said
 
 
 def _names(field: FieldInfo, own: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from annotated_types import Interval, Unit
 
-from sharder.settings import complaint
+from sharder.settings import OneOf, complaint
 
 OUTLOOK_MAX = 96
 """Periods of the outlook beyond a shorter horizon: a day of them, at most this many."""
@@ -144,7 +144,7 @@ class PlannerConfig:
     """A change that cures no overload must pay for its move within this time."""
     upkeep_operators_max: Annotated[int, Interval(ge=0, le=10_000), Unit("operators")] = 4
     """Operators that cure no overload (spread, tier, co-locate, merge) in one plan, of each."""
-    strategy: str = "shadow"
+    strategy: Annotated[str, OneOf(("auto", "shadow", "log-shipping", "copy-on-write"))] = "shadow"
     """How planned moves are made (`coordinator.migration`)."""
     virtual_nodes: Annotated[int, Interval(ge=1, le=4096), Unit("points")] = 64
     """Points of each instance on the ring."""

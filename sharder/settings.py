@@ -4,7 +4,10 @@ Write `x_s: Annotated[float, Interval(ge=0, le=60), Unit("s")] = 1.0` and a docs
 Settings of processes (pydantic) have the same form; `coordinator.settings_reference` reads both.
 """
 
+import ast
 import functools
+import inspect
+import textwrap
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -65,3 +68,20 @@ def complaint(values: Any) -> str | None:
         if said is not None:
             return said
     return None
+
+
+def docstrings(settings: type) -> dict[str, str]:
+    """The docstring below each field of a class, on one line; empty where there is none."""
+    (found,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
+    assert isinstance(found, ast.ClassDef)
+    said: dict[str, str] = {}
+    name = ""
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+            said[name] = ""
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+            said[name], name = " ".join(str(node.value.value).split()), ""
+        else:
+            name = ""
+    return said

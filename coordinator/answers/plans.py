@@ -4,6 +4,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from coordinator.answers.base import Answer
+from logstore.meta.records import SettingValue
 from sharder.config import PlanMode
 from sharder.operators import Plan, Trigger
 from sharder.reasons import Reason
@@ -127,3 +128,43 @@ class AutopilotMode(Answer, frozen=True, kw_only=True):
     """`autopilot`: on, forecast-only or off."""
 
     autopilot: str
+
+
+class PlannerSetting(Answer, frozen=True, kw_only=True):
+    """A setting of the planner as it acts now.
+
+    `source`: `live` (by `planner set`), `start` (the coordinator's own settings) or `default`.
+    `at_start`: the value without what was set live.
+    """
+
+    name: str
+    value: SettingValue
+    unit: str
+    bounds: str
+    source: str
+    at_start: SettingValue
+    by: str
+    """Who set it live; empty: it is not set."""
+    at_us: int | None
+
+
+class PlannerChange(Answer, frozen=True, kw_only=True):
+    """A change of one setting while the planner ran (`logstore.meta.records.SettingChange`)."""
+
+    at_us: int
+    by: str
+    name: str
+    old: SettingValue
+    new: SettingValue
+    reset: bool
+
+
+class PlannerSettings(Answer, frozen=True, kw_only=True):
+    """Settings of the planner and, on request, their changes, oldest first.
+
+    `problem`: why what was set live does not count; empty: it does.
+    """
+
+    settings: list[PlannerSetting]
+    problem: str
+    changes: list[PlannerChange] | UnsetType = UNSET

@@ -19,6 +19,7 @@ from coordinator.cli import (
     doctor,
     logs,
     moves,
+    planner,
     profile,
     recover,
     reshape,
@@ -59,8 +60,8 @@ def _options(
     """What may stand before a command."""
 
 
-for module in (serve, logs, append, data, cluster, profile, announce, moves, reshape, simulate,
-               verify, recover, copies, doctor):  # fmt: skip
+for module in (serve, logs, append, data, cluster, profile, announce, moves, planner, reshape,
+               simulate, verify, recover, copies, doctor):  # fmt: skip
     module.register(app)
 check_every(app)
 use_for_all(app)

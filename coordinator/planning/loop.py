@@ -21,6 +21,7 @@ from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.planning.notes import PlanCounts, PlanNote
+from coordinator.planning.tuning import PlannerTuning
 from coordinator.planning.views import PastForecast, make_view, with_expected
 from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.background import Background
@@ -29,30 +30,12 @@ from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import AUTOPILOT
 from logstore.meta.tables import shard_table, text_table
-from sharder.config import PlanMode, PlannerConfig, RiskConfig
+from sharder.config import PlannerConfig
 from sharder.plan import Operator, Plan, plan
 from sharder.view import View
 
 PLANS_KEPT_MAX = 1_000
 _log = structlog.get_logger(__name__)
-
-
-def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerConfig:
-    """Without the policy `drain`: `replicas.drain` and repair empty instances, also while the
-    autopilot is off. The planner moves nothing onto a draining instance in either case."""
-    mode = PlanMode.ACTIVE if autopilot is Autopilot.ON else PlanMode.DRY_RUN
-    return PlannerConfig(
-        mode=mode,
-        risk=RiskConfig(threshold=config.threshold),
-        seed=config.seed,
-        horizon_periods=config.horizon_slots,
-        hysteresis=config.hysteresis,
-        cooldown_s=config.cooldown_s or 0.0,
-        flip_back_s=config.flip_back_s or 0.0,
-        margin_periods=config.margin_periods,
-        operators_in_flight_max=config.moves_max,
-        policies=tuple(name for name in PlannerConfig().policies if name != "drain"),
-    )
 
 
 class PlanningLoop:
@@ -74,6 +57,7 @@ class PlanningLoop:
             msgspec.json.encode(config.move),
             MoveOptions(feed="kafka" if config.kafka else "direct"),
         )
+        self.tuning = PlannerTuning(config, env, store)
         self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
         self.counts = PlanCounts()
         self._config, self._env, self._store = config, env, store
@@ -134,7 +118,7 @@ class PlanningLoop:
         for operator in made.startable():
             if not self._is_ours(operator):
                 continue
-            name = await self._begin(operator, known)
+            name = await self._begin(operator, known, seen.config.operators_in_flight_max)
             if name is not None:
                 started.append(name)
                 known.add(name)
@@ -156,6 +140,7 @@ class PlanningLoop:
 
     async def _look(self) -> tuple[View, set[str]]:
         """The planner's present view, and the migrations that it knows."""
+        planner = await self._planner_config()
         now_s = self._env.clock.wall_us() / 1e6
         shards = await shard_table(self._store).all()
         instances = await self._catalog.instances()
@@ -167,7 +152,7 @@ class PlanningLoop:
             now_s=now_s,
             mono_s=mono_s,
             config=self._config,
-            planner=self._planner_config(),
+            planner=planner,
             shards=shards,
             instances=instances,
             alive={i.instance: self._intake.alive(i.instance, mono_s) for i in instances},
@@ -188,9 +173,9 @@ class PlanningLoop:
         self._newest = PastForecast.of(view)
         return self._earlier
 
-    def _planner_config(self) -> PlannerConfig:
+    async def _planner_config(self) -> PlannerConfig:
         """Merges stay advice: a log keeps the number of shards that it was created with."""
-        made = planner_config(self._config, self.mode)
+        made = await self.tuning.config(self.mode)
         if self._reshapes is None:
             return made
         return replace(made, executable=(*made.executable, "split"))
@@ -204,7 +189,9 @@ class PlanningLoop:
             if isinstance(sizes, dict):
                 self._sizes.update(sizes)
 
-    async def _begin(self, operator: Operator, known: Collection[str]) -> str | None:
+    async def _begin(
+        self, operator: Operator, known: Collection[str], in_flight_max: int
+    ) -> str | None:
         if operator.kind == "split":
             return await self._split(operator)
         seen = operator.forecast
@@ -219,7 +206,7 @@ class PlanningLoop:
             risk=operator.risk,
             forecast=note,
             seen=known,
-            in_flight_max=self._config.moves_max,
+            in_flight_max=in_flight_max,
         )
         try:
             record = await self._driver.propose(proposal)

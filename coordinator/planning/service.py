@@ -62,6 +62,21 @@ class PlansService(PlansServicer):
         await self._loop.set_mode(mode)
         return answered(AutopilotMode(autopilot=self._loop.mode.value))
 
+    @unary
+    async def GetPlanner(self, request: pb.GetPlannerRequest, context: Context) -> pb.JsonResponse:
+        """Every setting of the planner; with `history` their changes as well."""
+        return answered(await self._loop.tuning.settings(history=request.history))
+
+    @unary
+    async def SetPlanner(self, request: pb.SetPlannerRequest, context: Context) -> pb.JsonResponse:
+        """Set and reset settings in one write, for the next plan; the answer has them alone."""
+        try:
+            values = msgspec.json.decode(request.values_json or b"{}", type=dict[str, object])
+        except msgspec.DecodeError as e:
+            raise InvalidArgumentError(f"values_json: {e}, it must be an object by name") from None
+        by = request.by or context.peer()
+        return answered(await self._loop.tuning.change(values, list(request.resets), by))
+
 
 def _round(note: PlanNote) -> PlanningRound:
     made = note.plan

@@ -60,7 +60,8 @@ def make_view(
     known = {record.instance for record in instances}
     live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
     per_s = 1.0 / config.wall_s_per_slot
-    ahead = config.slots_ahead if len(live) <= OUTLOOK_SHARDS_MAX else config.horizon_slots
+    least = max(config.horizon_slots, planner.horizon_periods or 0)
+    ahead = max(config.slots_ahead, least) if len(live) <= OUTLOOK_SHARDS_MAX else least
     forecasts = intake.forecasts([s.shard for s in live], ahead, mono_s, config.wall_s_per_slot)
     moved = _last_moves(migrations, now_s)
     migrating = {m.shard for m in migrations if m.active}

@@ -123,7 +123,8 @@ def make_plan(
     named = {m.replica_id for s in shards for m in s.members()}
     _tell_left(usable, named, {log.name for log in logs}, notes)
     notes.tell("note", "cluster", "not kept with copies, so not recovered: the calendar of events, "
-               "profiles, drains, migrations under way, the autopilot's mode")  # fmt: skip
+               "profiles, drains, migrations under way, the autopilot's mode, what `planner set` "
+               "set")  # fmt: skip
     return RecoveryPlan(
         cluster=cluster,
         logs=tuple(logs),

@@ -24,6 +24,7 @@ CHANGEFEEDS = "/changefeeds/"
 CELLS = "/cells/"
 CELL_COUNT = "/settings/cells"
 """Into how many cells the shard space is divided; written once."""
+PLANNER = "/planner/"
 AUTOPILOT = "/settings/autopilot"
 """The autopilot's mode as it was last set by hand."""
 COORDINATORS = "/coordinators/"
@@ -333,6 +334,40 @@ class ProfileRecord:
     logs: tuple[str, ...] = ()
 
 
+SettingValue = float | int | str | tuple[str, ...] | None
+"""A value of a planner's setting, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSetting:
+    """A planner's setting that was changed while it ran: its value, who changed it, and when."""
+
+    value: SettingValue
+    by: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """One change of one setting. `new` of a `reset` is the value at the start, which came back."""
+
+    at_us: int
+    by: str
+    name: str
+    old: SettingValue
+    new: SettingValue
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerRecord:
+    """The planner's settings that were changed while it ran, by name; the last changes, oldest
+    first."""
+
+    settings: dict[str, LiveSetting] = field(default_factory=dict)
+    changes: tuple[SettingChange, ...] = ()
+
+
 def encode(record: object) -> bytes:
     """A record as JSON bytes (KeyRange and bytes fields as base64)."""
     return msgspec.json.encode(record)
@@ -372,3 +407,7 @@ def decode_cursor(value: bytes) -> ChangefeedCursor:
 
 def decode_leader(value: bytes) -> LeaderRecord:
     return msgspec.json.decode(value, type=LeaderRecord)
+
+
+def decode_planner(value: bytes) -> PlannerRecord:
+    return msgspec.json.decode(value, type=PlannerRecord)

@@ -8,6 +8,7 @@ from logstore.meta.records import (
     GENERATIONS,
     INSTANCES,
     LOGS,
+    PLANNER,
     PROCESSES,
     SHARDS,
     TOMBSTONES,
@@ -17,6 +18,7 @@ from logstore.meta.records import (
     InstanceRecord,
     LeaderRecord,
     LogRecord,
+    PlannerRecord,
     ProcessRecord,
     ShardRecord,
     Tombstone,
@@ -26,6 +28,7 @@ from logstore.meta.records import (
     decode_instance,
     decode_leader,
     decode_log,
+    decode_planner,
     decode_process,
     decode_shard,
     decode_tombstone,
@@ -71,6 +74,11 @@ def changefeed_table(store: MetadataStore) -> Table[ChangefeedCursor]:
 def generation_table(store: MetadataStore) -> Table[GenerationRecord]:
     """By generation."""
     return Table(store, GENERATIONS, decode_generation)
+
+
+def planner_table(store: MetadataStore) -> Table[PlannerRecord]:
+    """Of one record, `settings`: changes of several settings that fit together are one write."""
+    return Table(store, PLANNER, decode_planner)
 
 
 def coordinator_table(store: MetadataStore) -> ReadTable[LeaderRecord]:

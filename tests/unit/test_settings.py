@@ -24,7 +24,7 @@ from logstore.node import main as node_main
 from logstore.node.config import NodeConfig
 from sharder.config import PlannerConfig, RiskConfig
 from sharder.placement import PlacementConfig
-from sharder.settings import limits_in, limits_of
+from sharder.settings import docstrings, limits_in, limits_of
 from sharder.simulate.cluster import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -269,7 +269,7 @@ def described() -> Iterator[tuple[str, str, Any, tuple[Any, ...], str]]:
             yield settings.__name__, name, field.annotation, tuple(field.metadata), said
     for owner in DATACLASSES:
         hints, texts = (
-            get_type_hints(owner, include_extras=True), settings_reference.docstrings(owner),
+            get_type_hints(owner, include_extras=True), docstrings(owner),
         )  # fmt: skip
         for setting in fields(owner):
             hint = hints[setting.name]

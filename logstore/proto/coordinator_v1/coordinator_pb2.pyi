@@ -874,6 +874,55 @@ class SetAutopilotRequest(_message.Message):
 Global___SetAutopilotRequest: _TypeAlias = SetAutopilotRequest  # noqa: Y015
 
 @_typing.final
+class GetPlannerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HISTORY_FIELD_NUMBER: _builtins.int
+    history: _builtins.bool
+    def __init__(
+        self,
+        *,
+        history: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlannerRequest: _TypeAlias = GetPlannerRequest  # noqa: Y015
+
+@_typing.final
+class SetPlannerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_JSON_FIELD_NUMBER: _builtins.int
+    RESETS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    values_json: _builtins.bytes
+    """an object: setting -> value, or its text"""
+    by: _builtins.str
+    """for the history; empty: the caller's address"""
+    @_builtins.property
+    def resets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """settings that go back to their value at the start"""
+
+    def __init__(
+        self,
+        *,
+        values_json: _builtins.bytes = ...,
+        resets: _abc.Iterable[_builtins.str] | None = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "resets", b"resets", "values_json", b"values_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPlannerRequest: _TypeAlias = SetPlannerRequest  # noqa: Y015
+
+@_typing.final
 class MoveRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1085,6 +1085,16 @@ class PlansStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.PlanRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
                 _registered_method=True)
+        self.GetPlanner = channel.unary_unary(
+                '/coordinator.v1.Plans/GetPlanner',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.GetPlannerRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.SetPlanner = channel.unary_unary(
+                '/coordinator.v1.Plans/SetPlanner',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetPlannerRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
         self.SetAutopilot = channel.unary_unary(
                 '/coordinator.v1.Plans/SetAutopilot',
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetAutopilotRequest.SerializeToString,
@@ -1102,6 +1112,20 @@ class PlansServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPlanner(self, request, context):
+        """Weights, thresholds and limits of the planner, as they act now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPlanner(self, request, context):
+        """acts in the next plan, and for ever
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAutopilot(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1114,6 +1138,16 @@ def add_PlansServicer_to_server(servicer, server):
             'Plan': grpc.unary_unary_rpc_method_handler(
                     servicer.Plan,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.PlanRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'GetPlanner': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlanner,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.GetPlannerRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'SetPlanner': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPlanner,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetPlannerRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
             'SetAutopilot': grpc.unary_unary_rpc_method_handler(
@@ -1148,6 +1182,60 @@ class Plans:
             target,
             '/coordinator.v1.Plans/Plan',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.PlanRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlanner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Plans/GetPlanner',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.GetPlannerRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPlanner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Plans/SetPlanner',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetPlannerRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,

@@ -306,6 +306,10 @@ class PlansStub:
     def __new__(cls, channel: _aio.Channel) -> PlansAsyncStub: ...
     Plan: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.PlanRequest, _coordinator_pb2.JsonResponse]
     """the current plan with reasons; pure, executes nothing"""
+    GetPlanner: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetPlannerRequest, _coordinator_pb2.JsonResponse]
+    """Weights, thresholds and limits of the planner, as they act now."""
+    SetPlanner: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SetPlannerRequest, _coordinator_pb2.JsonResponse]
+    """acts in the next plan, and for ever"""
     SetAutopilot: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SetAutopilotRequest, _coordinator_pb2.JsonResponse]
 
 @_typing.type_check_only
@@ -313,6 +317,10 @@ class PlansAsyncStub(PlansStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Plan: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.PlanRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     """the current plan with reasons; pure, executes nothing"""
+    GetPlanner: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetPlannerRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Weights, thresholds and limits of the planner, as they act now."""
+    SetPlanner: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SetPlannerRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """acts in the next plan, and for ever"""
     SetAutopilot: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SetAutopilotRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
 
 class PlansServicer(metaclass=_abc_1.ABCMeta):
@@ -323,6 +331,22 @@ class PlansServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
         """the current plan with reasons; pure, executes nothing"""
+
+    @_abc_1.abstractmethod
+    def GetPlanner(
+        self,
+        request: _coordinator_pb2.GetPlannerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Weights, thresholds and limits of the planner, as they act now."""
+
+    @_abc_1.abstractmethod
+    def SetPlanner(
+        self,
+        request: _coordinator_pb2.SetPlannerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """acts in the next plan, and for ever"""
 
     @_abc_1.abstractmethod
     def SetAutopilot(

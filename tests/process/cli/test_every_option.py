@@ -46,6 +46,8 @@ BASE: dict[str, list[str]] = {
     "split": ["bounds/0", "--dry-run", "--at=m"],
     "merge": ["bounds/0", "bounds/1", "--dry-run"],
     "autopilot": ["off"],
+    "planner get": [], "planner set": ["cooldown_s=1"], "planner reset": ["cooldown_s"],
+    "planner history": [],
     "verify": ["bounds/0"],
     "calendar add": ["e", "--start=2026-01-01", "--end=2026-01-02"],
     "calendar remove": ["e"],
@@ -56,7 +58,7 @@ BASE: dict[str, list[str]] = {
     "instances list": [], "instances retire": ["instance-2", "--dry-run"],
     "copies list": [], "copies adopt": ["instance-2", "17", "--dry-run"],
     "copies discard": ["instance-2", "17", "--dry-run"], "log restore": ["nolog", "--dry-run"],
-    "doctor": [], "recover": ["--data=empty"],
+    "doctor": [], "cells": [], "recover": ["--data=empty"],
     "plan": [], "calendar list": [], "profiles list": [], "log list": [], "up": [], "demo": [],
 }  # fmt: skip
 SIGNED = {"--timestamp", "--since", "--seed"}

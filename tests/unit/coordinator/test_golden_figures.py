@@ -108,6 +108,12 @@ async def plans(caller: Caller, server: CoordinatorServer) -> None:
     operators = await caller.ask("Plans.Plan", pb.PlanRequest(explain=True), "on")
     assert operators["json"]["operators"]
     await caller.ask("Plans.SetAutopilot", pb.SetAutopilotRequest(mode="off"), "off")
+    values = msgspec.json.encode({"risk.threshold": 0.7, "cooldown_s": "60", "surprise": None})
+    changed = pb.SetPlannerRequest(values_json=values, by="golden")
+    await caller.ask("Plans.SetPlanner", changed)
+    back = pb.SetPlannerRequest(resets=["cooldown_s"], by="golden")
+    await caller.ask("Plans.SetPlanner", back, "reset")
+    await caller.ask("Plans.GetPlanner", pb.GetPlannerRequest(history=True))
 
 
 async def announcements(caller: Caller, server: CoordinatorServer) -> None:

@@ -1,0 +1,22 @@
+"""A command line run against a cluster, as a person runs it: in a process of its own."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+
+async def told(address: str, *arguments: str, status: int = 0) -> str:
+    """Standard output of one command; its standard error where it must fail."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coordinator.cli.main", *arguments, "--address", address,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == status, (out + err).decode()
+    return (err if status else out).decode()
+
+
+async def told_json(address: str, *arguments: str) -> Any:
+    """What a command prints with `--json`: one value."""
+    return json.loads(await told(address, *arguments, "--json"))
