@@ -21,7 +21,6 @@ from coordinator.limits import (
     span,
 )
 from logstore.base.background import Background
-from logstore.meta.records import CapacityRecord
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -72,6 +71,13 @@ def up(
         str | None,
         typer.Option(metavar="HOST:PORT,…", help="A Kafka that moves feed through."),
     ] = None,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="Describe an instance: name, tier, zone, ops, bytes, stored; repeat it.",
+        ),
+    ] = None,
     replicas: Annotated[
         int, typer.Option(**span(REPLICAS), help="Copies of a log that does not say.")
     ] = 1,
@@ -88,23 +94,27 @@ def up(
 ) -> None:
     """Run a whole cluster here until Ctrl-C; the next `up` goes on with its data.
 
-    Prints one line `ready ADDRESS` when it serves, and on standard error what has changed:
-    instances of the data that are not started, what is missing without them, new instances.
+    Prints one line `ready ADDRESS` when it serves (with several coordinators all their addresses),
+    and on standard error what has changed: instances of the data that are not started, what is
+    missing without them, new instances. What `--instance` describes is kept for the next start.
 
-    Example: logstore up --instances 3 --replicas 3 --data ./data --port 7400
+    Example: logstore up --instances 3 --instance name=fast,tier=fast,zone=b,ops=500
     """
-    from coordinator.local import survey
+    from coordinator.local import instance_spec, survey
     from coordinator.local.cluster import ClusterOptions, running
 
     given = dict(parse_option(text) for text in setting or ())
     past = survey.before(data)
     survey.check_metadata(data, past, metadata)
-    count = max(1, replicas, survey.last_number(past)) if instances is None else instances
+    count = instances or max(1, replicas, survey.last_count(past), len(instance or ()))
+    kept = past.run.instances if past.run is not None else ()
+    specs = instance_spec.specs_of(instance or (), kept, count)
+    described = tuple(specs[: len(instance)]) if instance else kept
     options = ClusterOptions(
         data=data,
         instances=count,
         port=port,
-        capacities=[CapacityRecord(ops_per_s, bytes_per_s)] * count,
+        specs=instance_spec.with_default_capacity(specs, ops_per_s, bytes_per_s),
         coordinator_settings=_for_coordinator(
             {"planning_period_s": planning_period_s, "cells": cells, **given}, metadata, kafka
         ),
@@ -115,7 +125,7 @@ def up(
         kafka=kafka,
     )
 
-    run_now = survey.ClusterStart(replicas, metadata)
+    run_now = survey.ClusterStart(replicas, metadata, described)
 
     async def work() -> None:
         stopped = asyncio.Event()
@@ -142,6 +152,7 @@ def up(
                 print_json(
                     {
                         "ready": cluster.address,
+                        "coordinators": cluster.coordinator_addresses,
                         "instances": cluster.instance_addresses,
                         "pids": cluster.pids,
                         "data": str(data),
@@ -149,7 +160,7 @@ def up(
                     }
                 )
             else:
-                typer.echo(f"ready {cluster.address}")
+                typer.echo(f"ready {','.join(cluster.coordinator_addresses)}")
             for sentence in told:
                 note(sentence)
             sys.stdout.flush()

@@ -22,6 +22,7 @@ from coordinator.answers.catalog import InstanceRow
 from coordinator.config import Autopilot
 from coordinator.limits import COORDINATORS, INSTANCES, PORT
 from coordinator.local.identities import cluster_of
+from coordinator.local.instance_spec import InstanceSpec, specs_of
 from coordinator.local.process import Supervised, host_and_port, listen_flag
 from logstore.base.address import Address
 from logstore.base.directory_lock import DirectoryLock
@@ -56,7 +57,8 @@ class ClusterOptions:
     passed on as they are (CoordinatorConfig, NodeConfig). `autopilot`: on, forecast-only or off;
     None leaves it as it is. `metadata`: an etcd URL, instead of a store in the coordinator.
     `kafka`: HOST:PORT,… of a broker that moves feed through. `replicas`: default of new logs.
-    `coordinators`: more than one share the cells, which needs `metadata`.
+    `coordinators`: more than one share the cells, which needs `metadata`. `specs`: names, tiers,
+    zones and capacities of the first instances; the others are `instance-N`.
     """
 
     data: Path
@@ -72,6 +74,7 @@ class ClusterOptions:
     kafka: str | None = None
     replicas: int | None = None
     coordinators: Annotated[int, COORDINATORS, Unit("coordinators")] = 1
+    specs: Sequence[InstanceSpec] = ()
 
     def __post_init__(self) -> None:
         said = complaint(self)
@@ -129,6 +132,11 @@ class LocalCluster:
     def address(self) -> str:
         """The (first) coordinator's `host:port`."""
         return self._coordinator.address
+
+    @property
+    def coordinator_addresses(self) -> list[str]:
+        """`host:port` of each coordinator."""
+        return [c.address for c in self._coordinators]
 
     @property
     def instance_addresses(self) -> dict[str, str]:
@@ -206,14 +214,10 @@ class LocalCluster:
         self._expect(cluster_of(self.data))
         await asyncio.gather(*(c.start(options.start_timeout_s) for c in self._coordinators))
         port = options.port
-        for number in range(1, options.instances + 1):
+        for at, spec in enumerate(specs_of((), options.specs, options.instances)):
             port = _free_port_after(options.host, port) if port else 0
-            capacity = (
-                options.capacities[number - 1]
-                if number <= len(options.capacities)
-                else CapacityRecord()
-            )
-            self._make_instance(number, port, _capacity_settings(capacity))
+            stated = options.capacities[at] if at < len(options.capacities) else CapacityRecord()
+            self._make_instance(spec.name, port, _capacity_settings(stated) | spec.settings())
         starts = [p.start(options.start_timeout_s) for p in self._instances.values()]
         await asyncio.gather(*starts)
         await self.wait_ready()
@@ -230,19 +234,20 @@ class LocalCluster:
         """Start one more instance; returns its name once it is known and alive."""
         if len(self._instances) >= INSTANCES.le:  # type: ignore[operator]
             raise ConfigError(f"instances is {INSTANCES.le} already, the limit")
-        process = self._make_instance(len(self._instances) + 1, 0, settings or {})
+        numbers = range(1, len(self._instances) + 2)
+        name = next(n for i in numbers if (n := f"instance-{i}") not in self._instances)
+        process = self._make_instance(name, 0, settings or {})
         await process.start(self.options.start_timeout_s)
         await self.wait_ready()
         return process.name
 
-    def _make_instance(self, number: int, port: int, settings: Mapping[str, object]) -> Supervised:
-        name, options = f"instance-{number}", self.options
-        coordinators = [c.address for c in self._coordinators]
+    def _make_instance(self, name: str, port: int, settings: Mapping[str, object]) -> Supervised:
+        options = self.options
         given = {
             "instance": name,
             "data": self.data / name,
             "metadata": options.metadata or self.address,
-            "coordinators": coordinators,
+            "coordinators": self.coordinator_addresses,
             "kafka": options.kafka,
             **options.node_settings,
             **settings,

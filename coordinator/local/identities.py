@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from coordinator.local.instance_spec import instance_folders
 from logstore.base.errors import WrongClusterError
 from logstore.node.instance.identity import Identity, IdentityFile
 
@@ -9,7 +10,7 @@ from logstore.node.instance.identity import Identity, IdentityFile
 def identities(data: Path) -> dict[str, Identity]:
     """Instance folder -> the identity in it, for each used folder. `StorageError`."""
     found: dict[str, Identity] = {}
-    for folder in sorted(data.glob("instance-*")):
+    for folder in instance_folders(data):
         identity = IdentityFile(folder).load()
         if identity is not None:
             found[folder.name] = identity

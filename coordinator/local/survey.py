@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from coordinator.local.instance_spec import InstanceSpec, instance_folders
 from logstore.base.errors import ConfigError, LogstoreError
 from logstore.meta.records import ShardRecord, decode_instance, decode_shard
 from logstore.proto.channel import open_channel
@@ -29,6 +30,8 @@ class ClusterStart:
 
     replicas: int
     metadata: str | None = None
+    instances: tuple[InstanceSpec, ...] = ()
+    """Those that were described by `--instance`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def before(data: Path) -> Before:
             f"{path} cannot be read: {e}; it says how this cluster was started last, and may be "
             "deleted"
         ) from None
-    found = frozenset(p.name for p in data.glob("instance-*") if p.is_dir())
+    found = frozenset(p.name for p in instance_folders(data))
     return Before(run, found)
 
 
@@ -129,10 +132,14 @@ def _few(shards: Sequence[str]) -> str:
     return ", ".join(shards[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
-def last_number(past: Before) -> int:
-    """The highest N of `instance-N` that the data holds; 0: none."""
-    numbers = [name.removeprefix("instance-") for name in past.instances]
-    return max((int(n) for n in numbers if n.isdigit()), default=0)
+def last_count(past: Before) -> int:
+    """How many instances start all that the data holds; 0: it holds none."""
+    kept = past.run.instances if past.run is not None else ()
+    named = {spec.name for spec in kept}
+    numbers = [name.removeprefix("instance-") for name in past.instances - named]
+    last = max((int(n) for n in numbers if n.isdigit()), default=0)
+    plain = [n for n in range(1, last + 1) if f"instance-{n}" not in named]
+    return len(kept) + len(plain)
 
 
 async def told(

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from coordinator.local.instance_spec import instance_folders
 from coordinator.recovery.facts import DiskScan, FoundCopy, FoundInstance, records_of
 from logstore.base.errors import ConfigError, CorruptStorageError, StorageError
 from logstore.engine.port import Engine, ReplicaMeta
 from logstore.engine.rocks import RocksEngine
 from logstore.node.instance.identity import FILE, accept
-
-INSTANCE_PREFIX = "instance-"
 
 Accept = Callable[[Path, str, str, int], None]
 """(directory, cluster, generation, revision): the directory accepts the generation by hand."""
@@ -98,12 +97,10 @@ def read_identity(directory: Path) -> FoundInstance:
 
 def instance_directories(data: Path) -> list[Path]:
     """The directories below a folder of `logstore up`, in the order of their numbers."""
-    found = [p for p in data.glob(f"{INSTANCE_PREFIX}*") if p.is_dir()]
+    found = instance_folders(data)
     if not found:
-        raise ConfigError(
-            f"{data} has no folder {INSTANCE_PREFIX}*: it is not a folder of `logstore up`"
-        )
-    return sorted(found, key=lambda p: (len(p.name), p.name))
+        raise ConfigError(f"{data} has no folder instance-*: it is not a folder of `logstore up`")
+    return found
 
 
 def copies_of(found: FoundInstance, engine: Engine) -> list[FoundCopy]:

@@ -22,7 +22,7 @@ from coordinator.local.survey import (
     before,
     check_metadata,
     keep,
-    last_number,
+    last_count,
     notes,
 )
 from logstore.base.errors import ConfigError
@@ -61,6 +61,37 @@ def up(data: Path, *flags: str) -> Iterator[Up]:
     assert err.splitlines() == [f"note: {sentence}" for sentence in noted["notes"]]
 
 
+def test_what_an_instance_is_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    described = ("--instance", "name=fast,tier=nvme,zone=b,ops=500", "--instance", "zone=c")
+    with up(tmp_path, "--instances", "3", *described) as first:
+        assert rows(first) == [
+            ("fast", "nvme", "b", 500.0),
+            ("instance-1", "standard", "zone-a", None),
+            ("instance-2", "standard", "c", None),
+        ]
+        with connect_sync(first.address) as db:
+            db.create_log("one", instances=["fast"]).append(b"k", b"v")
+    with up(tmp_path) as second:
+        assert rows(second)[0] == ("fast", "nvme", "b", 500.0)
+        assert second.notes == []
+        with connect_sync(second.address) as db:
+            assert [r.value for r in db.log("one").read()] == [b"v"]
+    with up(tmp_path, "--instances", "1", "--instance", "name=instance-1") as third:
+        assert any(
+            n.startswith("fast is part of this cluster and not started") for n in third.notes
+        )
+
+
+def rows(found: Up) -> list[tuple[str, str, str, float | None]]:
+    """Name, tier, zone and operations/s of each instance."""
+    command = ["instances", "list", "--address", found.address, "--json"]
+    answer = subprocess.run(
+        [sys.executable, "-m", "coordinator.cli.main", *command], capture_output=True, check=True
+    )
+    listed = json.loads(answer.stdout)
+    return [(i["instance"], i["tier"], i["zone"], i["capacity"]["ops_per_s"]) for i in listed]
+
+
 def test_fewer_and_more_instances_than_the_data_has(tmp_path: Path) -> None:
     with up(tmp_path, "--instances", "3", "--replicas", "2") as first:
         assert first.notes == []
@@ -80,7 +111,7 @@ def test_fewer_and_more_instances_than_the_data_has(tmp_path: Path) -> None:
         assert missing.endswith("--instances 3 starts it")
         assert any(n.startswith("--replicas is 1, it was 2") for n in second.notes)
         assert len(second.notes) == 2
-    assert last_number(before(tmp_path)) == 3  # what `up` starts by default
+    assert last_count(before(tmp_path)) == 3  # what `up` starts by default
     with up(tmp_path, "--instances", "4") as third:
         (new,) = third.notes
         assert new.startswith("instance-4 is new and empty")
