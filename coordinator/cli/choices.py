@@ -35,7 +35,11 @@ EXCLUSIVE: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "read": _ONE_KEY_OR_SEVERAL,
     "tail": (*_ONE_KEY_OR_SEVERAL, ("offset", "from_start")),
-    "create": tuple(("from_history", other) for other in (*_forms("split_key"), "instance")),
+    "create": (
+        *(("from_history", other) for other in (*_forms("split_key"), "instance")),
+        *(("sample", other) for other in (*_forms("split_key"), "from_history", "alphabet")),
+        *(("alphabet", other) for other in (*_forms("split_key"), "from_history")),
+    ),
     "move": (("dry_run", "watch"),),
     "migrations": (
         ("migration", "active"), ("story", "watch"), ("story", "active"),
@@ -52,6 +56,7 @@ EXCLUSIVE: dict[str, tuple[tuple[str, str], ...]] = {
 NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "append": (("resume", "file"), ("resume_from", "file"), ("unknown", "resume")),
     "read": (("offset", "shard"),),
+    "create": (("sample", "shards"), ("alphabet", "shards")),
     "tail": (("offset", "shard"),),
     "migrations": (("story", "migration"),),
     "verify": (("deep", "shard"),),

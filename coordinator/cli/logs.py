@@ -23,6 +23,7 @@ from coordinator.cli.common import (
     run,
     time_text,
 )
+from coordinator.cli.cuts import cuts_of_characters, cuts_of_sample, even_notes
 from coordinator.cli.history import shards_from_history
 from coordinator.cli.keys import from_base64, from_hex, raw
 from logstore.base.errors import InvalidArgumentError
@@ -95,6 +96,14 @@ def create(
             help="Cuts and homes from recorded accesses: a CSV with the columns time_s and key.",
         ),
     ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Cuts from a sample of keys, one a line."),
+    ] = None,
+    alphabet: Annotated[
+        str | None,
+        typer.Option(metavar="CHARS", help="Cuts for keys of these characters, as 0-9a-f."),
+    ] = None,
     changefeed: Annotated[
         str | None,
         typer.Option(metavar="TOPIC", help="Publish every record to this Kafka topic, too."),
@@ -110,18 +119,29 @@ def create(
 
     Example: logstore log create orders --shards 4 --option durability=fsync
     Example: logstore log create flights --from-history accesses.csv --shards 12
+    Example: logstore log create users --shards 8 --alphabet a-z
     """
 
     cuts = [*(split_key or ()), *(split_key_hex or ()), *(split_key_base64 or ())]
-    if cuts and partitioner != "range":
+    cutting = {"--split-key": cuts, "--sample": sample, "--alphabet": alphabet}
+    by = next((name for name, value in cutting.items() if value), None)
+    if by is not None and partitioner != "range":
         raise InvalidArgumentError(
-            f"--split-key and --partitioner {partitioner} exclude each other: only the ranges of a"
-            " range log are cut at keys"
+            f"{by} and --partitioner {partitioner} exclude each other: only the ranges of a range"
+            " log are cut at keys"
         )
+    count = shards
+    if shards is not None and sample is not None:
+        cuts, count = cuts_of_sample(sample, shards), None
+    elif shards is not None and alphabet is not None:
+        cuts, count = cuts_of_characters(alphabet, shards), None
+    elif shards is not None and by is None and partitioner == "range" and from_history is None:
+        for said in even_notes(shards):
+            note(said)
     options: dict[str, Any] = dict(parse_option(o) for o in option or ())
     if changefeed is not None:
         options["changefeed"] = changefeed
-    homes, count = list(instance or ()), shards
+    homes = list(instance or ())
     if from_history is not None:
         rows = run(_instances(address))
         planned = shards_from_history(from_history, partitioner, shards, rows, note)
