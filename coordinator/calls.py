@@ -62,6 +62,8 @@ _LOG_INFO: Mapping[str, tuple[type, ...]] = {
 _LOG_INFOS: Mapping[str, tuple[type, ...]] = {f"logs.{k}": v for k, v in _LOG_INFO.items()}
 
 CALLS: Mapping[tuple[str, str], Call] = {
+    # Every coordinator asks the instances.
+    ("Accesses", "Read"): _reads(Of.ANYONE),
     ("Announcements", "AddEvent"): _writes(Of.CLUSTER, AddedEvent),
     ("Announcements", "ListEvents"): _reads(Of.ANYONE, Events),
     ("Announcements", "ListProfiles"): _reads(Of.ANYONE, Profiles),

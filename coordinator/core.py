@@ -20,6 +20,7 @@ from coordinator.migration.nodes import GrpcNodes
 from coordinator.planning.announcements import Announced
 from coordinator.planning.notes import PlanCounts
 from coordinator.replicas.drain import BACK_OFF_S
+from coordinator.statistics.accesses import AccessesService, Instances
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.liveness import Liveness
 from coordinator.statistics.model_trainer import ModelTrainer
@@ -111,7 +112,9 @@ class CoordinatorCore:
     def services(self) -> dict[str, Any]:
         """Full gRPC name -> servicer; after `begin`."""
         statistics = StatisticsService(self.config, self.env, self.store, self.learner)
+        asked = Instances(self.store, self._transport, lambda: self.nodes.cluster)
         return {
+            f"{PACKAGE}Accesses": AccessesService(self.store, asked),
             f"{PACKAGE}Metadata": MetadataService(self.store),
             **{f"{PACKAGE}{name}": service for name, service in self.work.services.items()},
             ROUTES: CoordinatorRouteService(self.store),

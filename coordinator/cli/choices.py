@@ -34,6 +34,7 @@ EXCLUSIVE: dict[str, tuple[tuple[str, str], ...]] = {
         ("resume", "resume_from"),
     ),
     "read": _ONE_KEY_OR_SEVERAL,
+    "accesses": _ONE_KEY_OR_SEVERAL,
     "tail": (*_ONE_KEY_OR_SEVERAL, ("offset", "from_start")),
     "create": (
         *(("from_history", other) for other in (*_forms("split_key"), "instance")),

@@ -26,6 +26,7 @@ from logstore.base.background import Background
 from logstore.base.errors import InvalidArgumentError, LogstoreError, NotServedHereError
 from logstore.base.status import Status
 from logstore.base.types import Record
+from logstore.proto.coordinator_v1 import accesses_pb2_grpc
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as rpc
 from logstore.proto.status import called
@@ -97,7 +98,7 @@ class Coordinator:
             channel = self._transport.channel(address)
             try:
                 async with called():
-                    stub = getattr(rpc, f"{service}Stub")(channel)
+                    stub = _stub(service, channel)
                     return await getattr(stub, method)(request, timeout=timeout_s)
             except LogstoreError as e:
                 if e.code not in _NEXT:
@@ -121,7 +122,7 @@ class Coordinator:
             channel, begun = self._transport.channel(address), False
             try:
                 async with called():
-                    stub = getattr(rpc, f"{service}Stub")(channel)
+                    stub = _stub(service, channel)
                     async for message in getattr(stub, method)(request):
                         begun = True
                         yield message
@@ -149,6 +150,12 @@ def ask_coordinator(
             return await coordinator.ask(service, method, request, kind)
 
     return run(work())
+
+
+def _stub(service: str, channel: grpc.aio.Channel) -> Any:
+    """The generated stub of a service of coordinator.v1."""
+    module = accesses_pb2_grpc if service == "Accesses" else rpc
+    return getattr(module, f"{service}Stub")(channel)
 
 
 async def _explained(

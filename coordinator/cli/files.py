@@ -9,6 +9,7 @@ import contextlib
 import csv
 import gzip
 import io
+import math
 import os
 import sys
 import zlib
@@ -17,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, cast
 
+from coordinator.cli.parquet import parquet_rows
 from logstore.base.address import shown
 from logstore.base.errors import InvalidArgumentError
 
@@ -120,11 +122,16 @@ def csv_rows(path: Path) -> Iterator[Row]:
             raise InvalidArgumentError(f"{named(path)}, line {rows.line_num}: {e}") from None
 
 
-def headed_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The cells of `columns`, in this order, in each row of a CSV whose first line names them.
+def headed_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+    """The cells of `columns` and `optional`, in this order, in each row of a CSV whose first line
+    names them, or of a Parquet file (`.parquet`).
 
-    Other columns are left out; a row with more or fewer cells than the header is refused.
+    An optional column that is not there has empty cells. Other columns are left out; a row with
+    more or fewer cells than the header is refused.
     """
+    if path.suffix == ".parquet":
+        yield from parquet_rows(path, columns, optional)
+        return
     wanted = " and ".join([", ".join(columns[:-1]), columns[-1]] if len(columns) > 1 else columns)
     rows = csv_rows(path)
     _, head = next(rows, (0, []))
@@ -139,16 +146,31 @@ def headed_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             f"{named(path)} {fault}: its first line is {shown_row(head)}, it must name the columns "
             f"{wanted} (write the line {','.join(columns)!r} above the rows)"
         )
-    twice = [name for name in columns if names.count(name) > 1]
+    twice = [name for name in (*columns, *optional) if names.count(name) > 1]
     if twice:
         raise InvalidArgumentError(f"{named(path)} names the column {twice[0]} twice")
     places = [names.index(name) for name in columns]
+    extra = [names.index(name) if name in names else None for name in optional]
     for number, row in rows:
         if len(row) != len(head):
             raise InvalidArgumentError(
                 f"{named(path)}, line {number} has {len(row)} cells, the head names {len(head)}"
             )
-        yield number, [row[place] for place in places]
+        more = ["" if place is None else row[place] for place in extra]
+        yield number, [*(row[place] for place in places), *more]
+
+
+def weight_of(line: str, cell: str) -> float:
+    """How many accesses a row stands for; an empty cell: one. `line` names the row in the error."""
+    if not cell:
+        return 1.0
+    try:
+        found = float(cell)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise InvalidArgumentError(f"{line}: weight is {cell!r}, it must be a number above 0")
+    return found
 
 
 def rows_after_head(path: Path, is_data: Callable[[list[str]], bool]) -> Iterator[Row]:

@@ -1,10 +1,11 @@
 """`log create --from-history`: split keys and placement from recorded accesses."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from coordinator.answers.catalog import InstanceRow
-from coordinator.cli.files import headed_rows, named
+from coordinator.cli.files import headed_rows, named, weight_of
 from coordinator.cli.times import Tell, TimeReader, no_notes
 from logstore.base.errors import InvalidArgumentError, UnavailableError
 from sharder.initial import InitialShard, heatmap_of, initial_shards
@@ -23,9 +24,9 @@ def shards_from_history(
     instances: Sequence[InstanceRow],
     tell: Tell = no_notes,
 ) -> list[InitialShard]:
-    """The shards of a new log. `path`: a CSV (.gz too) with columns `time_s` and `key`,
-    others are ignored, in any order; `instances`: rows of ListInstances. `tell`: takes notes about
-    the times.
+    """The shards of a new log. `path`: a CSV (.gz too) or a Parquet file with columns `time_s` and
+    `key`, in any order; with `weight` a row stands for so many accesses. `instances`: rows of
+    ListInstances. `tell`: takes notes about the times.
 
     InvalidArgumentError names the file, the line and what is wrong with it.
     """
@@ -47,7 +48,9 @@ def shards_from_history(
     found = sorted(_accesses(path, kind, tell))
     span_s = max(found[-1][0] - found[0][0], 1e-9) if found else 1.0
     slot_s = span_s / SLOTS
-    accesses = ((key, 1.0, min(int((at - found[0][0]) / slot_s), SLOTS - 1)) for at, key in found)
+    accesses = (
+        (key, weight, min(int((at - found[0][0]) / slot_s), SLOTS - 1)) for at, key, weight in found
+    )
     try:
         return initial_shards(
             heatmap_of(accesses, SLOTS), shards or SHARDS_PER_INSTANCE * len(living), capacities
@@ -56,10 +59,11 @@ def shards_from_history(
         raise InvalidArgumentError(f"{path}: {e}") from None
 
 
-def _accesses(path: Path, kind: Partitioner, tell: Tell) -> Iterator[tuple[float, bytes]]:
-    """(Unix seconds, routing key) in the file's order."""
+def _accesses(path: Path, kind: Partitioner, tell: Tell) -> Iterator[tuple[float, bytes, float]]:
+    """(Unix seconds, routing key, accesses that it stands for) in the file's order."""
     reader = TimeReader()
-    for number, (time_s, key) in headed_rows(path, ("time_s", "key")):
-        at = reader.seconds(f"{named(path)}, line {number}: time_s", time_s)
-        yield at, routing_key(kind, key.encode())
+    for number, (time_s, key, weight) in headed_rows(path, ("time_s", "key"), ("weight",)):
+        line = f"{named(path)}, line {number}"
+        at = reader.seconds(f"{line}: time_s", time_s)
+        yield at, routing_key(kind, os.fsencode(key)), weight_of(line, weight)
     reader.say(tell, named(path))

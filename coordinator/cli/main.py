@@ -11,6 +11,7 @@ import typer
 
 import logstore
 from coordinator.cli import (
+    accesses,
     announce,
     append,
     cluster,
@@ -60,8 +61,8 @@ def _options(
     """What may stand before a command."""
 
 
-for module in (serve, logs, append, data, cluster, profile, announce, moves, planner, reshape,
-               simulate, verify, recover, copies, doctor):  # fmt: skip
+for module in (serve, logs, append, data, accesses, cluster, profile, announce, moves, planner,
+               reshape, simulate, verify, recover, copies, doctor):  # fmt: skip
     module.register(app)
 check_every(app)
 use_for_all(app)

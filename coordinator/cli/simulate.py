@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 import profiler.forecast
 from coordinator.cli.common import AsJson, note, out, print_json, print_table
-from coordinator.cli.files import check_head, headed_rows, named, open_text
+from coordinator.cli.files import check_head, headed_rows, named, open_text, weight_of
 from coordinator.cli.times import Tell, TimeReader, filled, no_notes, slots_of
 from coordinator.limits import span
 from logstore.base.errors import InvalidArgumentError
@@ -43,7 +43,7 @@ def simulate_command(
         typer.Option(help="Wide CSV (.gz too): time or slot, then one column per key range."),
     ] = None,
     events: Annotated[
-        Path | None, typer.Option(help="CSV of time_s,key,op,size instead of a series.")
+        Path | None, typer.Option(help="CSV or Parquet of time_s,key,op,size instead.")
     ] = None,
     slot_s: Annotated[
         float | None, typer.Option(**span(_LIMITS["slot_s"].interval), help="Seconds of a slot.")
@@ -157,15 +157,18 @@ def read_series(path: Path, slot_s: float | None, tell: Tell = no_notes) -> Seri
 
 
 def read_events(path: Path, slot_s: float, tell: Tell = no_notes) -> Series:
-    """Single events `time_s,key,…` in any order, as 64 key ranges of equally many keys."""
+    """Single events `time_s,key,…` in any order, as 64 key ranges of equally many keys; with a
+    column `weight` a row stands for so many events."""
     reader = TimeReader()
-    found = [
-        (reader.seconds(f"{named(path)}, line {number}: time_s", time_s), key)
-        for number, (time_s, key) in headed_rows(path, ("time_s", "key"))
-    ]
+    times, keys, weights = [], [], []
+    for number, (time_s, key, weight) in headed_rows(path, ("time_s", "key"), ("weight",)):
+        line = f"{named(path)}, line {number}"
+        times.append(reader.seconds(f"{line}: time_s", time_s))
+        keys.append(key)
+        weights.append(weight_of(line, weight))
     reader.say(tell, named(path))
-    _, rank = np.unique(np.array([key for _, key in found]), return_inverse=True)
-    return from_events(np.array([at for at, _ in found]), rank.astype(np.int64), slot_s)
+    _, rank = np.unique(np.array(keys), return_inverse=True)
+    return from_events(np.array(times), rank.astype(np.int64), slot_s, weight=np.array(weights))
 
 
 def cached_forecasts(load: Series, first: int, horizon: int, folder: Path) -> Learned:

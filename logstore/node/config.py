@@ -108,6 +108,8 @@ class NodeConfig(MetadataSettings):
     """Count operations, groups and keys by shard and slot."""
     sample_keys_per_batch: Annotated[int, Interval(ge=0, le=4096), Unit("keys")] = 16
     """Keys of each batch that are sampled for the heatmap; 0 counts as 1."""
+    access_samples_per_s: Annotated[int, Interval(ge=0, le=100_000), Unit("accesses/s")] = 1_000
+    """Accesses that are kept as samples for `logstore accesses`; 0: none."""
     scrub_interval_s: Annotated[float, Interval(ge=0.1, le=31_536_000), Unit("s")] = 86_400.0
     """Each copy is read back and checked this often."""
     scrub_bytes_per_s: Annotated[float, Interval(ge=1e4), Unit("bytes/s")] = 16e6

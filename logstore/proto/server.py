@@ -13,15 +13,20 @@ from grpc_reflection.v1alpha import reflection
 from logstore.base.address import Address
 from logstore.base.tls import TlsOptions
 from logstore.proto.channel import listen, make_server
-from logstore.proto.coordinator_v1 import coordinator_pb2_grpc, placement_pb2_grpc
+from logstore.proto.coordinator_v1 import (
+    accesses_pb2_grpc,
+    coordinator_pb2_grpc,
+    placement_pb2_grpc,
+)
+from logstore.proto.v1 import accesses_pb2_grpc as instance_accesses_pb2_grpc
 from logstore.proto.v1 import log_pb2_grpc, node_pb2_grpc
 
 Services = Mapping[str, Any]
 """Full gRPC name -> servicer."""
 
 _GENERATED = {
-    "logstore.v1": (log_pb2_grpc, node_pb2_grpc),
-    "coordinator.v1": (coordinator_pb2_grpc, placement_pb2_grpc),
+    "logstore.v1": (log_pb2_grpc, node_pb2_grpc, instance_accesses_pb2_grpc),
+    "coordinator.v1": (coordinator_pb2_grpc, placement_pb2_grpc, accesses_pb2_grpc),
 }
 
 

@@ -86,9 +86,14 @@ def daily_autocorrelation(series: Series) -> float:
 
 
 def from_events(
-    time_s: Floats, key_rank: NDArray[np.int64], slot_s: float, ranges: int = 64
+    time_s: Floats,
+    key_rank: NDArray[np.int64],
+    slot_s: float,
+    ranges: int = 64,
+    weight: Floats | None = None,
 ) -> Series:
-    """Series of single events: their times, and their keys as ranks in key order.
+    """Series of single events: their times, and their keys as ranks in key order; `weight`: how
+    many events each stands for.
 
     Ranges are chosen so that each holds about the same number of distinct keys.
     """
@@ -106,7 +111,7 @@ def from_events(
     count = int(column.max()) + 1
     slot = ((time_s - time_s.min()) // slot_s).astype(np.int64)
     loads = np.zeros((int(slot.max()) + 1, count))
-    np.add.at(loads, (slot, column), 1.0)
+    np.add.at(loads, (slot, column), 1.0 if weight is None else weight)
     return Series(tuple(f"range-{n:02}" for n in range(count)), loads, slot_s)
 
 

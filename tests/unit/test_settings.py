@@ -77,6 +77,7 @@ NODE = OF_BOTH | {
     "profile": ("false", False),
     "sample-keys-per-batch": ("17", 17),
     "scrub-interval-s": ("60", 60.0),
+    "access-samples-per-s": ("50", 50),
     "scrub-bytes-per-s": ("2e6", 2e6),
     "metrics-shards-max": ("201", 201),
     "read-threads": ("3", 3),

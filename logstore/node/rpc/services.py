@@ -5,6 +5,7 @@ from typing import Any
 import grpc.aio
 
 from logstore.node.instance.instance import Instance
+from logstore.node.rpc.access_service import AccessService
 from logstore.node.rpc.admin_service import NodeAdmin
 from logstore.node.rpc.log_service import InstanceRouteService, LogService
 from logstore.node.rpc.peer_service import PeerService
@@ -17,6 +18,7 @@ def services_of(instance: Instance) -> dict[str, Any]:
         "logstore.v1.LogService": LogService(instance),
         "logstore.v1.RouteService": InstanceRouteService(instance),
         "logstore.v1.PeerService": PeerService(instance),
+        "logstore.v1.AccessService": AccessService(instance.node),
         "logstore.v1.NodeAdmin": NodeAdmin(instance),
     }
 

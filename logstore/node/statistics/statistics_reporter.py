@@ -24,6 +24,7 @@ from logstore.base.errors import (
 from logstore.base.steady_clock import SteadyClock
 from logstore.node.config import NodeConfig
 from logstore.node.intake.appends import PendingAppend
+from logstore.node.statistics.access_sampler import AccessSampler
 from logstore.node.statistics.event_lines import EventLines
 from logstore.node.statistics.operation_counters import Total
 from logstore.proto.coordinator_v1 import coordinator_pb2
@@ -99,6 +100,7 @@ class StatisticsReporter:
         self.failures: Counter[str] = Counter()
         """Operations that failed here since the start, by error code."""
         self.round_trip_ms: dict[str, float] = {}
+        self.accesses = AccessSampler(config.instance, config.access_samples_per_s)
 
     def _new_recorder(self) -> Recorder:
         return Recorder(
@@ -135,8 +137,11 @@ class StatisticsReporter:
                 recorder = line.recorder
             latency_s = now_s - append.received_s
             self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
+            keys = append.record_keys()
             recorder.record(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
-                            times, append.record_keys(), append.group)  # fmt: skip
+                            times, keys, append.group)  # fmt: skip
+            self.accesses.take(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
+                               keys, append.group)  # fmt: skip
         for group, singles in small.items():
             self._append_singles(shard, singles, now_us, now_s, group)
 
@@ -150,6 +155,7 @@ class StatisticsReporter:
         keys = [key for a in singles for key in a.record_keys()]
         self._wall.record(shard, OpType.APPEND, len(singles), size, mean_s, now_us, None, keys,
                           group)  # fmt: skip
+        self.accesses.take(shard, OpType.APPEND, len(singles), size, mean_s, now_us, keys, group)
 
     def read(
         self,
@@ -167,9 +173,9 @@ class StatisticsReporter:
         self.totals[op].add(1, size, latency_s)
         if not self._config.profile:
             return
-        keys = None if key is None else [key]
+        keys, at_us = None if key is None else [key], self.clock.now_us()
+        self.accesses.take(shard, op, 1, size, latency_s, at_us, keys, group)
         if not event_time:
-            at_us = self.clock.now_us()
             self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
         elif (slot := (line := self._event.of(shard)).slot) is not None:
             at_us = slot * line.recorder.period_us

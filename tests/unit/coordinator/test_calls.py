@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from coordinator.answers.base import decode, encode
 from coordinator.answers.plans import PlanFields, plan_fields
 from coordinator.calls import CALLS, Of
-from logstore.proto.coordinator_v1 import coordinator_pb2, placement_pb2
+from logstore.proto.coordinator_v1 import accesses_pb2, coordinator_pb2, placement_pb2
 from sharder.config import PlanMode
 from sharder.operators import (
     Crossing,
@@ -27,7 +27,7 @@ from sharder.operators import (
 from sharder.reasons import Reason
 from tests.support.golden import FOLDER
 
-FILES = (coordinator_pb2.DESCRIPTOR, placement_pb2.DESCRIPTOR)
+FILES = (accesses_pb2.DESCRIPTOR, coordinator_pb2.DESCRIPTOR, placement_pb2.DESCRIPTOR)
 METHODS: dict[tuple[str, str], MethodDescriptor] = {
     (service.name, method.name): method
     for file in FILES

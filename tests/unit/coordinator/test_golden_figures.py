@@ -18,6 +18,8 @@ from logstore.meta.records import CapacityRecord, InstanceRecord, encode, instan
 from logstore.proto.channel import listen, make_server, open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
+from logstore.proto.coordinator_v1.accesses_pb2_grpc import AccessesStub
+from logstore.proto.v1.accesses_pb2 import AccessesRequest
 from profiler.calendar import Event
 from profiler.types import Capacity, DataStoreStatus, ShardStatistics
 from tests.support.golden import Caller, Golden
@@ -157,6 +159,14 @@ async def moves(caller: Caller) -> None:
     await caller.ask("Migrations.ListReshapes", pb.ListReshapesRequest(), "none")
 
 
+async def accesses(caller: Caller, channel: grpc.aio.Channel) -> None:
+    """No instance serves at these addresses: each is named with the reason."""
+    parts = AccessesStub(channel).Read(AccessesRequest(log="x"), timeout=30)
+    found = [part async for part in parts]
+    assert [part.instance for part in found] == ["a", "b"]
+    caller.golden.take("Accesses.Read", found[0])
+
+
 async def metadata(caller: Caller, channel: grpc.aio.Channel) -> None:
     operations = [pb.MetaOperation(key="/golden/a", put=b"1"), pb.MetaOperation(key="/golden/b")]
     await caller.ask("Metadata.Txn", pb.MetaTxnRequest(operations=operations))
@@ -191,6 +201,7 @@ async def test_the_answers_are_the_stored_ones(
     await plans(caller, server)
     await announcements(caller, server)
     await moves(caller)
+    await accesses(caller, channel)
     await metadata(caller, channel)
     await drains(caller)  # last: they start moves by themselves
     caller.golden.check()
