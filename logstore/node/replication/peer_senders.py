@@ -1,11 +1,10 @@
 """The peers that the primary sends to, and the batches that it may still have to send."""
 
 import asyncio
-from bisect import bisect_left
 from collections import deque
-from operator import attrgetter
+from itertools import chain
 
-from logstore.base.limits import READ_BATCHES_MAX, REPLICATION_WINDOW_BYTES_MAX
+from logstore.base.limits import READ_BATCHES_MAX
 from logstore.engine.batch import StoredBatch
 from logstore.engine.rules import up_to_bytes
 from logstore.meta.records import Member
@@ -16,7 +15,7 @@ from logstore.replication.machine import ReplicationMachine
 
 
 class PeerSenders:
-    """A sender for each peer that the machine named, and the newest assigned batches."""
+    """A sender for each peer that the machine named, and the batches not written here yet."""
 
     def __init__(
         self, copy: Copy, node: NodeContext, machine: ReplicationMachine, read_config: ReadConfig
@@ -24,9 +23,8 @@ class PeerSenders:
         self._copy, self._node, self._machine = copy, node, machine
         self._read_config = read_config
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._recent: deque[StoredBatch] = deque()
-        """Without a gap, up to the newest one assigned; those not written here yet stay in it."""
-        self._recent_bytes = 0
+        self._unwritten: deque[StoredBatch] = deque()
+        """The group that is being written here, without a gap; the engine keeps what is older."""
 
     def __bool__(self) -> bool:
         return bool(self._tasks)
@@ -50,26 +48,25 @@ class PeerSenders:
         if not self._tasks:
             self.forget()  # what follows would leave a gap in it
             return
-        self._recent.extend(batches)
-        self._recent_bytes += sum(len(b.data) for b in batches)
-        while self._recent_bytes > REPLICATION_WINDOW_BYTES_MAX and len(self._recent) > 1:
-            if self._recent[0].end > self._machine.end.end:
-                break
-            self._recent_bytes -= len(self._recent.popleft().data)
+        self._drop_written()
+        self._unwritten.extend(batches)
 
     def forget(self) -> None:
         """Batches that were assigned are no longer the log's end: a term or a write has failed."""
-        self._recent.clear()
-        self._recent_bytes = 0
+        self._unwritten.clear()
 
     def batches_from(self, offset: int, max_bytes: int) -> list[StoredBatch]:
-        """Batches to send from `offset` on: assigned ones from memory, older ones from the disk."""
-        if self._recent and self._recent[0].base_offset <= offset:
-            at = bisect_left(self._recent, offset, key=attrgetter("base_offset"))
-            rest = (self._recent[i] for i in range(at, len(self._recent)))
-            return up_to_bytes(rest, max_bytes, READ_BATCHES_MAX)
-        copy = self._copy
+        """Batches to send from `offset` on: what is written (the newest of it is in the engine's
+        memory), and after it what is being written."""
+        self._drop_written()
         stop = self._machine.end.end
-        if offset >= stop:
-            return []
-        return copy.log.read(offset, stop, max_bytes)
+        found = self._copy.log.read(offset, stop, max_bytes) if offset < stop else []
+        at = found[-1].end if found else offset
+        if not self._unwritten or at < self._unwritten[0].base_offset:
+            return found
+        rest = (batch for batch in self._unwritten if batch.base_offset >= at)
+        return up_to_bytes(chain(found, rest), max_bytes, READ_BATCHES_MAX)
+
+    def _drop_written(self) -> None:
+        while self._unwritten and self._unwritten[0].end <= self._machine.end.end:
+            self._unwritten.popleft()

@@ -17,7 +17,7 @@ from logstore.node.reads.reads import wait_for_mark, wait_for_settling
 from logstore.node.replication.marks import MARK_INTERVAL_S, MarkKeeper
 from logstore.node.replication.peer_senders import PeerSenders
 from logstore.node.resources.copy import Copy, DamageFound
-from logstore.replication.events import Surveyed
+from logstore.replication.events import Surveyed, Written
 from tests.support.one_copy import FOLLOWED, LEARNED, LED, PEER, US, OneCopy, one_copy
 from tests.unit.replication.test_follower import chain_of
 
@@ -169,8 +169,14 @@ async def test_senders_keep_what_is_assigned_and_read_the_rest() -> None:
         senders.push(PEER)
         assert senders
         senders.remember(LOG[1:])
-        assert senders.batches_from(0, 1 << 20) == LOG[:1]  # from the disk
-        assert senders.batches_from(2, 1 << 20) == LOG[1:]  # not written here yet
+        assert senders.batches_from(0, 1) == LOG[:1]  # what is written
+        assert senders.batches_from(2, 1 << 20) == LOG[1:]  # what is being written
+        assert senders.batches_from(0, 1 << 20) == LOG  # both, in one message
+        one.node.engine.write([ReplicaWrite(1, LOG[1:], 0)], Durability.OS)
+        one.machine.handle(Written(END), 0.0)
+        assert senders.batches_from(0, 1 << 20) == LOG
+        assert not senders._unwritten  # kept once, by the engine
+        one.node.engine.truncate(1, LOG[0].end)
         senders.forget()
         assert senders.batches_from(2, 1 << 20) == []
         senders.stop(PEER.replica_id)
