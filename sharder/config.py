@@ -49,6 +49,10 @@ class RiskConfig:
     """What each GiB that a move copies costs."""
     move_cost_per_s: Cost = 0.05
     """What each second that a move takes costs."""
+    latency_weight: Annotated[
+        float, Interval(ge=0.0, le=1e6), Unit("overloaded instance-seconds per s")
+    ] = 0.01
+    """What a second that operations wait less, summed over them, counts in the order of a plan."""
 
     def __post_init__(self) -> None:
         said = complaint(self)

@@ -3,12 +3,13 @@
 Policies read it, ask it for targets, and accept or refuse candidates on it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharder.config import PlannerConfig
+from sharder.latency import LatencyModel
 from sharder.load import BYTES, RESOURCE_NAMES, LoadTable
 from sharder.operators import Crossing, ForecastSummary, Operator, Refusal, Trigger
 from sharder.outlook import Outlook
@@ -60,6 +61,8 @@ class Draft:
     """How many times a target was looked for."""
     outlook: Outlook | None = field(init=False, default=None)
     """Set only if forecasts go beyond the horizon."""
+    latency: LatencyModel | None = field(init=False)
+    """None where no response time is known."""
     trips_ms: NDArray[np.int64] = field(init=False)
     in_flight: frozenset[str] = field(init=False)
     """Shards with an operator in flight."""
@@ -82,6 +85,7 @@ class Draft:
         self._spare = self._target_limit[:, :, None] - self.upper
         if table.farther:
             self.outlook = Outlook(table, self.limit, config)
+        self.latency = LatencyModel.of(table)
         self.open = np.array([i.alive and not i.draining for i in table.instances], dtype=np.bool_)
         self.stored = np.array([i.stored_bytes for i in table.instances], dtype=np.float64)
         self.stored_max = share * np.array(
@@ -340,6 +344,10 @@ class Draft:
         `copied=False`: the target holds the bytes already, as in a switch.
         """
         end_s = operator.start_s + operator.expected_duration_s
+        if self.latency is not None:
+            gained = self.latency.gain(row, source, target, end_s, part)
+            reason = f"{operator.reason} {gained.sentence()}"
+            operator = replace(operator, latency=gained, reason=reason)
         self.table.shift(row, source, target, end_s, part)
         if self.outlook is not None:
             self.outlook.shift(row, source, target, part)

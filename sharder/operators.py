@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from sharder.config import PlanMode
 from sharder.keys import RoutingKey
@@ -53,6 +54,32 @@ class Crossing:
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyGain:
+    """Expected p50 of an operation on source and target together, without and with a move.
+
+    `ops_per_s`: operations on both. `saved_s`: how much less all of them wait, over the horizon.
+    """
+
+    before_ms: float
+    after_ms: float
+    ops_per_s: float
+    saved_s: float
+
+    @property
+    def gain_ms(self) -> float:
+        return self.before_ms - self.after_ms
+
+    def sentence(self) -> str:
+        """The gain in words."""
+        verb = "gain" if self.gain_ms >= 0 else "loss"
+        rate = f"{self.ops_per_s:,.0f}" if self.ops_per_s >= 10 else f"{self.ops_per_s:.2g}"
+        return (
+            f"Expected {verb} {abs(self.gain_ms):.3g} ms p50 over {rate} ops/s"
+            f" ({self.before_ms:.3g} to {self.after_ms:.3g} ms on both instances)."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """One planned change. Times are seconds on the planning clock.
 
@@ -61,6 +88,7 @@ class Operator:
     `expected_gain` and `risk` are in overloaded instance-seconds. `key`: the split point; the
     `target` of a split is where one part moves next. `partner`: the upper shard of a merge.
     `executable`: the coordinator carries out this kind (`planner.executable`); else it is advice.
+    `latency`: unset where no response time was measured.
     """
 
     kind: str
@@ -81,6 +109,13 @@ class Operator:
     key: RoutingKey | None = None
     partner: str | None = None
     executable: bool = True
+    latency: LatencyGain | UnsetType = UNSET
+
+    def worth(self, latency_weight: float) -> float:
+        """What orders a plan: the risk, and the waiting that is saved at this weight."""
+        if isinstance(self.latency, UnsetType):
+            return self.risk
+        return self.risk + latency_weight * self.latency.saved_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +143,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer of `plan(view)`: `operators` by falling risk, then gain; refusals by instance.
+    """The answer of `plan(view)`: `operators` by falling worth, then gain; refusals by instance.
 
     In `dry_run` mode operators are only shown; in `forecast_only` there are none. A planned
     operator that is not due is also in `refused`, with reason 9.

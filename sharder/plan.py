@@ -64,7 +64,10 @@ def plan(view: View, forecasts: tuple[Floats, Floats] | None = None) -> Plan:
             draft.refusals[instance] = [
                 Refusal(Reason.FORECAST_ONLY, crossing.instance, value=share)
             ]
-    operators = sorted(draft.operators, key=lambda op: (-op.risk, -op.expected_gain, op.shard))
+    weight = view.config.risk.latency_weight
+    operators = sorted(
+        draft.operators, key=lambda op: (-op.worth(weight), -op.expected_gain, op.shard)
+    )
     planned = {op.shard for op in operators}
     indices = sorted({*draft.refusals, *draft.also})
     refused = [r for i in indices for r in draft.refusals.get(i, []) + draft.also.get(i, [])]

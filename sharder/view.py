@@ -87,7 +87,8 @@ class ShardView:
     routing keys (`start` None: unknown, so it is not merged). `in_sync`: the other instances that
     hold it in sync. `related`: shard -> correlation of access with shards used together with it.
     `opened_s`: when a split, merge or the creation of its log made it (None: long ago).
-    `expected_ops_per_s`: the forecast for the present (None: there was none).
+    `expected_ops_per_s`: the forecast for the present (None: there was none). `p50_ms`: of its
+    operations now (None: there are none).
     """
 
     id: str
@@ -109,13 +110,28 @@ class ShardView:
     related: dict[str, float] = field(default_factory=dict)
     opened_s: float | None = None
     expected_ops_per_s: float | None = None
+    p50_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTime:
+    """A measurement of an instance: the share of its capacity in use, and the p50 of operations."""
+
+    share: float
+    p50_ms: float
+
+    def __post_init__(self) -> None:
+        for name in ("share", "p50_ms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"response time: {name} is {getattr(self, name)}, it must be >= 0")
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
     """An instance: its limits (None: unlimited) and its present load.
 
-    `failures_per_day` is observed; `draining`: it is to be emptied.
+    `failures_per_day` is observed; `draining`: it is to be emptied. `response_times`: of the last
+    slots; empty: not measured.
     """
 
     id: str
@@ -131,6 +147,7 @@ class InstanceView:
     round_trip_ms: float = 0.0
     failures_per_day: float = 0.0
     draining: bool = False
+    response_times: tuple[ResponseTime, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("capacity_ops_per_s", "capacity_bytes_per_s", "capacity_stored_bytes"):

@@ -35,6 +35,15 @@ class PlannedCrossing(Answer, frozen=True, kw_only=True):
     forecast: PlannedLoad
 
 
+class PlannedLatency(Answer, frozen=True, kw_only=True):
+    """The expected p50 on source and target (`sharder.operators.LatencyGain`)."""
+
+    before_ms: float
+    after_ms: float
+    ops_per_s: float
+    saved_s: float
+
+
 class PlannedOperator(Answer, frozen=True, kw_only=True):
     """One planned change (`sharder.operators.Operator`), in seconds of the wall clock."""
 
@@ -57,6 +66,8 @@ class PlannedOperator(Answer, frozen=True, kw_only=True):
     """The routing key of a split, in base64."""
     partner: str | None
     executable: bool
+    latency: PlannedLatency | UnsetType = UNSET
+    """Absent where no response time was measured."""
 
 
 class RefusedCandidate(Answer, frozen=True, kw_only=True):

@@ -10,7 +10,13 @@ from msgspec.structs import asdict, replace
 
 import sharder.plan
 from coordinator.answers.base import decode
-from coordinator.answers.plans import AutopilotMode, PlanAnswer, PlanFields, plan_fields
+from coordinator.answers.plans import (
+    AutopilotMode,
+    PlanAnswer,
+    PlanFields,
+    PlannedOperator,
+    plan_fields,
+)
 from coordinator.answers.statistics import (
     ForecastAnswer,
     Heatmap,
@@ -238,20 +244,31 @@ def _print_plan(found: PlanAnswer | Replayed) -> None:
     )  # fmt: skip
     print_table(
         "Planned",
-        ("what", "shard", "from", "to", "starts in s", "takes s", "gain", "risk", "due", "started"),
+        ("what", "shard", "from", "to", "starts in s", "takes s", "gain", "risk",
+         "p50 gain ms", "over ops/s", "due", "started"),
         [
             (o.kind, o.shard, o.source, o.target, o.start_s - found.made_at_s,
-             o.expected_duration_s, o.expected_gain, o.risk, o.due,
+             o.expected_duration_s, o.expected_gain, o.risk, *_latency(o), o.due,
              "by the autopilot" if o.executable else "advice only")
             for o in found.operators
         ],
     )  # fmt: skip
+    if found.operators and not any(o.latency for o in found.operators):
+        typer.echo("no response time is measured yet: the order is by risk alone")
     for sentence in found.explain or ():
         typer.echo(f"- {sentence}")
     history = found.history if isinstance(found, PlanAnswer) else UNSET
     for note in history or ():
         if note.started or note.skipped:
             typer.echo(f"{note.at_us}: {', '.join(note.started) or note.skipped}")
+
+
+def _latency(operator: PlannedOperator) -> tuple[float | None, float | None]:
+    """Its gain in ms of p50, and over how many operations a second; None: not measured."""
+    found = operator.latency
+    if isinstance(found, UnsetType):
+        return None, None
+    return found.before_ms - found.after_ms, found.ops_per_s
 
 
 def autopilot(

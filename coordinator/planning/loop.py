@@ -21,6 +21,7 @@ from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
 from coordinator.planning.notes import PlanCounts, PlanNote
+from coordinator.planning.response_times import ResponseTimes
 from coordinator.planning.tuning import PlannerTuning
 from coordinator.planning.views import PastForecast, make_view, with_expected
 from coordinator.statistics.model_trainer import ModelTrainer
@@ -66,6 +67,7 @@ class PlanningLoop:
         self._catalog = Listing(store)
         self._sizes: dict[str, int] = {}
         self._slots_before = 0
+        self._response_times = ResponseTimes()
         self._newest: PastForecast | None = None
         self._earlier: PastForecast | None = None
         self._tasks = Background("planning")
@@ -160,7 +162,7 @@ class PlanningLoop:
             sizes=self._sizes,
             migrations=migrations,
         )
-        view = await self._learner.call(make)
+        view = self._response_times.seen(await self._learner.call(make))
         draining = await self._catalog.draining()
         seen = [replace(i, draining=i.id in draining) for i in view.instances]
         whole = with_expected(replace(view, instances=tuple(seen)), self._before_slot(view))

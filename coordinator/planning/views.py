@@ -14,6 +14,7 @@ import msgspec
 from coordinator.config import CoordinatorConfig
 from coordinator.migration.history import move_history
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
+from coordinator.planning.response_times import p50_of
 from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import InstanceRecord, ShardRecord
@@ -179,6 +180,7 @@ def _shard_view(
         start=shard.range.start,
         end=shard.range.end,
         in_sync=tuple(m.instance for m in shard.in_sync if m.instance != shard.primary.instance),
+        p50_ms=p50_of(intake.newest(shard.shard)),
     )
 
 

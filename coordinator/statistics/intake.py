@@ -15,6 +15,7 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import structlog
@@ -350,6 +351,11 @@ class StatisticsIntake:
     def load(self, shard: str) -> ShardLoad | None:
         """The newest reported slot of the shard, summed over instances."""
         return self._loads.get(shard)
+
+    def newest(self, shard: str) -> list[ShardStatistics]:
+        """The rows of the shard's last reported slot, of each instance."""
+        rows = list(self._history.get(shard, ()))  # at once: another thread adds to it
+        return list(takewhile(lambda row: row.slot == rows[-1].slot, reversed(rows)))
 
     def heatmap(self, log: str) -> AccessHeatmap | None:
         """For the learning thread; others get a copy."""
