@@ -36,6 +36,7 @@ from logstore.proto.handshake import Doorkeeper
 from logstore.proto.transport import Transport
 
 PACKAGE = "coordinator.v1."
+RELIABILITY_FILE = "reliability.json"
 ROUTES = "logstore.v1.RouteService"
 
 
@@ -78,6 +79,8 @@ class CoordinatorCore:
             history_slots=config.history_slots,
             heatmap_buckets=config.heatmap_buckets,
         )
+        if learned is not None:
+            self.intake.reliability.keep(learned.with_name(RELIABILITY_FILE))
         self.learner = ModelTrainer(self.intake, env, learned)
         self.announced = Announced(store, self.learner)
         self.nodes = GrpcNodes(store, transport)

@@ -92,7 +92,8 @@ class DataStoreStatus:
     """One instance at one moment: its load (largest used fraction) and its use of each resource.
 
     `round_trip_ms` is measured to each peer, by instance id. `throttled` counts the operations that
-    its admission refused since it started.
+    its admission refused since it started. `started_us`: when its process started;
+    `unclean_start`: the one before was killed. `faults`: its failed operations by error code.
     """
 
     instance: str
@@ -106,6 +107,9 @@ class DataStoreStatus:
     io_bytes_per_s: float = 0.0
     round_trip_ms: dict[str, float] = field(default_factory=dict)
     throttled: int = 0
+    started_us: int = 0
+    unclean_start: bool = False
+    faults: dict[str, int] = field(default_factory=dict)
 
     @property
     def available(self) -> float:

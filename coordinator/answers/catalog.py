@@ -102,6 +102,10 @@ class InstanceRow(Answer, frozen=True, kw_only=True):
     draining: bool
     load: float | None
     """The largest used fraction of its capacity, 1 is full; None: it has not reported."""
+    failures_per_day: float
+    """Learned from its unclean starts, silences, disk errors, failed writes and slow spells."""
+    failures: dict[str, int]
+    """Since the coordinator knows it, by kind."""
 
 
 class DrainProgress(Answer, frozen=True, kw_only=True):

@@ -58,6 +58,12 @@ class InstanceNow(Answer, frozen=True, kw_only=True):
     """To each peer, by its id."""
     throttled: int = 0
     """Operations that its admission refused since it started."""
+    started_us: int = 0
+    """When its process started, microseconds since 1970 UTC."""
+    unclean_start: bool = False
+    """Whether the process before it was killed."""
+    faults: dict[str, int]
+    """Its failed operations since it started, by error code."""
     available: float
     """The unused fraction of the scarcest resource, 0 to 1."""
     alive: bool

@@ -170,6 +170,7 @@ class CatalogService(CopiesService):
     ) -> pb.ListInstancesResponse:
         statuses = self._intake.statuses()
         draining = await self._catalog.draining()
+        told, now_us = self._intake.reliability, self._env.clock.wall_us()
         found = []
         for record in await self._catalog.instances():
             status = statuses.get(record.instance)
@@ -178,6 +179,8 @@ class CatalogService(CopiesService):
                 alive=self._alive(record.instance),
                 draining=record.instance in draining,
                 load=status.load if status is not None else None,
+                failures_per_day=told.failures_per_day(record.instance, now_us),
+                failures=told.kinds(record.instance),
             )
             found.append(encode(row))
         return pb.ListInstancesResponse(instances_json=found)

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 @group.command("list")
 def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
-    """List instances: address, capacity, load, whether they are alive.
+    """List instances: address, capacity, load, failures, whether they are alive.
 
     Example: logstore instances list
     """
@@ -62,6 +62,7 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
             "alive",
             "draining",
             "load",
+            "failures a day",
             "ops/s max",
             "bytes/s max",
             "tier",
@@ -74,6 +75,7 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
                 i.alive,
                 i.draining,
                 i.load,
+                round(i.failures_per_day, 2),
                 i.capacity.ops_per_s,
                 i.capacity.bytes_per_s,
                 i.tier,

@@ -103,6 +103,9 @@ def make_view(
                 tier=i.tier,
                 zone=i.zone,
                 round_trip_ms=trips_ms.get(i.instance, 0.0),
+                failures_per_day=intake.reliability.failures_per_day(
+                    i.instance, round(now_s * 1e6)
+                ),
             )
             for i in instances
         ),

@@ -23,6 +23,7 @@ import structlog
 from coordinator.statistics.last_reports import LastReports
 from coordinator.statistics.log_clock import LogClock
 from coordinator.statistics.ramp_statistics import RampStatistics
+from coordinator.statistics.reliability import Reliability
 from coordinator.statistics.state import (
     Due,
     InstanceState,
@@ -93,6 +94,7 @@ class StatisticsIntake:
         )
         self.groups = GroupBook(self.book, parts)
         """Learned while a client group's profile is announced, and only then: it costs as much."""
+        self.reliability = Reliability()
         self._models = threading.RLock()
         """Held while models or heatmaps are in use."""
         self._settle_s, self._alive_s = settle_s, alive_s
@@ -123,6 +125,7 @@ class StatisticsIntake:
         """One report, checked (`reports`). `now_s` is monotonic, `now_us` the wall
         clock. `bounded`: logs of which no statistic can be of the future.
         """
+        self.reliability.take(instance, statistics, status, now_s, now_us)
         if status is not None:
             if instance in self._instances or len(self._instances) < INSTANCES_MAX:
                 self._instances[instance] = InstanceState(status, incarnation, now_s)

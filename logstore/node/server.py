@@ -21,6 +21,7 @@ from logstore.node.instance.graceful_stop import hand_over_all
 from logstore.node.instance.identity import IdentityFile
 from logstore.node.instance.instance import Instance
 from logstore.node.instance.reporting import Reporter
+from logstore.node.instance.running_mark import RunningMark
 from logstore.node.metrics import NodeCollector
 from logstore.node.rpc.services import interceptors_of, services_of
 from logstore.proto.server import GrpcServer
@@ -79,7 +80,9 @@ class NodeServer:
             TlsOptions(config.tls_ca, config.tls_cert, config.tls_key) if config.tls_ca else None
         )
         self._transport = GrpcTransport(self._tls)
+        self._mark = RunningMark(config.data)
         self._engine = engine or RocksEngine.open(config.data)
+        self._mark.set()
         self._owned_store: MetadataStore | None = None
         if store is None:
             store = self._owned_store = config.open_metadata(
@@ -97,7 +100,9 @@ class NodeServer:
             )
         except BaseException:
             self._engine.close()
+            self._mark.clear()
             raise
+        self.instance.node.reporter.unclean_start = self._mark.unclean
         self._server = GrpcServer(interceptors_of(self.instance))
         self._tasks = Background("server", self.instance.task_failed)
         self._reporter = Reporter(self.instance, self._transport)
@@ -159,6 +164,7 @@ class NodeServer:
         if self.instance.node.broker is not None:
             await self.instance.node.broker.close()
         self._engine.close()
+        self._mark.clear()
 
     async def ended(self) -> Ending:
         """Wait until this process must end, and say why."""

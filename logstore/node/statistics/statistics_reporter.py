@@ -100,6 +100,9 @@ class StatisticsReporter:
         self.failures: Counter[str] = Counter()
         """Operations that failed here since the start, by error code."""
         self.round_trip_ms: dict[str, float] = {}
+        self.started_us = env.clock.wall_us()
+        self.unclean_start = False
+        """Whether the process before this one was killed."""
         self.accesses = AccessSampler(config.instance, config.access_samples_per_s)
 
     def _new_recorder(self) -> Recorder:
@@ -268,6 +271,9 @@ class StatisticsReporter:
             io_bytes_per_s=io_bytes,
             round_trip_ms=dict(self.round_trip_ms),
             throttled=throttled,
+            started_us=self.started_us,
+            unclean_start=self.unclean_start,
+            faults=dict(self.failures),
         )
 
     async def report(

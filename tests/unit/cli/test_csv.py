@@ -34,6 +34,8 @@ INSTANCES = [
         alive=True,
         draining=False,
         load=None,
+        failures_per_day=0.0,
+        failures={},
     )
 ]
 

@@ -44,6 +44,8 @@ LIVING = [
         alive=True,
         draining=False,
         load=None,
+        failures_per_day=0.0,
+        failures={},
     )
 ]
 
