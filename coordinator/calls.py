@@ -19,7 +19,7 @@ from coordinator.answers.catalog import (
     RestoredLog,
     RetiredInstance,
 )
-from coordinator.answers.plans import AutopilotMode, PlanAnswer, PlannerSettings
+from coordinator.answers.plans import AutopilotMode, PlanAnswer, PlannerSettings, ShardWeight
 from coordinator.answers.statistics import ForecastAnswer, Heatmap, Shares, Stats
 from coordinator.migration.answers import DryMove, Migration, MigrationRows, Reshape
 from logstore.meta.records import LogOptions, ShardRecord
@@ -108,6 +108,8 @@ CALLS: Mapping[tuple[str, str], Call] = {
     ("Plans", "Plan"): _reads(Of.CLUSTER, PlanAnswer),
     ("Plans", "SetAutopilot"): _writes(Of.CLUSTER, AutopilotMode),
     ("Plans", "SetPlanner"): _writes(Of.CLUSTER, PlannerSettings),
+    ("Plans", "SetWeight"): _writes(Of.SHARD, ShardWeight),
+    ("Plans", "Weights"): _reads(Of.ANYONE, list[ShardWeight]),
     # Instances report to every coordinator, and each learns from the reports.
     ("Statistics", "Forecast"): _reads(Of.ANYONE, ForecastAnswer),
     ("Statistics", "Heatmap"): _reads(Of.ANYONE, Heatmap),

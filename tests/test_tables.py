@@ -26,7 +26,7 @@ DECODES: Mapping[str, str] = {
 """Modules that decode records, or values of the store, themselves."""
 
 LOOPS: Mapping[str, str] = {
-    "coordinator.catalog.catalog.Catalog._drop_cursors": "several transactions, nothing to compare",
+    "coordinator.catalog.catalog.Catalog._drop_notes": "several transactions, nothing to compare",
     "coordinator.catalog.catalog.Catalog._drop_shards": "several transactions, until none is left",
     "coordinator.catalog.catalog.Catalog.write_new": "several transactions, tried once",
     "coordinator.local.demo.first_primaries._all_there": "a wish for each shard, looked at again",

@@ -179,3 +179,21 @@ class PlannerSettings(Answer, frozen=True, kw_only=True):
     settings: list[PlannerSetting]
     problem: str
     changes: list[PlannerChange] | UnsetType = UNSET
+
+
+class ShardWeight(Answer, frozen=True, kw_only=True):
+    """How likely the planner is to move a shard: 1 is usual, 0 is never.
+
+    `learned`: from how its moves turned out. `set_weight`: by a person, and acts instead.
+    """
+
+    shard: str
+    weight: float
+    """The one that acts."""
+    learned: float
+    set_weight: float | None
+    by: str
+    """Who set it; empty: it is not set."""
+    at_us: int | None
+    inherited_from: str
+    """The shard that it was set for, before a split or merge; empty: this one."""

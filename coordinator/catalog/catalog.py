@@ -39,7 +39,13 @@ from logstore.meta.shard_writes import (
     operations_of,
 )
 from logstore.meta.table import Decided, transact
-from logstore.meta.tables import changefeed_table, log_table, number_table, shard_table
+from logstore.meta.tables import (
+    changefeed_table,
+    log_table,
+    number_table,
+    shard_table,
+    weight_table,
+)
 from logstore.meta.tombstones import KEEP_DELETED_LOG_S, Order, deletion_of
 from sharder.keys import TOKEN_BYTES, KeyRange, Partitioner, even_ranges, ranges_from_cuts
 from sharder.ring import place
@@ -237,15 +243,15 @@ class Catalog(Listing):
         told = await transact(self._store, f"log {name}", decide)
         if not dry_run:
             await self._drop_shards(name, self._order(deletion_of(name), keep_s))
-            await self._drop_cursors(name)
+            await self._drop_notes(name)
         return told
 
-    async def _drop_cursors(self, name: str) -> None:
-        """How far a change stream came; the topic is the user's and stays."""
-        cursors = changefeed_table(self._store)
-        shards = await cursors.names(f"{name}/")
-        for at in range(0, len(shards), _CHUNK):
-            await self._store.txn([], [cursors.removal(s) for s in shards[at : at + _CHUNK]])
+    async def _drop_notes(self, name: str) -> None:
+        """How far a change stream came (the topic is the user's and stays), and weights."""
+        for table in (changefeed_table(self._store), weight_table(self._store)):
+            shards = await table.names(f"{name}/")
+            for at in range(0, len(shards), _CHUNK):
+                await self._store.txn([], [table.removal(s) for s in shards[at : at + _CHUNK]])
 
     def now_us(self) -> int:
         return self._env.clock.wall_us()

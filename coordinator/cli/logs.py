@@ -1,6 +1,6 @@
 """`logstore log …` and `logstore shards`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -26,6 +26,7 @@ from coordinator.cli.common import (
 from coordinator.cli.cuts import cuts_of_characters, cuts_of_sample, even_notes
 from coordinator.cli.history import shards_from_history
 from coordinator.cli.keys import from_base64, from_hex, raw
+from coordinator.cli.weight import weights
 from logstore.base.errors import InvalidArgumentError
 from logstore.base.limits import SHARDS_PER_LOG_MAX
 from logstore.client.client import connect
@@ -304,10 +305,13 @@ def shards(
 
     logs = run(_listed(address)) if name is None else [run(_describe(address, name))]
     found = [shard for log in logs for shard in log.shards]
+    weight = {row.shard: row.weight for row in weights(address, name or "")}
     if as_json:
-        print_json(found)
+        print_json(
+            [msgspec.to_builtins(s) | {"migration_weight": weight.get(s.shard)} for s in found]
+        )
         return
-    _print_shards("Shards", found)
+    _print_shards("Shards", found, weight)
 
 
 async def _listed(address: str) -> list[DescribedLog]:
@@ -339,10 +343,13 @@ def _show(info: DescribedLog, as_json: bool) -> None:
     _print_shards(f"Shards of {info.log}", info.shards)
 
 
-def _print_shards(title: str, found: Sequence[ShardRecord]) -> None:
+def _print_shards(
+    title: str, found: Sequence[ShardRecord], weight: Mapping[str, float] | None = None
+) -> None:
+    more = ("weight",) if weight is not None else ()
     print_table(
         title,
-        ("shard", "range", "status", "primary", "in sync", "learners", "epoch", "migration"),
+        ("shard", "range", "status", "primary", "in sync", "learners", "epoch", "migration", *more),
         [
             (
                 s.shard,
@@ -353,6 +360,7 @@ def _print_shards(title: str, found: Sequence[ShardRecord]) -> None:
                 [m.instance for m in s.learners],
                 s.epoch,
                 s.migration,
+                *([weight.get(s.shard)] if weight is not None else []),
             )
             for s in found
         ],

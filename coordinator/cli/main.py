@@ -27,6 +27,7 @@ from coordinator.cli import (
     serve,
     simulate,
     verify,
+    weight,
 )
 from coordinator.cli.checked import use_for_all
 from coordinator.cli.choices import check_every
@@ -62,7 +63,7 @@ def _options(
 
 
 for module in (serve, logs, append, data, accesses, cluster, profile, announce, moves, planner,
-               reshape, simulate, verify, recover, copies, doctor):  # fmt: skip
+               reshape, simulate, verify, recover, copies, doctor, weight):  # fmt: skip
     module.register(app)
 check_every(app)
 use_for_all(app)

@@ -147,7 +147,7 @@ def _change(
     as_json: bool,
 ) -> None:
     request = pb.SetPlannerRequest(
-        values_json=msgspec.json.encode(values), resets=resets, by=_user() if by is None else by
+        values_json=msgspec.json.encode(values), resets=resets, by=user() if by is None else by
     )
     found = ask_coordinator(address, "SetPlanner", request, PlannerSettings, "Plans")
     if as_json:
@@ -157,7 +157,8 @@ def _change(
     _tell(found)
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this command, for histories."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

@@ -24,6 +24,7 @@ from coordinator.planning.notes import PlanCounts, PlanNote
 from coordinator.planning.response_times import ResponseTimes
 from coordinator.planning.tuning import PlannerTuning
 from coordinator.planning.views import PastForecast, make_view, with_expected
+from coordinator.planning.weights import MigrationWeights
 from coordinator.statistics.model_trainer import ModelTrainer
 from logstore.base.background import Background
 from logstore.base.env import Env
@@ -59,6 +60,7 @@ class PlanningLoop:
             MoveOptions(feed="kafka" if config.kafka else "direct"),
         )
         self.tuning = PlannerTuning(config, env, store)
+        self.weights = MigrationWeights(store, env)
         self.history: deque[PlanNote] = deque(maxlen=PLANS_KEPT_MAX)
         self.counts = PlanCounts()
         self._config, self._env, self._store = config, env, store
@@ -161,6 +163,7 @@ class PlanningLoop:
             intake=self._intake,
             sizes=self._sizes,
             migrations=migrations,
+            set_weights=await self.weights.in_force(),
         )
         view = self._response_times.seen(await self._learner.call(make))
         draining = await self._catalog.draining()

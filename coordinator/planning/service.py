@@ -77,6 +77,18 @@ class PlansService(PlansServicer):
         by = request.by or context.peer()
         return answered(await self._loop.tuning.change(values, list(request.resets), by))
 
+    @unary
+    async def Weights(self, request: pb.WeightsRequest, context: Context) -> pb.JsonResponse:
+        """The migration weights of a log's shards, or of all, by shard."""
+        return answered(await self._loop.weights.rows(request.log))
+
+    @unary
+    async def SetWeight(self, request: pb.SetWeightRequest, context: Context) -> pb.JsonResponse:
+        """Set a shard's migration weight, or take back what was set; it acts in the next plan."""
+        weight = request.weight if request.HasField("weight") else None
+        by = request.by or context.peer()
+        return answered(await self._loop.weights.set(request.shard, weight, by))
+
 
 def _round(note: PlanNote) -> PlanningRound:
     made = note.plan

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import log2
 from statistics import median
+from types import MappingProxyType
 
 import msgspec
 
@@ -17,7 +18,7 @@ from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from coordinator.planning.response_times import p50_of
 from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.types import ShardStatus
-from logstore.meta.records import InstanceRecord, ShardRecord
+from logstore.meta.records import InstanceRecord, ShardRecord, WeightRecord
 from profiler.types import DataStoreStatus, Forecast
 from sharder.config import PlannerConfig
 from sharder.view import (
@@ -43,6 +44,8 @@ FORETOLD_SLOTS = 6
 FUTURE_S = 60.0
 """A time further ahead of the clock comes from a wrong clock."""
 
+_NONE_SET: Mapping[str, WeightRecord] = MappingProxyType({})
+
 
 def make_view(
     *,
@@ -56,8 +59,10 @@ def make_view(
     intake: StatisticsIntake,
     sizes: Mapping[str, int],
     migrations: Sequence[MigrationRecord],
+    set_weights: Mapping[str, WeightRecord] = _NONE_SET,
 ) -> View:
-    """All inputs of one plan. `mono_s`: the monotonic clock; `sizes`: shard -> bytes."""
+    """All inputs of one plan. `mono_s`: the monotonic clock; `sizes`: shard -> bytes;
+    `set_weights`: see `weights_of`."""
     known = {record.instance for record in instances}
     live = [s for s in shards if s.status is ShardStatus.OPEN and s.primary.instance in known]
     per_s = 1.0 / config.wall_s_per_slot
@@ -68,7 +73,9 @@ def make_view(
     migrating = {m.shard for m in migrations if m.active}
     history = move_history(migrations, msgspec.convert(config.move, MoveOptions, strict=False))
     cuts = _cuts(live, intake)
-    weights = migration_weights(migrations, now_s)
+    weights = migration_weights(migrations, now_s) | {
+        shard: record.weight for shard, (_, record) in weights_of(shards, set_weights).items()
+    }
     views = tuple(
         _shard_view(
             s,
@@ -274,3 +281,22 @@ def migration_weights(migrations: Sequence[MigrationRecord], now_s: float) -> di
                        WEIGHT_MIN), WEIGHT_MAX)
         for shard, (w, at_s) in logs.items()
     }  # fmt: skip
+
+
+def weights_of(
+    shards: Sequence[ShardRecord], given: Mapping[str, WeightRecord]
+) -> dict[str, tuple[str, WeightRecord]]:
+    """Shard -> the weight that a person set, and for which shard: for itself, else for one that it
+    came from by a split or merge. Of several the lowest counts, so that what is pinned stays so."""
+    if not given:
+        return {}
+    found: dict[str, tuple[str, WeightRecord]] = {}
+    for shard in sorted(shards, key=lambda s: int(s.shard.rpartition("/")[2])):  # parents first
+        own = given.get(shard.shard)
+        if own is not None:
+            found[shard.shard] = shard.shard, own
+            continue
+        parents = [found[p] for p in shard.predecessors if p in found]
+        if parents:
+            found[shard.shard] = min(parents, key=lambda parent: parent[1].weight)
+    return found

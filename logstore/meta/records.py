@@ -25,6 +25,7 @@ CELLS = "/cells/"
 CELL_COUNT = "/settings/cells"
 """Into how many cells the shard space is divided; written once."""
 PLANNER = "/planner/"
+WEIGHTS = "/weights/"
 AUTOPILOT = "/settings/autopilot"
 """The autopilot's mode as it was last set by hand."""
 COORDINATORS = "/coordinators/"
@@ -334,6 +335,15 @@ class ProfileRecord:
     logs: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class WeightRecord:
+    """A shard's migration weight as a person set it; 0: the planner never moves it."""
+
+    weight: Annotated[float, Interval(ge=0.0, le=100.0), Unit("(factor)")]
+    by: str
+    at_us: int
+
+
 SettingValue = float | int | str | tuple[str, ...] | None
 """A value of a planner's setting, as JSON."""
 
@@ -407,6 +417,10 @@ def decode_cursor(value: bytes) -> ChangefeedCursor:
 
 def decode_leader(value: bytes) -> LeaderRecord:
     return msgspec.json.decode(value, type=LeaderRecord)
+
+
+def decode_weight(value: bytes) -> WeightRecord:
+    return msgspec.json.decode(value, type=WeightRecord)
 
 
 def decode_planner(value: bytes) -> PlannerRecord:

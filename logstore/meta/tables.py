@@ -12,6 +12,7 @@ from logstore.meta.records import (
     PROCESSES,
     SHARDS,
     TOMBSTONES,
+    WEIGHTS,
     ChangefeedCursor,
     DrainRecord,
     GenerationRecord,
@@ -22,6 +23,7 @@ from logstore.meta.records import (
     ProcessRecord,
     ShardRecord,
     Tombstone,
+    WeightRecord,
     decode_cursor,
     decode_drain,
     decode_generation,
@@ -32,6 +34,7 @@ from logstore.meta.records import (
     decode_process,
     decode_shard,
     decode_tombstone,
+    decode_weight,
 )
 from logstore.meta.table import ReadTable, Table
 
@@ -79,6 +82,11 @@ def generation_table(store: MetadataStore) -> Table[GenerationRecord]:
 def planner_table(store: MetadataStore) -> Table[PlannerRecord]:
     """Of one record, `settings`: changes of several settings that fit together are one write."""
     return Table(store, PLANNER, decode_planner)
+
+
+def weight_table(store: MetadataStore) -> Table[WeightRecord]:
+    """By shard."""
+    return Table(store, WEIGHTS, decode_weight)
 
 
 def coordinator_table(store: MetadataStore) -> ReadTable[LeaderRecord]:

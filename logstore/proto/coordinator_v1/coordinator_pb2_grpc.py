@@ -1095,6 +1095,16 @@ class PlansStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetPlannerRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
                 _registered_method=True)
+        self.Weights = channel.unary_unary(
+                '/coordinator.v1.Plans/Weights',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.WeightsRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
+        self.SetWeight = channel.unary_unary(
+                '/coordinator.v1.Plans/SetWeight',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetWeightRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
         self.SetAutopilot = channel.unary_unary(
                 '/coordinator.v1.Plans/SetAutopilot',
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetAutopilotRequest.SerializeToString,
@@ -1126,6 +1136,19 @@ class PlansServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Weights(self, request, context):
+        """migration weights of shards
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWeight(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAutopilot(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1148,6 +1171,16 @@ def add_PlansServicer_to_server(servicer, server):
             'SetPlanner': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPlanner,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetPlannerRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'Weights': grpc.unary_unary_rpc_method_handler(
+                    servicer.Weights,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.WeightsRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
+            ),
+            'SetWeight': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWeight,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetWeightRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
             'SetAutopilot': grpc.unary_unary_rpc_method_handler(
@@ -1236,6 +1269,60 @@ class Plans:
             target,
             '/coordinator.v1.Plans/SetPlanner',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetPlannerRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Weights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Plans/Weights',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.WeightsRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWeight(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Plans/SetWeight',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.SetWeightRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,

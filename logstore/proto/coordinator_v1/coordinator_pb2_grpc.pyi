@@ -310,6 +310,9 @@ class PlansStub:
     """Weights, thresholds and limits of the planner, as they act now."""
     SetPlanner: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SetPlannerRequest, _coordinator_pb2.JsonResponse]
     """acts in the next plan, and for ever"""
+    Weights: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.WeightsRequest, _coordinator_pb2.JsonResponse]
+    """migration weights of shards"""
+    SetWeight: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SetWeightRequest, _coordinator_pb2.JsonResponse]
     SetAutopilot: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SetAutopilotRequest, _coordinator_pb2.JsonResponse]
 
 @_typing.type_check_only
@@ -321,6 +324,9 @@ class PlansAsyncStub(PlansStub):
     """Weights, thresholds and limits of the planner, as they act now."""
     SetPlanner: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SetPlannerRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     """acts in the next plan, and for ever"""
+    Weights: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.WeightsRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """migration weights of shards"""
+    SetWeight: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SetWeightRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     SetAutopilot: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SetAutopilotRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
 
 class PlansServicer(metaclass=_abc_1.ABCMeta):
@@ -347,6 +353,21 @@ class PlansServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
         """acts in the next plan, and for ever"""
+
+    @_abc_1.abstractmethod
+    def Weights(
+        self,
+        request: _coordinator_pb2.WeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """migration weights of shards"""
+
+    @_abc_1.abstractmethod
+    def SetWeight(
+        self,
+        request: _coordinator_pb2.SetWeightRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]: ...
 
     @_abc_1.abstractmethod
     def SetAutopilot(

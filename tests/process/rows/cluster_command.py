@@ -5,6 +5,10 @@ import json
 import sys
 from typing import Any
 
+from coordinator.answers.plans import PlanAnswer
+from coordinator.cli.common import Coordinator
+from logstore.proto.coordinator_v1 import coordinator_pb2
+
 
 async def told(address: str, *arguments: str, status: int = 0) -> str:
     """Standard output of one command; its standard error where it must fail."""
@@ -20,3 +24,10 @@ async def told(address: str, *arguments: str, status: int = 0) -> str:
 async def told_json(address: str, *arguments: str) -> Any:
     """What a command prints with `--json`: one value."""
     return json.loads(await told(address, *arguments, "--json"))
+
+
+async def planned(address: str) -> PlanAnswer:
+    """What `plan` shows, for a loop that waits: without the start of a process."""
+    async with Coordinator(address) as coordinator:
+        request = coordinator_pb2.PlanRequest()
+        return await coordinator.ask("Plans", "Plan", request, PlanAnswer)

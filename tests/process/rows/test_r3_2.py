@@ -3,13 +3,13 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
 import logstore
+from coordinator.answers.plans import PlannedCrossing
 from coordinator.local.cluster import LocalCluster, local_cluster
 from logstore.base.background import alongside
 from logstore.meta.records import CapacityRecord
-from tests.process.rows.cluster_command import told, told_json
+from tests.process.rows.cluster_command import planned, told, told_json
 from tests.support.rows import record
 
 OPS_PER_S = 1_000.0
@@ -25,10 +25,10 @@ async def load(log: logstore.Log, per_s: float) -> None:
         await asyncio.sleep(max(0.0, began + sent / per_s - time.monotonic()))
 
 
-async def crossing(cluster: LocalCluster) -> Any:
+async def crossing(cluster: LocalCluster) -> PlannedCrossing:
     """The first crossing of a plan, as soon as there is one."""
     async with asyncio.timeout(NOTICED_S_MAX):
-        while not (found := (await told_json(cluster.address, "plan"))["crossings"]):
+        while not (found := (await planned(cluster.address)).crossings):
             await asyncio.sleep(0.2)
     return found[0]
 
@@ -54,13 +54,13 @@ async def test_r3_2_a_threshold_is_set_live_and_changes_the_next_plan(tmp_path: 
             began = time.monotonic()
             seen = await crossing(cluster)
             noticed_s = time.monotonic() - began
-            assert abs(seen["forecast"]["limit"] - 0.06 * OPS_PER_S) < 1e-6
+            assert abs((seen.forecast.limit or 0.0) - 0.06 * OPS_PER_S) < 1e-6
             cluster.kill("coordinator")
             await cluster.wait_ready()
             kept = await told_json(cluster.address, "planner", "get", "threshold")
             assert [(s["value"], s["by"], s["at_start"]) for s in kept] == [(0.06, "ann", 0.8)]
             await told(cluster.address, "planner", "reset", "--all", "--by", "bob")
-            assert (await told_json(cluster.address, "plan"))["crossings"] == []
+            assert (await planned(cluster.address)).crossings == ()
             changes = await told_json(cluster.address, "planner", "history")
             who = [(c["by"], c["old"], c["new"]) for c in changes if c["name"] == "risk.threshold"]
             assert who == [("ann", 0.8, 0.06), ("bob", 0.06, 0.8)]

@@ -4,11 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import logstore
 from coordinator.local.cluster import local_cluster
 from logstore.base.background import alongside
 from logstore.meta.records import CapacityRecord
-from tests.process.rows.cluster_command import told, told_json
+from tests.process.rows.cluster_command import planned, told
 from tests.process.rows.test_r3_2 import load
 from tests.support.rows import record
 
@@ -16,13 +18,13 @@ OPS_PER_S = 1_000.0
 PLANNED_S_MAX = 30.0
 
 
-async def planned(address: str) -> list[Any]:
+async def two_moves(address: str) -> list[Any]:
     """The operators of a plan that has two, with their expected latency."""
     async with asyncio.timeout(PLANNED_S_MAX):
         while True:
-            found = (await told_json(address, "plan"))["operators"]
-            if len(found) >= 2 and all("latency" in op for op in found):
-                return list(found)
+            found = (await planned(address)).operators
+            if len(found) >= 2 and all(op.latency for op in found):
+                return list(msgspec.to_builtins(found))
             await asyncio.sleep(0.2)
 
 
@@ -47,7 +49,7 @@ async def test_r3_3_the_plan_is_ordered_by_risk_and_expected_latency(tmp_path: P
         await told(cluster.address, "planner", "set", "risk.threshold=0.06", "hysteresis=0.01",
                    "horizon_periods=60", "risk.move_cost_per_s=0")  # fmt: skip
         async with alongside(load(log, OPS_PER_S / 5)):
-            found = await planned(cluster.address)
+            found = await two_moves(cluster.address)
             said = await told(cluster.address, "plan", "--explain")
         worths = [worth(op, 0.01) for op in found]
         assert worths == sorted(worths, reverse=True)

@@ -115,6 +115,10 @@ async def plans(caller: Caller, server: CoordinatorServer) -> None:
     await caller.ask("Plans.SetPlanner", changed)
     back = pb.SetPlannerRequest(resets=["cooldown_s"], by="golden")
     await caller.ask("Plans.SetPlanner", back, "reset")
+    heavy = pb.SetWeightRequest(shard="x/1", weight=2.5, by="golden")
+    await caller.ask("Plans.SetWeight", heavy)
+    await caller.ask("Plans.Weights", pb.WeightsRequest(log="x"))
+    await caller.ask("Plans.SetWeight", pb.SetWeightRequest(shard="x/1", by="golden"), "reset")
     await caller.ask("Plans.GetPlanner", pb.GetPlannerRequest(history=True))
 
 
