@@ -1,6 +1,7 @@
 """Response times in fixed log buckets: percentiles within 5 %, from 1 µs to 100 s."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,19 @@ class LatencyHistogram:
         self.count += len(latency_s)
         self.total_s += float(latency_s.sum())
 
+    def counts(self) -> dict[int, int]:
+        """Operations by bucket, without the empty ones."""
+        return dict(self._counts)
+
+    def add_counts(self, now: Mapping[int, int], before: Mapping[int, int]) -> None:
+        """The operations that came between two `counts` of another histogram; their response times
+        are known only to the bucket, so `total_s` stays."""
+        for bucket, count in now.items():
+            more = count - before.get(bucket, 0)
+            if more > 0:
+                self._counts[bucket] = self._counts.get(bucket, 0) + more
+                self.count += more
+
     @property
     def mean_s(self) -> float:
         return self.total_s / self.count if self.count else 0.0
@@ -54,5 +68,13 @@ class LatencyHistogram:
         for bucket in sorted(self._counts):
             seen += self._counts[bucket]
             if seen >= need:
-                return float(LOWEST_S * 2.0 ** ((bucket + 0.5) / PER_OCTAVE))
+                return _middle_s(bucket)
         return 0.0
+
+    def count_above(self, latency_s: float) -> int:
+        """Operations whose bucket's middle is above `latency_s`."""
+        return sum(n for bucket, n in self._counts.items() if _middle_s(bucket) > latency_s)
+
+
+def _middle_s(bucket: int) -> float:
+    return float(LOWEST_S * 2.0 ** ((bucket + 0.5) / PER_OCTAVE))

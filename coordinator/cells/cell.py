@@ -71,9 +71,7 @@ class Cell:
         intake = parts.learner.intake
         self._owns: Callable[[str], bool] = lambda shard: cell_of(shard, count) == cell
         self.catalog = Catalog(store, env, parts.cluster, has_broker=config.kafka is not None)
-        self.driver = MigrationDriver(
-            store, parts.nodes, env, intake.figures, self._owns, cluster=parts.cluster
-        )
+        self.driver = MigrationDriver(store, parts.nodes, env, self._owns, cluster=parts.cluster)
         self.reshapes = ReshapeDriver(
             store,
             parts.nodes,

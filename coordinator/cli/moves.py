@@ -23,7 +23,7 @@ from coordinator.cli.common import (
     run,
 )
 from coordinator.cli.logs import parse_option
-from coordinator.cli.story import story_lines
+from coordinator.cli.story import copied, story_lines, window_text
 from coordinator.migration.answers import DryMove, Migration, MigrationRows
 from coordinator.migration.dry_run import DryStep
 from coordinator.migration.records import State
@@ -200,14 +200,15 @@ async def _follow(coordinator: Coordinator, migration: str, as_json: bool) -> Mi
         blackout = found.blackout_ms
         typer.echo(
             f"migration {migration} completed in {found.duration_s:g} s: "
-            f"{found.bytes / 1e6:.1f} MB, chains equal: {found.hash_equal}, "
+            f"copied {copied(found)}, chains equal: {found.hash_equal}, "
             f"blackout {'unknown' if blackout is None else f'{blackout:.1f} ms'}"
         )
     return found
 
 
 def _line(found: Migration) -> str:
-    return f"p {found.p:.2f}  {found.bytes / 1e6:.1f} MB  ETA {found.eta_s:.1f} s"
+    size = f"{found.bytes_copied / 1e6:.1f} of {found.bytes / 1e6:.1f} MB"
+    return f"p {found.p:.2f}  {size}  ETA {found.eta_s:.1f} s"
 
 
 def _print_rows(found: MigrationRows) -> None:
@@ -238,11 +239,13 @@ def _print_dry_run(found: DryMove, as_json: bool) -> None:
 
 
 def _print_one(found: Migration) -> None:
-    hidden = ("story", "options", "phases", "notes")
+    hidden = ("story", "options", "phases", "notes", "windows")
     rows = [(key, _plain(value)) for key, value in fields_of(found).items() if key not in hidden]
     print_table(f"Migration {found.id}", ("field", "value"), rows)
     for line in found.story:
         typer.echo(f"  {line}")
+    for when, window in found.windows.items():
+        typer.echo(f"  {when}: {window_text(window)}")
 
 
 def _plain(value: object) -> object:

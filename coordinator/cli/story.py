@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from coordinator.migration.answers import Migration
+from coordinator.migration.records import MeasuredWindow
 
 WHAT = {
     "planned": "asked for",
@@ -57,10 +58,7 @@ def story_lines(migration: Migration) -> Iterator[str]:
 
 
 def _figures(migration: Migration) -> Iterator[str]:
-    if migration.bytes:
-        rate = migration.copy_mb_per_s
-        at = "" if rate is None else f" at {rate:.1f} MB/s"
-        yield f"copied: {migration.bytes / 1e6:.3f} MB{at}"
+    yield f"copied: {copied(migration)}"
     checked = migration.hash
     if checked:
         same = "equal" if checked.equal else "DIFFERENT"
@@ -70,5 +68,29 @@ def _figures(migration: Migration) -> Iterator[str]:
         )
     if migration.blackout_ms is not None:
         yield f"blackout at the source: {migration.blackout_ms:.1f} ms"
-    if migration.p99_ms:
-        yield "p99: " + ", ".join(f"{when} {ms:.1f} ms" for when, ms in migration.p99_ms.items())
+    for when, window in migration.windows.items():
+        yield f"{when}: {window_text(window)}"
+
+
+def copied(migration: Migration) -> str:
+    """What was copied of the shard so far, or in all."""
+    if migration.strategy == "switch":
+        return "nothing, the target had a copy in sync"
+    whole = "" if migration.bytes_copied == migration.bytes else f" of {migration.bytes / 1e6:.3f}"
+    rate = migration.copy_mb_per_s
+    at = "" if rate is None else f" at {rate:.1f} MB/s"
+    return f"{migration.bytes_copied / 1e6:.3f}{whole} MB{at}"
+
+
+def window_text(window: MeasuredWindow) -> str:
+    """What clients felt in some seconds of a move."""
+    times = [
+        f"{kind} {ms:.1f} ms"
+        for kind, ms in (("reads", window.read_p99_ms), ("appends", window.append_p99_ms))
+        if ms is not None
+    ]
+    p99 = f"; p99 {', '.join(times)}" if times else ""
+    return (
+        f"{window.calls} calls in {window.seconds:.1f} s, {window.failed} failed "
+        f"({window.refused} refused){p99}"
+    )

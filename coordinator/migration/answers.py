@@ -11,6 +11,7 @@ from coordinator.migration.records import (
     END_STATES,
     ForecastNote,
     HashResult,
+    MeasuredWindow,
     MoveOptions,
     Phase,
     State,
@@ -49,10 +50,12 @@ class Migration(Answer, frozen=True, kw_only=True):
     soaked_s: float
     removing: bool
     bytes: int
+    bytes_copied: int
     copy_mb_per_s: float | None
     blackout_ms: float | None
     hash: HashResult | None
     p99_ms: dict[str, float]
+    windows: dict[str, MeasuredWindow]
     hash_equal: bool | None
     """None: the chains were not compared yet."""
     hash_age_s: float | None

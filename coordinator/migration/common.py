@@ -6,6 +6,7 @@ from coordinator.migration import ramp
 from coordinator.migration.facts import CopyReport, Effect, Facts, RecordWrite, Verified
 from coordinator.migration.records import HashResult, MigrationRecord, State
 from coordinator.migration.table import advance, noted
+from coordinator.migration.windows import with_window
 from logstore.base.types import ShardStatus
 from logstore.meta.records import Member, ShardRecord
 
@@ -35,7 +36,7 @@ def soak(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
 
 
 def roll_back(record: MigrationRecord, facts: Facts, shard: ShardRecord, why: str) -> Effect:
-    after = advance(record, State.ROLLING_BACK, facts.now_us, cause=why)
+    after = with_copied(advance(record, State.ROLLING_BACK, facts.now_us, cause=why), facts.target)
     if shard.migration != record.id:
         return RecordWrite(after, None, why)
     changed = replace(shard, admit=(), hand_over=None, remove=(), route={}, feed_topic="")
@@ -148,23 +149,26 @@ def with_equal_ends(record: MigrationRecord, facts: Facts) -> MigrationRecord:
     return replace(record, hash=found)
 
 
+def with_copied(record: MigrationRecord, copy: CopyReport | None) -> MigrationRecord:
+    if copy is None or copy.bytes_copied <= record.bytes_copied:
+        return record
+    return replace(record, bytes_copied=copy.bytes_copied)
+
+
 def with_copy_figures(record: MigrationRecord, copy: CopyReport) -> MigrationRecord:
     if not copy.bytes_copied:
         return record
+    record = with_copied(record, copy)
     rate = copy.bytes_copied / 1e6 / copy.copy_seconds if copy.copy_seconds > 0 else None
     return replace(record, bytes=copy.bytes_copied, copy_mb_per_s=rate or record.copy_mb_per_s)
 
 
 def with_during(record: MigrationRecord, facts: Facts) -> MigrationRecord:
-    if facts.figures.source_p99_ms is None:
-        return record
-    return replace(record, p99_ms={**record.p99_ms, "during": facts.figures.source_p99_ms})
+    return with_window(record, "during", facts.figures.source, facts.figures.target)
 
 
 def with_after(record: MigrationRecord, facts: Facts) -> MigrationRecord:
-    if facts.figures.target_p99_ms is None:
-        return record
-    return replace(record, p99_ms={**record.p99_ms, "after": facts.figures.target_p99_ms})
+    return with_window(record, "after", facts.figures.target)
 
 
 def with_blackout(record: MigrationRecord, facts: Facts) -> MigrationRecord:

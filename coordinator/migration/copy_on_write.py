@@ -19,6 +19,7 @@ from coordinator.migration.common import (
     target_of,
     with_after,
     with_blackout,
+    with_during,
     without_learner,
 )
 from coordinator.migration.facts import Effect, Facts, RecordWrite, Wait
@@ -78,7 +79,7 @@ def cutover(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
 
 def verified(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect:
     """The chains are equal: the copy may join, and the source's history soaks (I8)."""
-    after = advance(with_blackout(record, facts), State.SOAKING, facts.now_us)
+    after = advance(with_blackout(with_during(record, facts), facts), State.SOAKING, facts.now_us)
     admit = (target_of(record).replica_id,)
     return RecordWrite(
         replace(after, soaked_s=0.0), replace(shard, admit=admit), "chains are equal"

@@ -24,11 +24,13 @@ from coordinator.migration.common import (
     target_of,
     with_after,
     with_blackout,
+    with_during,
     without_learner,
 )
 from coordinator.migration.facts import Effect, Facts, RecordWrite, Verify, Wait
 from coordinator.migration.records import MigrationRecord, State
 from coordinator.migration.table import COPY_ON_WRITE, advance, noted
+from coordinator.migration.windows import SETTLED_S
 from logstore.meta.records import Member, ShardRecord
 
 SOAK_WRITE_S = 1.0
@@ -80,15 +82,16 @@ def soaking(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effect
             why = "complete asked for" if done else f"{source.instance} is declared dead"
             return RecordWrite(replace(noted(record, why), removing=True), None, why)
         return _learn_source(record, facts, shard)
-    broken = ramp.soak_breach(
-        facts.ramp, facts.figures, record.options, record.p99_ms.get("before")
-    )
+    broken = ramp.soak_breach(facts.figures, record.options, record.windows.get("before"))
     if broken is not None and facts.ramp.breaches:
         return roll_back(record, facts, shard, f"soaking: {broken}")
     if broken is not None:
-        seen = replace(facts.ramp, breaches=1, judged_us=facts.figures.at_us)
+        rest_us = facts.now_us + round(ramp.SOAK_REST_S * 1e6)
+        seen = replace(facts.ramp, breaches=1, judged_us=rest_us)
         return RecordWrite(noted(record, f"soaking: {broken}"), None, broken, ramp=seen)
     soaked = min(wanted, record.soaked_s + _unwritten_s(record, facts))
+    if "during" not in record.windows and soaked >= min(wanted, SETTLED_S):
+        record = with_during(record, facts)  # no ramp: what both sides served around the cutover
     if soaked >= wanted or record.request == "complete":
         after = with_after(replace(record, soaked_s=soaked, removing=True), facts)
         remove = () if switches(record) else (source.replica_id,)

@@ -32,7 +32,7 @@ from coordinator.migration.nodes import Nodes
 from coordinator.migration.ramp import RampState
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from coordinator.migration.table import COPY_ON_WRITE
-from coordinator.statistics.ramp_statistics import RampStatistics
+from coordinator.migration.windows import RampStatistics, seconds_asked
 from logstore.base.background import Background, first_of
 from logstore.base.env import Env
 from logstore.base.errors import (
@@ -60,14 +60,7 @@ RETRY_S = 0.2
 FAULT_RETRY_S = 2.0
 CHAIN_TIMEOUT_S = 5.0
 
-FiguresOf = Callable[[str, str, str, int], RampStatistics]
-"""(shard, source, target, since_us) -> statistics of both sides since then."""
-
 _log = structlog.get_logger(__name__)
-
-
-def _no_figures(shard: str, source: str, target: str, since_us: int) -> RampStatistics:
-    return RampStatistics()
 
 
 @dataclass(slots=True)
@@ -112,7 +105,6 @@ class MigrationDriver:
         store: MetadataStore,
         nodes: Nodes,
         env: Env,
-        figures: FiguresOf = _no_figures,
         owns: Callable[[str], bool] = lambda shard: True,
         *,
         cluster: str,
@@ -121,7 +113,6 @@ class MigrationDriver:
         self._store = store
         self._nodes = nodes
         self._env = env
-        self._figures = figures
         self.owns = owns
         self._cluster = cluster
         self._memories: dict[str, MoveMemory] = {}
@@ -255,11 +246,12 @@ class MigrationDriver:
     async def _observe(self, read: _Read, memory: MoveMemory) -> Facts:
         record = read.record
         known = await instance_table(self._store).all()
-        source, target = await asyncio.gather(
-            self._copies(record.source.instance, record.shard),
-            self._copies(record.target_instance, record.shard),
-        )
         clock = self._env.clock
+        source_s, target_s = seconds_asked(record, memory.ramp.judged_us, clock.wall_us())
+        source, target = await asyncio.gather(
+            self._copies(record.source.instance, record.shard, source_s),
+            self._copies(record.target_instance, record.shard, target_s),
+        )
         now_us, now_s = clock.wall_us(), clock.monotonic_s()
         if source is not None or memory.source_heard_s is None:
             memory.source_heard_s = now_s
@@ -277,12 +269,10 @@ class MigrationDriver:
         if held is None and read.shard is not None and switches(record):
             held = read.shard.member_on(record.target_instance)  # it may lead after a failover
         target_copy = _of(target, held.replica_id if held else None)
-        figures = self._figures(
-            record.shard, record.source.instance, record.target_instance, record.since_us
-        )
-        if source_copy is not None and target_copy is not None:
-            lag = max(0, source_copy.high_watermark - target_copy.end)
-            figures = replace(figures, lag_records=lag)
+        figures = _figures(source_copy, target_copy)
+        if record.successor is not None and target_s > 0:  # its clients are there
+            opened = await self._copies(record.target_instance, record.successor, target_s)
+            figures = replace(figures, target=opened[0].recent if opened else None)
         return Facts(
             now_us=now_us,
             shard=read.shard,
@@ -302,10 +292,10 @@ class MigrationDriver:
             feed_prefix=self.feed_prefix,
         )
 
-    async def _copies(self, instance: str, shard: str) -> list[CopyReport] | None:
+    async def _copies(self, instance: str, shard: str, recent_s: float) -> list[CopyReport] | None:
         """None: no answer. An instance that answers with an error holds no copy yet."""
         try:
-            return await self._nodes.copies(instance, shard)
+            return await self._nodes.copies(instance, shard, recent_s)
         except UnavailableError:
             return None
         except LogstoreError:
@@ -396,6 +386,17 @@ class MigrationDriver:
 
 def _of(copies: list[CopyReport] | None, replica_id: int | None) -> CopyReport | None:
     return next((c for c in copies or () if c.replica_id == replica_id), None)
+
+
+def _figures(source: CopyReport | None, target: CopyReport | None) -> RampStatistics:
+    lag = None
+    if source is not None and target is not None:
+        lag = max(0, source.high_watermark - target.end)
+    return RampStatistics(
+        lag,
+        source.recent if source is not None else None,
+        target.recent if target is not None else None,
+    )
 
 
 async def _sleep(wake: asyncio.Event, seconds: float) -> None:

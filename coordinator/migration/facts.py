@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from coordinator.migration.ramp import RampState
 from coordinator.migration.records import MigrationRecord
-from coordinator.statistics.ramp_statistics import RampStatistics
+from coordinator.migration.windows import RampStatistics, SideWindow
 from logstore.meta.records import LogRecord, Member, ShardRecord
 
 
@@ -29,6 +29,8 @@ class CopyReport:
     feed_error: str = ""
     records_per_s: float = 0.0
     """The rate at which the learner applies; with the lag it gives the time left."""
+    recent: SideWindow | None = None
+    """The calls of the last seconds, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

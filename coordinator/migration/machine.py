@@ -27,6 +27,7 @@ from coordinator.migration.common import (
     soak,
     switches,
     target_of,
+    with_copied,
     with_copy_figures,
     with_during,
     with_equal_ends,
@@ -48,6 +49,7 @@ from coordinator.migration.records import (
     encode_migration,
 )
 from coordinator.migration.table import COPY_ON_WRITE, TABLE, advance, noted
+from coordinator.migration.windows import with_window
 from logstore.meta.records import Member, ShardRecord
 
 __all__ = [
@@ -59,6 +61,10 @@ __all__ = [
     "decode_migration",
     "encode_migration",
 ]
+
+
+SNAPSHOT_WRITES = 10
+"""What a snapshot has copied is written about this often, for those who watch it."""
 
 
 def decide(record: MigrationRecord, facts: Facts) -> Effect:
@@ -110,8 +116,7 @@ def _planned(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
     after = replace(advance(record, State.PREPARING, facts.now_us), source=shard.primary)
     if facts.source is not None:
         after = replace(after, bytes=facts.source.bytes_stored)
-    if facts.figures.source_p99_ms is not None:
-        after = replace(after, p99_ms={"before": facts.figures.source_p99_ms})
+    after = with_window(after, "before", facts.figures.source)
     return RecordWrite(after, replace(shard, migration=record.id), "the shard is ours")
 
 
@@ -132,7 +137,7 @@ def _hand_over_at_once(record: MigrationRecord, facts: Facts, shard: ShardRecord
     if not facts.target_heard:
         return Wait(POLL_S, f"{target.instance} is silent")
     after = replace(advance(record, State.CUTOVER, facts.now_us), target=target)
-    after = with_equal_ends(with_during(after, facts), facts)
+    after = with_equal_ends(after, facts)
     return RecordWrite(after, replace(shard, hand_over=target.replica_id), "hand over (H1)")
 
 
@@ -165,6 +170,8 @@ def _snapshot(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effe
     if given_up is not None:
         return given_up
     if not past_snapshot(copy):
+        if copy.bytes_copied - record.bytes_copied >= max(1, record.bytes // SNAPSHOT_WRITES):
+            return RecordWrite(with_copied(record, copy), None, "a part is copied")
         return Wait(POLL_S, "the snapshot is being copied")
     after = with_copy_figures(advance(record, State.CATCHING_UP, facts.now_us), copy)
     return RecordWrite(after, None, "past the snapshot")
@@ -250,12 +257,15 @@ def _ramping(record: MigrationRecord, facts: Facts, shard: ShardRecord) -> Effec
             why = f"{target.instance} is silent, reads go to the source"
             return RecordWrite(record, replace(shard, route={}), why, ramp=ramp.RampState())
         return Wait(POLL_S, f"{target.instance} is silent")
-    step = ramp.step(facts.ramp, facts.figures, record.options, facts.now_us)
+    before = record.windows.get("before")
+    step = ramp.step(facts.ramp, facts.figures, record.options, facts.now_us, before)
+    if step.note and step.note not in record.notes:
+        return RecordWrite(noted(record, step.note), None, step.note)
     share = {target.instance: step.state.p} if step.state.p > 0 else {}
     match step.move:
         case ramp.RampAction.WAIT:
             seconds = (facts.ramp.due_us - facts.now_us) / 1e6
-            return Wait(max(0.001, seconds), f"p is {facts.ramp.p:g}")
+            return Wait(seconds if seconds > 0 else POLL_S, step.why or f"p is {facts.ramp.p:g}")
         case ramp.RampAction.SET:
             p = f"p = {step.state.p:g}"
             return RecordWrite(record, replace(shard, route=share), p, ramp=step.state)

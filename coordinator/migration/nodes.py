@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from coordinator.migration.difference import RangeDigest
 from coordinator.migration.facts import CopyReport
+from coordinator.migration.windows import SideWindow
 from logstore.base.errors import UnavailableError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import Member
@@ -25,8 +26,9 @@ COPIES_TIMEOUT_S = 10.0
 class Nodes(Protocol):
     """Errors: `UnavailableError` when the instance cannot be reached; else the instance's error."""
 
-    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
-        """The copies of `shard` that the instance holds."""
+    async def copies(self, instance: str, shard: str, recent_s: float = 0.0) -> list[CopyReport]:
+        """The copies of `shard` that the instance holds; with their calls of about the last
+        `recent_s`, if that is above 0."""
         ...
 
     async def chain(
@@ -55,12 +57,11 @@ class GrpcNodes:
         self.cluster = ""
         """This cluster's id, which every call says."""
 
-    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
+    async def copies(self, instance: str, shard: str, recent_s: float = 0.0) -> list[CopyReport]:
         stub = await self._stub(instance)
+        request = node_pb2.StatusRequest(shard=shard, recent_s=recent_s)
         async with called():
-            answer = await stub.Status(
-                node_pb2.StatusRequest(shard=shard), timeout=STATUS_TIMEOUT_S
-            )
+            answer = await stub.Status(request, timeout=STATUS_TIMEOUT_S)
         return [_copy(status) for status in answer.replicas if status.shard == shard]
 
     async def sizes(self, instance: str) -> dict[str, int]:
@@ -143,4 +144,15 @@ def _copy(status: node_pb2.ReplicaStatus) -> CopyReport:
         feed_down_s=status.feed_down_s,
         feed_error=status.feed_error,
         records_per_s=status.records_per_s,
+        recent=_window(status.recent) if status.HasField("recent") else None,
+    )
+
+
+def _window(recent: node_pb2.RecentOperations) -> SideWindow:
+    return SideWindow(
+        recent.over_s,
+        dict(recent.reads),
+        dict(recent.appends),
+        dict(recent.failed),
+        recent.queue_bytes,
     )

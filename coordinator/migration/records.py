@@ -11,6 +11,7 @@ import msgspec
 from annotated_types import Interval, Unit
 
 from logstore.base.errors import InvalidArgumentError
+from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
 from logstore.meta.records import Member
 from sharder.settings import OneOf, complaint
 
@@ -57,14 +58,24 @@ class MoveOptions:
     """Share that a breach of a guard rail takes back; the second one rolls the move back."""
     lag_records_max: Annotated[int, Interval(ge=0, le=10_000_000), Unit("records")] = 20_000
     """The target is caught up, and fit for reads, within this many records of the source."""
+    guard_window_s: Annotated[float, Interval(ge=1.0, le=15.0), Unit("s")] = 5.0
+    """Guard rails judge what both sides served in the last seconds."""
     error_rate_max: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.01
-    """A guard rail is broken above this share of failed reads."""
+    """A guard rail is broken above this share of calls that the target fails or refuses."""
     p99_ratio_max: Annotated[float, Interval(ge=1.0, le=1_000.0), Unit("(ratio)")] = 3.0
     """The target's p99 over the source's."""
     p99_floor_ms: Annotated[float, Interval(ge=0.0, le=60_000.0), Unit("ms")] = 20.0
     """A p99 below this is never a breach, whatever the source's."""
-    samples_min: Annotated[int, Interval(ge=1, le=1_000_000), Unit("reads")] = 100
-    """Reads that a period must hold on both sides before their rates and p99 say anything."""
+    queue_bytes_max: Annotated[int, Interval(ge=1, le=SHARD_QUEUE_BYTES_MAX), Unit("bytes")] = (
+        SHARD_QUEUE_BYTES_MAX // 2
+    )
+    """Appends that may wait at the target."""
+    samples_min: Annotated[int, Interval(ge=1, le=1_000_000), Unit("calls")] = 100
+    """Calls from which the target's errors and p99 are taken as counted; of fewer, a guard rail
+    is broken when that is 95 % sure."""
+    ramp_quiet: Annotated[str, OneOf(("time", "wait"))] = "time"
+    """With too little traffic to judge the target by: the ramp goes on by `time`, or it must
+    `wait` for more until `ramping_timeout_s`."""
     throttle_bytes_per_s: Annotated[float, Interval(ge=0.0, le=1e12), Unit("bytes/s")] = 0.0
     """Bound of the snapshot copy; 0: the instance's own."""
     setbacks_max: Annotated[int, Interval(ge=0, le=100), Unit("setbacks")] = 5
@@ -122,6 +133,20 @@ class HashResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredWindow:
+    """Calls in some seconds of a move; those that failed, the refused ones among them, are part
+    of `calls`. None: no such call was answered."""
+
+    seconds: float = 0.0
+    calls: int = 0
+    failed: int = 0
+    refused: int = 0
+    p99_ms: float | None = None
+    read_p99_ms: float | None = None
+    append_p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ForecastNote:
     """The forecast that a move was started for, in ops/s, `horizon_s` ahead."""
 
@@ -166,13 +191,17 @@ class MigrationRecord:
     soaked_s: float = 0.0
     removing: bool = False
     bytes: int = 0
+    """Of the shard when the move began; once it is copied, of the copy."""
+    bytes_copied: int = 0
     copy_mb_per_s: float | None = None
     """10^6 bytes a second over the snapshot copy."""
     blackout_ms: float | None = None
     """How long the source held appends at the hand-over."""
     hash: HashResult | None = None
     p99_ms: dict[str, float] = field(default_factory=dict)
-    """`before`, `during` and `after`, as far as there were statistics."""
+    """`before`, `during` and `after`, as far as calls were answered."""
+    windows: dict[str, MeasuredWindow] = field(default_factory=dict)
+    """`before` at the source, `during` at both sides, `after` at the target."""
 
     @property
     def active(self) -> bool:

@@ -20,9 +20,7 @@ from typing import Any
 
 import structlog
 
-from coordinator.statistics.last_reports import LastReports
 from coordinator.statistics.log_clock import LogClock
-from coordinator.statistics.ramp_statistics import RampStatistics
 from coordinator.statistics.reliability import Reliability
 from coordinator.statistics.state import (
     Due,
@@ -102,7 +100,6 @@ class StatisticsIntake:
         self._instances: dict[str, InstanceState] = {}
         self._logs: dict[str, LogState] = {}
         self._history: dict[str, deque[ShardStatistics]] = {}
-        self._received = LastReports()
         self._loads: dict[str, ShardLoad] = {}
         self._known: set[str] = set()
         """Shards with a learned slot."""
@@ -138,7 +135,7 @@ class StatisticsIntake:
             log = self._tell_time(name, instance, group, now_s, name in bounded)
             for statistic in [*log.released(now_s), *group]:
                 if name in bounded or log.admits(statistic.slot):
-                    self._take_one(log, statistic, now_s, now_us)
+                    self._take_one(log, statistic, now_s)
                 else:
                     log.held.append((now_s, statistic))
 
@@ -172,9 +169,7 @@ class StatisticsIntake:
                 self._history[shard] = deque(kept, maxlen=self._history_slots)
                 self._set_load(shard, kept)
 
-    def _take_one(
-        self, log: LogState, statistic: ShardStatistics, now_s: float, now_us: int
-    ) -> None:
+    def _take_one(self, log: LogState, statistic: ShardStatistics, now_s: float) -> None:
         rows = self._history.get(statistic.shard)
         if rows is None:
             if len(self._history) >= SHARDS_MAX:
@@ -183,7 +178,6 @@ class StatisticsIntake:
         if repeated(statistic, rows):
             return
         rows.append(statistic)
-        self._received.take(statistic, now_us)
         self._add(log, statistic, now_s)
 
     def _add(self, log: LogState, statistic: ShardStatistics, now_s: float) -> None:
@@ -314,7 +308,6 @@ class StatisticsIntake:
             with self._models:
                 self.groups.forget(shard)
             self._known.discard(shard)
-        self._received.forget_log(name)
 
     # ---- questions -----------------------------------------------------------------------------
 
@@ -494,7 +487,3 @@ class StatisticsIntake:
             self._loads.pop(shard, None)
         else:
             self._loads[shard] = load
-
-    def figures(self, shard: str, source: str, target: str, since_us: int) -> RampStatistics:
-        """See `LastReports.figures`."""
-        return self._received.figures(shard, source, target, since_us)

@@ -62,10 +62,10 @@ RULES: dict[str, tuple[re.Pattern[str], Callable[[Any], Any]]] = {
     ),
     "figures that are told late": (re.compile(r"blackout_ms"), _number),
     "rates and sizes as measured": (
-        re.compile(r"copy_mb_per_s|bytes|size_bytes|load|shares|expected"),
+        re.compile(r"copy_mb_per_s|bytes|bytes_copied|size_bytes|load|shares|expected"),
         _same_type,
     ),
-    "periods that had statistics": (re.compile(r"p99_ms"), _empty),
+    "periods that had statistics": (re.compile(r"p99_ms|windows"), _empty),
     "drawn identities": (re.compile(r"incarnation|process|cluster"), _same_type),
     "free ports": (re.compile(r"address"), _same_type),
     "hash chains over times": (re.compile(r"(source|target|sealed)_chain"), _same_type),

@@ -72,6 +72,12 @@ class AppendGate:
             append.refuse(UnavailableError(f"shard {self._copy.shard} closes"))
             raise
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of appends that wait here, or for the primary's answer."""
+        forwarded = self._forwarder.waiting_bytes if self._forwarder is not None else 0
+        return self._writer.queue_bytes + forwarded
+
     def hold(self) -> None:
         """Hold appends from now on: leadership changes hands, or the shard ends."""
         self._held_since_s = self._node.now_s()

@@ -31,11 +31,20 @@ class Forwarder:
         self._sent: dict[int, PendingAppend] = {}
         self._next_id = 1
         self._closed = False
+        self.waiting_bytes = 0
+        """Of appends without an answer."""
 
     def submit(self, append: PendingAppend) -> None:
         """Send `append` on; its future gets the other side's answer."""
         if self._closed:
             raise UnavailableError(f"forwarding to {self._target} ended")
+        held = append.held_bytes
+
+        def answered(_: "asyncio.Future[Ack]") -> None:
+            self.waiting_bytes -= held
+
+        self.waiting_bytes += held
+        append.done.add_done_callback(answered)
         self._queue.put_nowait(append)
 
     def close(self) -> None:

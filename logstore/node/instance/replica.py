@@ -452,5 +452,6 @@ class Replica:
         self.marks.keep_now()
         self.copy.closed = True
         self.node.reporter.forget(self.shard, self.options.event_time)
+        self.node.recent.forget(self.shard)
         self.copy.notify()
         self.copy.wake_readers()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grpc.aio import Channel
 
@@ -17,6 +17,7 @@ from logstore.node.intake.admission import Admission
 from logstore.node.resources.commit import GroupCommit
 from logstore.node.resources.copy import Copy
 from logstore.node.resources.copy_pace import CopyPace
+from logstore.node.statistics.recent_operations import RecentOperations
 from logstore.node.statistics.statistics_reporter import StatisticsReporter
 
 
@@ -48,6 +49,7 @@ class NodeContext:
     """This cluster's id; empty before it is known."""
     broker: Broker | None = None
     """The broker of feeds; None where none is configured."""
+    recent: RecentOperations = field(default_factory=RecentOperations)
     broken: str | None = None
     """Why the instance must be started again: an unexpected failure."""
 

@@ -49,11 +49,11 @@ class NodeAdmin(NodeAdminServicer):
             return node_pb2.StatusResponse(
                 instance=self._node.instance,
                 incarnation=self._node.incarnation,
-                replicas=[self._status(r) for r in replicas],
+                replicas=[self._status(r, request.recent_s) for r in replicas],
             )
         raise AssertionError("served() ends the call")
 
-    def _status(self, replica: Replica) -> node_pb2.ReplicaStatus:
+    def _status(self, replica: Replica, recent_s: float) -> node_pb2.ReplicaStatus:
         log = replica.log
         status = node_pb2.ReplicaStatus(
             shard=replica.shard,
@@ -92,6 +92,10 @@ class NodeAdmin(NodeAdminServicer):
             status.feed_down_s = learner.feed_down_s
             status.feed_error = learner.feed_error
             status.records_per_s = learner.records_per_s
+        if recent_s > 0:
+            recent = self._node.recent.of(replica.shard, recent_s, self._node.now_s())
+            recent.queue_bytes = replica.append_gate.waiting_bytes
+            status.recent.CopyFrom(recent)
         return status
 
     async def Copies(

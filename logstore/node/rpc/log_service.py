@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -69,11 +69,12 @@ class LogService(LogServiceServicer):
     ) -> log_pb2.AppendResponse:
         async with served(context):
             replica, append = self._unary(request)
-            self._node.admission.admit(append.count, append.size, append.received_s)
-            await replica.await_epoch(request.epoch)
-            with self._failures(replica.shard):
+            with self._failures(replica.shard, append):
+                self._node.admission.admit(append.count, append.size, append.received_s)
+                await replica.await_epoch(request.epoch)
                 replica.append_gate.submit(append)
                 ack = await append.done
+            self.count_append(replica.shard, append)
             return log_pb2.AppendResponse(
                 shard=ack.shard,
                 base_offset=ack.offset,
@@ -111,8 +112,9 @@ class LogService(LogServiceServicer):
         self, request: log_pb2.ReadRequest, context: "Context"
     ) -> AsyncIterator[log_pb2.ReadResponse]:
         async with served(context):
-            with self._failures(request.shard):
+            with self._failures(request.shard), self._first_answer(request.shard) as answered:
                 async for answer in self._read(request, tail=False):
+                    answered()
                     yield answer
 
     async def Tail(
@@ -124,7 +126,7 @@ class LogService(LogServiceServicer):
                     yield answer
 
     @contextlib.contextmanager
-    def _failures(self, shard: str) -> Iterator[None]:
+    def _failures(self, shard: str, append: PendingAppend | None = None) -> Iterator[None]:
         """Count failures that are ours."""
         try:
             yield
@@ -132,13 +134,42 @@ class LogService(LogServiceServicer):
             self.count_failure(shard, e)
             raise UnreadableBatchError(f"shard {shard}: {e.message}") from e
         except Exception as e:
-            self.count_failure(shard, e)
+            self.count_failure(shard, e, append)
             raise
 
-    def count_failure(self, shard: str, error: BaseException) -> None:
+    def count_failure(
+        self, shard: str, error: BaseException, append: PendingAppend | None = None
+    ) -> None:
         replica = self._instance.replicas.get(shard)
         if replica is not None and isinstance(error, Exception):
             self._node.reporter.failed(shard, replica.options.event_time, error)
+            if append is None or not append.forwarded:  # else it is the primary's answer
+                self._node.recent.failed(shard, error, self._node.now_s())
+
+    def count_append(self, shard: str, append: PendingAppend) -> None:
+        now_s = self._node.now_s()
+        self._node.recent.appended(shard, now_s - append.received_s, now_s)
+
+    @contextlib.contextmanager
+    def _first_answer(self, shard: str) -> Iterator[Callable[[], None]]:
+        """Count a read once, when the first answer goes out, it ends, or its client gives it up."""
+        node, counted = self._node, shard not in self._instance.replicas
+        started_s = node.now_s()
+
+        def answered() -> None:
+            nonlocal counted
+            if not counted:
+                counted = True
+                now_s = node.now_s()
+                node.recent.read(shard, now_s - started_s, now_s)
+
+        try:
+            yield answered
+        except Exception:
+            counted = True  # as a failure
+            raise
+        finally:
+            answered()
 
     async def _read(
         self, request: log_pb2.ReadRequest, tail: bool
@@ -213,7 +244,9 @@ class _AppendStream:
             self._room.set()
             if not future.cancelled():
                 if (error := future.exception()) is not None:
-                    self._service.count_failure(message.shard, error)
+                    self._service.count_failure(message.shard, error, append)
+                else:
+                    self._service.count_append(message.shard, append)
                 self.results.put_nowait(_result_of(message, append, replica))
             self._end_when_answered()
 

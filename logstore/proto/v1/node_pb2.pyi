@@ -370,19 +370,126 @@ class StatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SHARD_FIELD_NUMBER: _builtins.int
+    RECENT_S_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
+    """empty: all replicas"""
+    recent_s: _builtins.float
+    """above 0: with the operations of about the last so many seconds"""
     def __init__(
         self,
         *,
         shard: _builtins.str = ...,
+        recent_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recent_s", b"recent_s", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusRequest: _TypeAlias = StatusRequest  # noqa: Y015
+
+@_typing.final
+class RecentOperations(_message.Message):
+    """Calls at one copy. Reads and appends that were answered, by bucket of their response time: bucket
+    b holds 2^(b/8) to 2^((b+1)/8) microseconds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ReadsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AppendsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FailedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OVER_S_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    APPENDS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    QUEUE_BYTES_FIELD_NUMBER: _builtins.int
+    over_s: _builtins.float
+    """they came in the last so many seconds"""
+    queue_bytes: _builtins.int
+    """of appends that wait, here or for the primary"""
+    @_builtins.property
+    def reads(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]: ...
+    @_builtins.property
+    def appends(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]: ...
+    @_builtins.property
+    def failed(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """by error code; calls that the instance is to blame for"""
+
+    def __init__(
+        self,
+        *,
+        over_s: _builtins.float = ...,
+        reads: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        appends: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        failed: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        queue_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appends", b"appends", "failed", b"failed", "over_s", b"over_s", "queue_bytes", b"queue_bytes", "reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentOperations: _TypeAlias = RecentOperations  # noqa: Y015
 
 @_typing.final
 class ReplicaStatus(_message.Message):
@@ -417,6 +524,7 @@ class ReplicaStatus(_message.Message):
     DAMAGE_FIELD_NUMBER: _builtins.int
     SCRUB_AGE_S_FIELD_NUMBER: _builtins.int
     SCRUB_RESULT_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     replica_id: _builtins.int
     role: _builtins.str
@@ -461,6 +569,8 @@ class ReplicaStatus(_message.Message):
     """since the last scrub of the whole copy; negative: none yet"""
     scrub_result: _builtins.str
     """"whole", or what was found"""
+    @_builtins.property
+    def recent(self) -> Global___RecentOperations: ...
     def __init__(
         self,
         *,
@@ -493,10 +603,11 @@ class ReplicaStatus(_message.Message):
         damage: _builtins.str = ...,
         scrub_age_s: _builtins.float = ...,
         scrub_result: _builtins.str = ...,
+        recent: Global___RecentOperations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "blackout_ms", b"blackout_ms", "bytes_copied", b"bytes_copied", "bytes_stored", b"bytes_stored", "chain", b"chain", "copy_seconds", b"copy_seconds", "damage", b"damage", "end", b"end", "epoch", b"epoch", "error", b"error", "feed", b"feed", "feed_down_s", b"feed_down_s", "feed_error", b"feed_error", "high_watermark", b"high_watermark", "index_backlog", b"index_backlog", "last_epoch", b"last_epoch", "learner_phase", b"learner_phase", "published_end", b"published_end", "readable", b"readable", "records_per_s", b"records_per_s", "replica_id", b"replica_id", "role", b"role", "scrub_age_s", b"scrub_age_s", "scrub_result", b"scrub_result", "serving", b"serving", "shard", b"shard", "snapshot_end", b"snapshot_end", "source_high_watermark", b"source_high_watermark", "vouches", b"vouches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "blackout_ms", b"blackout_ms", "bytes_copied", b"bytes_copied", "bytes_stored", b"bytes_stored", "chain", b"chain", "copy_seconds", b"copy_seconds", "damage", b"damage", "end", b"end", "epoch", b"epoch", "error", b"error", "feed", b"feed", "feed_down_s", b"feed_down_s", "feed_error", b"feed_error", "high_watermark", b"high_watermark", "index_backlog", b"index_backlog", "last_epoch", b"last_epoch", "learner_phase", b"learner_phase", "published_end", b"published_end", "readable", b"readable", "recent", b"recent", "records_per_s", b"records_per_s", "replica_id", b"replica_id", "role", b"role", "scrub_age_s", b"scrub_age_s", "scrub_result", b"scrub_result", "serving", b"serving", "shard", b"shard", "snapshot_end", b"snapshot_end", "source_high_watermark", b"source_high_watermark", "vouches", b"vouches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,7 +32,7 @@ from logstore.meta.records import (
 class Silent:
     """Instances that hold nothing yet."""
 
-    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
+    async def copies(self, instance: str, shard: str, recent_s: float = 0.0) -> list[CopyReport]:
         return []
 
     async def chain(

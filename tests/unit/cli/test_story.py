@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from coordinator.cli.story import WHAT, story_lines
+from coordinator.cli.story import WHAT, copied, story_lines
 from coordinator.migration.records import (
     ForecastNote,
     HashResult,
+    MeasuredWindow,
     MigrationRecord,
     MoveOptions,
     Phase,
@@ -37,7 +38,11 @@ DONE = MigrationRecord(
     bytes=2_500_000,
     blackout_ms=7.25,
     hash=HashResult(42, "ab" * 16, "ab" * 16, True),
-    p99_ms={"before": 2.0, "during": 2.5},
+    bytes_copied=1_500_000,
+    windows={
+        "before": MeasuredWindow(5.0, 310, 0, 0, 6.0, 2.0, 6.5),
+        "after": MeasuredWindow(4.5, 40, 40, 33),
+    },
 )
 
 
@@ -52,12 +57,21 @@ def test_a_completed_move() -> None:
         "what is committed now is copied",
         "2023-11-14 22:13:22.000Z  +   2.000 s  completed                the source's copy is gone",
         "note: the feed went on directly",
-        "copied: 2.500 MB",
+        "copied: 1.500 of 2.500 MB",
         "hash chains: equal at offset 42: source abababababababab, target abababababababab "
         "(recomputed)",
         "blackout at the source: 7.2 ms",
-        "p99: before 2.0 ms, during 2.5 ms",
+        "before: 310 calls in 5.0 s, 0 failed (0 refused); p99 reads 2.0 ms, appends 6.5 ms",
+        "after: 40 calls in 4.5 s, 40 failed (33 refused)",
     ]
+
+
+def test_a_switch_copies_nothing_and_a_whole_copy_says_so_once() -> None:
+    assert copied(told(replace(DONE, strategy="switch"), None, BEGUN_US, 10.0)).startswith(
+        "nothing"
+    )
+    whole = replace(DONE, bytes_copied=2_500_000, copy_mb_per_s=12.5)
+    assert copied(told(whole, None, BEGUN_US, 10.0)) == "2.500 MB at 12.5 MB/s"
 
 
 def test_a_paused_move_tells_what_it_waits_for() -> None:

@@ -12,6 +12,7 @@ from coordinator.migration.driver import MigrationDriver, MoveMemory
 from coordinator.migration.facts import CopyReport
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.records import MigrationRecord, MoveOptions
+from coordinator.migration.windows import SideWindow
 from logstore.base.env import Env, ManualClock
 from logstore.base.errors import CorruptStorageError, UnavailableError, UnknownShardError
 from logstore.base.types import ShardStatus
@@ -54,6 +55,8 @@ class Cluster:
         self.unreadable: set[str] = set()
         self.hands_over = True
         self.led: list[str] = ["a"]
+        self.recent: dict[str, SideWindow] = {}
+        """Instance -> the calls it tells of, whatever seconds it is asked for."""
 
     async def found(self, follower: bool = False) -> None:
         member = Member("a", 11, 1)
@@ -131,7 +134,7 @@ class Cluster:
 
     # ---- what the driver asks ----------------------------------------------------------------
 
-    async def copies(self, instance: str, shard: str) -> list[CopyReport]:
+    async def copies(self, instance: str, shard: str, recent_s: float = 0.0) -> list[CopyReport]:
         if instance not in self.up:
             raise UnavailableError(f"{instance} is down")
         record = await self.shard()
@@ -151,6 +154,7 @@ class Cluster:
                 bytes_copied=1_000_000 if learner else 0,
                 copy_seconds=0.1 if learner else 0.0,
                 blackout_ms=7.5 if len(self.led) > 1 else 0.0,
+                recent=self.recent.get(instance) if recent_s > 0 else None,
             )
         ]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.migration.records import MoveOptions, State
-from coordinator.statistics.ramp_statistics import RampStatistics
+from coordinator.migration.windows import SideWindow
 from logstore.base.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -15,6 +15,7 @@ from logstore.base.errors import (
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Compare, Operation, Put, TxnResult
 from logstore.meta.records import ShardRecord, decode_shard, encode, shard_key
+from profiler.histogram import LatencyHistogram
 from tests.unit.coordinator.model import QUICK, SHARD, Cluster, World
 
 STRAIGHT = [
@@ -287,44 +288,86 @@ async def test_rollback_of_a_move_whose_source_fell_out_learns_it_again() -> Non
     assert relieved(await world.cluster.shard(), "a")
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, world: World, *seen: RampStatistics) -> None:
-    """The statistics of each further decision; the last one stays."""
-    left = list(seen)
-
-    def figures(shard: str, source: str, target: str, since_us: int) -> RampStatistics:
-        return left.pop(0) if len(left) > 1 else left[0]
-
-    monkeypatch.setattr(world.driver, "_figures", figures)
+def calls(count: int, ms: float, **failed: int) -> SideWindow:
+    """`count` reads and as many appends of `ms` each, as an instance tells them."""
+    times = LatencyHistogram()
+    times.add(ms / 1e3, count)
+    return SideWindow(5.0, times.counts(), times.counts(), failed)
 
 
-SLOW = RampStatistics(target_p99_ms=900.0, error_rate=0.0, target_samples=1_000, at_us=5)
-
-
-async def test_a_target_that_breaks_the_guard_rails_twice_while_it_soaks_is_rolled_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_target_that_breaks_the_guard_rails_twice_while_it_soaks_is_rolled_back() -> None:
     world = World()
     await world.begin(replace(QUICK, soak_s=60.0))
-    quick = RampStatistics(source_p99_ms=10.0, at_us=1)
-    judged(monkeypatch, world, quick)
+    world.cluster.recent = {"a": calls(500, 10.0), "b": calls(500, 10.0)}
     await reach(world, State.SOAKING)
-    judged(monkeypatch, world, SLOW, replace(SLOW, at_us=6))
+    world.cluster.recent["b"] = calls(500, 900.0)
     record = await world.run()
     assert record.state is State.ROLLED_BACK
-    assert record.cause == "soaking: p99 is 900.00 ms, the limit is 30.00 ms"
+    assert record.cause is not None
+    assert record.cause.startswith("soaking: the target's p99 of reads is 920.78 ms")
     assert relieved(await world.cluster.shard(), "a")
 
 
-async def test_one_breach_or_too_few_samples_do_not_end_the_soak(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for seen in (SLOW, replace(SLOW, target_samples=99, at_us=7)):
+async def test_one_breach_or_too_few_calls_do_not_end_the_soak() -> None:
+    for after in (calls(500, 10.0), calls(1, 900.0, overloaded=2)):
         world = World()
-        await world.begin()
-        judged(monkeypatch, world, RampStatistics(source_p99_ms=10.0, at_us=1))
+        await world.begin(replace(QUICK, soak_s=60.0))
+        world.cluster.recent = {"a": calls(500, 10.0), "b": calls(500, 10.0)}
         await reach(world, State.SOAKING)
-        judged(monkeypatch, world, seen)
+        world.cluster.recent["b"] = calls(500, 900.0)
+        while not any("p99" in note for note in (await world.record()).notes):
+            assert await world.step()
+        world.cluster.recent["b"] = after
         assert (await world.run()).state is State.COMPLETED
+
+
+async def test_a_target_that_refuses_is_rolled_back_from_the_ramp() -> None:
+    world = World()
+    await world.begin()
+    world.cluster.recent = {"a": calls(500, 10.0), "b": calls(5, 1.0, overloaded=7)}
+    record = await world.run()
+    assert record.state is State.ROLLED_BACK
+    assert record.cause == (
+        "the target failed 7 of 17 calls in 5.0 s (7 overloaded), the limit is a share of 0.01"
+    )
+    assert [p.state for p in record.phases].count(State.CUTOVER) == 0
+    assert (record.bytes, record.bytes_copied) == (1_000_000, 1_000_000)
+    assert relieved(await world.cluster.shard(), "a")
+
+
+async def test_the_figures_before_during_and_after_are_measured() -> None:
+    for strategy in ("shadow", "switch"):
+        world = World()
+        await world.begin(strategy=strategy)
+        world.cluster.recent = {"a": calls(100, 4.0), "b": calls(50, 8.0, overloaded=1)}
+        await reach(world, State.PREPARING)
+        world.cluster.recent["a"] = calls(20, 2.0)
+        record = await world.run()
+        before, during, after = (record.windows[w] for w in ("before", "during", "after"))
+        assert (before.calls, before.failed) == (200, 0)
+        assert (during.calls, during.failed, during.refused) == (141, 1, 1)
+        assert (after.calls, after.failed) == (101, 1)
+        assert record.p99_ms == pytest.approx({"before": 4, "during": 8, "after": 8}, rel=0.05)
+
+
+async def test_a_ramp_without_traffic_says_that_it_goes_by_time_once() -> None:
+    world = World()
+    await world.begin()
+    record = await world.run()
+    told = "the ramp goes by time while both sides have fewer than 20 calls in the last 5 s"
+    assert record.notes == (told,)
+
+
+async def test_a_ramp_that_must_see_traffic_waits_for_it() -> None:
+    world = World()
+    await world.begin(replace(QUICK, ramp_quiet="wait", ramping_timeout_s=20.0))
+    await reach(world, State.RAMPING)
+    for _ in range(50):
+        await world.step()
+    assert (await world.record()).state is State.RAMPING
+    assert (await world.cluster.shard()).route == {}
+    world.cluster.recent = {"a": calls(100, 4.0), "b": calls(100, 4.0)}
+    assert (await world.run()).state is State.COMPLETED
 
 
 async def test_a_source_declared_dead_is_given_up() -> None:

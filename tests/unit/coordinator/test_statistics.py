@@ -1,17 +1,14 @@
 """Intake and view: slots are learned in order, history is not load, units are right."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coordinator.config import CoordinatorConfig
 from coordinator.migration.history import move_history
-from coordinator.migration.ramp import RampState, breach
 from coordinator.migration.records import (
     HashResult,
     MigrationRecord,
-    MoveOptions,
     Phase,
     State,
 )
@@ -63,15 +60,6 @@ def test_alive_is_who_was_heard_from() -> None:
     book.take("a", 1, [], status("a"), 10.0, 0)
     assert book.alive("a", 13.0)
     assert not book.alive("a", 13.1)
-
-
-def test_figures_of_the_target_count_only_since_the_ramp_began() -> None:
-    book = intake()
-    book.take("a", 1, [statistic("x/0", "a", 1, 500, 300)], None, 0.0, 100)
-    book.take("b", 1, [statistic("x/0", "b", 1, 200, 200)], None, 0.0, 200)
-    figures = book.figures("x/0", "a", "b", 150)
-    assert (figures.samples, figures.source_p99_ms, figures.target_p99_ms) == (200, 2.0, 2.0)
-    assert book.figures("x/0", "a", "b", 250).samples == 0
 
 
 def test_a_deleted_log_is_forgotten() -> None:
@@ -180,16 +168,3 @@ def test_the_planner_learns_from_past_moves() -> None:
     seen = move_history([migration(State.COMPLETED), migration(State.RAMPING)])
     assert (seen.moves, seen.copy_mb_per_s, seen.blackout_ms) == (1, 40.0, 8.0)
     assert seen.fixed_s == pytest.approx(3.0 - 0.1)
-
-
-def test_a_target_that_fails_is_a_breach_also_when_it_serves_nothing() -> None:
-    book = intake()
-    ours = statistic("x/0", "a", 1, 500, 300)
-    theirs = replace(statistic("x/0", "b", 1, 0, 0), query_count=0, counts={}, failed_count=150)
-    book.take("a", 1, [ours], None, 0.0, 100)
-    book.take("b", 1, [theirs], None, 0.0, 200)
-    figures = book.figures("x/0", "a", "b", 150)
-    assert (figures.error_rate, figures.samples) == (1.0, 150)
-    why = breach(RampState(), figures, MoveOptions())
-    assert why == "error rate is 1.0000, the limit is 0.01"
-    assert book.figures("x/0", "a", "b", 250).error_rate is None

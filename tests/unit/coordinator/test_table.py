@@ -4,11 +4,14 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.migration import ramp
 from coordinator.migration.dry_run import dry_run
 from coordinator.migration.ramp import RampAction, RampState
 from coordinator.migration.records import (
+    MeasuredWindow,
     MigrationRecord,
     MoveOptions,
     State,
@@ -25,10 +28,11 @@ from coordinator.migration.table import (
     choose_strategy,
     may_go_to,
 )
-from coordinator.statistics.ramp_statistics import RampStatistics
+from coordinator.migration.windows import RampStatistics, SideWindow
 from logstore.base.errors import IllegalTransitionError, InvalidArgumentError
 from logstore.base.types import ShardStatus
 from logstore.meta.records import Member, ShardRecord
+from profiler.histogram import LatencyHistogram
 from sharder.keys import KeyRange
 from sharder.settings import limits_of
 
@@ -155,14 +159,35 @@ def test_p_rises_step_by_step_to_one() -> None:
     assert seen == [(0, 0.25), (100_000, 0.5), (200_000, 0.75), (300_000, 1.0)]
 
 
+def times(count: int, ms: float) -> dict[int, int]:
+    """`count` calls of `ms` each, as an instance tells them."""
+    found = LatencyHistogram()
+    found.add(ms / 1e3, count)
+    return found.counts()
+
+
+def served(reads: int, ms: float = 1.0, **failed: int) -> SideWindow:
+    return SideWindow(5.0, reads=times(reads, ms) if reads else {}, failed=failed)
+
+
 @pytest.mark.parametrize(
     ("figures", "why"),
     [
         (RampStatistics(lag_records=20_001), "lag is 20001 records"),
-        (RampStatistics(error_rate=0.02, samples=100, at_us=1), "error rate is 0.0200"),
         (
-            RampStatistics(source_p99_ms=10, target_p99_ms=31, samples=100, at_us=1),
-            "p99 is 31.00 ms",
+            RampStatistics(target=served(98, unavailable=2)),
+            "failed 2 of 100 calls in 5.0 s (2 unavailable), the limit is a share of 0.01",
+        ),
+        (RampStatistics(target=served(7, overloaded=3)), "failed 3 of 10 calls"),
+        (RampStatistics(target=served(0, overloaded=3)), "(3 overloaded)"),
+        (
+            RampStatistics(source=served(200, 10.0), target=served(100, 40.0)),
+            "the target's p99 of reads is 40.69 ms (100 calls), the limit is 30.52 ms",
+        ),
+        (RampStatistics(source=served(200, 10.0), target=served(3, 40.0)), "(3 calls)"),
+        (
+            RampStatistics(target=SideWindow(5.0, queue_bytes=2**25 + 1)),
+            "33554433 bytes of appends waiting",
         ),
     ],
 )
@@ -172,15 +197,69 @@ def test_a_breach_steps_back_and_the_second_rolls_back(figures: RampStatistics, 
     assert first.move is RampAction.BACK
     assert why in first.why
     assert first.state.p == pytest.approx(0.4)
-    again = replace(figures, at_us=2)
-    assert ramp.step(first.state, again, options, 1_000_000).move is RampAction.WAIT
-    assert ramp.step(first.state, again, options, 2_000_000).move is RampAction.ROLL_BACK
+    assert first.state.judged_us == first.state.due_us == 2_000_000
+    assert ramp.step(first.state, figures, options, 1_000_000).move is RampAction.WAIT
+    assert ramp.step(first.state, figures, options, 2_000_000).move is RampAction.ROLL_BACK
 
 
-def test_figures_that_say_too_little_or_were_judged_are_no_breach() -> None:
-    bad = RampStatistics(source_p99_ms=1, target_p99_ms=900, samples=99, at_us=5)
-    assert ramp.step(RampState(), bad, MoveOptions(), 0).move is RampAction.SET
-    judged = RampState(p=0.5, judged_us=5)
-    assert ramp.step(judged, replace(bad, samples=1_000), MoveOptions(), 0).move is RampAction.SET
-    quick = replace(bad, samples=1_000, target_p99_ms=19.0)
-    assert ramp.step(RampState(), quick, MoveOptions(), 0).move is RampAction.SET
+@pytest.mark.parametrize(
+    "figures",
+    [
+        RampStatistics(lag_records=20_000),
+        RampStatistics(source=served(200), target=served(99, unavailable=1)),
+        RampStatistics(source=served(200), target=served(20, unavailable=1)),
+        RampStatistics(source=served(200), target=served(0, overloaded=2)),
+        RampStatistics(source=served(200, 1.0), target=served(100, 19.0)),
+        RampStatistics(source=served(200, 10.0), target=served(100, 28.0)),
+        RampStatistics(source=served(0), target=served(100, 900.0)),
+    ],
+)
+def test_what_is_within_the_limits_or_says_too_little_is_no_breach(
+    figures: RampStatistics,
+) -> None:
+    assert ramp.step(RampState(p=0.5), figures, MoveOptions(), 0).move is RampAction.SET
+
+
+def test_a_source_without_reads_is_compared_as_it_was_before() -> None:
+    figures = RampStatistics(source=served(0), target=served(100, 40.0))
+    before = MeasuredWindow(read_p99_ms=10.0)
+    assert ramp.step(RampState(p=1.0), figures, MoveOptions(), 0).move is RampAction.DONE
+    found = ramp.step(RampState(p=1.0), figures, MoveOptions(), 0, before)
+    assert (found.move, found.why.endswith("the limit is 30.00 ms")) == (RampAction.BACK, True)
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.floats(0.0, 0.5))
+def test_more_failures_never_lift_a_verdict(hits: int, more: int, share: float) -> None:
+    of = hits + more
+    if hits and ramp.exceeds(hits - 1, of, share, 100):
+        assert ramp.exceeds(hits, of, share, 100)
+    if of and ramp.exceeds(hits, of, share, 100):
+        assert hits > share * of
+
+
+QUIET_TIME = "the ramp goes by time while both sides have fewer than 20 calls in the last 5 s"
+QUIET_WAIT = "the ramp waits while both sides have fewer than 20 calls in the last 5 s"
+UNSEEN = "the ramp waits while the target has too few of the calls in the last 5 s"
+
+
+@pytest.mark.parametrize(
+    ("quiet", "p", "source", "target", "move", "note"),
+    [
+        ("time", 0.5, 19, 0, RampAction.SET, QUIET_TIME),
+        ("time", 0.5, 1_000, 0, RampAction.SET, ""),
+        ("wait", 0.0, 19, 0, RampAction.WAIT, QUIET_WAIT),
+        ("wait", 0.0, 20, 0, RampAction.SET, ""),
+        ("wait", 0.01, 1_500, 0, RampAction.SET, ""),
+        ("wait", 0.5, 1_000, 0, RampAction.WAIT, UNSEEN),
+        ("wait", 0.5, 1_000, 99, RampAction.WAIT, UNSEEN),
+        ("wait", 0.5, 1_000, 100, RampAction.SET, ""),
+        ("wait", 1.0, 30, 19, RampAction.WAIT, UNSEEN),
+        ("wait", 1.0, 0, 20, RampAction.DONE, ""),
+    ],
+)
+def test_a_ramp_with_too_little_traffic_waits_or_goes_by_time_and_says_which(
+    quiet: str, p: float, source: int, target: int, move: RampAction, note: str
+) -> None:
+    figures = RampStatistics(source=served(source), target=served(target))
+    found = ramp.step(RampState(p=p), figures, MoveOptions(ramp_quiet=quiet), 0)
+    assert (found.move, found.note) == (move, note)
