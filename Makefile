@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-cluster test-compose test-alerts soak-cluster bench bench-micro check-commits clean install lock
+.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-rows test-cluster test-compose test-alerts soak-cluster bench bench-micro check-commits clean install lock
 
 install: $(READY)
 
@@ -72,7 +72,10 @@ test-mistakes: $(READY)   ## misplaced folders, stores and names; lost metadata 
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m mistakes \
 	  tests/process/mistakes tests/unit/engine -q $(ARGS)
 
-test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
+test-rows: $(READY)       ## each requirement row by the commands of a stranger (docs/requirements.md)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m rows tests/process/rows -q $(ARGS)
+
+test-cluster: test-rows   ## and real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)
 
 test-compose: $(READY)    ## the containers of docker-compose.yml under load and faults; needs root

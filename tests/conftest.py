@@ -14,6 +14,7 @@ from tests.support.services import etcd_address, kafka
 __all__ = ["etcd_address", "kafka"]
 
 HERE = Path(__file__).parent
+ROWS = HERE / "process" / "rows"
 LEVELS = ("unit", "contract", "simulation", "process", "cluster", "compose", "acceptance")
 
 # No deadline: a busy machine makes an example slow, not wrong.
@@ -29,3 +30,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             folder = item.path.relative_to(HERE).parts[0]
             item.add_marker(folder if folder in LEVELS else "unit")
+            if item.path.is_relative_to(ROWS):
+                item.add_marker("rows")
