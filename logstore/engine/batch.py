@@ -95,6 +95,14 @@ def encode_payload(batch: pa.RecordBatch, compression: str = "none") -> bytes:
     return bytes(batch.serialize() if compression == "none" else _serialize(batch, options))
 
 
+def encode_stream(batch: pa.RecordBatch) -> bytes:
+    """A complete Arrow IPC stream of one batch: the schema, the batch, the end."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
 def _serialize(batch: pa.RecordBatch, options: pa.ipc.IpcWriteOptions) -> memoryview:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:

@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from logstore.base.address import Address
 from logstore.base.tls import TlsOptions
@@ -18,6 +17,7 @@ from logstore.proto.coordinator_v1 import (
     coordinator_pb2_grpc,
     placement_pb2_grpc,
 )
+from logstore.proto.reflection import add_reflection
 from logstore.proto.v1 import accesses_pb2_grpc as instance_accesses_pb2_grpc
 from logstore.proto.v1 import log_pb2_grpc, node_pb2_grpc
 
@@ -44,6 +44,7 @@ class GrpcServer:
     def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> None:
         self._server = make_server(interceptors)
         self._health = health.aio.HealthServicer()
+        self._services: tuple[str, ...] = ()
 
     def listen(self, address: str, tls: TlsOptions | None) -> str:
         """Bind `host:port` and return it with the port that was taken (port 0: any).
@@ -55,15 +56,20 @@ class GrpcServer:
 
     async def start(self, services: Services) -> None:
         """Serve; health says that it is not ready."""
+        self._services = ("", *services)
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         add_services(self._server, services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection(self._server, [*services, health.SERVICE_NAME])
         await self._server.start()
 
     async def ready(self) -> None:
-        """Health says that calls are served."""
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        """Health says that calls are served, of the process ("") and of each service."""
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _say(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for service in self._services:
+            await self._health.set(service, status)
 
     async def leave(self) -> None:
         """Health says, for good, that calls go elsewhere; they are still served."""

@@ -5,7 +5,8 @@ The rule: for every request and every layout on the disk, an answer is cut by it
 
  1. A large batch that qualifies as a whole is sent as it lies on the disk, compressed or not.
  2. Others are unpacked, filtered, cut into pieces of about `ANSWER_BYTES` and joined up to that.
- 3. Every answer passes `_answer`: a record above all message limits is an error
+ 3. For a request of streams nothing is sent as it lies on the disk: its answers explain themselves.
+ 4. Every answer passes `_answer`: a record above all message limits is an error
     with its offset; it never reaches the transport.
 """
 
@@ -25,6 +26,7 @@ from logstore.engine.batch import (
     FLAG_TIMES,
     StoredBatch,
     encode_payload,
+    encode_stream,
     schema_of,
 )
 from logstore.proto.v1 import log_pb2
@@ -60,6 +62,8 @@ class Query:
     since_us: int | None
     limit: int
     routing_hash: bool = False
+    stream: bool = False
+    """Answers are complete Arrow IPC streams that say offset and timestamp of each record."""
 
     @classmethod
     def of(cls, request: log_pb2.ReadRequest) -> "Query":
@@ -72,6 +76,7 @@ class Query:
             high=request.range.end if has_range and request.range.HasField("end") else None,
             since_us=request.since_us if request.HasField("since_us") else None,
             limit=request.limit,
+            stream=request.ipc_stream,
         )
 
     def filters(self) -> bool:
@@ -93,11 +98,11 @@ def answers_of(
     record that fits no message, CorruptBatchError for a batch that cannot be opened; each names the
     offset, and what is before it was answered.
     """
-    held, filters = _Gathered(shard, mark), query.filters()
+    held, filters = _Gathered(shard, mark, query.stream), query.filters()
     for batch in batches:
         if left == 0:
             break
-        whole = batch.base_offset >= at and batch.end <= stop and not filters
+        whole = batch.base_offset >= at and batch.end <= stop and not (filters or query.stream)
         as_it_is = (
             whole and (left is None or batch.count <= left) and len(batch.data) <= PAYLOAD_BYTES_MAX
         )
@@ -152,8 +157,8 @@ def pieces(rows: pa.RecordBatch, size_max: int) -> Iterator[tuple[pa.RecordBatch
 class _Gathered:
     """Pieces that wait to be joined into one answer."""
 
-    def __init__(self, shard: str, mark: int) -> None:
-        self._shard, self._mark = shard, mark
+    def __init__(self, shard: str, mark: int, stream: bool) -> None:
+        self._shard, self._mark, self._stream = shard, mark, stream
         self._parts: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
 
@@ -173,7 +178,7 @@ class _Gathered:
     def flush(self) -> Iterator[ReadAnswer]:
         if self._parts:
             parts, self._parts, self._rows, self._bytes = self._parts, [], 0, 0
-            yield _joined(self._shard, parts, self._mark)
+            yield _joined(self._shard, parts, self._mark, self._stream)
 
 
 def _answer(
@@ -221,21 +226,21 @@ def _as_stored(shard: str, batch: StoredBatch, mark: int) -> ReadAnswer:
     )
 
 
-def _joined(shard: str, parts: list[pa.RecordBatch], mark: int) -> ReadAnswer:
+def _joined(shard: str, parts: list[pa.RecordBatch], mark: int, stream: bool) -> ReadAnswer:
     rows = parts[0]
     if len(parts) > 1:
         rows = pa.concat_batches(parts)
     offsets = rows.column("offset")
     first, last = offsets[0].as_py(), offsets[-1].as_py()
     flags = FLAG_TIMES | (FLAG_HEADERS if rows.num_columns > 4 else 0)
-    if last - first + 1 == rows.num_rows:
+    if last - first + 1 == rows.num_rows and not stream:
         rows = rows.drop_columns(["offset"])
     else:
         flags |= FLAG_OFFSETS
     return _answer(
         shard,
         mark,
-        encode_payload(rows),
+        encode_stream(rows) if stream else encode_payload(rows),
         base_offset=first,
         count=rows.num_rows,
         next_offset=last + 1,

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from logstore.proto.v1 import accesses_pb2 as logstore_dot_proto_dot_v1_dot_accesses__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,logstore/proto/coordinator_v1/accesses.proto\x12\x0e\x63oordinator.v1\x1a logstore/proto/v1/accesses.proto2M\n\x08\x41\x63\x63\x65sses\x12\x41\n\x04Read\x12\x1c.logstore.v1.AccessesRequest\x1a\x19.logstore.v1.AccessesPart0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,logstore/proto/coordinator_v1/accesses.proto\x12\x0e\x63oordinator.v1\x1a logstore/proto/v1/accesses.proto2M\n\x08\x41\x63\x63\x65sses\x12\x41\n\x04Read\x12\x1c.logstore.v1.AccessesRequest\x1a\x19.logstore.v1.AccessesPart0\x01\x42-Z+logstore/proto/coordinator_v1;coordinatorv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'logstore.proto.coordinator_v1.accesses_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z+logstore/proto/coordinator_v1;coordinatorv1'
   _globals['_ACCESSES']._serialized_start=98
   _globals['_ACCESSES']._serialized_end=175
 # @@protoc_insertion_point(module_scope)

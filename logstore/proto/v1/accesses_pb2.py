@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n logstore/proto/v1/accesses.proto\x12\x0blogstore.v1\"\x88\x01\n\x0f\x41\x63\x63\x65ssesRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x10\n\x03key\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05start\x18\x03 \x01(\x0c\x12\x10\n\x03\x65nd\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12\x10\n\x08since_us\x18\x05 \x01(\x03\x12\x13\n\x0btoken_bytes\x18\x06 \x01(\rB\x06\n\x04_keyB\x06\n\x04_end\"]\n\x0c\x41\x63\x63\x65ssesPart\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x61rrow\x18\x02 \x01(\x0c\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x0f\n\x07offered\x18\x04 \x01(\x04\x12\r\n\x05\x65rror\x18\x05 \x01(\t2R\n\rAccessService\x12\x41\n\x04Read\x12\x1c.logstore.v1.AccessesRequest\x1a\x19.logstore.v1.AccessesPart0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n logstore/proto/v1/accesses.proto\x12\x0blogstore.v1\"\x88\x01\n\x0f\x41\x63\x63\x65ssesRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x10\n\x03key\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05start\x18\x03 \x01(\x0c\x12\x10\n\x03\x65nd\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12\x10\n\x08since_us\x18\x05 \x01(\x03\x12\x13\n\x0btoken_bytes\x18\x06 \x01(\rB\x06\n\x04_keyB\x06\n\x04_end\"]\n\x0c\x41\x63\x63\x65ssesPart\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x61rrow\x18\x02 \x01(\x0c\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x0f\n\x07offered\x18\x04 \x01(\x04\x12\r\n\x05\x65rror\x18\x05 \x01(\t2R\n\rAccessService\x12\x41\n\x04Read\x12\x1c.logstore.v1.AccessesRequest\x1a\x19.logstore.v1.AccessesPart0\x01\x42\x1eZ\x1clogstore/proto/v1;logstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'logstore.proto.v1.accesses_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\034logstore/proto/v1;logstorev1'
   _globals['_ACCESSESREQUEST']._serialized_start=50
   _globals['_ACCESSESREQUEST']._serialized_end=186
   _globals['_ACCESSESPART']._serialized_start=188

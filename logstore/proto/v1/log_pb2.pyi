@@ -314,6 +314,7 @@ class ReadRequest(_message.Message):
     PRIMARY_ONLY_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     CREATED_US_FIELD_NUMBER: _builtins.int
+    IPC_STREAM_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     epoch: _builtins.int
     """0: not checked"""
@@ -333,6 +334,8 @@ class ReadRequest(_message.Message):
     """the latest, under the primary's epoch"""
     created_us: _builtins.int
     """as in AppendBatch"""
+    ipc_stream: _builtins.bool
+    """payloads are complete Arrow IPC streams, with offset and timestamp, not compressed"""
     @_builtins.property
     def range(self) -> _common_pb2.KeyRange:
         """only these keys (absent: all)"""
@@ -354,10 +357,11 @@ class ReadRequest(_message.Message):
         primary_only: _builtins.bool = ...,
         caller: _common_pb2.Caller | None = ...,
         created_us: _builtins.int = ...,
+        ipc_stream: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "key", b"key", "range", b"range", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "ipc_stream", b"ipc_stream", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
     _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
@@ -425,7 +429,7 @@ class ReadResponse(_message.Message):
     flags: _builtins.int
     """columns present; bit 4: a leading `offset` uint64 column"""
     payload: _builtins.bytes
-    """Arrow IPC record batch message"""
+    """Arrow IPC record batch message, or with ipc_stream an IPC stream; empty: no records"""
     high_watermark: _builtins.int
     next_offset: _builtins.int
     """where a continued read starts"""

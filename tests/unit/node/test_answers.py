@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -99,9 +100,15 @@ def query(
     return Query(start, stop, key, low, high, since_us, limit)
 
 
-def rows_of(answer: log_pb2.ReadResponse) -> list[Row]:
+def rows_of(answer: log_pb2.ReadResponse, stream: bool = False) -> list[Row]:
     """As a client opens it, in any language."""
-    batch = decode_payload(answer.payload, answer.flags)
+    if stream:
+        with pa.ipc.open_stream(answer.payload) as reader:
+            (batch,) = list(reader)
+        assert batch.schema == schema_of(answer.flags)
+        assert answer.flags & (FLAG_OFFSETS | FLAG_TIMES) == FLAG_OFFSETS | FLAG_TIMES
+    else:
+        batch = decode_payload(answer.payload, answer.flags)
     assert batch.num_rows == answer.count
     offsets = (
         batch.column("offset").to_pylist()
@@ -207,7 +214,12 @@ def drain(answers: Iterable[ReadAnswer], into: list[Row]) -> None:
 
 
 def check(batches: Sequence[StoredBatch], asked: Query) -> None:
-    """What comes is what was asked for, in messages that go through."""
+    """What comes is what was asked for, in messages that go through; also as Arrow streams."""
+    for stream in (False, True):
+        _check(batches, replace(asked, stream=stream))
+
+
+def _check(batches: Sequence[StoredBatch], asked: Query) -> None:
     at = begin_of(asked)
     found: list[Row] = []
     for step in run(engine_with(batches), asked):
@@ -217,7 +229,7 @@ def check(batches: Sequence[StoredBatch], asked: Query) -> None:
             assert answer.ByteSize() <= MESSAGE_BYTES_MAX
             assert answer.next_offset > at
             at = answer.next_offset
-            rows = rows_of(answer)
+            rows = rows_of(answer, asked.stream)
             assert rows[-1][0] + 1 == at
             found += rows
     assert found == wanted(batches, asked)
