@@ -6,6 +6,8 @@ numbers stay as they were answered.
 """
 
 import base64
+import difflib
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -22,6 +24,8 @@ from logstore.proto.status import called
 
 FOLDER = Path(__file__).parent / "golden"
 WRITE = os.environ.get("GOLDEN") == "write"
+LINES_SHOWN_MAX = 12
+"""Of the difference of one file."""
 
 
 def _same_type(value: Any) -> Any:
@@ -133,6 +137,23 @@ def _decoded(data: bytes) -> Any:
     return value
 
 
+def _differences(scene: str, stored: dict[str, str], taken: dict[str, str]) -> str:
+    """The files that differ, the first lines that do, and how to accept them."""
+    said = []
+    for case in sorted(stored.keys() | taken.keys()):
+        before, now = stored.get(case), taken.get(case)
+        if before == now:
+            continue
+        state = "is not answered" if now is None else "is new" if before is None else "differs"
+        said.append(f"{scene}/{case}.json {state}")
+        if before is not None and now is not None:
+            lines = difflib.unified_diff(before.splitlines(), now.splitlines(), n=1, lineterm="")
+            said += itertools.islice(lines, 2, 2 + LINES_SHOWN_MAX)  # behind the files' names
+    test = os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0]
+    accepted = f"If that is meant: GOLDEN=write python -m pytest {test}"
+    return "\n".join(["the answers are not the stored ones:", *said, accepted])
+
+
 class Golden:
     """The answers of one scene. `rules`: names of those that its volatile values need."""
 
@@ -158,7 +179,8 @@ class Golden:
             for case, text in self._taken.items():
                 (self._folder / f"{case}.json").write_text(text)
         stored = {path.stem: path.read_text() for path in self._folder.glob("*.json")}
-        assert self._taken == stored
+        if self._taken != stored:
+            raise AssertionError(_differences(self._folder.name, stored, self._taken))
 
 
 class Caller:
