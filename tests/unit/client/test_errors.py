@@ -33,6 +33,8 @@ from logstore.proto.status import called, detail_of, error_of, served
 from logstore.proto.v1 import common_pb2
 
 RETRY_AFTER_MS = 7
+CAUSES = re.compile(r"^\| [\w ]+ \| `(\w+)` \| `(\w+)` \| (.+) \| `(\w+)` \|$", re.MULTILINE)
+"""Rows of the page that says how a class is chosen: base, status, retriable, example."""
 
 
 def _classes() -> list[type[LogstoreError]]:
@@ -200,3 +202,14 @@ def test_the_reference_is_fresh() -> None:
     assert PAGE.read_text() == reference(), "run python -m logstore.base.error_reference"
     for cls in (OverloadedError, StorageFullError):
         assert f"| `{cls.code}`<br>`{cls.__name__}` |" in reference()
+
+
+def test_the_causes_of_the_how_to_are_those_of_the_classes() -> None:
+    page = PAGE.parents[1] / "how-to" / "add-an-error.md"
+    rows = CAUSES.findall(page.read_text())
+    assert len(rows) >= 8
+    for base, status, retriable, code in rows:
+        example = BY_CODE[code]
+        assert base in [c.__name__ for c in example.__mro__], code
+        assert example.status.name == status, code
+        assert retriable in ("yes" if example.retriable else "no", "only if it can pass by itself")
