@@ -18,11 +18,12 @@ COPIED = ("profiler", "sharder", "logstore", "coordinator", "bench", "docs", "te
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """Lines of one file that become others; `before` empty: a new file."""
+    """Lines of one file that become others; `before` empty: a new file. `page`: who quotes them."""
 
     path: str
     before: str
     after: str
+    page: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Page:
     commands: list[str]
 
 
-def page_of(text: str) -> Page:
+def page_of(text: str, name: str) -> Page:
     """The blocks of a page. ValueError for a diff that is none."""
     hunks: list[Hunk] = []
     commands: list[str] = []
@@ -45,17 +46,17 @@ def page_of(text: str) -> Page:
         if not first.startswith("+++ "):
             raise ValueError(f"a diff begins with {first!r}, not with +++ PATH")
         for part in "\n".join(lines).split("\n@@\n"):
-            hunks.append(_hunk(first.removeprefix("+++ "), part.splitlines()))
+            hunks.append(_hunk(name, first.removeprefix("+++ "), part.splitlines()))
     return Page(hunks, [command for command in commands if command])
 
 
-def _hunk(path: str, lines: list[str]) -> Hunk:
+def _hunk(page: str, path: str, lines: list[str]) -> Hunk:
     unknown = [line for line in lines if line and line[0] not in " -+"]
     if unknown:
         raise ValueError(f"{path}: {unknown[0]!r} is no line of a diff")
     before = [line[1:] for line in lines if line[:1] != "+"]
     after = [line[1:] for line in lines if line[:1] != "-"]
-    return Hunk(path, _joined(before), _joined(after))
+    return Hunk(path, _joined(before), _joined(after), page)
 
 
 def _joined(lines: list[str]) -> str:
@@ -80,5 +81,8 @@ def apply(tree: Path, hunk: Hunk) -> None:
         return
     text = path.read_text()
     if (found := text.count(hunk.before)) != 1:
-        raise ValueError(f"{hunk.path} has these lines {found} times, not once:\n{hunk.before}")
+        raise ValueError(
+            f"you changed lines that docs/how-to/{hunk.page} quotes: update its context\n"
+            f"{hunk.path} has these lines {found} times, not once:\n{hunk.before}"
+        )
     path.write_text(text.replace(hunk.before, hunk.after))

@@ -29,7 +29,7 @@ def shell(tree: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_it_is_done_as_the_page_says(path: Path, tmp_path: Path) -> None:
-    page = page_of(path.read_text())
+    page = page_of(path.read_text(), path.name)
     new = {hunk.path for hunk in page.hunks if not hunk.before}
     test = [name for name in new if re.fullmatch(r"tests/.*/test_\w+\.py", name)]
     assert len(test) == 1, "a page adds one test, which shows the change"
@@ -56,23 +56,28 @@ def test_it_is_short(path: Path) -> None:
 
 def test_the_blocks_of_a_page_are_read() -> None:
     page = page_of(
-        "# A\n```diff\n+++ a.txt\n one\n-two\n+2\n@@\n+++\n```\n\n```bash\nmake a  # why\n```\n"
+        "# A\n```diff\n+++ a.txt\n one\n-two\n+2\n@@\n+++\n```\n\n```bash\nmake a  # why\n```\n",
+        "a.md",
     )
-    assert page.hunks == [Hunk("a.txt", "one\ntwo\n", "one\n2\n"), Hunk("a.txt", "", "++\n")]
+    assert page.hunks == [
+        Hunk("a.txt", "one\ntwo\n", "one\n2\n", "a.md"),
+        Hunk("a.txt", "", "++\n", "a.md"),
+    ]
     assert page.commands == ["make a"]
     with pytest.raises(ValueError, match=r"begins with ' one'"):
-        page_of("```diff\n one\n```\n")
+        page_of("```diff\n one\n```\n", "a.md")
     with pytest.raises(ValueError, match=r"'two' is no line"):
-        page_of("```diff\n+++ a.txt\ntwo\n```\n")
+        page_of("```diff\n+++ a.txt\ntwo\n```\n", "a.md")
 
 
 def test_lines_that_are_not_there_or_twice_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\none\n")
-    with pytest.raises(ValueError, match="0 times"):
-        apply(tmp_path, Hunk("a.txt", "three\n", "3\n"))
+    quoted = r"you changed lines that docs/how-to/a\.md quotes: update its context"
+    with pytest.raises(ValueError, match=rf"{quoted}\na\.txt has these lines 0 times"):
+        apply(tmp_path, Hunk("a.txt", "three\n", "3\n", "a.md"))
     with pytest.raises(ValueError, match="2 times"):
-        apply(tmp_path, Hunk("a.txt", "one\n", "1\n"))
+        apply(tmp_path, Hunk("a.txt", "one\n", "1\n", "a.md"))
     with pytest.raises(ValueError, match="exists"):
-        apply(tmp_path, Hunk("a.txt", "", "1\n"))
-    apply(tmp_path, Hunk("a.txt", "two\n", "2\n"))
+        apply(tmp_path, Hunk("a.txt", "", "1\n", "a.md"))
+    apply(tmp_path, Hunk("a.txt", "two\n", "2\n", "a.md"))
     assert (tmp_path / "a.txt").read_text() == "one\n2\none\n"
