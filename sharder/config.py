@@ -125,9 +125,13 @@ class PlannerConfig:
     merge_bytes_max: Annotated[int, Interval(ge=0, le=2**62), Unit("bytes")] = 1 << 30
     """Neighbours that store more than this together stay apart."""
     merge_age_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 86_400.0
-    """A shard that was opened or moved less than this long ago is not merged."""
+    """A shard that a split or the creation of its log opened less than this long ago is not
+    merged."""
+    merge_cold_s: Annotated[float, Interval(ge=0.0, le=1e9), Unit("s")] = 1_800.0
+    """Neighbours are joined after so long a time without more load than `merge_share`."""
     merge_shards_min: Annotated[int, Interval(ge=1, le=1_000_000), Unit("shards")] = 4
-    """A log keeps at least this many shards."""
+    """A log keeps at least the shards that it was created with; this many where that is not
+    known."""
     tiers: tuple[str, ...] = ("slow", "standard", "fast")
     """Tiers from the slowest to the fastest; a tier that is not named counts as `standard`."""
     tier_gain_per_s: Annotated[

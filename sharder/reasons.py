@@ -103,7 +103,8 @@ TEMPLATES: dict[Reason, str] = {
         " another zone has room for it"
     ),
     Reason.NEIGHBOUR_APART: (
-        "{shard} on {instance} is not merged: its upper neighbour {other} is on another instance"
+        "{shard} on {instance} is not merged: its neighbour {other} is elsewhere, or has other"
+        " copies, and cannot be brought together with it now"
     ),
     Reason.TOO_BIG_TOGETHER: (
         "{shard} on {instance} is not merged with {other}: together they would use {value:.1%} of"

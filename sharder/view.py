@@ -86,7 +86,9 @@ class ShardView:
     `cuts`: where it could be split, by rising key; empty: not learned. `start` and `end` bound its
     routing keys (`start` None: unknown, so it is not merged). `in_sync`: the other instances that
     hold it in sync. `related`: shard -> correlation of access with shards used together with it.
-    `opened_s`: when a split, merge or the creation of its log made it (None: long ago).
+    `opened_s`: when a split or the creation of its log made it (None: a merge did, or long ago).
+    `peak_ops_per_s`: the highest of the last `merge_cold_s` (None: not known). `log_shards_min`:
+    the number of shards that its log was created with (None: not known).
     `expected_ops_per_s`: the forecast for the present (None: there was none). `p50_ms`: of its
     operations now (None: there are none).
     """
@@ -111,6 +113,8 @@ class ShardView:
     opened_s: float | None = None
     expected_ops_per_s: float | None = None
     p50_ms: float | None = None
+    peak_ops_per_s: float | None = None
+    log_shards_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

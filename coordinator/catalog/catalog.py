@@ -203,7 +203,7 @@ class Catalog(Listing):
             ]
             replica_id += options.replicas
             records.append(_new_shard(shard, name, keys, members, options))
-        log = LogRecord(name, options, len(ids), self._env.clock.wall_us())
+        log = LogRecord(name, options, len(ids), self._env.clock.wall_us(), len(ids))
         await self.write_new(log, records)
         return await self.describe(name)
 

@@ -20,6 +20,7 @@ from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import ForecastNote, MoveOptions, parse_options
 from coordinator.migration.reshape_driver import ReshapeDriver
+from coordinator.planning.births import Births
 from coordinator.planning.notes import PlanCounts, PlanNote
 from coordinator.planning.response_times import ResponseTimes
 from coordinator.planning.tuning import PlannerTuning
@@ -31,7 +32,7 @@ from logstore.base.env import Env
 from logstore.base.errors import LogstoreError
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import AUTOPILOT
-from logstore.meta.tables import shard_table, text_table
+from logstore.meta.tables import log_table, shard_table, text_table
 from sharder.config import PlannerConfig
 from sharder.plan import Operator, Plan, plan
 from sharder.view import View
@@ -53,7 +54,7 @@ class PlanningLoop:
         nodes: GrpcNodes,
         reshapes: ReshapeDriver | None = None,
     ) -> None:
-        """`reshapes`: carries out splits; None: they are planned as advice only."""
+        """`reshapes`: carries out splits and merges; None: they are planned as advice only."""
         self.mode = config.autopilot
         self.move_options = parse_options(
             msgspec.json.encode(config.move),
@@ -150,6 +151,8 @@ class PlanningLoop:
         instances = await self._catalog.instances()
         await self._measure({s.primary.instance for s in shards})
         migrations = await self._driver.ledger.all()
+        reshapes = await self._reshapes.all() if self._reshapes is not None else []
+        births = Births.of(await log_table(self._store).all(), reshapes)
         mono_s = self._env.clock.monotonic_s()
         make = functools.partial(
             make_view,
@@ -164,6 +167,7 @@ class PlanningLoop:
             sizes=self._sizes,
             migrations=migrations,
             set_weights=await self.weights.in_force(),
+            births=births,
         )
         view = self._response_times.seen(await self._learner.call(make))
         draining = await self._catalog.draining()
@@ -179,11 +183,11 @@ class PlanningLoop:
         return self._earlier
 
     async def _planner_config(self) -> PlannerConfig:
-        """Merges stay advice: a log keeps the number of shards that it was created with."""
+        """Splits and merges are carried out where a driver of them is given."""
         made = await self.tuning.config(self.mode)
         if self._reshapes is None:
             return made
-        return replace(made, executable=(*made.executable, "split"))
+        return replace(made, executable=(*made.executable, "split", "merge"))
 
     async def _measure(self, instances: set[str]) -> None:
         """Bytes of each shard, from the instances that lead them."""
@@ -197,8 +201,8 @@ class PlanningLoop:
     async def _begin(
         self, operator: Operator, known: Collection[str], in_flight_max: int
     ) -> str | None:
-        if operator.kind == "split":
-            return await self._split(operator)
+        if operator.kind in ("split", "merge"):
+            return await self._reshape(operator)
         seen = operator.forecast
         note = ForecastNote(seen.mean, seen.lower, seen.upper, seen.horizon_s)
         proposal = Proposal(
@@ -221,19 +225,20 @@ class PlanningLoop:
         _log.info("move started", migration=record.id, shard=record.shard, reason=record.reason)
         return record.id
 
-    async def _split(self, operator: Operator) -> str | None:
-        """Seal the shard and open its halves where it is; a later plan moves the part."""
+    async def _reshape(self, operator: Operator) -> str | None:
+        """Split a shard where it is (a later plan moves the part), or join it with a neighbour."""
         if self._reshapes is None:
             return None
+        kind, parents, at = operator.kind, [operator.shard], operator.key
+        if kind == "merge" and operator.partner is not None:
+            parents, at = [operator.shard, operator.partner], None
         try:
-            draft = await self._reshapes.draft(
-                [operator.shard], operator.key, operator.trigger.value, operator.reason
-            )
+            draft = await self._reshapes.draft(parents, at, operator.trigger.value, operator.reason)
             record = await self._reshapes.propose(draft)
         except LogstoreError as e:
-            _log.warning("a planned split was not started", shard=operator.shard, why=e.message)
+            _log.warning(f"a planned {kind} was not started", shard=operator.shard, why=e.message)
             return None
-        _log.info("split started", id=record.id, shard=operator.shard, reason=operator.reason)
+        _log.info(f"{kind} started", id=record.id, shard=operator.shard, reason=operator.reason)
         return record.id
 
     def _note(self, note: PlanNote) -> PlanNote:

@@ -26,6 +26,8 @@ from sharder.tuning import Tunable, parsed, tunable, tunables, tuned, value_of
 RECORD = "settings"
 CHANGES_MAX = 500
 """Changes that are kept, the newest."""
+MERGE_PERIODS = 6
+"""Planning periods that neighbours must have been cold, and a split be past, before a merge."""
 _log = structlog.get_logger(__name__)
 
 
@@ -41,6 +43,8 @@ def planner_config(config: CoordinatorConfig, autopilot: Autopilot) -> PlannerCo
         hysteresis=config.hysteresis,
         cooldown_s=config.cooldown_s or 0.0,
         flip_back_s=config.flip_back_s or 0.0,
+        merge_age_s=MERGE_PERIODS * config.planning_period_s,
+        merge_cold_s=MERGE_PERIODS * config.planning_period_s,
         margin_periods=config.margin_periods,
         operators_in_flight_max=config.moves_max,
         policies=tuple(name for name in PlannerConfig().policies if name != "drain"),

@@ -15,12 +15,14 @@ import msgspec
 from coordinator.config import CoordinatorConfig
 from coordinator.migration.history import move_history
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
+from coordinator.planning.births import NO_BIRTHS, Births, peak_ops
 from coordinator.planning.response_times import p50_of
 from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.types import ShardStatus
 from logstore.meta.records import InstanceRecord, ShardRecord, WeightRecord
 from profiler.types import DataStoreStatus, Forecast
 from sharder.config import PlannerConfig
+from sharder.policies.merge import cold_slots
 from sharder.view import (
     ForecastView,
     InFlight,
@@ -60,6 +62,7 @@ def make_view(
     sizes: Mapping[str, int],
     migrations: Sequence[MigrationRecord],
     set_weights: Mapping[str, WeightRecord] = _NONE_SET,
+    births: Births = NO_BIRTHS,
 ) -> View:
     """All inputs of one plan. `mono_s`: the monotonic clock; `sizes`: shard -> bytes;
     `set_weights`: see `weights_of`."""
@@ -76,6 +79,8 @@ def make_view(
     weights = migration_weights(migrations, now_s) | {
         shard: record.weight for shard, (_, record) in weights_of(shards, set_weights).items()
     }
+    past = intake.history()
+    slots = cold_slots(planner, config.wall_s_per_slot)
     views = tuple(
         _shard_view(
             s,
@@ -87,6 +92,8 @@ def make_view(
             migrating,
             cuts.get(s.shard, ()),
             weights.get(s.shard, 1.0),
+            births,
+            peak_ops(past.get(s.shard, ()), slots),
         )
         for s in live
     )
@@ -170,6 +177,8 @@ def _shard_view(
     migrating: Set[str],
     cuts: tuple[SplitPoint, ...],
     weight: float,
+    births: Births,
+    peak: float,
 ) -> ShardView:
     load = intake.load(shard.shard)
     ops, moved_bytes = (load.ops, load.bytes_moved) if load is not None else (0.0, 0.0)
@@ -190,6 +199,9 @@ def _shard_view(
         start=shard.range.start,
         end=shard.range.end,
         in_sync=tuple(m.instance for m in shard.in_sync if m.instance != shard.primary.instance),
+        opened_s=births.opened_s(shard.shard, shard.log),
+        peak_ops_per_s=peak * per_s,
+        log_shards_min=births.shards_created.get(shard.log),
         p50_ms=p50_of(intake.newest(shard.shard)),
     )
 

@@ -164,6 +164,8 @@ class LogRecord:
     options: LogOptions
     next_shard: int
     created_us: int
+    shards_created: int | None = None
+    """Shards that it was created with: merges leave so many. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

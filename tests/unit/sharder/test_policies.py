@@ -298,9 +298,44 @@ def test_rarely_used_neighbours_are_joined() -> None:
 
 
 def test_21_neighbour_apart() -> None:
-    view = neighbours(instance="b")
+    view = neighbours(instance="b", in_sync=("a",))  # a move would leave the copies apart
     none_planned(view)
-    assert refusal(view, Reason.NEIGHBOUR_APART, "log/0").other == "log/1"
+    found = refusal(view, Reason.NEIGHBOUR_APART, "log/1")
+    assert (found.instance, found.other) == ("b", "log/0")
+
+
+def test_neighbours_apart_come_together_before_they_are_joined() -> None:
+    view = neighbours(instance="b", bytes=1)
+    (op,) = plan(view).operators
+    assert (op.kind, op.shard, op.source, op.target) == ("move", "log/1", "b", "a")
+    one(carried_out(view, plan(view)), "merge")
+    held = neighbours(instance="b", in_sync=("a",), bytes=1)
+    both = replace(held, shards=(replace(held.shards[0], in_sync=("b",)), *held.shards[1:]))
+    (op,) = plan(both).operators
+    assert (op.kind, op.shard, op.source, op.target) == ("switch", "log/1", "b", "a")
+    assert op.bytes == 0
+
+
+def test_neighbours_are_joined_only_when_they_were_cold_for_long() -> None:
+    none_planned(neighbours(peak_ops_per_s=6.0))
+    one(neighbours(peak_ops_per_s=3.0), "merge")
+
+
+def test_a_log_keeps_the_shards_that_it_was_created_with() -> None:
+    def created_with(count: int) -> View:
+        view = neighbours()
+        return replace(view, shards=tuple(replace(s, log_shards_min=count) for s in view.shards))
+
+    none_planned(created_with(5))
+    one(created_with(4), "merge")
+
+
+def test_without_a_known_capacity_only_idle_neighbours_are_joined() -> None:
+    def unlimited(load: float) -> View:
+        return with_instance(neighbours(load=load), "a", capacity_ops_per_s=None)
+
+    one(unlimited(0.5), "merge")
+    none_planned(unlimited(1.5))
 
 
 def test_22_too_big_together() -> None:
