@@ -348,6 +348,9 @@ class Draft:
             gained = self.latency.gain(row, source, target, end_s, part)
             reason = f"{operator.reason} {gained.sentence()}"
             operator = replace(operator, latency=gained, reason=reason)
+        if operator.kind != "split" and self.view.moves.moves:
+            took_s = self.view.moves.range_s(operator.bytes, copied=copied)
+            operator = replace(operator, duration_range_s=took_s)
         self.table.shift(row, source, target, end_s, part)
         if self.outlook is not None:
             self.outlook.shift(row, source, target, part)

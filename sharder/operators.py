@@ -88,7 +88,8 @@ class Operator:
     `expected_gain` and `risk` are in overloaded instance-seconds. `key`: the split point; the
     `target` of a split is where one part moves next. `partner`: the upper shard of a merge.
     `executable`: the coordinator carries out this kind (`planner.executable`); else it is advice.
-    `latency`: unset where no response time was measured.
+    `latency`: unset where no response time was measured. `duration_range_s`: 80 % of such moves
+    take so long; unset before moves were measured, and for a split.
     """
 
     kind: str
@@ -110,6 +111,7 @@ class Operator:
     partner: str | None = None
     executable: bool = True
     latency: LatencyGain | UnsetType = UNSET
+    duration_range_s: tuple[float, float] | UnsetType = UNSET
 
     def worth(self, latency_weight: float) -> float:
         """What orders a plan: the risk, and the waiting that is saved at this weight."""

@@ -175,6 +175,14 @@ class MoveHistory:
     """Share of the shard's load that a move adds to its source and its target while it lasts."""
     switch_s: float | None = None
     """Seconds that a switch of the primary takes; None: as long as a move of no bytes."""
+    scheduled_s: float = 0.0
+    """The part of `fixed_s` that options prescribe, which does not spread."""
+    spread: float = 1.0
+    """80 % of moves take between expected / spread and expected * spread; 1: it is not known."""
+    rate_spread: float = 1.0
+    """The same of the part that the bytes take."""
+    switch_spread: float = 1.0
+    """The same of a switch."""
 
     @property
     def switching_s(self) -> float:
@@ -184,7 +192,10 @@ class MoveHistory:
     def __post_init__(self) -> None:
         if not 0 < self.copy_mb_per_s < math.inf:
             raise ValueError(f"moves.copy_mb_per_s is {self.copy_mb_per_s}, it must be above 0")
-        for name in ("fixed_s", "blackout_ms", "switching_s"):
+        for name in ("spread", "rate_spread", "switch_spread"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise ValueError(f"moves.{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("fixed_s", "blackout_ms", "switching_s", "scheduled_s"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"moves.{name} is {getattr(self, name)}, it must be at least 0")
         if not 0 <= self.load_share <= 1:
@@ -193,6 +204,22 @@ class MoveHistory:
     def duration_s(self, size_bytes: float) -> float:
         """Expected seconds from the start of a move of `size_bytes` to the end of its cutover."""
         return self.fixed_s + size_bytes / (self.copy_mb_per_s * 1e6)
+
+    def range_s(self, size_bytes: float, *, copied: bool = True) -> tuple[float, float]:
+        """Between which seconds 80 % of such moves (not `copied`: switches) take."""
+        if not copied:
+            return self.switching_s / self.switch_spread, self.switching_s * self.switch_spread
+        bytes_s = size_bytes / (self.copy_mb_per_s * 1e6)
+        free_s = max(0.0, self.fixed_s - self.scheduled_s)
+        known_s = self.fixed_s - free_s
+        return (
+            known_s + free_s / self.spread + bytes_s / self.rate_spread,
+            known_s + free_s * self.spread + bytes_s * self.rate_spread,
+        )
+
+    def late_s(self, duration_s: float) -> float:
+        """By how many seconds 1 of 10 moves takes longer than `duration_s`, as expected of it."""
+        return max(0.0, duration_s - self.scheduled_s) * (self.spread - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class PlannedOperator(Answer, frozen=True, kw_only=True):
     executable: bool
     latency: PlannedLatency | UnsetType = UNSET
     """Absent where no response time was measured."""
+    duration_range_s: tuple[float, float] | UnsetType = UNSET
+    """80 % of such moves take so long; absent before moves were measured."""
 
 
 class RefusedCandidate(Answer, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from coordinator.cli.common import (
     run,
 )
 from coordinator.cli.logs import parse_option
-from coordinator.cli.story import copied, story_lines, window_text
+from coordinator.cli.story import copied, expected_text, story_lines, window_text
 from coordinator.migration.answers import DryMove, Migration, MigrationRows
 from coordinator.migration.dry_run import DryStep
 from coordinator.migration.records import State
@@ -231,7 +231,8 @@ def _print_dry_run(found: DryMove, as_json: bool) -> None:
         return
     print_table(
         f"Dry run: {found.shard} from {found.source} to {found.target}, "
-        f"{found.bytes / 1e6:.1f} MB by {found.strategy}, about {found.seconds:g} s, "
+        f"{found.bytes / 1e6:.1f} MB by {found.strategy}, "
+        f"about {expected_text(found.seconds, found.seconds_low, found.seconds_high)}, "
         f"blackout about {found.blackout_ms:g} ms; nothing is done",
         [field.name for field in fields(DryStep)],
         [astuple(step) for step in found.steps],

@@ -33,6 +33,7 @@ from coordinator.cli.common import (
     print_table,
     run,
 )
+from coordinator.cli.story import expected_text
 from logstore.base.errors import InvalidArgumentError
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from profiler.forecast.book import HORIZON_SLOTS_MAX
@@ -231,6 +232,12 @@ def _replayed(path: Path, explained: bool) -> Replayed:
     return Replayed(**asdict(plan_fields(made)), autopilot="replay", explain=sentences)
 
 
+def _takes(o: PlannedOperator) -> str:
+    if isinstance(o.duration_range_s, UnsetType):
+        return f"{o.expected_duration_s:.1f} s"
+    return expected_text(o.expected_duration_s, *o.duration_range_s)
+
+
 def _print_plan(found: PlanAnswer | Replayed) -> None:
     print_table(
         "Instances that are going to cross their limit",
@@ -244,11 +251,11 @@ def _print_plan(found: PlanAnswer | Replayed) -> None:
     )  # fmt: skip
     print_table(
         "Planned",
-        ("what", "shard", "from", "to", "starts in s", "takes s", "gain", "risk",
+        ("what", "shard", "from", "to", "starts in s", "takes", "gain", "risk",
          "p50 gain ms", "over ops/s", "due", "started"),
         [
             (o.kind, o.shard, o.source, o.target, o.start_s - found.made_at_s,
-             o.expected_duration_s, o.expected_gain, o.risk, *_latency(o), o.due,
+             _takes(o), o.expected_gain, o.risk, *_latency(o), o.due,
              "by the autopilot" if o.executable else "advice only")
             for o in found.operators
         ],

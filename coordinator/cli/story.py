@@ -82,6 +82,11 @@ def copied(migration: Migration) -> str:
     return f"{migration.bytes_copied / 1e6:.3f}{whole} MB{at}"
 
 
+def expected_text(seconds: float, low: float, high: float) -> str:
+    """An expected time with its range."""
+    return f"{seconds:.1f} s, 80 %: {low:.1f}-{high:.1f} s"
+
+
 def window_text(window: MeasuredWindow) -> str:
     """What clients felt in some seconds of a move."""
     times = [

@@ -110,6 +110,9 @@ class DryMove(Answer, frozen=True, kw_only=True):
     strategy: str
     bytes: int
     seconds: float
+    seconds_low: float
+    """80 % of such moves take between this and `seconds_high`."""
+    seconds_high: float
     blackout_ms: float
     options: MoveOptions
     steps: tuple[DryStep, ...]

@@ -47,6 +47,18 @@ _RISKS = {
 }
 
 
+def _scheduled(options: MoveOptions) -> dict[State, float]:
+    return {
+        State.SHADOWING: options.shadow_s,
+        State.RAMPING: -(-1.0 // options.ramp_step) * options.ramp_interval_s,
+    }
+
+
+def scheduled_s(options: MoveOptions, strategy: str) -> float:
+    """Seconds up to the end of the cutover that the options prescribe."""
+    return sum(s for state, s in _scheduled(options).items() if state in PATHS[strategy])
+
+
 def dry_run(
     options: MoveOptions, size_bytes: int, copy_mb_per_s: float, strategy: str = "shadow"
 ) -> list[DryStep]:
@@ -57,8 +69,7 @@ def dry_run(
     seconds = {
         State.SNAPSHOT: size_bytes / rate,
         State.VERIFYING: size_bytes / _HASH_BYTES_PER_S,
-        State.SHADOWING: options.shadow_s,
-        State.RAMPING: -(-1.0 // options.ramp_step) * options.ramp_interval_s,
+        **_scheduled(options),
         State.SOAKING: options.soak_s,
     }
     return [

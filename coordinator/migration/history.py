@@ -1,9 +1,11 @@
 """Durations of past moves, for the plans and dry runs of the next ones. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
-from coordinator.migration.dry_run import dry_run
+from coordinator.migration.dry_run import scheduled_s
+from coordinator.migration.move_times import MoveTime, fit
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from sharder.view import (
     MoveHistory,
@@ -15,36 +17,64 @@ _STEPS_S = 1.0
 
 
 def move_history(
-    migrations: Sequence[MigrationRecord], options: MoveOptions | None = None
+    migrations: Sequence[MigrationRecord],
+    options: MoveOptions | None = None,
+    strategy: str = "shadow",
 ) -> MoveHistory:
-    """Measurements of the last completed moves; before the first one, the estimates of `options`
-    (without them the planner's defaults)."""
-    completed = [m for m in migrations if m.state is State.COMPLETED]
+    """What the last completed moves say of the next one, made with `options` by `strategy`."""
+    completed = [m for m in migrations if m.state is State.COMPLETED and _says_something(m)]
     switched = [m for m in completed if m.strategy == "switch"][-_RECENT_MOVES:]
     done = [m for m in completed if m.strategy != "switch"][-_RECENT_MOVES:]
-    rates = [m.copy_mb_per_s for m in done if m.copy_mb_per_s]
-    rate = fmean(rates) if rates else MoveHistory().copy_mb_per_s
-    fixed = [s - m.bytes / 1e6 / rate for m in done if (s := _to_cutover_s(m)) is not None]
-    switches = [s for m in switched if (s := _to_cutover_s(m)) is not None]
     held = [m.blackout_ms for m in done if m.blackout_ms is not None]
+    default = MoveHistory()
+    known_s = scheduled_s(options or MoveOptions(), strategy)
+    copies = fit(_times(done), _STEPS_S, default.copy_mb_per_s * 1e6)
+    switches = fit(_times(switched), _STEPS_S, default.copy_mb_per_s * 1e6)
     return MoveHistory(
-        copy_mb_per_s=rate,
-        fixed_s=max(0.0, fmean(fixed)) if fixed else _first_fixed_s(options, "shadow"),
-        switch_s=fmean(switches) if switches else _first_fixed_s(options, "switch"),
-        blackout_ms=fmean(held) if held else MoveHistory().blackout_ms,
+        copy_mb_per_s=copies.bytes_per_s / 1e6,
+        fixed_s=known_s + copies.overhead_s,
+        switch_s=switches.overhead_s,
+        blackout_ms=fmean(held) if held else default.blackout_ms,
         moves=len(done),
+        scheduled_s=known_s,
+        spread=copies.spread,
+        rate_spread=copies.rate_spread,
+        switch_spread=switches.spread,
     )
 
 
-def _to_cutover_s(migration: MigrationRecord) -> float | None:
-    """Seconds from the proposal to the end of the cutover."""
-    ended = [p.at_us for p in migration.phases if p.state is State.SOAKING]
-    return (ended[-1] - migration.created_us) / 1e6 if ended else None
+def move_seconds(
+    history: MoveHistory, options: MoveOptions, strategy: str, size_bytes: int
+) -> tuple[float, float, float]:
+    """Expected seconds of a move until it has soaked, and between which 80 % of such moves take."""
+    if options.throttle_bytes_per_s:
+        rate = min(history.copy_mb_per_s, options.throttle_bytes_per_s / 1e6)
+        history = replace(history, copy_mb_per_s=rate)
+    copied = strategy != "switch"
+    expected_s = history.duration_s(size_bytes) if copied else history.switching_s
+    low_s, high_s = history.range_s(size_bytes, copied=copied)
+    return (
+        round(expected_s + options.soak_s, 3),
+        round(low_s + options.soak_s, 3),
+        round(high_s + options.soak_s, 3),
+    )
 
 
-def _first_fixed_s(options: MoveOptions | None, strategy: str) -> float:
-    """Seconds to the end of the cutover of a move without bytes, by its options."""
-    if options is None:
-        return MoveHistory().fixed_s
-    steps = dry_run(options, 0, MoveHistory().copy_mb_per_s, strategy)
-    return _STEPS_S + sum(step.seconds for step in steps if step.state != State.SOAKING.value)
+def _says_something(migration: MigrationRecord) -> bool:
+    """A copy that was throttled, or a move that fell back, says nothing of the next one."""
+    return not migration.setbacks and not migration.options.throttle_bytes_per_s
+
+
+def _times(migrations: Sequence[MigrationRecord]) -> list[MoveTime]:
+    """Of each: seconds to the end of the cutover, without those its options prescribe."""
+    found = []
+    for migration in migrations:
+        ended = [p.at_us for p in migration.phases if p.state is State.SOAKING]
+        if not ended:
+            continue
+        took_s = (ended[-1] - migration.created_us) / 1e6
+        rate = migration.copy_mb_per_s
+        size = 0 if migration.strategy == "switch" else migration.bytes
+        waited_s = scheduled_s(migration.options, migration.strategy)
+        found.append(MoveTime(size, max(0.0, took_s - waited_s), rate * 1e6 if rate else None))
+    return found

@@ -7,7 +7,7 @@ from coordinator.migration import reshape_driver
 from coordinator.migration.answers import DryMove, Migration, MigrationRows, OddMigration
 from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.dry_run import dry_run
-from coordinator.migration.history import move_history
+from coordinator.migration.history import move_history, move_seconds
 from coordinator.migration.ledger import Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.migration.records import (
@@ -152,8 +152,9 @@ class MigrationsService(MigrationsServicer):
             size = 0
         if draft.strategy == "switch":
             size = 0
-        history = move_history(await self._driver.ledger.all())
+        history = move_history(await self._driver.ledger.all(), draft.options, draft.strategy)
         steps = dry_run(draft.options, size, history.copy_mb_per_s, draft.strategy)
+        expected_s, low_s, high_s = move_seconds(history, draft.options, draft.strategy, size)
         return answered(
             DryMove(
                 dry_run=True,
@@ -162,7 +163,9 @@ class MigrationsService(MigrationsServicer):
                 target=draft.target_instance,
                 strategy=draft.strategy,
                 bytes=size,
-                seconds=round(sum(step.seconds for step in steps), 3),
+                seconds=expected_s,
+                seconds_low=low_s,
+                seconds_high=high_s,
                 blackout_ms=round(history.blackout_ms, 3),
                 options=draft.options,
                 steps=tuple(steps),

@@ -48,8 +48,9 @@ def over_limits(draft: Draft, instance: int, shard: str, due: bool) -> Refusal |
 
 
 def latest_start_s(draft: Draft, crossing: Crossing, duration_s: float) -> float:
-    """Crossing - move time - margin, or now if that is past."""
+    """Crossing - move time (of 9 in 10 moves) - margin, or now if that is past."""
     margin_s = draft.config.margin_periods * draft.view.period_s
+    margin_s += draft.view.moves.late_s(duration_s)
     return max(crossing.crossing_s - duration_s - margin_s, float(draft.view.now_s))
 
 

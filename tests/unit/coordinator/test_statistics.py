@@ -111,7 +111,7 @@ def migration(state: State, size: int = 4_000_000) -> MigrationRecord:
         "b",
         1_000_000,
         state=state,
-        phases=(Phase(State.PLANNED, 1_000_000), Phase(State.SOAKING, 4_000_000)),
+        phases=(Phase(State.PLANNED, 1_000_000), Phase(State.SOAKING, 15_000_000)),
         bytes=size,
         copy_mb_per_s=40.0,
         blackout_ms=8.0,
@@ -160,11 +160,11 @@ def test_the_view_is_in_wall_seconds(tmp_path: Path, active: bool) -> None:
     assert view.instances[0].ops_per_s == 30.0
     assert first.migrating is active
     assert len(view.in_flight) == active
-    assert (first.last_moved_s, first.last_moved_from) == (4.0, "a")
+    assert (first.last_moved_s, first.last_moved_from) == (15.0, "a")
 
 
 def test_the_planner_learns_from_past_moves() -> None:
     assert move_history([]).moves == 0
     seen = move_history([migration(State.COMPLETED), migration(State.RAMPING)])
     assert (seen.moves, seen.copy_mb_per_s, seen.blackout_ms) == (1, 40.0, 8.0)
-    assert seen.fixed_s == pytest.approx(3.0 - 0.1)
+    assert seen.fixed_s == pytest.approx(14.0 - 0.1)
