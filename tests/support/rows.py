@@ -51,7 +51,7 @@ ROWS = {
     "R5.6": "hot keys on faster, more reliable instances; load of a shard by operations and bytes",
     "R5.7": "candidates for a move by access frequency, utilisation and measured round trips",
     "R5.8": "a snapshot and then a feed of changes, directly or through Kafka",
-    "R5.9": "requests go to the target with a probability that grows under guard rails",
+    "R5.9": "requests go to the target with a growing probability, appends by producer",
     "R5.10": "a rollback at any stage, also after the cutover, that loses nothing",
     "R5.11": "consistent during moves; redundant; instances and shards are added while it runs",
 }  # fmt: skip

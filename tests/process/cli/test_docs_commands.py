@@ -24,6 +24,7 @@ STARTS = ("logstore", "make", "python")
 SHELL_ENDS = {"|", "&&", "||", ";", ">", ">>", "<", "2>", "&", "#"}
 OF_OTHERS = {"--auto-compaction-retention"}
 """Options of programs that are not ours: etcd's."""
+NOWHERE = "logstore.no.such"
 TOP = typer.main.get_command(app)
 
 
@@ -159,7 +160,7 @@ def test_many_commands_are_found() -> None:
         ("logstore append orders -- --key", None),
         ("make no-such-target", "target no-such-target"),
         ("python -m bench migrate --quik", "option --quik"),
-        ("python -m logstore.no.such", "module logstore.no.such"),
+        (f"python -m {NOWHERE}", f"module {NOWHERE}"),
     ],
 )
 def test_what_is_not_there_is_named(line: str, why: str | None) -> None:
