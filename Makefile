@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: demo test check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-rows test-cluster test-compose test-alerts soak-cluster bench bench-micro check-commits clean install lock
+.PHONY: demo test quick check format lint type imports proto sim sim-mutants properties test-moves test-mistakes test-rows test-cluster test-compose test-alerts soak-cluster bench bench-micro check-commits clean install lock
 
 install: $(READY)
 
@@ -21,6 +21,13 @@ demo: $(READY)            ## the main job on real flights: forecast, move before
 
 test: check               ## format, lint, types, imports, generated code; then every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+QUICK := $(wildcard tests/test_*.py) tests/unit/test_settings.py tests/unit/test_levels.py \
+  tests/unit/coordinator/test_golden_figures.py tests/unit/coordinator/test_calls.py \
+  tests/unit/client/test_errors.py tests/unit/sharder/test_policies_page.py tests/unit/cli tests/acceptance/howto
+
+quick: $(READY)           ## the tests that look at the whole tree: tables, registries, settings, how-tos
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(QUICK) $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
