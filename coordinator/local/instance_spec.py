@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from logstore.base.errors import ConfigError, InvalidArgumentError
+from logstore.base.errors import ConfigError, InvalidArgumentError, LogstoreError
 from logstore.base.limits import PLACE_BYTES_MAX
 from logstore.base.names import checked_name
-from logstore.node.instance.identity import FILE
+from logstore.node.instance.identity import IdentityFile
 
 NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}")
 TAKEN = re.compile(r"coordinator(-\d+)?|logs|lock|\.+|up\.json.*")
@@ -98,15 +98,25 @@ def with_default_capacity(
 
 
 def instance_folders(data: Path) -> list[Path]:
-    """The folders of instances below a folder of `up`: those with an identity, and `instance-N`."""
+    """The folders of instances below a folder of `up`: `instance-N`, and those that are named as
+    the identity in them. A copy under another name is a person's own."""
     if not data.is_dir():
         return []
     found = [
         p
         for p in data.iterdir()
-        if p.is_dir() and (p.name.startswith("instance-") or (p / FILE).is_file())
+        if p.is_dir() and (p.name.startswith("instance-") or _owner(p) == p.name)
     ]
     return sorted(found, key=lambda p: (len(p.name), p.name))
+
+
+def _owner(folder: Path) -> str:
+    """The instance whose folder it is; empty where that cannot be read."""
+    try:
+        found = IdentityFile(folder).load()
+    except LogstoreError:
+        return ""
+    return found.instance if found is not None else ""
 
 
 def _checked(name: str) -> str:

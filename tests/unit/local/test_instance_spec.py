@@ -12,8 +12,9 @@ from coordinator.local.instance_spec import (
     with_default_capacity,
 )
 from coordinator.local.survey import Before, ClusterStart, last_count
+from logstore.base.env import Env
 from logstore.base.errors import ConfigError
-from logstore.node.instance.identity import FILE
+from logstore.node.instance.identity import FILE, IdentityFile, begin
 
 
 def test_each_part_is_a_setting_of_the_instance() -> None:
@@ -76,8 +77,11 @@ def test_what_is_given_for_all_yields_to_what_one_says() -> None:
 
 
 def test_a_folder_is_an_instances_by_its_identity(tmp_path: Path) -> None:
-    for name in ("coordinator", "logs", "instance-10", "instance-2", "fast"):
+    for name in ("coordinator", "logs", "instance-10", "instance-2", "fast", "copy", "broken"):
         (tmp_path / name).mkdir()
-    (tmp_path / "fast" / FILE).write_text("{}")
+    for name in ("fast", "copy"):  # a person copied the folder of `fast`
+        kept = IdentityFile(tmp_path / name)
+        kept.save(begin(kept, "fast", Env()))
+    (tmp_path / "broken" / FILE).write_text("{")
     assert [p.name for p in instance_folders(tmp_path)] == ["fast", "instance-2", "instance-10"]
     assert instance_folders(tmp_path / "none") == []

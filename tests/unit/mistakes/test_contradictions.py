@@ -22,6 +22,7 @@ VALUES = {
     "header": "a=b", "timestamp": "1", "expected_version": "1", "file": "f", "value": "v",
     "from_history": "f.csv", "split_key": "m", "instance": "instance-1", "at": "k",
     "migration": "m1", "horizon": "3", "view": "v.json", "save_view": "w.json", "journal": "j",
+    "sample": "keys.txt", "alphabet": "a-z", "shards": "2",
     "series": "s.csv", "events": "e.csv", "resume_from": "2", "unknown": "skip",
     **{f"{key}{form}": value for key in ("key", "start", "end", "at", "split_key")
        for form, value in (("_hex", "00ff"), ("_base64", "AP8="))}, "value_base64": "AP8=",
@@ -29,7 +30,8 @@ VALUES = {
 FLAGS = {"dry_run", "watch", "active", "story", "learned", "cancel", "score", "history", "deep",
          "from_start", "resume"}  # fmt: skip
 FIRST = {
-    "append": ["orders"], "read": ["orders"], "tail": ["orders"], "create": ["orders"],
+    "append": ["orders"], "read": ["orders"], "accesses": ["orders"], "tail": ["orders"],
+    "create": ["orders"],
     "move": ["orders/0", "instance-1"], "split": ["orders/0"], "drain": ["instance-1"],
 }  # fmt: skip
 ARGUMENTS = {("append", "key"), ("migrations", "migration"),
