@@ -85,6 +85,16 @@ class Calendar:
         """Whether an event is announced for a part of [start_s, end_s)."""
         return any(e.start_s < end_s and e.end_s > start_s for e in self._events.values())
 
+    def touching(self, shard: str, start_s: float, end_s: float) -> tuple[str, ...]:
+        """Names of the events of the shard in a part of [start_s, end_s), in order."""
+        return tuple(
+            sorted(
+                name
+                for name, e in self._events.items()
+                if e.start_s < end_s and e.end_s > start_s and e.touches(shard)
+            )
+        )
+
     def expected(self, event: Event) -> float:
         """The stated factor, else the observed one of the last events of its kind, else 1."""
         if event.factor is None:

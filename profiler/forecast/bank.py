@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from profiler.forecast.change_point import ChangePoint
 from profiler.forecast.history import History
 from profiler.forecast.interpolate import between
 from profiler.forecast.intervals import LEVELS, Intervals, coherent, incoherent
@@ -73,12 +74,14 @@ class Bank:
         self.selector = Selector(names, self.horizons)
         self.intervals = Intervals(self.horizons, season_slots[0] if season_slots else 1)
         self.mixture = Mixture(self.history, season_slots, self.horizons)
+        self.change = ChangePoint(self.horizons)
         self.repair = Repair(self.history, season_slots) if season_slots else None
         self.scores = Scoreboard((*self.selector.names, SPOKEN), horizons)
         self._parts: tuple[RowKeeper, ...] = (
             self.selector,
             self.intervals,
             self.mixture,
+            self.change,
             self.scores,
             *((self.repair,) if self.repair is not None else ()),
             *self._models,
@@ -169,6 +172,7 @@ class Bank:
         if off.any():
             wide = self.intervals.stretched(rows[off], slots[off], at, own[off], scale[off])
             quantiles[off] = coherent(quantiles[off], wide, mean[off])
+        quantiles = self.change.widened(rows, at, quantiles, mean)
         tried = candidates[:, :, :, BOUNDS].reshape(len(rows), len(steps), self._tried)
         return BankForecast(means, speaker, mean, scale, quantiles, tried)
 
@@ -212,6 +216,7 @@ class Bank:
         errors = values[:, None, None] - said[:, :, : blended + 1]
         usual = self.selector.usual_error(rows)[:, :, self._shown[:-1]]
         self.selector.learn(rows, errors[:, :, :blended])
+        self.change.learn(rows, slot, values, mean, bounds, self.intervals.usual_error(rows))
         self.intervals.learn(rows, slot, values, mean, scale, bounds)
         self.mixture.learn(rows, values, said[:, :, -self._tried :], due)
         self.scores.add(rows, values, np.abs(errors[:, :, self._shown]), usual, bounds)

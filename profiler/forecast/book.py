@@ -8,11 +8,12 @@ import numpy as np
 
 from profiler.anomaly import AnomalyBook
 from profiler.calendar import Calendar
+from profiler.forecast.announced import EventBelief
 from profiler.forecast.bank import Bank, BankForecast, ModelFactory, default_models
 from profiler.forecast.cold_start import ColdStart
 from profiler.forecast.intervals import LEVELS
 from profiler.forecast.mixture import BOUNDS
-from profiler.forecast.port import FloatArray, IntArray
+from profiler.forecast.port import FloatArray
 from profiler.scoreboard import Score
 from profiler.types import Forecast
 
@@ -89,7 +90,8 @@ class ForecastBook:
         self._bank = Bank(seasons, steps, depth, models)
         if calendar is not None and not period_s > 0:
             raise ValueError(f"period_s is {period_s}, the limit with a calendar is more than 0")
-        self.calendar, self._period_s, self._teaches = calendar, period_s, teaches
+        self.calendar = calendar
+        self._announced = EventBelief(calendar, period_s, teaches) if calendar is not None else None
         self.anomalies = anomalies
         self.shards_max = shards_max
         self._cold = ColdStart(self._bank.history, seasons[0]) if seasons else None
@@ -215,6 +217,8 @@ class ForecastBook:
         self._young.discard(shard)
         if self.anomalies is not None:
             self.anomalies.forget(shard)
+        if self._announced is not None:
+            self._announced.forget(shard)
         if row is not None:
             self._free.append(row)
 
@@ -249,6 +253,7 @@ class ForecastBook:
             "selector": bank.selector.state(row),
             "intervals": bank.intervals.state(row),
             "mixture": bank.mixture.state(row),
+            "change": bank.change.state(row),
             "scores": bank.scores.state(row),
         }
 
@@ -266,6 +271,8 @@ class ForecastBook:
             self._bank.intervals.restore(row, dict(state["intervals"]))
             if "mixture" in state:
                 self._bank.mixture.restore(row, dict(state["mixture"]))
+            if "change" in state:
+                self._bank.change.restore(row, dict(state["change"]))
             if "scores" in state:
                 self._bank.scores.restore(row, dict(state["scores"]))
             rows.append(row)
@@ -326,40 +333,21 @@ class ForecastBook:
                 self.borrowed_count += 1
 
     def _usual(self, shard: str, row: int, slot: int, value: float) -> float:
-        """The value without the events of its slot; their kinds learn from it."""
-        if self.calendar is None:
+        """The value without the announced events of its slot."""
+
+        def expect() -> float | None:
+            if not self._bank.history.count[row]:
+                return None
+            return float(self._bank.say(np.array([row]), np.array([1])).mean[0, 0])
+
+        if self._announced is None:
             return value
-        start_s, end_s = slot * self._period_s, (slot + 1) * self._period_s
-        if not self.calendar.active(start_s, end_s):
-            return value
-        factor = self.calendar.factor(shard, start_s, end_s)
-        if not self._bank.history.count[row]:
-            return value / factor
-        expected = float(self._bank.say(np.array([row]), np.array([1])).mean[0, 0])
-        # Of an event of an unknown kind only the factor is learned; the models get the usual value.
-        usual = expected if self.calendar.unknown(shard, start_s, end_s) else value / factor
-        if self._teaches:
-            self.calendar.learn(shard, start_s, end_s, expected, value)
-        return usual
+        return self._announced.usual(shard, slot, value, expect)
 
     def _own_slots(self, shard: str, known: int) -> int:
         """The share of the shard's history that is its own or its parent's."""
         first = self._first.get(shard)
         return known if first is None else min(known, self.last_slot(shard) - first + 1)
-
-    def _with_events(self, shards: Sequence[str], slots: IntArray) -> FloatArray | None:
-        """Factors (shards, steps) where an event is announced for any of the slots (per shard)."""
-        if self.calendar is None:
-            return None
-        period_s, calendar = self._period_s, self.calendar
-        if not calendar.active(int(slots.min()) * period_s, (int(slots.max()) + 1) * period_s):
-            return None
-        return np.array(
-            [
-                [calendar.factor(shard, s * period_s, (s + 1) * period_s) for s in row.tolist()]
-                for shard, row in zip(shards, slots, strict=True)
-            ]
-        )
 
     def _forecast_group(
         self, shards: list[str], horizon_slots: int, lag: int, now_slot: int
@@ -370,10 +358,10 @@ class ForecastBook:
         steps = tuple(range(1, horizon_slots + 1))
         names, count = bank.selector.names, bank.history.count
         ahead = np.arange(lag + 1, lag + horizon_slots + 1)
-        factors = self._with_events(shards, bank.history.last[rows][:, None] + ahead)
         levels, mean = said.quantiles, said.mean
-        if factors is not None:
-            levels, mean = levels * factors[:, :, None], mean * factors
+        if self._announced is not None:
+            slots = bank.history.last[rows][:, None] + ahead
+            levels, mean = self._announced.applied(shards, slots, levels, mean)
         bounds = levels[:, :, BOUNDS].transpose(0, 2, 1).tolist()
         quantiles, means = levels.tolist(), mean.tolist()
         speakers = said.speaker.tolist()

@@ -11,8 +11,9 @@ LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 
 """Quantiles of the predictive distribution."""
 I95, I80 = (1, 13), (3, 11)
 """Positions of the bounds of the two intervals in LEVELS."""
-_NORMAL = (-2.33, -1.96, -1.64, -1.28, -0.84, -0.52, -0.25, 0.0,
-           0.25, 0.52, 0.84, 1.28, 1.64, 1.96, 2.33)  # fmt: skip
+NORMAL = np.array((-2.33, -1.96, -1.64, -1.28, -0.84, -0.52, -0.25, 0.0,
+                   0.25, 0.52, 0.84, 1.28, 1.64, 1.96, 2.33))  # fmt: skip
+"""The standard normal distribution at LEVELS."""
 _COVERED = np.array([0.8, 0.95])
 _TAIL = np.abs(2.0 * np.array(LEVELS) - 1.0)
 OUTER = np.clip((_TAIL - 0.8) / 0.15, 0.0, 1.0)
@@ -28,9 +29,9 @@ EDGE = 0.02
 SURE = 0.02
 """Share of the mean error: a narrower interval is an atom (a run of zeros), and hits of
 atoms must not make the rest of the day's intervals narrower."""
-_SIDE = np.sign(np.array(LEVELS) - 0.5)
+SIDE = np.sign(np.array(LEVELS) - 0.5)
 _MEDIAN = LEVELS.index(0.5)
-_REACH = np.abs(np.array(_NORMAL)) / _NORMAL[I80[1]]
+_REACH = np.abs(NORMAL) / NORMAL[I80[1]]
 """How far each level lies from the median, in normal distances from it to a bound of 80 %."""
 
 
@@ -98,8 +99,8 @@ class Intervals:
 
     def clear(self, row: int) -> None:
         self._units[row] = np.nan
-        self._units[row, :, : len(_NORMAL)] = np.array(_NORMAL) * 2.0
-        self._held[row] = len(_NORMAL)
+        self._units[row, :, : len(NORMAL)] = NORMAL * 2.0
+        self._held[row] = len(NORMAL)
         self._stretch[row] = self._by_bucket[row] = 0.0
         self._scale[row] = self._seen[row] = 0.0
         self._overall[row] = 0.0, 1.0
@@ -172,6 +173,11 @@ class Intervals:
         self._by_bucket[rows, :, bucket] = np.clip(moved, -limit, limit)
         self._learn_scale(rows, bucket, error, due)
 
+    def usual_error(self, rows: IntArray) -> FloatArray:
+        """The mean error of the first horizon over all times of day, (rows,)."""
+        found: FloatArray = self._overall[rows, 0, 0]
+        return found
+
     def units(self, rows: IntArray) -> FloatArray:
         """Scaled errors at LEVELS for each horizon, shape (rows, horizons, levels), ascending."""
         found: FloatArray = self._levels[rows]
@@ -192,7 +198,7 @@ class Intervals:
         log = self._by_bucket[rows[:, None], at, self._bucket(slots)] + self._stretch[rows][:, at]
         factor = np.exp(log[:, :, :1] + (log[:, :, 1:] - log[:, :, :1]) * OUTER)
         median = quantiles[:, :, _MEDIAN : _MEDIAN + 1]
-        away = quantiles - median + (EDGE * _SIDE) * scale[:, :, None]
+        away = quantiles - median + (EDGE * SIDE) * scale[:, :, None]
         return np.sort(np.maximum(median + away * factor, 0.0), axis=2)
 
     def state(self, row: int) -> dict[str, Any]:
@@ -274,16 +280,16 @@ def coherent(quantiles: FloatArray, own: FloatArray, mean: FloatArray) -> FloatA
     """
     off = incoherent(quantiles, mean)[:, :, None]
     hull = np.where(
-        _SIDE > 0,
+        SIDE > 0,
         np.maximum(quantiles, own),
-        np.where(_SIDE < 0, np.minimum(quantiles, own), own),
+        np.where(SIDE < 0, np.minimum(quantiles, own), own),
     )
     found = np.where(off, hull, quantiles)
     aim = mean[:, :, None]
     median = found[:, :, _MEDIAN : _MEDIAN + 1]
     drawn = median + (aim - median) * _REACH
-    high = (aim > found[:, :, I80[1] : I80[1] + 1]) & (_SIDE > 0)
-    low = (aim < found[:, :, I80[0] : I80[0] + 1]) & (_SIDE < 0)
+    high = (aim > found[:, :, I80[1] : I80[1] + 1]) & (SIDE > 0)
+    low = (aim < found[:, :, I80[0] : I80[0] + 1]) & (SIDE < 0)
     found = np.where(high, np.maximum(found, drawn), np.where(low, np.minimum(found, drawn), found))
     # Rounding must not move the bound past the mean that it was extended to.
     found[:, :, I80[1] :] = np.where(off, np.maximum(found[:, :, I80[1] :], aim),
