@@ -25,10 +25,11 @@ class CorrelationMatrix:
         self._rate = 1.0 - 0.5 ** (1.0 / half_life_slots)
         self._mean: FloatArray = np.zeros(groups)
         self._covariance: FloatArray = np.zeros((groups, groups))
+        self._noise: FloatArray = np.zeros(groups)
         self.learned_slots = 0
 
-    def learn(self, values: FloatArray) -> None:
-        """The values of one slot, shape (groups,)."""
+    def learn(self, values: FloatArray, noise: FloatArray | None = None) -> None:
+        """The values of one slot, shape (groups,); `noise`: the variance that sampling added."""
         if values.shape != self._mean.shape:
             raise ValueError(f"values has shape {values.shape}, the limit is {self._mean.shape}")
         self.learned_slots += 1
@@ -36,12 +37,22 @@ class CorrelationMatrix:
         gap = values - self._mean
         self._mean += rate * gap
         self._covariance += rate * ((1.0 - rate) * np.outer(gap, gap) - self._covariance)
+        if noise is not None:
+            self._noise += rate * (noise - self._noise)
+
+    def covariance(self) -> FloatArray:
+        """Shape (groups, groups), without the noise of sampling."""
+        found = self._covariance.copy()
+        diagonal = np.diag_indices_from(found)
+        found[diagonal] = np.maximum(found[diagonal] - self._noise, 0.0)
+        return found
 
     def correlation(self) -> FloatArray:
         """Shape (groups, groups), -1 to 1; 0 where a group did not vary, 1 on the diagonal."""
-        spread = np.sqrt(np.diag(self._covariance))
+        covariance = self.covariance()
+        spread = np.sqrt(np.diag(covariance))
         unit = np.where(spread > 1e-12, spread, np.inf)
-        found: FloatArray = np.clip(self._covariance / unit[:, None] / unit[None, :], -1.0, 1.0)
+        found: FloatArray = np.clip(covariance / unit[:, None] / unit[None, :], -1.0, 1.0)
         np.fill_diagonal(found, 1.0)
         return found
 

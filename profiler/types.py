@@ -91,9 +91,10 @@ class Capacity:
 class DataStoreStatus:
     """One instance at one moment: its load (largest used fraction) and its use of each resource.
 
-    `round_trip_ms` is measured to each peer, by instance id. `throttled` counts the operations that
-    its admission refused since it started. `started_us`: when its process started;
-    `unclean_start`: the one before was killed. `faults`: its failed operations by error code.
+    `round_trip_ms` is the median to each peer, by instance id; `round_trips_us` its p50, p90 and
+    p99. `throttled` counts the operations that its admission refused since it started.
+    `started_us`: when its process started; `unclean_start`: the one before was killed. `faults`:
+    its failed operations by error code.
     """
 
     instance: str
@@ -110,6 +111,7 @@ class DataStoreStatus:
     started_us: int = 0
     unclean_start: bool = False
     faults: dict[str, int] = field(default_factory=dict)
+    round_trips_us: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def available(self) -> float:

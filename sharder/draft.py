@@ -24,6 +24,7 @@ from sharder.risk import (
     upper_bound,
     utilisation_cost,
 )
+from sharder.round_trips import RoundTripTable, far_steps, near
 from sharder.view import View
 
 TOLERANCE = 1e-9
@@ -63,7 +64,7 @@ class Draft:
     """Set only if forecasts go beyond the horizon."""
     latency: LatencyModel | None = field(init=False)
     """None where no response time is known."""
-    trips_ms: NDArray[np.int64] = field(init=False)
+    trips: RoundTripTable = field(init=False)
     in_flight: frozenset[str] = field(init=False)
     """Shards with an operator in flight."""
     open: NDArray[np.bool_] = field(init=False)
@@ -91,7 +92,7 @@ class Draft:
         self.stored_max = share * np.array(
             [i.capacity_stored_bytes or np.inf for i in table.instances], dtype=np.float64
         )
-        self.trips_ms = np.array([round(i.round_trip_ms) for i in table.instances])
+        self.trips = RoundTripTable(table.instances)
         self.busy = np.zeros(len(table.instances), dtype=np.int64)
         self.at_work = len(self.view.in_flight)
         self.in_flight = frozenset(op.shard for op in self.view.in_flight)
@@ -233,7 +234,8 @@ class Draft:
         an outlook, or if equal, the one with the most headroom over the horizon with the shard
         added.
 
-        Round trip, then the ring, decide between nearly equal headroom (`headroom_step`). `part`:
+        Headroom counts in steps (`headroom_step`), less one for each quadrupling of the round
+        trips; then the round trips decide, then the ring. `part`:
         only that share of the shard, as after a split. `among`: only these instances.
         `copied=False`: the target holds the bytes already, as in a switch.
         """
@@ -271,9 +273,10 @@ class Draft:
             return Target(None, self._no_target(Reason.TOO_MANY_OPERATORS, row, source))
         if self.outlook is not None:
             fits = self.outlook.best_of(row, fits, 1.0 - share, part)
-        steps = np.floor((1.0 - share) / config.headroom_step)
+        trips_us = self.trips.of_target(source, [t.index[m] for m in shard.in_sync if m in t.index])
+        steps = np.floor((1.0 - share) / config.headroom_step) - far_steps(trips_us, fits)
         fits &= steps == steps[fits].max()
-        fits &= self.trips_ms == self.trips_ms[fits].min()
+        fits &= near(trips_us, fits)
         if self._ring is None:
             names = {i.id: 1.0 for i in t.instances}
             self._ring = Ring(names, virtual_nodes=config.virtual_nodes, seed=config.seed)
@@ -341,15 +344,20 @@ class Draft:
     ) -> None:
         """Apply a move (of the `part` that a split makes) to the end state.
 
-        `copied=False`: the target holds the bytes already, as in a switch.
+        `copied=False`: the target holds the bytes already, as in a switch. A move takes longer by
+        the round trips between the two.
         """
+        waits_s = self.trips.move_s(source, target) if operator.kind == "move" else 0.0
+        expected_s = operator.expected_duration_s + waits_s
+        operator = replace(operator, expected_duration_s=expected_s)
         end_s = operator.start_s + operator.expected_duration_s
         if self.latency is not None:
             gained = self.latency.gain(row, source, target, end_s, part)
             reason = f"{operator.reason} {gained.sentence()}"
             operator = replace(operator, latency=gained, reason=reason)
         if operator.kind != "split" and self.view.moves.moves:
-            took_s = self.view.moves.range_s(operator.bytes, copied=copied)
+            low_s, high_s = self.view.moves.range_s(operator.bytes, copied=copied)
+            took_s = (low_s + waits_s, high_s + waits_s)
             operator = replace(operator, duration_range_s=took_s)
         self.table.shift(row, source, target, end_s, part)
         if self.outlook is not None:

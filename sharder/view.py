@@ -134,8 +134,9 @@ class ResponseTime:
 class InstanceView:
     """An instance: its limits (None: unlimited) and its present load.
 
-    `failures_per_day` is observed; `draining`: it is to be emptied. `response_times`: of the last
-    slots; empty: not measured.
+    `round_trips_us`: to each other instance, p50 and p99; `round_trip_ms`: the median of what the
+    others measure to it, for pairs without. `failures_per_day` is observed; `draining`: it is to be
+    emptied. `response_times`: of the last slots; empty: not measured.
     """
 
     id: str
@@ -149,6 +150,7 @@ class InstanceView:
     tier: str = "standard"
     zone: str = "zone-a"
     round_trip_ms: float = 0.0
+    round_trips_us: dict[str, tuple[float, float]] = field(default_factory=dict)
     failures_per_day: float = 0.0
     draining: bool = False
     response_times: tuple[ResponseTime, ...] = ()

@@ -64,6 +64,8 @@ class InstanceNow(Answer, frozen=True, kw_only=True):
     """Whether the process before it was killed."""
     faults: dict[str, int]
     """Its failed operations since it started, by error code."""
+    round_trips_us: dict[str, tuple[float, float, float]]
+    """p50, p90 and p99 of the newest round trips to each peer."""
     available: float
     """The unused fraction of the scarcest resource, 0 to 1."""
     alive: bool

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from coordinator.answers.catalog import CellRow, DrainProgress, InstanceRow, RetiredInstance
 from coordinator.answers.statistics import Stats
+from coordinator.cli import latency
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -33,6 +34,7 @@ group = typer.Typer(cls=DefaultToList, help="List instances; retire one that wil
 
 
 def register(app: typer.Typer) -> None:
+    latency.register(group)
     app.add_typer(group, name="instances", rich_help_panel=None)
     app.command("cells")(cells)
     app.command("stats")(stats)

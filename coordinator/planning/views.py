@@ -117,6 +117,7 @@ def make_view(
                 tier=i.tier,
                 zone=i.zone,
                 round_trip_ms=trips_ms.get(i.instance, 0.0),
+                round_trips_us=_pairs(statuses.get(i.instance)),
                 failures_per_day=intake.reliability.failures_per_day(
                     i.instance, round(now_s * 1e6)
                 ),
@@ -223,6 +224,13 @@ def _cuts(
             points = heatmap.cuts(shard.range.start, shard.range.end, CUTS_MAX)
             found[shard.shard] = tuple(SplitPoint(key, below) for key, below in points)
     return found
+
+
+def _pairs(status: DataStoreStatus | None) -> dict[str, tuple[float, float]]:
+    """p50 and p99 of the round trips (µs) from one instance to each other."""
+    if status is None:
+        return {}
+    return {peer: (p50, p99) for peer, (p50, _, p99) in status.round_trips_us.items()}
 
 
 def _round_trips(statuses: Mapping[str, DataStoreStatus]) -> dict[str, float]:

@@ -55,7 +55,12 @@ def decode_status(data: bytes) -> DataStoreStatus:
         if (why := _figure(name, getattr(status, name))) is not None:
             raise msgspec.ValidationError(why)
     trips = {peer: ms for peer, ms in status.round_trip_ms.items() if not _figure("", ms)}
-    return replace(status, round_trip_ms=trips)
+    pairs = {
+        peer: us
+        for peer, us in status.round_trips_us.items()
+        if not any(_figure("", value) for value in us)
+    }
+    return replace(status, round_trip_ms=trips, round_trips_us=pairs)
 
 
 def sound(

@@ -211,6 +211,6 @@ class NodeServer:
                     async with called():
                         stub = PeerServiceStub(node.channel_to(peer))
                         await stub.Ping(node_pb2.PingRequest(instance=node.instance), timeout=1.0)
-                    node.reporter.round_trip_ms[peer] = (node.now_s() - started_s) * 1e3
+                    node.reporter.round_trips.add(peer, node.now_s() - started_s)
                 except LogstoreError:
-                    node.reporter.round_trip_ms.pop(peer, None)
+                    node.reporter.round_trips.forget(peer)

@@ -39,7 +39,7 @@ BASE: dict[str, list[str]] = {
     "profiles remove": ["g"],
     "simulate": ["--series=series.csv", "--cache=cache"],
     "forecast": [], "migrations": [], "reshapes": [], "shards": [], "stats": [],
-    "instances list": [], "instances retire": ["instance-2", "--dry-run"],
+    "instances list": [], "instances latency": [], "instances retire": ["instance-2", "--dry-run"],
     "copies list": [], "copies adopt": ["instance-2", "17", "--dry-run"],
     "copies discard": ["instance-2", "17", "--dry-run"], "log restore": ["nolog", "--dry-run"],
     "doctor": [], "cells": [], "recover": ["--data=empty"],

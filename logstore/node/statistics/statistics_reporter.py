@@ -27,6 +27,7 @@ from logstore.node.intake.appends import PendingAppend
 from logstore.node.statistics.access_sampler import AccessSampler
 from logstore.node.statistics.event_lines import EventLines
 from logstore.node.statistics.operation_counters import Total
+from logstore.node.statistics.round_trips import RoundTrips
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from profiler.agent import Agent as Recorder
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
@@ -99,7 +100,7 @@ class StatisticsReporter:
         """Since the start, for the metrics."""
         self.failures: Counter[str] = Counter()
         """Operations that failed here since the start, by error code."""
-        self.round_trip_ms: dict[str, float] = {}
+        self.round_trips = RoundTrips()
         self.started_us = env.clock.wall_us()
         self.unclean_start = False
         """Whether the process before this one was killed."""
@@ -252,6 +253,7 @@ class StatisticsReporter:
         ops, size, cpu_s, io_bytes = (
             (now - then) / elapsed_s for now, then in zip(totals, before, strict=True)
         )
+        trips_us = self.round_trips.percentiles_us()
         inf = float("inf")
         capacity = Capacity(
             ops_per_s=self._config.ops_per_s_max or inf,
@@ -269,7 +271,8 @@ class StatisticsReporter:
             stored_bytes=stored_bytes,
             memory_bytes=used.memory_bytes,
             io_bytes_per_s=io_bytes,
-            round_trip_ms=dict(self.round_trip_ms),
+            round_trip_ms={peer: p50 / 1e3 for peer, (p50, _, _) in trips_us.items()},
+            round_trips_us=trips_us,
             throttled=throttled,
             started_us=self.started_us,
             unclean_start=self.unclean_start,

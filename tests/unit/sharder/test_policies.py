@@ -363,3 +363,18 @@ def test_24_few_shards() -> None:
 def test_shards_of_unknown_range_and_of_other_logs_are_not_joined() -> None:
     none_planned(neighbours(start=None))
     none_planned(neighbours(log="other"))
+
+
+def test_a_far_target_is_taken_for_much_more_room_only_and_costs_time() -> None:
+    """Two targets with the same room within a step of headroom, one behind a slow line."""
+    trips = {"b": (40_000.0, 90_000.0), "c": (300.0, 400.0)}
+    loads = [[70.0] * 6, [25.0] * 6]
+    shards = [shard(f"log/{n}", "a", load) for n, load in enumerate(loads)]
+    view = scene(shards, {"a": 100.0, "b": 100.0, "c": 100.0}, able(policies=("move_hot",)))
+    here = with_instance(view, "a", round_trips_us=trips)
+    moved = one(here, "move")
+    assert moved.target == "c"
+    only_far = with_instance(here, "c", alive=False)
+    longer = one(only_far, "move")
+    assert longer.target == "b"
+    assert longer.expected_duration_s - moved.expected_duration_s == pytest.approx(20 * 0.0896)
