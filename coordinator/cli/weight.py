@@ -21,16 +21,18 @@ from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 
 
 def register(app: typer.Typer) -> None:
-    app.command("weight")(weight)
+    app.command("weight")(weigh)
 
 
-def weight(
+def weigh(
     name: Annotated[
-        str | None, typer.Argument(metavar="[LOG|SHARD]", help="A log, or LOG/NUMBER; default all.")
+        str | None, typer.Argument(metavar="LOG|SHARD", help="A log, or LOG/NUMBER; default all.")
     ] = None,
-    value: Annotated[
+    weight: Annotated[
         float | None,
-        typer.Argument(min=0, metavar="[VALUE]", help="1 is usual; 0: the planner never moves it."),
+        typer.Argument(
+            min=0, max=100, metavar="WEIGHT", help="1 is usual; 0: never moved by plans."
+        ),
     ] = None,
     reset: Annotated[
         bool, typer.Option("--reset", help="Return to the weight that is learned.")
@@ -46,17 +48,17 @@ def weight(
 
     Example: logstore weight orders/0 0
     """
-    if value is None and not reset:
+    if weight is None and not reset:
         rows = weights(address, name or "")
         print_json(rows) if as_json else _print_rows(rows)
         return
     if name is None or "/" not in name:
         raise InvalidArgumentError(f"shard is {name!r}, a weight is set for LOG/NUMBER")
-    if value is not None and reset:
-        raise InvalidArgumentError("VALUE and --reset exclude each other: give one of them")
+    if weight is not None and reset:
+        raise InvalidArgumentError("WEIGHT and --reset exclude each other: give one of them")
     request = pb.SetWeightRequest(shard=name, by=user() if by is None else by)
-    if value is not None:
-        request.weight = value
+    if weight is not None:
+        request.weight = weight
     found = ask_coordinator(address, "SetWeight", request, ShardWeight, "Plans")
     print_json(found) if as_json else _print_rows([found])
 

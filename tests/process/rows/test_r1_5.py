@@ -58,6 +58,6 @@ async def test_r1_5_a_weight_decides_which_shard_is_moved(tmp_path: Path) -> Non
         (row,) = await told_json(address, "weight", usual)
         assert (row["weight"], row["set_weight"]) == (1.0, None)
         refused = await told(address, "weight", usual, "101", status=2)
-        assert "weight is 101.0, it must be within 0..100" in refused
+        assert "WEIGHT is 101, it must be 0 to 100" in refused
     figure = f"{usual} was next; at weight 0 it stays ({pinned} goes), {wanted} at 90 goes first"
     record("R1.5", command="logstore weight orders/0 0", figure=figure)
