@@ -164,7 +164,7 @@ def dataclass_rows(settings: type) -> list[Row]:
         kind = get_args(hint)[0] if metadata else hint
         default = _shown(field.default) if field.default is not MISSING else "required"
         if field.default_factory is not MISSING:
-            default = "see there"
+            default = "empty" if field.default_factory is dict else "see there"
         unit = limits_in(metadata).unit.strip("()")
         rows.append(Row(field.name, unit, default, _bounds(kind, metadata), said[field.name]))
     return rows

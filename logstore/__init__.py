@@ -22,6 +22,8 @@ __all__ = [
     "Client",
     "CreateLogOptions",
     "Log",
+    "PlaceOptions",
+    "Placed",
     "ReadOptions",
     "Record",
     "Records",
@@ -41,6 +43,7 @@ __all__ = [
 
 _HOMES = {
     "Ack": "logstore.base.types",
+    "Placed": "logstore.base.types",
     "Record": "logstore.base.types",
     "TlsOptions": "logstore.base.tls",
     "Client": "logstore.client.client",
@@ -48,6 +51,7 @@ _HOMES = {
     "Scan": "logstore.client.client",
     "connect": "logstore.client.client",
     "CreateLogOptions": "logstore.client.options",
+    "PlaceOptions": "logstore.client.options",
     "ReadOptions": "logstore.client.options",
     "TailOptions": "logstore.client.options",
     "Records": "logstore.client.results",

@@ -1,12 +1,14 @@
 from logstore import errors as errors
 from logstore.base.tls import TlsOptions as TlsOptions
 from logstore.base.types import Ack as Ack
+from logstore.base.types import Placed as Placed
 from logstore.base.types import Record as Record
 from logstore.client.client import Client as Client
 from logstore.client.client import Log as Log
 from logstore.client.client import Scan as Scan
 from logstore.client.client import connect as connect
 from logstore.client.options import CreateLogOptions as CreateLogOptions
+from logstore.client.options import PlaceOptions as PlaceOptions
 from logstore.client.options import ReadOptions as ReadOptions
 from logstore.client.options import TailOptions as TailOptions
 from logstore.client.results import Records as Records

@@ -112,6 +112,22 @@ def headrooms(view: View) -> dict[str, Headroom]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What a log, or one call, wishes of its draws. `weights`: instance -> factor of its share, 1
+    for others; where they leave no instance they do not count."""
+
+    randomness: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.5
+    weights: Annotated[Mapping[str, float], Interval(ge=0.0, le=1e6), Unit("(factor)")] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        said = complaint(self)
+        if said is not None:
+            raise ValueError(said)
+
+
 class Placement:
     """Draws slots for keys. Mutable: how far its draws filled each instance, learned corrections.
 
@@ -218,8 +234,14 @@ class Placement:
         ]  # fmt: skip
         self.schemas[schema] = Estimate(*values)
 
-    def weights(self, size_bytes: float | None = None, schema: str = "") -> Floats:
-        """How many more such keys each instance can take, corrected, [I]; 0: none."""
+    def weights(
+        self,
+        size_bytes: float | None = None,
+        schema: str = "",
+        factors: Mapping[str, float] | None = None,
+    ) -> Floats:
+        """How many more such keys each instance can take, corrected, times `factors`, [I]; 0:
+        none."""
         estimate = self.schemas.get(schema, Estimate())
         size = estimate.record_bytes if size_bytes is None else size_bytes
         need = np.array(
@@ -239,32 +261,44 @@ class Placement:
         found = np.where((found >= 1.0) & self._holds, found, 0.0)
         if not found.any():  # no room anywhere: a write is still placed, by what is left
             found = np.where(self._holds, np.maximum(many.min(axis=1), 1e-9), 0.0)
-        return np.asarray(found * self._bias, dtype=np.float64)
+        found = found * self._bias
+        wanted = found * np.array([(factors or {}).get(n, 1.0) for n in self.instances])
+        return np.asarray(wanted if wanted.any() else found, dtype=np.float64)
 
-    def shares(self, size_bytes: float | None = None, schema: str = "") -> dict[str, float]:
+    def shares(
+        self,
+        size_bytes: float | None = None,
+        schema: str = "",
+        factors: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
         """Target share of each instance for such keys; they sum to 1."""
-        found = self.weights(size_bytes, schema)
+        found = self.weights(size_bytes, schema, factors)
         return dict(zip(self.instances, (found / found.sum()).tolist(), strict=True))
 
     def draw(
-        self, keys: Sequence[bytes], sizes: Sequence[float] | None = None, schema: str = ""
+        self,
+        keys: Sequence[bytes],
+        sizes: Sequence[float] | None = None,
+        schema: str = "",
+        wish: Preference | None = None,
     ) -> NDArray[np.int64]:
         """Index in `slots` for each key, [n]. `sizes`: bytes of a record of the key; None: the
-        schema's estimate."""
+        schema's estimate. `wish`: default the configuration's randomness, without factors."""
+        wish = wish or Preference(self.config.randomness)
         if sizes is not None and len(sizes) != len(keys):
             raise ValueError(f"sizes has {len(sizes)} elements, keys has {len(keys)}")
         hashes = np.array([xxhash.xxh3_64_intdigest(k) for k in keys], dtype=np.uint64)
         classes = self._classes(sizes, len(keys))
         table = np.stack(
             [
-                self.weights(None if c < 0 else 2.0**c, schema)
+                self.weights(None if c < 0 else 2.0**c, schema, wish.weights)
                 for c in range(-1, SIZE_CLASSES)
             ]
         )  # fmt: skip
         found = np.empty(len(keys), dtype=np.int64)
         for first in range(0, len(keys), CHUNK_KEYS):
             part = slice(first, first + CHUNK_KEYS)
-            found[part] = self._draw_some(hashes[part], table[classes[part] + 1])
+            found[part] = self._draw_some(hashes[part], table[classes[part] + 1], wish.randomness)
         return self._slot_of(found, hashes)
 
     def _classes(self, sizes: Sequence[float] | None, count: int) -> NDArray[np.int64]:
@@ -276,7 +310,9 @@ class Placement:
             raise ValueError("sizes holds a value that is not a number of at least 0 bytes")
         return np.clip(np.ceil(np.log2(np.maximum(known, 1.0))), 0, SIZE_CLASSES - 1).astype(int)
 
-    def _draw_some(self, hashes: NDArray[np.uint64], weights: Floats) -> NDArray[np.int64]:
+    def _draw_some(
+        self, hashes: NDArray[np.uint64], weights: Floats, randomness: float
+    ) -> NDArray[np.int64]:
         """Instance of each key; `weights` [n, I]."""
         drawn = _uniform(_mixed(hashes[:, None] ^ self._seeds[None, :]))
         score = np.where(weights > 0, -np.log(drawn) / np.where(weights > 0, weights, 1.0), np.inf)
@@ -285,7 +321,7 @@ class Placement:
         score[rows, first] = np.inf
         second = score.argmin(axis=1)
         free = _uniform(_mixed(hashes ^ np.uint64(self.config.seed) ^ _CHOICE))
-        choosing = (free >= self.config.randomness) & np.isfinite(score[rows, second])
+        choosing = (free >= randomness) & np.isfinite(score[rows, second])
         chosen = np.where(choosing & (self.filled[second] < self.filled[first]), second, first)
         self._expected += (weights / weights.sum(axis=1, keepdims=True)).sum(axis=0)
         np.add.at(self.filled, chosen, 1.0 / weights[rows, chosen])

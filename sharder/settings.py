@@ -8,6 +8,7 @@ import ast
 import functools
 import inspect
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,9 @@ class Limits:
             return f"{name} is {value!r}, it must be one of {', '.join(self.choices)}"
         if self.interval is None or value is None:
             return None
+        if isinstance(value, Mapping):
+            said = (self.complaint(f"{name}.{key}", item) for key, item in value.items())
+            return next((text for text in said if text is not None), None)
         low, high = self.interval.ge, self.interval.le
         if low <= value <= high:
             return None

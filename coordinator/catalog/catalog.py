@@ -101,6 +101,11 @@ def check_log_options(options: LogOptions) -> LogOptions:
         raise InvalidArgumentError(
             f"changefeed is {topic[:300]!r}, a topic's name must match [a-zA-Z0-9._-]{{1,249}}"
         )
+    if options.partitioner is not Partitioner.BALANCED and options.placement_weights:
+        raise InvalidArgumentError(
+            f"placement_weights is {options.placement_weights}, but partitioner is"
+            f" {options.partitioner.value!r}: only a balanced log places keys"
+        )
     for field in ("retention_s", "retention_bytes"):
         value = getattr(options, field)
         if value is not None:
@@ -184,6 +189,11 @@ class Catalog(Listing):
         ranges = ranges_of(options, shards, split_keys)
         known = {record.instance: record for record in await self.instances()}
         ids = [f"{name}/{number}" for number in range(len(ranges))]
+        for wanted in options.placement_weights:
+            if wanted not in known:
+                raise UnknownInstanceError(
+                    f"placement_weights names instance {wanted[:200]!r}, it is not registered"
+                )
         if options.replicas > len(known):
             raise InvalidArgumentError(
                 f"replicas is {options.replicas}, {len(known)} instances are registered"

@@ -20,6 +20,7 @@ from coordinator.cli import (
     doctor,
     logs,
     moves,
+    place,
     planner,
     profile,
     recover,
@@ -62,8 +63,8 @@ def _options(
     """What may stand before a command."""
 
 
-for module in (serve, logs, append, data, accesses, cluster, profile, announce, moves, planner,
-               reshape, simulate, verify, recover, copies, doctor, weight):  # fmt: skip
+for module in (serve, logs, append, data, accesses, cluster, profile, announce, moves, place,
+               planner, reshape, simulate, verify, recover, copies, doctor, weight):  # fmt: skip
     module.register(app)
 check_every(app)
 use_for_all(app)

@@ -23,7 +23,7 @@ from logstore.base.errors import (
 from logstore.base.limits import KEY_BYTES_MAX
 from logstore.base.tls import TlsOptions
 from logstore.base.types import ShardStatus
-from logstore.client.client import Client, connect
+from logstore.client.client import Client, Log, connect
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import (
     LogOptions,
@@ -41,6 +41,7 @@ from sharder.placement import (
     Headroom,
     Placement,
     PlacementConfig,
+    Preference,
     Slot,
     headrooms,
     takes_keys,
@@ -60,6 +61,8 @@ class _OpenLog:
     """A balanced log in use: its book, and the basis of its slots."""
 
     book: Book
+    wish: Preference
+    """The log's options."""
     shards: tuple[ShardRecord, ...]
     seen: tuple[object, ...]
     renewed_s: float
@@ -101,7 +104,7 @@ class PlacementService(PlacementServicer):
     ) -> ppb.Partition:
         sizes = [float(request.size)] if request.size else None
         ask = Ask([request.key], sizes, request.schema, place=not request.lookup_only)
-        return (await self._partitions(request.log, ask))[0]
+        return (await self._partitions(request, ask))[0]
 
     @unary
     async def GetPartitions(
@@ -115,7 +118,7 @@ class PlacementService(PlacementServicer):
                 f"sizes has {len(sizes)} elements, it must have none or one a key ({len(keys)})"
             )
         ask = Ask(keys, sizes or None, request.schema, place=not request.lookup_only)
-        return ppb.GetPartitionsResponse(partitions=await self._partitions(request.log, ask))
+        return ppb.GetPartitionsResponse(partitions=await self._partitions(request, ask))
 
     @unary
     async def Shares(self, request: ppb.SharesRequest, context: Context) -> pb.JsonResponse:
@@ -126,18 +129,23 @@ class PlacementService(PlacementServicer):
             Shares(
                 log=request.log,
                 keys=len(held.book.table),
-                shares=placement.shares(float(request.size) or None, request.schema),
+                shares=placement.shares(
+                    float(request.size) or None, request.schema, held.wish.weights
+                ),
                 corrections=placement.corrections,
                 keys_by_instance=_keys_by_instance(held),
                 expected=placement.expected,
             )
         )
 
-    async def _partitions(self, log: str, ask: Ask) -> list[ppb.Partition]:
+    async def _partitions(
+        self, request: ppb.GetPartitionRequest | ppb.GetPartitionsRequest, ask: Ask
+    ) -> list[ppb.Partition]:
         longest = max((len(k) for k in ask.keys), default=0)
         if longest > KEY_BYTES_MAX - TOKEN_BYTES:
             raise LimitExceededError.of("key", longest, KEY_BYTES_MAX - TOKEN_BYTES, "bytes")
-        held = await self._open(log)
+        held = await self._open(request.log)
+        ask.wish = _wish(request, held)
         tokens, known = await held.book.tokens(ask)
         starts = _starts(held.shards)
         at = np.searchsorted(starts, tokens, side="right") - 1
@@ -186,7 +194,7 @@ class PlacementService(PlacementServicer):
         slots, room, view = await self._room(shards)
         if held is None:
             book = await self._book(log, record.options, slots, room)
-            held = self._logs[log] = _OpenLog(book, shards, seen, now_s)
+            held = self._logs[log] = _OpenLog(book, _wish_of(record.options), shards, seen, now_s)
         _observe(held, view)
         held.shards, held.seen, held.renewed_s = shards, seen, now_s
         held.book.placement.renew(slots, room)
@@ -224,8 +232,18 @@ class PlacementService(PlacementServicer):
             mapping = await client.log(name)
         except UnknownLogError:
             await self._make_mapping(name, options, room)
-            mapping = await client.log(name)
+            mapping = await self._made_mapping(client, name)
         return Book(mapping, Placement(slots, room, PlacementConfig()))
+
+    async def _made_mapping(self, client: Client, name: str) -> Log:
+        """The new mapping log. Instances that have not seen it yet may still know that a log of
+        this name was deleted: the caller has to ask again."""
+        try:
+            return await client.log(name)
+        except UnknownLogError as e:
+            raise UnavailableError(
+                f"the mapping log {name} is not served yet: {e.message}"
+            ) from None
 
     async def _make_mapping(
         self, name: str, options: LogOptions, room: dict[str, Headroom]
@@ -253,6 +271,33 @@ class PlacementService(PlacementServicer):
             )  # fmt: skip
             self._client = await client.__aenter__()
         return self._client
+
+
+def _wish_of(options: LogOptions) -> Preference:
+    return Preference(options.placement_randomness, options.placement_weights)
+
+
+def _wish(
+    request: ppb.GetPartitionRequest | ppb.GetPartitionsRequest, held: _OpenLog
+) -> Preference:
+    """What a call wishes, else its log's options. InvalidArgumentError names what is wrong."""
+    own = held.wish
+    known = held.book.placement.instances
+    for name in request.weights:
+        if name not in known:
+            raise InvalidArgumentError(
+                f"weights names instance {name[:200]!r}, the log's shards are on {', '.join(known)}"
+            )
+    factors = dict(request.weights) or own.weights
+    if request.weights and not any(factors.get(name, 1.0) for name in known):
+        raise InvalidArgumentError(
+            "weights is 0 for every instance of the log, it must leave at least 1"
+        )
+    randomness = request.randomness if request.HasField("randomness") else own.randomness
+    try:
+        return Preference(randomness, factors)
+    except ValueError as e:
+        raise InvalidArgumentError(str(e)) from None
 
 
 def _starts(shards: Sequence[ShardRecord]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

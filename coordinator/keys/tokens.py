@@ -27,7 +27,7 @@ from logstore.base.types import Ack
 from logstore.client.client import Log
 from sharder.key_table import KeyTable, Numbers, hashes_of
 from sharder.keys import TOKEN_BYTES
-from sharder.placement import Placement, token_of
+from sharder.placement import Placement, Preference, token_of
 from sharder.shard_map import Shard
 
 PLACED_AT_ONCE_MAX = 65_536
@@ -44,6 +44,7 @@ class Ask:
     sizes: Sequence[float] | None = None
     schema: str = ""
     place: bool = True
+    wish: Preference | None = None
     done: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -128,7 +129,7 @@ class Book:
         rows = unknown[np.sort(first)].tolist()
         keys = [ask.keys[r] for r in rows]
         sizes = [ask.sizes[r] for r in rows] if ask.sizes else None
-        slots = self.placement.draw(keys, sizes, ask.schema).tolist()
+        slots = self.placement.draw(keys, sizes, ask.schema, ask.wish).tolist()
         own = hashes[rows].tolist()
         return keys, [token_of(self.placement.slots[s], h) for s, h in zip(slots, own, strict=True)]
 

@@ -81,6 +81,23 @@ class Ack:
 
 
 @public
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a key of a balanced log has its place: the shard, its primary's instance, and the
+    virtual shard key that its records are stored under.
+
+    Example:
+        log = await db.create_log("carts", partitioner="balanced")
+        placed = await log.place(b"user-1", size=1_000)
+        print(placed.shard, placed.instance, placed.virtual_key.hex())
+    """
+
+    shard: str
+    instance: str
+    virtual_key: bytes
+
+
+@public
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as a reader sees it. `timestamp` is in microseconds since 1970 UTC.
 

@@ -52,6 +52,17 @@ def seconds(field: str, value: object, *, zero: bool = False) -> float:
     return found
 
 
+def number(field: str, value: object, low: float, high: float) -> float:
+    """A finite number within [low, high]; never a bool."""
+    found = math.nan
+    if type(value) is not bool and isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):
+            found = float(value)
+    if not low <= found <= high:
+        raise InvalidArgumentError(f"{field} is {shown(value)}, expected {low:g} to {high:g}")
+    return found
+
+
 def name(field: str, value: object, bytes_max: int) -> str:
     """A text of 1 to `bytes_max` bytes in UTF-8."""
     if not isinstance(value, str):

@@ -19,7 +19,7 @@ from logstore.base.limits import SHARDS_PER_LOG_MAX
 from logstore.base.names import checked_name
 from logstore.base.public import public
 from logstore.base.tls import TlsOptions
-from logstore.base.types import Ack, Record
+from logstore.base.types import Ack, Placed, Record
 from logstore.client import bounds, checks
 from logstore.client.appender import Appender
 from logstore.client.directory import Directory, another, replaced
@@ -29,12 +29,14 @@ from logstore.client.options import (
     TAIL,
     CreateLogOptions,
     PartitionerName,
+    PlaceOptions,
     ReadOptions,
     TailOptions,
     check_log,
     refuse_unknown,
 )
 from logstore.client.pages import SCAN_SCHEMA
+from logstore.client.placing import place_request
 from logstore.client.read_spec import ReadSpec, spec_of
 from logstore.client.reader import Reader
 from logstore.client.results import Records, Results, idle_timeout
@@ -331,6 +333,21 @@ class Log:
         if self._directory.cached(self.name) is not self._router:
             await self._follow()
         return await self._appender.append_many(self.name, keys, values, timestamps)
+
+    async def place(self, key: bytes, **options: Unpack[PlaceOptions]) -> Placed:
+        """The place of a key of a balanced log before its first write: drawn by predicted headroom,
+        remembered, and the same ever after, whatever the options are then; see PlaceOptions.
+
+        Errors: InvalidArgumentError, also of a log that is not balanced; UnavailableError.
+
+        Example:
+            log = await db.create_log("carts", partitioner="balanced")
+            print((await log.place(b"user-1", size=1_000)).instance)
+        """
+        self._directory.lifetime.check()
+        if self._directory.cached(self.name) is not self._router:
+            await self._follow()
+        return await self._appender.placer.partition(place_request(self.name, key, options))
 
     def read(self, **options: Unpack[ReadOptions]) -> Records:
         """Records up to the high watermarks at the first step: of one key, of keys in [start, end),

@@ -40,6 +40,8 @@ class CreateLogOptions(TypedDict, total=False):
     changefeed: a Kafka topic that every committed record is published to; None: none.
     timestamp_ahead_max_s: seconds that a timestamp may be ahead of the primary's clock; None: any.
     timestamp_policy: "refuse" or "clamp" timestamps that are further ahead.
+    placement_randomness: of a balanced log: share of new keys that are drawn by headroom alone.
+    placement_weights: of a balanced log: instance -> times its share of the new keys; 0: none.
 
     Example:
         log = await db.create_log("audit", shards=2, compression="zstd", durability="fsync")
@@ -56,6 +58,8 @@ class CreateLogOptions(TypedDict, total=False):
     changefeed: str | None
     timestamp_ahead_max_s: float | None
     timestamp_policy: TimestampPolicy | Literal["refuse", "clamp"]
+    placement_randomness: float
+    placement_weights: dict[str, float]
 
 
 class Selection(TypedDict, total=False):
@@ -105,8 +109,29 @@ class TailOptions(Selection, total=False):
     idle_timeout_s: float | None
 
 
+@public
+class PlaceOptions(TypedDict, total=False):
+    """Options of `Log.place`, for a key that has no place yet.
+
+    size: bytes of a record of this key; None: what was learned.
+    schema: whose learned rate, size and records count; empty: the log's own.
+    randomness: 0 to 1, 1 draws by headroom alone; None: the log's `placement_randomness`.
+    weights: instance -> times its share, 0 excludes it; None: the log's `placement_weights`.
+
+    Example:
+        log = await db.create_log("carts", partitioner="balanced")
+        placed = await log.place(b"user-1", randomness=0.2, weights={"instance-1": 2.0})
+    """
+
+    size: int | None
+    schema: str
+    randomness: float | None
+    weights: Mapping[str, float] | None
+
+
 READ = frozenset(ReadOptions.__annotations__)
 TAIL = frozenset(TailOptions.__annotations__)
+PLACE = frozenset(PlaceOptions.__annotations__)
 _LOG_KINDS = {field.name: field.type for field in dataclasses.fields(LogOptions)}
 _OF_A_LOG = frozenset({*_LOG_KINDS, *CREATE_LOG})
 

@@ -5,13 +5,23 @@ answers, keys that have one are found in the mapping log itself; new ones cannot
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 
 from logstore.base.backoff import Backoff
-from logstore.base.errors import LimitExceededError, LogstoreError, UnavailableError
+from logstore.base.errors import (
+    InvalidArgumentError,
+    LimitExceededError,
+    LogstoreError,
+    UnavailableError,
+)
 from logstore.base.limits import KEY_BYTES_MAX, RECORD_BYTES_MAX
+from logstore.base.names import checked_name
+from logstore.base.types import Placed
+from logstore.client import checks
+from logstore.client.bounds import number, shown, whole
 from logstore.client.directory import Directory
+from logstore.client.options import PLACE, PlaceOptions, refuse_unknown
 from logstore.proto.coordinator_v1 import placement_pb2
 from logstore.proto.coordinator_v1.placement_pb2_grpc import PlacementStub
 from sharder.keys import TOKEN_BYTES
@@ -26,6 +36,26 @@ WAIT_MAX_S = 1.0
 
 Lookup = Callable[[str, bytes], Awaitable[bytes | None]]
 """(log, key) -> the token in the mapping log; None: it has none."""
+
+
+def place_request(log: str, key: bytes, options: PlaceOptions) -> placement_pb2.GetPartitionRequest:
+    """The request of `Log.place`; InvalidArgumentError names an option, its value and bounds."""
+    refuse_unknown("place", options, PLACE)
+    size, randomness = options.get("size"), options.get("randomness")
+    weights = options.get("weights")
+    if not isinstance(weights, Mapping | None):
+        raise InvalidArgumentError(f"weights is {shown(weights)}, expected instance -> number")
+    return placement_pb2.GetPartitionRequest(
+        log=log,
+        key=checks.key(key),
+        size=0 if size is None else whole("size", size, 1, RECORD_BYTES_MAX),
+        schema=checked_name("schema", options.get("schema", ""), may_be_empty=True),
+        randomness=None if randomness is None else number("randomness", randomness, 0, 1),
+        weights={
+            checked_name("weights", instance): number(f"weights.{instance}", factor, 0, 1e6)
+            for instance, factor in (weights or {}).items()
+        },
+    )
 
 
 class Placer:
@@ -70,6 +100,26 @@ class Placer:
             told = await self._ask(log, part, [missing[k] for k in part])
             found.update((k, token) for k, token in zip(part, told, strict=True) if token)
         return [found[key] + key for key in keys]
+
+    async def partition(self, request: placement_pb2.GetPartitionRequest) -> Placed:
+        """The place of one key, drawn now if it has none. Errors: those of the coordinator;
+        UnavailableError when none answered in time."""
+        longest = KEY_BYTES_MAX - TOKEN_BYTES
+        if len(request.key) > longest:
+            raise LimitExceededError.of("key", len(request.key), longest, "bytes")
+        loop = asyncio.get_running_loop()
+        deadline, backoff = loop.time() + self._timeout_s, Backoff(WAIT_FIRST_S, WAIT_MAX_S)
+        while True:
+            try:
+                found = await self._directory.coordinator(PlacementStub, "GetPartition", request)
+                break
+            except UnavailableError as e:
+                wait_s = max(backoff.next_s(), e.retry_after_ms / 1000)
+                if loop.time() + wait_s >= deadline:
+                    raise
+            await asyncio.sleep(wait_s)
+        self._keep(request.log, [request.key], [found.virtual_key[:TOKEN_BYTES]])
+        return Placed(found.shard, found.instance, found.virtual_key)
 
     async def find(self, log: str, key: bytes) -> bytes | None:
         """The virtual shard key of a key that may have none."""

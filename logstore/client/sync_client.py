@@ -11,9 +11,15 @@ import pyarrow as pa
 from logstore.base.env import Env
 from logstore.base.public import public
 from logstore.base.tls import TlsOptions
-from logstore.base.types import Ack, Record
+from logstore.base.types import Ack, Placed, Record
 from logstore.client.client import TIMEOUT_S, Log, Scan, connect
-from logstore.client.options import CreateLogOptions, PartitionerName, ReadOptions, TailOptions
+from logstore.client.options import (
+    CreateLogOptions,
+    PartitionerName,
+    PlaceOptions,
+    ReadOptions,
+    TailOptions,
+)
 from logstore.client.sync_base import SyncBase, SyncClientBase, SyncRecords, SyncResults
 from sharder.shard_map import ShardMap
 
@@ -195,6 +201,18 @@ class SyncLog(SyncBase[Log]):
             print(sum(ack.count for ack in acks))
         """
         return self._run(lambda: self._target.append_many(keys, values, timestamps))
+
+    def place(self, key: bytes, **options: Unpack[PlaceOptions]) -> Placed:
+        """The place of a key of a balanced log before its first write: drawn by predicted headroom,
+        remembered, and the same ever after, whatever the options are then; see PlaceOptions.
+
+        Errors: InvalidArgumentError, also of a log that is not balanced; UnavailableError.
+
+        Example:
+            log = db.create_log("carts", partitioner="balanced")
+            print((log.place(b"user-1", size=1_000)).instance)
+        """
+        return self._run(lambda: self._target.place(key, **options))
 
     def read(self, **options: Unpack[ReadOptions]) -> SyncRecords:
         """Records up to the high watermarks at the first step: of one key, of keys in [start, end),

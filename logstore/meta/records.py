@@ -149,6 +149,13 @@ class LogOptions:
     """How far ahead of the primary's clock a producer's timestamp may be; null: without a limit."""
     timestamp_policy: TimestampPolicy = TimestampPolicy.REFUSE
     """A timestamp that is further ahead is refused, or set to the limit."""
+    placement_randomness: Annotated[float, Interval(ge=0.0, le=1.0), Unit("(share)")] = 0.5
+    """Of a balanced log: 1 draws each new key by headroom alone; with less, 1 - this of the keys
+    go to the emptier of their two first draws."""
+    placement_weights: Annotated[dict[str, float], Interval(ge=0.0, le=1e6), Unit("(factor)")] = (
+        field(default_factory=dict)
+    )
+    """Of a balanced log: instance -> how many times its share of the new keys it gets; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ BASE: dict[str, list[str]] = {
     "merge": ["bounds/0", "bounds/1", "--dry-run"],
     "autopilot": ["off"],
     "planner get": [], "planner set": ["cooldown_s=1"], "planner reset": ["cooldown_s"],
-    "planner history": [], "weight": ["bounds/0"],
+    "planner history": [], "weight": ["bounds/0"], "place": ["bounds", "k"],
     "verify": ["bounds/0"],
     "calendar add": ["e", "--start=2026-01-01", "--end=2026-01-02"],
     "calendar remove": ["e"],

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from logstore.proto.coordinator_v1 import coordinator_pb2 as logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-logstore/proto/coordinator_v1/placement.proto\x12\x0e\x63oordinator.v1\x1a/logstore/proto/coordinator_v1/coordinator.proto\"b\n\x13GetPartitionRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06schema\x18\x04 \x01(\t\x12\x13\n\x0blookup_only\x18\x05 \x01(\x08\"e\n\x14GetPartitionsRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0e\n\x06schema\x18\x04 \x01(\t\x12\x13\n\x0blookup_only\x18\x05 \x01(\x08\"A\n\tPartition\x12\x13\n\x0bvirtual_key\x18\x01 \x01(\x0c\x12\r\n\x05shard\x18\x02 \x01(\t\x12\x10\n\x08instance\x18\x03 \x01(\t\"F\n\x15GetPartitionsResponse\x12-\n\npartitions\x18\x01 \x03(\x0b\x32\x19.coordinator.v1.Partition\":\n\rSharesRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06schema\x18\x03 \x01(\t2\x80\x02\n\tPlacement\x12N\n\x0cGetPartition\x12#.coordinator.v1.GetPartitionRequest\x1a\x19.coordinator.v1.Partition\x12\\\n\rGetPartitions\x12$.coordinator.v1.GetPartitionsRequest\x1a%.coordinator.v1.GetPartitionsResponse\x12\x45\n\x06Shares\x12\x1d.coordinator.v1.SharesRequest\x1a\x1c.coordinator.v1.JsonResponseB-Z+logstore/proto/coordinator_v1;coordinatorv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-logstore/proto/coordinator_v1/placement.proto\x12\x0e\x63oordinator.v1\x1a/logstore/proto/coordinator_v1/coordinator.proto\"\xfd\x01\n\x13GetPartitionRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06schema\x18\x04 \x01(\t\x12\x13\n\x0blookup_only\x18\x05 \x01(\x08\x12\x17\n\nrandomness\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x41\n\x07weights\x18\x07 \x03(\x0b\x32\x30.coordinator.v1.GetPartitionRequest.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_randomness\"\x81\x02\n\x14GetPartitionsRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0e\n\x06schema\x18\x04 \x01(\t\x12\x13\n\x0blookup_only\x18\x05 \x01(\x08\x12\x17\n\nrandomness\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x42\n\x07weights\x18\x07 \x03(\x0b\x32\x31.coordinator.v1.GetPartitionsRequest.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_randomness\"A\n\tPartition\x12\x13\n\x0bvirtual_key\x18\x01 \x01(\x0c\x12\r\n\x05shard\x18\x02 \x01(\t\x12\x10\n\x08instance\x18\x03 \x01(\t\"F\n\x15GetPartitionsResponse\x12-\n\npartitions\x18\x01 \x03(\x0b\x32\x19.coordinator.v1.Partition\":\n\rSharesRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06schema\x18\x03 \x01(\t2\x80\x02\n\tPlacement\x12N\n\x0cGetPartition\x12#.coordinator.v1.GetPartitionRequest\x1a\x19.coordinator.v1.Partition\x12\\\n\rGetPartitions\x12$.coordinator.v1.GetPartitionsRequest\x1a%.coordinator.v1.GetPartitionsResponse\x12\x45\n\x06Shares\x12\x1d.coordinator.v1.SharesRequest\x1a\x1c.coordinator.v1.JsonResponseB-Z+logstore/proto/coordinator_v1;coordinatorv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'logstore.proto.coordinator_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z+logstore/proto/coordinator_v1;coordinatorv1'
-  _globals['_GETPARTITIONREQUEST']._serialized_start=114
-  _globals['_GETPARTITIONREQUEST']._serialized_end=212
-  _globals['_GETPARTITIONSREQUEST']._serialized_start=214
-  _globals['_GETPARTITIONSREQUEST']._serialized_end=315
-  _globals['_PARTITION']._serialized_start=317
-  _globals['_PARTITION']._serialized_end=382
-  _globals['_GETPARTITIONSRESPONSE']._serialized_start=384
-  _globals['_GETPARTITIONSRESPONSE']._serialized_end=454
-  _globals['_SHARESREQUEST']._serialized_start=456
-  _globals['_SHARESREQUEST']._serialized_end=514
-  _globals['_PLACEMENT']._serialized_start=517
-  _globals['_PLACEMENT']._serialized_end=773
+  _globals['_GETPARTITIONREQUEST_WEIGHTSENTRY']._loaded_options = None
+  _globals['_GETPARTITIONREQUEST_WEIGHTSENTRY']._serialized_options = b'8\001'
+  _globals['_GETPARTITIONSREQUEST_WEIGHTSENTRY']._loaded_options = None
+  _globals['_GETPARTITIONSREQUEST_WEIGHTSENTRY']._serialized_options = b'8\001'
+  _globals['_GETPARTITIONREQUEST']._serialized_start=115
+  _globals['_GETPARTITIONREQUEST']._serialized_end=368
+  _globals['_GETPARTITIONREQUEST_WEIGHTSENTRY']._serialized_start=307
+  _globals['_GETPARTITIONREQUEST_WEIGHTSENTRY']._serialized_end=353
+  _globals['_GETPARTITIONSREQUEST']._serialized_start=371
+  _globals['_GETPARTITIONSREQUEST']._serialized_end=628
+  _globals['_GETPARTITIONSREQUEST_WEIGHTSENTRY']._serialized_start=307
+  _globals['_GETPARTITIONSREQUEST_WEIGHTSENTRY']._serialized_end=353
+  _globals['_PARTITION']._serialized_start=630
+  _globals['_PARTITION']._serialized_end=695
+  _globals['_GETPARTITIONSRESPONSE']._serialized_start=697
+  _globals['_GETPARTITIONSRESPONSE']._serialized_end=767
+  _globals['_SHARESREQUEST']._serialized_start=769
+  _globals['_SHARESREQUEST']._serialized_end=827
+  _globals['_PLACEMENT']._serialized_start=830
+  _globals['_PLACEMENT']._serialized_end=1086
 # @@protoc_insertion_point(module_scope)

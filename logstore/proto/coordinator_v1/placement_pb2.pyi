@@ -22,11 +22,33 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class GetPartitionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LOG_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     LOOKUP_ONLY_FIELD_NUMBER: _builtins.int
+    RANDOMNESS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     log: _builtins.str
     key: _builtins.bytes
     size: _builtins.int
@@ -35,6 +57,12 @@ class GetPartitionRequest(_message.Message):
     """whose estimates of rate, size and records apply; empty: the log's own"""
     lookup_only: _builtins.bool
     """a key that has no virtual shard key gets none"""
+    randomness: _builtins.float
+    """of this draw, 0 to 1; absent: the log's option"""
+    @_builtins.property
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """instance -> factor of its share; empty: the log's option"""
+
     def __init__(
         self,
         *,
@@ -43,12 +71,16 @@ class GetPartitionRequest(_message.Message):
         size: _builtins.int = ...,
         schema: _builtins.str = ...,
         lookup_only: _builtins.bool = ...,
+        randomness: _builtins.float | None = ...,
+        weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_randomness", b"_randomness", "randomness", b"randomness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "log", b"log", "lookup_only", b"lookup_only", "schema", b"schema", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_randomness", b"_randomness", "key", b"key", "log", b"log", "lookup_only", b"lookup_only", "randomness", b"randomness", "schema", b"schema", "size", b"size", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__randomness: _TypeAlias = _typing.Literal["randomness"]  # noqa: Y015
+    _WhichOneofArgType__randomness: _TypeAlias = _typing.Literal["_randomness", b"_randomness"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__randomness) -> _WhichOneofReturnType__randomness | None: ...
 
 Global___GetPartitionRequest: _TypeAlias = GetPartitionRequest  # noqa: Y015
 
@@ -56,14 +88,37 @@ Global___GetPartitionRequest: _TypeAlias = GetPartitionRequest  # noqa: Y015
 class GetPartitionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LOG_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     SIZES_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     LOOKUP_ONLY_FIELD_NUMBER: _builtins.int
+    RANDOMNESS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     log: _builtins.str
     schema: _builtins.str
     lookup_only: _builtins.bool
+    randomness: _builtins.float
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """at most 65,536"""
@@ -72,6 +127,8 @@ class GetPartitionsRequest(_message.Message):
     def sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """one a key, or none"""
 
+    @_builtins.property
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     def __init__(
         self,
         *,
@@ -80,12 +137,16 @@ class GetPartitionsRequest(_message.Message):
         sizes: _abc.Iterable[_builtins.int] | None = ...,
         schema: _builtins.str = ...,
         lookup_only: _builtins.bool = ...,
+        randomness: _builtins.float | None = ...,
+        weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_randomness", b"_randomness", "randomness", b"randomness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "log", b"log", "lookup_only", b"lookup_only", "schema", b"schema", "sizes", b"sizes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_randomness", b"_randomness", "keys", b"keys", "log", b"log", "lookup_only", b"lookup_only", "randomness", b"randomness", "schema", b"schema", "sizes", b"sizes", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__randomness: _TypeAlias = _typing.Literal["randomness"]  # noqa: Y015
+    _WhichOneofArgType__randomness: _TypeAlias = _typing.Literal["_randomness", b"_randomness"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__randomness) -> _WhichOneofReturnType__randomness | None: ...
 
 Global___GetPartitionsRequest: _TypeAlias = GetPartitionsRequest  # noqa: Y015
 

@@ -227,7 +227,7 @@ def test_there_are_examples() -> None:
 
 def fresh(db: logstore.SyncClient, code: str) -> None:
     """The log "orders" as an example finds it: absent if it makes one, else with a record."""
-    for name in {"audit", "orders"} & set(db.list_logs()):
+    for name in {"audit", "carts", "orders"} & set(db.list_logs()):
         db.delete_log(name, now=True)
     if "create_log" not in code:
         log = db.create_log("orders")

@@ -37,6 +37,7 @@ CALLS: dict[str, Call] = {
     "Log.tail": lambda db, log: drained(log.tail()),
     "Log.scan": lambda db, log: drained(log.scan().batches()),
     "Log.lists": lambda db, log: drained(log.lists(tail=True)),
+    "Log.place": lambda db, log: log.place(b"k"),
     "Log.shard_map": lambda db, log: log.shard_map(),
     "Scan.batches": lambda db, log: drained(log.scan(order="key").batches()),
     "Scan.to_arrow": lambda db, log: log.scan().to_arrow(),

@@ -1,6 +1,7 @@
 """Placement before the write: shares, sizes and schemas, correction, lost instances."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sharder.placement import (
     Headroom,
     Placement,
     PlacementConfig,
+    Preference,
     Slot,
     headrooms,
     takes_keys,
@@ -188,3 +190,32 @@ def test_slots_of_one_instance_share_its_keys() -> None:
 def test_what_does_not_fit_is_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_factors_change_the_shares_and_randomness_is_of_the_draw() -> None:
+    slots = [Slot("x/0", "a"), Slot("x/1", "b")]
+    room = {"a": Headroom(ops_per_s=1e6), "b": Headroom(ops_per_s=1e6)}
+    made = Placement(slots, room)
+    assert made.shares(factors={"b": 3.0}) == pytest.approx({"a": 0.25, "b": 0.75})
+    assert made.shares(factors={"a": 0.0, "b": 0.0}) == pytest.approx({"a": 0.5, "b": 0.5})
+    keys = [b"key-%d" % n for n in range(4_000)]
+    drawn = made.draw(keys, wish=Preference(1.0, {"b": 3.0}))
+    assert np.mean(drawn == 1) == pytest.approx(0.75, abs=0.03)
+    assert set(made.draw(keys, wish=Preference(weights={"a": 0.0})).tolist()) == {1}
+    skewed = {"a": Headroom(ops_per_s=1e6), "b": Headroom(ops_per_s=2e6)}
+    pure = Placement(slots, skewed).draw(keys, wish=Preference(1.0))
+    even = Placement(slots, skewed).draw(keys, wish=Preference(0.0))
+    assert (pure != even).any()
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"randomness": 1.5}, "randomness is 1.5, it must be within 0..1"),
+        ({"weights": {"a": -1.0}}, "weights.a is -1.0, it must be within 0..1e.06"),
+        ({"weights": {"a": float("nan")}}, "weights.a is nan"),
+    ],
+)
+def test_a_wish_out_of_bounds_is_named(wish: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Preference(**wish)
