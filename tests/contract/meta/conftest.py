@@ -12,12 +12,19 @@ from logstore.meta.rocks import RocksMetadataStore
 from logstore.proto.channel import listen, make_server
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import add_MetadataServicer_to_server
 from tests.support.services import etcd_store
+from tests.support.yielding import YieldingStore
 
 HISTORY = 20
 
 
 @pytest.fixture(
-    params=["memory", "rocks", "remote", pytest.param("etcd", marks=pytest.mark.process)]
+    params=[
+        "memory",
+        "yielding",
+        "rocks",
+        "remote",
+        pytest.param("etcd", marks=pytest.mark.process),
+    ]
 )
 async def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -28,8 +35,9 @@ async def store(
         yield client_of_etcd
         await client_of_etcd.close()
         return
-    if request.param == "memory":
-        twin = MemoryMetadataStore(history_events_max=HISTORY)
+    if request.param in ("memory", "yielding"):
+        kind = MemoryMetadataStore if request.param == "memory" else YieldingStore
+        twin = kind(history_events_max=HISTORY)
         yield twin
         await twin.close()
         return

@@ -13,7 +13,7 @@ from coordinator.cells.assignment import LOG_WIDE, cell_names, cell_of, cell_of_
 from coordinator.cells.listing import list_cells
 from coordinator.config import Autopilot, CoordinatorConfig
 from coordinator.migration.driver import MigrationDriver
-from coordinator.migration.ledger import Proposal
+from coordinator.migration.ledger import Ledger, Proposal
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.planning.loop import PlanningLoop
 from coordinator.statistics.intake import StatisticsIntake
@@ -35,6 +35,7 @@ from logstore.meta.records import (
 from logstore.proto.transport import GrpcTransport
 from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
 from sharder.keys import KeyRange
+from tests.support.yielding import YieldingStore
 
 CELLS = 4
 SHARDS = 16
@@ -147,6 +148,25 @@ async def test_room_that_another_cell_took_is_not_taken_again(tmp_path: Path) ->
             await ledger.propose(Proposal(three, "i3", seen=(other.id,), in_flight_max=2))
         by_hand = await ledger.propose(Proposal(three, "i2"))  # asked for: the person decides
         assert by_hand.target_instance == "i2"
+
+
+@pytest.mark.parametrize("kind", [MemoryMetadataStore, YieldingStore])
+async def test_of_moves_proposed_at_once_no_more_begin_than_may(
+    kind: type[MemoryMetadataStore],
+) -> None:
+    store = kind()
+    await found(store)
+    ledgers = [Ledger(store, Env()) for _ in range(3)]
+    proposals = [
+        Proposal(f"orders/{n}", target, seen=(), in_flight_max=1)
+        for n, target in enumerate(("i2", "i3", "i2"))
+    ]
+    ended = await asyncio.gather(
+        *(ledger.propose(proposal) for ledger, proposal in zip(ledgers, proposals, strict=True)),
+        return_exceptions=True,
+    )
+    assert [type(e) for e in ended].count(RefusedError) == 2, ended
+    assert len(await ledgers[0].all()) == 1
 
 
 async def test_the_autopilot_is_switched_for_every_cell(tmp_path: Path) -> None:
