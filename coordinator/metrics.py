@@ -111,13 +111,20 @@ class CoordinatorCollector(Collector):
         )
         load = GaugeMetricFamily(
             "logstore_instance_load_ratio",
-            "Largest used fraction of its capacities.",
+            "Largest used share of its capacities.",
             labels=["instance"],
         )
+        shares = GaugeMetricFamily(
+            "logstore_instance_used_ratio",
+            "Used share of a capacity, stated or estimated; the largest is the instance's load.",
+            labels=["instance", "of"],
+        )
         for instance, status in self._intake.statuses().items():
+            for resource, share in status.loads.items():
+                shares.add_metric([instance, resource.value], share)
             alive.add_metric([instance], self._intake.alive(instance, self._now_s()))
             load.add_metric([instance], status.load)
-        yield from (alive, load)
+        yield from (alive, load, shares)
 
     def _migrations(self) -> Iterator[Metric]:
         states = Counter(m.state for m in self._fetched.moves)

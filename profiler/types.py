@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
@@ -13,6 +13,18 @@ class OpType(StrEnum):
     KEY_READ = "key_read"
     SCAN = "scan"
     TAIL = "tail"
+
+
+class Resource(StrEnum):
+    """What an instance has a capacity of."""
+
+    OPERATIONS = "operations"
+    BYTES = "bytes"
+    CPU = "CPU"
+    MEMORY = "memory"
+    IO = "I/O"
+    NETWORK = "network"
+    SPACE = "space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +76,25 @@ class Capacity:
     bytes_per_s: float = math.inf
     cpu_share: float = math.inf
     stored_bytes: float = math.inf
+    memory_bytes: float = math.inf
+    io_bytes_per_s: float = math.inf
+    network_bytes_per_s: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ("ops_per_s", "bytes_per_s", "cpu_share", "stored_bytes"):
-            value = getattr(self, name)
+        for limit in fields(self):
+            value = getattr(self, limit.name)
             if not value > 0:
-                raise ValueError(f"{name} is {value}, the limit is more than 0")
-
-    def load(
-        self,
-        ops_per_s: float = 0.0,
-        bytes_per_s: float = 0.0,
-        cpu_share: float = 0.0,
-        stored_bytes: float = 0.0,
-    ) -> float:
-        """The largest used fraction of the four (1.0 = full)."""
-        return max(
-            ops_per_s / self.ops_per_s,
-            bytes_per_s / self.bytes_per_s,
-            cpu_share / self.cpu_share,
-            stored_bytes / self.stored_bytes,
-        )
+                raise ValueError(f"{limit.name} is {value}, the limit is more than 0")
 
 
 @dataclass(frozen=True, slots=True)
 class DataStoreStatus:
-    """One instance at one moment: its load (largest used fraction) and its use of each resource.
+    """One instance at one moment: its load and its use of each resource.
 
+    `loads` are the used shares of its capacities, `load` the largest of them, `bound_by` the
+    resource that it is of. `estimated` are the fields of `capacity` that are not stated.
+    `costs` are learned CPU seconds by kind of operation and MiB (`profiler.costs`), and
+    `idle_cpu_share` is used without any. `lag_ms` is how late its event loop runs on the mean.
     `round_trip_ms` is the median to each peer, by instance id; `round_trips_us` its p50, p90 and
     p99. `throttled` counts the operations that its admission refused since it started.
     `started_us`: when its process started; `unclean_start`: the one before was killed. `faults`:
@@ -112,6 +116,12 @@ class DataStoreStatus:
     unclean_start: bool = False
     faults: dict[str, int] = field(default_factory=dict)
     round_trips_us: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    loads: dict[Resource, float] = field(default_factory=dict)
+    bound_by: Resource | None = None
+    estimated: tuple[str, ...] = ()
+    costs: dict[str, float] = field(default_factory=dict)
+    idle_cpu_share: float = 0.0
+    lag_ms: float = 0.0
 
     @property
     def available(self) -> float:

@@ -4,6 +4,7 @@ from msgspec import UNSET, UnsetType
 
 from coordinator.answers.base import Answer
 from logstore.meta.records import CapacityRecord
+from profiler.types import Resource
 
 
 class DeletedLog(Answer, frozen=True, kw_only=True):
@@ -101,7 +102,9 @@ class InstanceRow(Answer, frozen=True, kw_only=True):
     alive: bool
     draining: bool
     load: float | None
-    """The largest used fraction of its capacity, 1 is full; None: it has not reported."""
+    """The largest used share of its capacities, 1 is full; None: it has not reported."""
+    bound_by: Resource | None
+    """The resource that `load` is of."""
     failures_per_day: float
     """Learned from its unclean starts, silences, disk errors, failed writes and slow spells."""
     failures: dict[str, int]

@@ -4,7 +4,7 @@ from msgspec import UNSET, UnsetType
 
 from coordinator.answers.base import Answer
 from profiler.anomaly import AnomalyKind
-from profiler.types import Forecast, OpType
+from profiler.types import Forecast, OpType, Resource
 
 
 class ShardSlot(Answer, frozen=True, kw_only=True):
@@ -33,12 +33,16 @@ class ShardSlot(Answer, frozen=True, kw_only=True):
 
 
 class InstanceLimits(Answer, frozen=True, kw_only=True):
-    """The limits of an instance; None is unlimited. `cpu_share` is in cores."""
+    """The limits of an instance, stated or estimated; None is unlimited. `cpu_share` is in
+    cores."""
 
     ops_per_s: float | None
     bytes_per_s: float | None
     cpu_share: float | None
     stored_bytes: float | None
+    memory_bytes: float | None
+    io_bytes_per_s: float | None
+    network_bytes_per_s: float | None
 
 
 class InstanceNow(Answer, frozen=True, kw_only=True):
@@ -66,6 +70,17 @@ class InstanceNow(Answer, frozen=True, kw_only=True):
     """Its failed operations since it started, by error code."""
     round_trips_us: dict[str, tuple[float, float, float]]
     """p50, p90 and p99 of the newest round trips to each peer."""
+    loads: dict[Resource, float]
+    """The used share of each of its capacities."""
+    bound_by: Resource | None
+    """The resource that `load` is of."""
+    estimated: tuple[str, ...]
+    """The fields of `capacity` that were not stated but estimated."""
+    costs: dict[str, float]
+    """CPU seconds of an operation, or of a MiB, by kind."""
+    idle_cpu_share: float
+    lag_ms: float
+    """How late its event loop runs, on the mean."""
     available: float
     """The unused fraction of the scarcest resource, 0 to 1."""
     alive: bool

@@ -181,6 +181,7 @@ class CatalogService(CopiesService):
                 load=status.load if status is not None else None,
                 failures_per_day=told.failures_per_day(record.instance, now_us),
                 failures=told.kinds(record.instance),
+                bound_by=status.bound_by if status is not None else None,
             )
             found.append(encode(row))
         return pb.ListInstancesResponse(instances_json=found)

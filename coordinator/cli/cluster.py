@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from rich.progress import BarColumn, Progress, TextColumn
 
 from coordinator.answers.catalog import CellRow, DrainProgress, InstanceRow, RetiredInstance
-from coordinator.answers.statistics import Stats
+from coordinator.answers.statistics import InstanceNow, Stats
 from coordinator.cli import latency
 from coordinator.cli.common import (
     ADDRESS,
@@ -19,6 +19,7 @@ from coordinator.cli.common import (
     DefaultToList,
     ask_coordinator,
     fields_of,
+    load_text,
     out,
     print_json,
     print_table,
@@ -76,7 +77,7 @@ def instances(address: Address = ADDRESS, as_json: AsJson = False) -> None:
                 i.address,
                 i.alive,
                 i.draining,
-                i.load,
+                load_text(i.load, i.bound_by),
                 round(i.failures_per_day, 2),
                 i.capacity.ops_per_s,
                 i.capacity.bytes_per_s,
@@ -169,14 +170,22 @@ def stats(
     )  # fmt: skip
     print_table(
         "Instances now",
-        ("instance", "alive", "load", "ops/s", "bytes/s", "CPU cores", "stored bytes", "memory",
-         "throttled"),
+        ("instance", "alive", "load", "ops/s", "capacity ops/s", "bytes/s", "CPU cores",
+         "stored bytes", "memory", "throttled"),
         [
-            (i.instance, i.alive, i.load, i.ops_per_s, i.bytes_per_s, i.cpu_share, i.stored_bytes,
-             i.memory_bytes, i.throttled)
+            (i.instance, i.alive, load_text(i.load, i.bound_by), i.ops_per_s, _capacity(i),
+             i.bytes_per_s, i.cpu_share, i.stored_bytes, i.memory_bytes, i.throttled)
             for i in found.instances.values()
         ],
     )  # fmt: skip
+
+
+def _capacity(instance: InstanceNow) -> str:
+    """As stated, or as estimated."""
+    limit = instance.capacity.ops_per_s
+    if limit is None:
+        return ""
+    return f"~{limit:,.0f}" if "ops_per_s" in instance.estimated else f"{limit:,.0f}"
 
 
 def drain(

@@ -351,3 +351,10 @@ def _cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item) for item in value)
     return str(value)
+
+
+def load_text(load: float | None, bound_by: str | None) -> str:
+    """A load with the resource that binds: "0.62 (CPU)"."""
+    if load is None:
+        return ""
+    return f"{load:.2f} ({bound_by})" if bound_by else f"{load:.2f}"

@@ -23,9 +23,11 @@ KEYS_MAX = 1_024
 """Sampled keys of one statistic."""
 INSTANCE_CHARS_MAX = 255
 _COUNTS = ("query_count", "bytes_in", "bytes_out", "late_count", "failed_count")
+FIGURES_MAX = 32
+"""Resources, and costs, of one status."""
 _FIGURES = ("mean_ms", "p50_ms", "p99_ms", "migration_weight")
 _STATUS = ("load", "ops_per_s", "bytes_per_s", "cpu_share", "stored_bytes", "memory_bytes",
-           "io_bytes_per_s", "throttled")  # fmt: skip
+           "io_bytes_per_s", "throttled", "idle_cpu_share", "lag_ms")  # fmt: skip
 _ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
 _STATISTICS = msgspec.json.Decoder(ShardStatistics)
 _ALL = msgspec.json.Decoder(list[ShardStatistics])
@@ -54,6 +56,14 @@ def decode_status(data: bytes) -> DataStoreStatus:
     for name in _STATUS:
         if (why := _figure(name, getattr(status, name))) is not None:
             raise msgspec.ValidationError(why)
+    for name, figures in (("loads", status.loads), ("costs", status.costs)):
+        if len(figures) > FIGURES_MAX:
+            raise msgspec.ValidationError(
+                f"{name} has {len(figures)} entries, the limit is {FIGURES_MAX}"
+            )
+        for key, figure in figures.items():
+            if (why := _figure(f"{name}.{key[:40]}", figure)) is not None:
+                raise msgspec.ValidationError(why)
     trips = {peer: ms for peer, ms in status.round_trip_ms.items() if not _figure("", ms)}
     pairs = {
         peer: us

@@ -56,13 +56,14 @@ class NodeConfig(MetadataSettings):
     """Failure domain; 64 bytes at most."""
 
     ops_per_s_max: Annotated[float | None, Interval(gt=0), Unit("operations/s")] = None
-    """Operations that are admitted; default: no limit."""
+    """Operations that are admitted; default: all, and load goes by an estimate."""
     bytes_per_s_max: Annotated[float | None, Interval(gt=0), Unit("bytes/s")] = None
-    """Bytes that are admitted; default: no limit."""
+    """Bytes that are admitted; default: all, and load goes by an estimate."""
     burst_s: Annotated[float, Interval(ge=0.001, le=60), Unit("s")] = 1.0
     """Seconds of capacity that may be saved up."""
     stored_bytes_max: Annotated[int | None, Interval(gt=0), Unit("bytes")] = None
-    """Bytes that the planner may place here; default: no limit."""
+    """Bytes that may be stored here; an append beyond it is refused, and the planner places no
+    more; default: what the disk has room for."""
 
     follower_timeout_s: Annotated[float, Interval(ge=0.1, le=60), Unit("s")] = (
         _TIMING.follower_timeout_s

@@ -86,16 +86,54 @@ class NodeCollector(Collector):
             value=node.admission.throttled,
         )
         limit = GaugeMetricFamily(
-            "logstore_capacity", "What the instance admits a second; absent: no bound.",
+            "logstore_capacity",
+            "What the instance admits, as stated: a second, and on its disk; absent: no bound.",
             labels=["of"],
-        )  # fmt: skip
+        )
         for of, rate in (
             ("operations", node.config.ops_per_s_max),
             ("bytes", node.config.bytes_per_s_max),
+            ("space", node.config.stored_bytes_max),
         ):
             if rate is not None:
                 limit.add_metric([of], rate)
         yield limit
+        yield from self._load()
+
+    def _load(self) -> Iterator[Metric]:
+        """As in the last report to the coordinators."""
+        status = self._instance.node.reporter.last
+        used = GaugeMetricFamily(
+            "logstore_used_ratio",
+            "Used share of a capacity, stated or estimated; the largest is the load.",
+            labels=["of"],
+        )
+        cost = GaugeMetricFamily(
+            "logstore_operation_cost_seconds",
+            "Learned CPU seconds of an operation, or of a MiB, by kind.",
+            labels=["kind"],
+        )
+        if status is not None:
+            for resource, share in status.loads.items():
+                used.add_metric([resource.value], share)
+            for kind, seconds in status.costs.items():
+                cost.add_metric([kind], seconds)
+            yield GaugeMetricFamily(
+                "logstore_capacity_operations",
+                "Operations/s of the present mix that the instance can serve, stated or estimated.",
+                value=status.capacity.ops_per_s,
+            )
+            yield GaugeMetricFamily(
+                "logstore_capacity_cores",
+                "Cores that the instance can use: of its quota, the machine and its event loop.",
+                value=status.capacity.cpu_share,
+            )
+            yield GaugeMetricFamily(
+                "logstore_loop_lag_seconds",
+                "How late the event loop runs, on the mean of a report.",
+                value=status.lag_ms / 1e3,
+            )
+        yield from (used, cost)
 
     def _disk(self) -> Iterator[Metric]:
         disk = shutil.disk_usage(self._instance.node.config.data)

@@ -13,7 +13,7 @@ from logstore.node.instance.identity import Identity
 from logstore.node.instance.instance import Instance
 from logstore.node.instance.reporting import Reporter
 from logstore.node.rpc.services import interceptors_of, services_of
-from logstore.node.statistics.statistics_reporter import Usage
+from logstore.node.usage.process import Usage
 from logstore.replication.events import Role
 from tests.simulation.disk import SimEngine
 from tests.simulation.loop import PROCESS, Process, die

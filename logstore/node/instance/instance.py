@@ -114,7 +114,12 @@ class Instance:
             engine=engine,
             store=ClaimedStore(self.claim),
             committer=self.committer,
-            admission=Admission(config.ops_per_s_max, config.bytes_per_s_max, config.burst_s),
+            admission=Admission(
+                config.ops_per_s_max,
+                config.bytes_per_s_max,
+                config.burst_s,
+                config.stored_bytes_max,
+            ),
             reporter=reporter,
             stamps=reporter.clock,
             readers=ThreadPoolExecutor(config.read_threads, thread_name_prefix="read"),

@@ -9,6 +9,7 @@ from grpc.aio import Channel
 from logstore.base.background import Background
 from logstore.base.errors import StorageError, UnknownShardError
 from logstore.node.instance.instance import Instance
+from logstore.node.usage.loop_lag import LoopLag
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import StatisticsStub
 from logstore.proto.handshake import MemberChannel
@@ -31,13 +32,16 @@ class Reporter:
         config, clock = node.config, node.env.clock
         sending, reports = Background("reports"), dict[str, asyncio.Task[None]]()
         last_s = clock.monotonic_s()
+        lag = LoopLag(node.env)
         node.reporter.status(0, 1.0)  # the start's own cost is no load
+        sending.start(lag.run())
         try:
             while True:
                 now_s = clock.monotonic_s()
-                elapsed_s = max(now_s - last_s, 1.0)  # the first one comes at once
+                elapsed_s = max(now_s - last_s, 1e-3)  # the first one comes at once
                 throttled = node.admission.throttled
-                status = node.reporter.status(self.stored_bytes(), elapsed_s, throttled)
+                stored = node.admission.stored_bytes = self.stored_bytes()
+                status = node.reporter.status(stored, elapsed_s, throttled, lag.take())
                 last_s = now_s
                 for to in config.coordinators:
                     if to not in reports or reports[to].done():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from logstore.base.errors import OverloadedError
+from logstore.base.errors import OverloadedError, StorageFullError
 
 
 @dataclass(slots=True)
@@ -36,11 +36,16 @@ class Bucket:
 
 @dataclass(slots=True)
 class Admission:
-    """The instance's stated capacity in operations/s and bytes/s."""
+    """The instance's stated capacity in operations/s, bytes/s and stored bytes.
+
+    `stored_bytes` is what the disk holds, as measured last, and what was admitted since.
+    """
 
     ops_per_s: float | None
     bytes_per_s: float | None
     burst_s: float = 1.0
+    stored_bytes_max: int | None = None
+    stored_bytes: int = 0
     throttled: int = 0
     _ops: Bucket = field(init=False)
     _bytes: Bucket = field(init=False)
@@ -62,3 +67,13 @@ class Admission:
             )
         self._ops.take(operations)
         self._bytes.take(size)
+
+    def store(self, size: int) -> None:
+        """Take an append of `size` bytes onto the disk or raise StorageFullError."""
+        limit = self.stored_bytes_max
+        if limit is not None and self.stored_bytes + size > limit:
+            raise StorageFullError(
+                f"stored_bytes is {self.stored_bytes}, with this append {self.stored_bytes + size};"
+                f" the instance's limit stored_bytes_max is {limit}"
+            )
+        self.stored_bytes += size

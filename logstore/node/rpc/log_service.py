@@ -48,6 +48,7 @@ class LogService(LogServiceServicer):
         )
         if not message.forwarded:
             self._node.admission.admit(append.count, append.size, append.received_s)
+        self._node.admission.store(append.size)
         replica.append_gate.submit(append)
         return replica, append
 
@@ -71,6 +72,7 @@ class LogService(LogServiceServicer):
             replica, append = self._unary(request)
             with self._failures(replica.shard, append):
                 self._node.admission.admit(append.count, append.size, append.received_s)
+                self._node.admission.store(append.size)
                 await replica.await_epoch(request.epoch)
                 replica.append_gate.submit(append)
                 ack = await append.done

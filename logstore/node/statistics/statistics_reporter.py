@@ -6,12 +6,10 @@ coordinator. While no coordinator answers, closed slots wait here (bounded by th
 
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
-import psutil
 import structlog
 
 from logstore.base.env import Env
@@ -26,11 +24,14 @@ from logstore.node.config import NodeConfig
 from logstore.node.intake.appends import PendingAppend
 from logstore.node.statistics.access_sampler import AccessSampler
 from logstore.node.statistics.event_lines import EventLines
+from logstore.node.statistics.instance_load import Counted, InstanceLoad
 from logstore.node.statistics.operation_counters import Total
 from logstore.node.statistics.round_trips import RoundTrips
+from logstore.node.usage.process import ProcessUsage, Usage
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from profiler.agent import Agent as Recorder
-from profiler.types import Capacity, DataStoreStatus, OpType, ShardStatistics
+from profiler.costs import Work
+from profiler.types import DataStoreStatus, OpType, ShardStatistics
 
 _log = structlog.get_logger(__name__)
 
@@ -44,32 +45,6 @@ FAULTS = (StorageError, OverloadedError, UnavailableError)
 Send = Callable[
     [coordinator_pb2.ReportRequest], Coroutine[Any, Any, coordinator_pb2.ReportResponse]
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process has used since its start, and its present resources."""
-
-    cpu_s: float
-    io_bytes: float
-    memory_bytes: int
-    cpus: int
-
-
-class ProcessUsage:
-    """Of this process, by the operating system."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-
-    def __call__(self) -> Usage:
-        cpu, io = self._process.cpu_times(), self._process.io_counters()
-        return Usage(
-            cpu.user + cpu.system,
-            float(io.read_bytes + io.write_bytes),
-            self._process.memory_info().rss,
-            psutil.cpu_count() or 1,
-        )
 
 
 class StatisticsReporter:
@@ -92,10 +67,12 @@ class StatisticsReporter:
         """Number of the first waiting one."""
         self._told: dict[str, int] = {}
         """Coordinator -> the number of its next one."""
-        self.usage: Callable[[], Usage] = ProcessUsage()
-        self._totals = (0, 0, 0.0, 0.0)
+        self.usage: Callable[[], Usage] = ProcessUsage(config.data)
+        self._load = InstanceLoad(config)
+        self.last: DataStoreStatus | None = None
+        """As measured last."""
         self._operations = 0
-        self._bytes = 0
+        self._bytes = self._append_batches = 0
         self.totals = {op: Total() for op in OpType}
         """Since the start, for the metrics."""
         self.failures: Counter[str] = Counter()
@@ -126,6 +103,7 @@ class StatisticsReporter:
                 continue
             self._operations += append.count
             self._bytes += append.size
+            self._append_batches += 1
             if not self._config.profile:
                 latency_s = now_s - append.received_s
                 self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
@@ -245,39 +223,46 @@ class StatisticsReporter:
                 return
             self._drop_first()
 
-    def status(self, stored_bytes: int, elapsed_s: float, throttled: int = 0) -> DataStoreStatus:
-        """The instance's load, as rates since the last call."""
-        used = self.usage()
-        totals = (self._operations, self._bytes, used.cpu_s, used.io_bytes)
-        before, self._totals = self._totals, totals
-        ops, size, cpu_s, io_bytes = (
-            (now - then) / elapsed_s for now, then in zip(totals, before, strict=True)
-        )
+    def status(
+        self, stored_bytes: int, elapsed_s: float, throttled: int = 0, lag_s: float = 0.0
+    ) -> DataStoreStatus:
+        """The instance's load, as rates since the last call; `lag_s`: of the event loop."""
+        counted, used = self._counted(), self.usage()
+        found = self._load.measure(counted, used, stored_bytes, elapsed_s, lag_s)
+        bound_by = max(found.loads, key=lambda resource: found.loads[resource])
         trips_us = self.round_trips.percentiles_us()
-        inf = float("inf")
-        capacity = Capacity(
-            ops_per_s=self._config.ops_per_s_max or inf,
-            bytes_per_s=self._config.bytes_per_s_max or inf,
-            cpu_share=float(used.cpus),
-            stored_bytes=float(self._config.stored_bytes_max or inf),
-        )
-        return DataStoreStatus(
+        self.last = DataStoreStatus(
             instance=self._config.instance,
-            load=capacity.load(ops, size, cpu_s, stored_bytes),
-            capacity=capacity,
-            ops_per_s=ops,
-            bytes_per_s=size,
-            cpu_share=cpu_s,
+            load=found.loads[bound_by],
+            capacity=found.capacity,
+            ops_per_s=found.ops_per_s,
+            bytes_per_s=found.bytes_per_s,
+            cpu_share=found.cpu_share,
             stored_bytes=stored_bytes,
             memory_bytes=used.memory_bytes,
-            io_bytes_per_s=io_bytes,
+            io_bytes_per_s=found.io_bytes_per_s,
             round_trip_ms={peer: p50 / 1e3 for peer, (p50, _, _) in trips_us.items()},
             round_trips_us=trips_us,
             throttled=throttled,
             started_us=self.started_us,
             unclean_start=self.unclean_start,
             faults=dict(self.failures),
+            loads=found.loads,
+            bound_by=bound_by,
+            estimated=found.estimated,
+            costs=found.costs,
+            idle_cpu_share=found.idle_cpu_share,
+            lag_ms=1e3 * lag_s,
         )
+        return self.last
+
+    def _counted(self) -> Counted:
+        counts: dict[OpType, float] = {op: total.count for op, total in self.totals.items()}
+        sizes = {op: total.bytes for op, total in self.totals.items()}
+        bytes_in = sizes.pop(OpType.APPEND)
+        bytes_out = sum(sizes.values())
+        work = Work.of(counts, bytes_in, bytes_out, append_batches=self._append_batches)
+        return Counted(work, self._operations, self._bytes)
 
     async def report(
         self, send: Send, incarnation: int, status: DataStoreStatus, to: str = ""

@@ -36,6 +36,7 @@ INSTANCES = [
         load=None,
         failures_per_day=0.0,
         failures={},
+        bound_by=None,
     )
 ]
 

@@ -46,6 +46,7 @@ LIVING = [
         load=None,
         failures_per_day=0.0,
         failures={},
+        bound_by=None,
     )
 ]
 

@@ -165,8 +165,3 @@ def test_bad_input_names_field_value_and_limit() -> None:
         Capacity(ops_per_s=0)
     with pytest.raises(ValueError, match="rate is 2"):
         AccessLog(10, np.random.default_rng(1), rate=2)
-
-
-def test_load_is_the_largest_used_fraction() -> None:
-    capacity = Capacity(ops_per_s=100, bytes_per_s=1_000)
-    assert capacity.load(ops_per_s=50, bytes_per_s=900, cpu_share=64, stored_bytes=1e12) == 0.9
