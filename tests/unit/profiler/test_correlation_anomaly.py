@@ -1,5 +1,7 @@
 """Correlated groups and co-access are found; spikes, outages and shifts get their names."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -61,13 +63,13 @@ def test_anomalies_are_named() -> None:
             value = 0.0
         elif slot >= 450:
             value += 10.0
-        anomaly = detector.learn(slot, value, 100.0)
-        if anomaly is not None:
+        anomaly, final = detector.learn(slot, value, 100.0)
+        if anomaly is not None and final:
             found.append((anomaly.slot, anomaly.kind))
     assert found[:2] == [(200, AnomalyKind.SPIKE), (300, AnomalyKind.OUTAGE)]
     assert len(found) >= 3
     slot, kind = found[2]
-    assert kind is AnomalyKind.LEVEL_SHIFT
+    assert kind is AnomalyKind.LEVEL_SHIFT_UP
     assert 450 <= slot < 600
 
 
@@ -91,6 +93,48 @@ def test_a_book_names_what_its_forecasts_did_not_expect() -> None:
     (outage,) = [a for _, a in anomalies.newest("x/1") if a.kind is AnomalyKind.OUTAGE]
     assert outage.expected == pytest.approx(100 + 40 * np.sin(2 * np.pi * 320 / 24), abs=15)
     assert anomalies.newest(count=1)[0][1].slot == max(slot for _, slot, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("load", "kind", "slot"),
+    [
+        (lambda at: 60.0 if at >= 300 else 20.0, AnomalyKind.LEVEL_SHIFT_UP, 300),
+        (lambda at: 20.0 if at >= 300 else 60.0, AnomalyKind.LEVEL_SHIFT_DOWN, 300),
+        (lambda at: 200.0 if 300 <= at < 302 else 60.0, AnomalyKind.SPIKE, 300),
+        (lambda at: 10.0 if 300 <= at < 303 else 60.0, AnomalyKind.DIP, 300),
+        (lambda at: 0.0 if 300 <= at < 310 else 60.0, AnomalyKind.OUTAGE, 300),
+    ],
+)
+def test_each_change_of_the_load_is_named_once(
+    load: Callable[[int], float], kind: AnomalyKind, slot: int
+) -> None:
+    generator = np.random.default_rng(8)
+    anomalies = AnomalyBook()
+    book = ForecastBook((), anomalies=anomalies)
+    for at in range(600):
+        value = load(at)
+        book.learn("x/0", at, value and value + generator.normal(0, 1))
+    found = [(a.slot, a.kind) for _, a in anomalies.newest() if a.slot >= 290]
+    assert (slot, kind) in found
+    # The return from an outage of ten slots is a jump of its own.
+    assert len(found) <= (2 if kind is AnomalyKind.OUTAGE else 1)
+    assert anomalies.counts[kind] >= 1
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_slow_change_is_a_drift_and_a_small_step_is_a_level_shift(slow: bool) -> None:
+    """Most of 20 seeds: with noise of 2, a rise of 6 is seen long before its shape is plain."""
+    first = []
+    for seed in range(20):
+        detector, generator = AnomalyDetector(), np.random.default_rng(seed)
+        for slot in range(500):
+            rise = 0.1 * max(0, slot - 300) if slow else 6.0 * (slot >= 300)
+            anomaly, final = detector.learn(slot, 100 + rise + generator.normal(0, 2), 100.0)
+            if anomaly is not None and final:
+                first.append(anomaly.kind)
+                break
+    wanted = AnomalyKind.DRIFT if slow else AnomalyKind.LEVEL_SHIFT_UP
+    assert first.count(wanted) >= 14
 
 
 def test_a_book_of_anomalies_is_bounded() -> None:
