@@ -16,6 +16,7 @@ from coordinator.answers.catalog import (
     DeletedLog,
     DrainProgress,
     InstanceRow,
+    LogCount,
     RestoredLog,
     RetiredInstance,
 )
@@ -70,6 +71,7 @@ CALLS: Mapping[tuple[str, str], Call] = {
     ("Announcements", "RemoveEvent"): _writes(Of.CLUSTER, Removed),
     ("Announcements", "SetProfile"): _writes(Of.CLUSTER, SetProfile, Removed),
     ("Catalog", "AdoptCopy"): _writes(Of.LOG, RestoredLog),
+    ("Catalog", "CountRecords"): _reads(Of.ANYONE, LogCount),
     ("Catalog", "CreateLog"): Call(Of.LOG, True, _LOG_INFO),
     ("Catalog", "DeleteLog"): _writes(Of.LOG, DeletedLog),
     ("Catalog", "DescribeLog"): Call(Of.ANYONE, False, _LOG_INFO),

@@ -22,6 +22,29 @@ class DeletedLog(Answer, frozen=True, kw_only=True):
     """Microseconds since 1970 UTC."""
 
 
+class ShardCount(Answer, frozen=True, kw_only=True):
+    """The records of one shard."""
+
+    shard: str
+    instance: str
+    """Of the primary, which reports them."""
+    records: int | None
+    """What it stores and has not trimmed, a few that are not acked yet included; None: it does
+    not answer, or has no copy yet."""
+    cause: str
+    """Why there is no number; else empty."""
+
+
+class LogCount(Answer, frozen=True, kw_only=True):
+    """The records of a log's shards, in key order. `records`: the sum of those that are known."""
+
+    log: str
+    records: int
+    whole: bool
+    """Every primary answered: `records` is of the whole log."""
+    shards: tuple[ShardCount, ...]
+
+
 class RecoveryNote(Answer, frozen=True, kw_only=True):
     """One sentence about the result. `kind`: `note`, or the kind of warning."""
 

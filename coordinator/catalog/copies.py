@@ -11,7 +11,13 @@ import structlog
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from coordinator.answers.catalog import CopyRow, RecoveryNote, RestoredLog
+from coordinator.answers.catalog import (
+    CopyRow,
+    LogCount,
+    RecoveryNote,
+    RestoredLog,
+    ShardCount,
+)
 from coordinator.catalog.catalog import Catalog
 from coordinator.recovery.facts import FoundCopy, FoundInstance, decoded
 from coordinator.recovery.plan import RecoveryPlan, make_plan
@@ -93,6 +99,16 @@ def _row(instance: str, info: node_pb2.CopyInfo) -> CopyRow:
     )
 
 
+def _count(shard: ShardRecord, held: Held) -> ShardCount:
+    primary, records, cause = shard.primary, None, held.error
+    if held.answer is not None:
+        copies = {(c.shard, c.replica_id): c for c in held.answer.copies if c.state != "retired"}
+        found = copies.get((shard.shard, primary.replica_id))
+        records = found.end - found.base if found is not None else None
+        cause = "" if found is not None else f"{held.instance} has no copy of it yet"
+    return ShardCount(shard=shard.shard, instance=primary.instance, records=records, cause=cause)
+
+
 def found_copy(instance: str, info: node_pb2.CopyInfo) -> FoundCopy:
     """The copy in the form that recovery plans from."""
     record, log = decoded(info.shard_record, info.log_record)
@@ -141,6 +157,17 @@ class CopiesAdmin:
             raise UnknownInstanceError(f"instance {instance!r} is not registered")
         mine = [one for one in held if not instance or one.instance == instance]
         return rows_of(mine, await self.shards(), log)
+
+    async def count(self, log: str) -> LogCount:
+        """Records of each shard of a log: only the instances that lead one of them are asked."""
+        shards = (await self._catalog.describe(log)).shards
+        leading = sorted({s.primary.instance for s in shards})
+        held = await asyncio.gather(*(self._ask(name, log) for name in leading))
+        rows = [_count(s, held[leading.index(s.primary.instance)]) for s in shards]
+        known = [row.records for row in rows if row.records is not None]
+        return LogCount(
+            log=log, records=sum(known), whole=len(known) == len(rows), shards=tuple(rows)
+        )
 
     async def sizes(self, log: str) -> tuple[int | None, int | None]:
         """Records of the log and bytes of all its copies; None when an instance does not answer."""

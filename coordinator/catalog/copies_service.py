@@ -19,6 +19,12 @@ class CopiesService(CatalogServicer):
         return answered(await self.copies.restore(request.name, dry_run=request.dry_run))
 
     @unary
+    async def CountRecords(
+        self, request: pb.CountRecordsRequest, context: Context
+    ) -> pb.JsonResponse:
+        return answered(await self.copies.count(request.log))
+
+    @unary
     async def ListCopies(self, request: pb.ListCopiesRequest, context: Context) -> pb.JsonResponse:
         return answered(await self.copies.list(request.instance, request.log))
 

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from coordinator.answers.base import Answer, decode
-from coordinator.answers.catalog import DeletedLog, InstanceRow, RestoredLog
+from coordinator.answers.catalog import DeletedLog, InstanceRow, LogCount, RestoredLog
 from coordinator.cli.common import (
     ADDRESS,
     Address,
@@ -206,6 +206,22 @@ def describe(name: Name, address: Address = ADDRESS, as_json: AsJson = False) ->
     Example: logstore log describe orders --json
     """
     _show(run(_describe(address, name)), as_json)
+
+
+@group.command("count")
+def count(name: Name, address: Address = ADDRESS, as_json: AsJson = False) -> None:
+    """Count the records of each shard, as its primary reports them.
+
+    Example: logstore log count orders
+    """
+    request = pb.CountRecordsRequest(log=name)
+    answer = ask_coordinator(address, "CountRecords", request, LogCount)
+    if as_json:
+        print_json(answer)
+        return
+    rows = [(s.shard, s.instance, s.records, s.cause) for s in answer.shards]
+    print_table(f"Records of {name}", ("shard", "primary", "records", "unknown because"), rows)
+    typer.echo(f"{answer.records:,} records{'' if answer.whole else ' and those of the unknown'}")
 
 
 @group.command("delete")

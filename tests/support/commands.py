@@ -21,6 +21,7 @@ BASE: dict[str, list[str]] = {
     "tail": ["bounds", "--from-start", "--limit=1"],
     "log create": ["other"],
     "log describe": ["bounds"],
+    "log count": ["bounds"],
     "log delete": ["nolog", "--yes"],
     "heatmap": ["bounds"],
     "accesses": ["bounds"],

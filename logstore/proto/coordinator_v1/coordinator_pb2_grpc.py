@@ -54,6 +54,11 @@ class CatalogStub:
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DescribeLogRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.LogInfo.FromString,
                 _registered_method=True)
+        self.CountRecords = channel.unary_unary(
+                '/coordinator.v1.Catalog/CountRecords',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CountRecordsRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
         self.ListInstances = channel.unary_unary(
                 '/coordinator.v1.Catalog/ListInstances',
                 request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.ListInstancesRequest.SerializeToString,
@@ -114,6 +119,13 @@ class CatalogServicer:
 
     def DescribeLog(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountRecords(self, request, context):
+        """Records of each shard, as its primary reports them. JSON: log, records, shards.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -188,6 +200,11 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.DescribeLog,
                     request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DescribeLogRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.LogInfo.SerializeToString,
+            ),
+            'CountRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountRecords,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CountRecordsRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
             'ListInstances': grpc.unary_unary_rpc_method_handler(
                     servicer.ListInstances,
@@ -333,6 +350,33 @@ class Catalog:
             '/coordinator.v1.Catalog/DescribeLog',
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.DescribeLogRequest.SerializeToString,
             logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.LogInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Catalog/CountRecords',
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.CountRecordsRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class CatalogStub:
     DeleteLog: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DeleteLogRequest, _coordinator_pb2.DeleteLogResponse]
     ListLogs: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListLogsRequest, _coordinator_pb2.ListLogsResponse]
     DescribeLog: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DescribeLogRequest, _coordinator_pb2.LogInfo]
+    CountRecords: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CountRecordsRequest, _coordinator_pb2.JsonResponse]
+    """Records of each shard, as its primary reports them. JSON: log, records, shards."""
     ListInstances: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListInstancesRequest, _coordinator_pb2.ListInstancesResponse]
     ListCells: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListCellsRequest, _coordinator_pb2.JsonResponse]
     """Each cell: who leads it, what is of it. JSON: a list of rows."""
@@ -56,6 +58,8 @@ class CatalogAsyncStub(CatalogStub):
     DeleteLog: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DeleteLogRequest, _coordinator_pb2.DeleteLogResponse]  # type: ignore[assignment]
     ListLogs: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListLogsRequest, _coordinator_pb2.ListLogsResponse]  # type: ignore[assignment]
     DescribeLog: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DescribeLogRequest, _coordinator_pb2.LogInfo]  # type: ignore[assignment]
+    CountRecords: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CountRecordsRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Records of each shard, as its primary reports them. JSON: log, records, shards."""
     ListInstances: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListInstancesRequest, _coordinator_pb2.ListInstancesResponse]  # type: ignore[assignment]
     ListCells: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListCellsRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
     """Each cell: who leads it, what is of it. JSON: a list of rows."""
@@ -98,6 +102,14 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.DescribeLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.LogInfo, _abc.Awaitable[_coordinator_pb2.LogInfo]]: ...
+
+    @_abc_1.abstractmethod
+    def CountRecords(
+        self,
+        request: _coordinator_pb2.CountRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Records of each shard, as its primary reports them. JSON: log, records, shards."""
 
     @_abc_1.abstractmethod
     def ListInstances(

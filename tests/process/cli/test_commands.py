@@ -34,6 +34,11 @@ def test_logs_and_records(shell: Shell, tmp_path: Path) -> None:
                      "headers": {"a": "b"}}  # fmt: skip
     assert len(shell.lines("read", "orders")) == 6  # line 1, which came before the bad one, too
     assert len(shell.lines("tail", "orders", "--from-start", "--limit", "5")) == 5
+    (counted,) = shell.lines("log", "count", "orders")
+    assert (counted["records"], counted["whole"]) == (6, True)
+    assert [s["shard"] for s in counted["shards"]] == ["orders/0", "orders/1"]
+    assert "6 records" in shell.text("log", "count", "orders")
+    assert "'nolog' does not exist" in shell.text("log", "count", "nolog", status=1)
     assert "orders/0:1" in shell.text("read", "orders", "--shard", "orders/0", "--offset", "1")
     assert "'nolog' does not exist" in shell.text("read", "nolog", status=1)
 

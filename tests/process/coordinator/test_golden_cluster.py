@@ -61,6 +61,7 @@ async def logs(caller: Waiting, cluster: LocalCluster) -> None:
         await (await db.log("orders")).append_many(KEYS, [b"value"] * len(KEYS), TIMES)
     await caller.ask("Catalog.DescribeLog", pb.DescribeLogRequest(name="orders"))
     await caller.ask("Catalog.ListLogs", pb.ListLogsRequest())
+    await caller.ask("Catalog.CountRecords", pb.CountRecordsRequest(log="orders"))
     await caller.ask("Catalog.ListInstances", pb.ListInstancesRequest())
     await caller.ask("Catalog.ListCopies", pb.ListCopiesRequest())
 

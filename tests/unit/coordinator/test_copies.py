@@ -16,6 +16,7 @@ from logstore.base.errors import (
     RefusedError,
     UnavailableError,
     UnknownInstanceError,
+    UnknownLogError,
 )
 from logstore.meta.memory import MemoryMetadataStore
 from logstore.meta.port import Delete, Put
@@ -133,6 +134,31 @@ async def test_each_state_is_shown(world: World) -> None:
     assert {r.instance for r in mine} == {c.instance}
     with pytest.raises(UnknownInstanceError):
         await world.copies.list("z")
+
+
+async def test_records_are_counted_by_the_primaries_and_what_is_unknown_is_named(
+    world: World,
+) -> None:
+    shards = await world.create("x", 3, 2)
+    await world.create("y", 1, 1)
+    for number, shard in enumerate(shards):
+        copy = world.disks[shard.primary.instance][shard.primary.replica_id]
+        copy.base, copy.end = 10, 20 + number
+    counted = await world.copies.count("x")
+    assert [(s.shard, s.records) for s in counted.shards] == [("x/0", 10), ("x/1", 11), ("x/2", 12)]
+    assert (counted.log, counted.records, counted.whole) == ("x", 33, True)
+    first, second, _ = (s.primary for s in shards)
+    world.silent = {first.instance}
+    del world.disks[second.instance][second.replica_id]
+    partly = await world.copies.count("x")
+    assert [(s.records, s.cause) for s in partly.shards] == [
+        (None, f"{first.instance} is down"),
+        (None, f"{second.instance} has no copy of it yet"),
+        (12, ""),
+    ]
+    assert (partly.records, partly.whole) == (12, False)
+    with pytest.raises(UnknownLogError, match="'nope'"):
+        await world.copies.count("nope")
 
 
 async def test_a_deleted_log_comes_back_under_the_same_copies(world: World) -> None:
