@@ -19,6 +19,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.migration.nodes import GrpcNodes
 from coordinator.planning.announcements import Announced
 from coordinator.planning.notes import PlanCounts
+from coordinator.planning.weights import MigrationWeights
 from coordinator.replicas.drain import BACK_OFF_S
 from coordinator.statistics.accesses import AccessesService, Instances
 from coordinator.statistics.intake import StatisticsIntake
@@ -114,7 +115,10 @@ class CoordinatorCore:
 
     def services(self) -> dict[str, Any]:
         """Full gRPC name -> servicer; after `begin`."""
-        statistics = StatisticsService(self.config, self.env, self.store, self.learner)
+        weights = MigrationWeights(self.store, self.env)
+        statistics = StatisticsService(
+            self.config, self.env, self.store, self.learner, weights.acting
+        )
         asked = Instances(self.store, self._transport, lambda: self.nodes.cluster)
         return {
             f"{PACKAGE}Accesses": AccessesService(self.store, asked),

@@ -25,7 +25,8 @@ ZERO_RUN_SLOTS_MAX = 1_024
 class _OpenSlot:
     """One shard in one slot that still counts."""
 
-    __slots__ = ("bytes_in", "bytes_out", "counts", "failed", "groups", "keys", "late", "latency")
+    __slots__ = ("bytes_in", "bytes_out", "counts", "failed", "groups", "keys", "late", "latency",
+                 "refused", "retried")  # fmt: skip
 
     def __init__(self, keys_max: int) -> None:
         self.counts: dict[OpType, int] = {}
@@ -33,7 +34,7 @@ class _OpenSlot:
         self.bytes_in = 0.0
         self.bytes_out = 0.0
         self.late = 0
-        self.failed = 0
+        self.failed = self.refused = self.retried = 0
         self.latency = LatencyHistogram()
         self.keys = KeySample(keys_max)
 
@@ -48,6 +49,8 @@ class _OpenSlot:
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
         self.failed += other.failed
+        self.refused += other.refused
+        self.retried += other.retried
         self.late += sum(other.counts.values())
 
 
@@ -81,6 +84,8 @@ class Agent:
         self._open: dict[str, dict[int, _OpenSlot]] = {}
         self._next: dict[str, int] = {}  # first slot of the shard that was not drained
         self._weights: dict[str, float] = {}
+        self._quiet: set[str] = set()
+        """Tracked shards that no slot is reported of yet."""
         self._floor: int | None = None  # first slot of any shard that was not drained
         self._open_count = 0
         self.late_count = 0
@@ -88,8 +93,8 @@ class Agent:
         self.refused_count = 0
 
     def track(self, shard: str, migration_weight: float = 1.0) -> None:
-        """Count the shard under this weight; it is reported from its first slot with operations
-        on."""
+        """Count the shard under this weight; it is reported from the next `begin` on, also where
+        nothing happens in it."""
         if shard not in self._open:
             if len(self._open) >= self._shards_max:
                 raise ValueError(
@@ -97,12 +102,22 @@ class Agent:
                 )
             self._open[shard] = {}
         self._weights[shard] = migration_weight
+        if shard not in self._next:
+            self._quiet.add(shard)
+
+    def begin(self, slot: int) -> None:
+        """The present slot: tracked shards without operations so far are reported from it on."""
+        for shard in self._quiet:
+            if shard in self._open and not self._open[shard]:
+                self._next.setdefault(shard, slot)
+        self._quiet.clear()
 
     def forget(self, shard: str) -> None:
         """The shard has left this instance: drop its figures that are not drained."""
         self._open_count -= len(self._open.pop(shard, ()))
         self._next.pop(shard, None)
         self._weights.pop(shard, None)
+        self._quiet.discard(shard)
 
     def record(
         self,
@@ -115,10 +130,12 @@ class Agent:
         event_time_us: npt.NDArray[np.int64] | None = None,
         keys: Sequence[Any] | None = None,
         group: str = "",
+        retried: int = 0,
     ) -> None:
         """One batch: `count` operations of `byte_count` bytes in all that took `latency_s` each.
 
-        `group` is the client group that sent them; empty: unknown.
+        `group` is the client group that sent them; empty: unknown. `retried` of them had been
+        refused before.
 
         `event_time_us` and `keys`, where given, have one element for each operation; only a few of
         the keys are read. A shard beyond the limit counts only in `refused_count`.
@@ -131,6 +148,9 @@ class Agent:
                 self.refused_count += count
                 return
             slots = self._open[shard] = {}
+        if retried:
+            at_us = now_us if event_time_us is None else int(event_time_us.min())
+            self._at(slots, at_us // self.period_us).retried += retried
         if event_time_us is None:
             self._add(slots, now_us // self.period_us, op, count, byte_count, latency_s, group)
             self._sample(slots, now_us // self.period_us, count, keys)
@@ -146,15 +166,32 @@ class Agent:
             self._add(slots, slot, op, part, byte_count * part / count, latency_s, group)
         self._sample(slots, each, count, keys)
 
-    def failed(self, shard: str, count: int, now_us: int) -> None:
-        """Count `count` operations that were requested and could not be served."""
+    def failed(
+        self, shard: str, count: int, now_us: int, *, refused: bool = False, retried: bool = False
+    ) -> None:
+        """Count `count` operations that were requested and could not be served; `refused`: for want
+        of capacity; `retried`: they had been refused before."""
         slots = self._open.get(shard)
         if slots is None:
             if len(self._open) >= self._shards_max:
                 self.refused_count += count
                 return
             slots = self._open[shard] = {}
-        self._at(slots, now_us // self.period_us).failed += count
+        opened = self._at(slots, now_us // self.period_us)
+        opened.failed += count
+        if refused:
+            opened.refused += count
+            opened.retried += count if retried else 0
+
+    def open_count(self, shard: str, slot: int) -> int:
+        """A shard's operations so far in a slot that is not drained."""
+        opened = self._open.get(shard, {}).get(slot)
+        return 0 if opened is None else sum(opened.counts.values())
+
+    def open_keys(self, shard: str, slot: int) -> tuple[tuple[bytes, float], ...]:
+        """The sampled keys of a slot that is not drained, as in its statistics later."""
+        opened = self._open.get(shard, {}).get(slot)
+        return () if opened is None else opened.keys.counts()
 
     def drain(self, up_to_slot: int) -> list[ShardStatistics]:
         """Close the slots up to and with `up_to_slot`: their statistics, by shard and slot.
@@ -165,7 +202,8 @@ class Agent:
         found: list[ShardStatistics] = []
         for shard, slots in self._open.items():
             due = [slot for slot in slots if slot <= up_to_slot]
-            start = self._next.get(shard, min(due, default=up_to_slot + 1))
+            first = min(due, default=up_to_slot + 1)
+            start = min(self._next.get(shard, first), first)
             if up_to_slot - start >= ZERO_RUN_SLOTS_MAX:
                 reported: Sequence[int] = sorted({*due, up_to_slot})
             else:
@@ -193,6 +231,10 @@ class Agent:
                 wrong = slots.pop(slot)
                 self._open_count -= 1
                 self._at(slots, into).take(wrong)
+
+    @property
+    def tracked(self) -> Collection[str]:
+        return self._weights.keys()
 
     @property
     def shards(self) -> Collection[str]:
@@ -288,6 +330,8 @@ class Agent:
             failed_count=at.failed,
             group_counts=at.groups,
             sampled_keys=at.keys.counts(),
+            refused_count=at.refused,
+            retried_count=at.retried,
         )
 
 

@@ -37,7 +37,9 @@ class ShardStatistics:
     (routing key, estimated count) pairs, largest first: an unbiased sample, so its counts sum to
     about `query_count`. `group_counts` are the operations by client group, where known.
     `late_count` operations belonged to slots that had been reported before. `failed_count`
-    operations are not in `query_count`: the instance failed to serve them.
+    operations are not in `query_count`: the instance failed to serve them. `refused_count` of those
+    were over its capacity. `retried_count`, among the served and the refused, had been refused
+    before: `new_count` leaves them out, so that a backlog does not pass for a rise.
     """
 
     shard: str
@@ -56,6 +58,18 @@ class ShardStatistics:
     failed_count: int = 0
     group_counts: dict[str, int] = field(default_factory=dict)
     sampled_keys: tuple[tuple[bytes, float], ...] = ()
+    refused_count: int = 0
+    retried_count: int = 0
+
+    @property
+    def offered_count(self) -> int:
+        """Operations that came, served or refused."""
+        return self.query_count + self.refused_count
+
+    @property
+    def new_count(self) -> int:
+        """Operations that came for the first time: what forecasts learn."""
+        return max(0, self.offered_count - self.retried_count)
 
     @property
     def error_rate(self) -> float:

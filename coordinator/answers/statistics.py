@@ -30,6 +30,57 @@ class ShardSlot(Answer, frozen=True, kw_only=True):
     """Routing keys (base64 in JSON) and the estimated number of their accesses."""
     log: str
     queries_per_s: float
+    refused_count: int = 0
+    """Operations that were over the instance's capacity."""
+    retried_count: int = 0
+    """Operations, served or refused, that had been refused before."""
+
+
+class LoadNow(Answer, frozen=True, kw_only=True):
+    """Load of the last `over_s` seconds, per second (`profiler.running.CopyLoad`)."""
+
+    over_s: float
+    offered_per_s: float
+    """Operations that came; the admitted and the refused ones."""
+    admitted_per_s: float
+    refused_per_s: float
+    """Over the instance's capacity."""
+    retried_per_s: float
+    """Among the offered: refused before, and sent again."""
+    failed_per_s: float
+    reads_per_s: float
+    """Among the admitted."""
+    bytes_in_per_s: float
+    bytes_out_per_s: float
+    replicated_per_s: float
+    """Records that followers wrote for the primary."""
+    replicated_bytes_per_s: float
+    stored_bytes: int
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float
+
+
+class CopyNow(LoadNow, frozen=True, kw_only=True):
+    """A copy's present load. `reported`: its instance has reported it within the last minute."""
+
+    instance: str
+    role: str
+    reported: bool
+
+
+class ShardNow(LoadNow, frozen=True, kw_only=True):
+    """A shard's present load: the sum over its copies, and each of them, the primary first.
+
+    `instance`: the primary's. `slot`: the newest slot of its log that is over.
+    """
+
+    shard: str
+    log: str
+    instance: str
+    slot: int | None
+    migration_weight: float
+    copies: tuple[CopyNow, ...]
 
 
 class InstanceLimits(Answer, frozen=True, kw_only=True):
@@ -87,7 +138,8 @@ class InstanceNow(Answer, frozen=True, kw_only=True):
 
 
 class Stats(Answer, frozen=True, kw_only=True):
-    """The kept statistics of each shard, oldest first, and the last status of each instance.
+    """The present load of each open shard, the kept statistics of each by slot, oldest first, and
+    the last status of each instance.
 
     `slot_s`: the length of a slot in the log's own time.
     """
@@ -95,6 +147,7 @@ class Stats(Answer, frozen=True, kw_only=True):
     slot_s: float
     shards: dict[str, tuple[ShardSlot, ...]]
     instances: dict[str, InstanceNow]
+    loads: dict[str, ShardNow]
 
 
 class Heatmap(Answer, frozen=True, kw_only=True):
@@ -108,6 +161,8 @@ class Heatmap(Answer, frozen=True, kw_only=True):
     """The starts as text."""
     slots: list[int]
     counts: list[list[float]]
+    closed_slot: int | None = None
+    """The newest slot that is over; later ones still grow."""
     strip: str | UnsetType = UNSET
 
 

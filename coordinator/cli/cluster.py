@@ -1,14 +1,12 @@
-"""`logstore instances`, `cells`, `stats` and `drain`."""
+"""`logstore instances`, `cells` and `drain`."""
 
 import asyncio
 from typing import Annotated
 
 import typer
-from msgspec.structs import replace
 from rich.progress import BarColumn, Progress, TextColumn
 
 from coordinator.answers.catalog import CellRow, DrainProgress, InstanceRow, RetiredInstance
-from coordinator.answers.statistics import InstanceNow, Stats
 from coordinator.cli import latency
 from coordinator.cli.common import (
     ADDRESS,
@@ -38,7 +36,6 @@ def register(app: typer.Typer) -> None:
     latency.register(group)
     app.add_typer(group, name="instances", rich_help_panel=None)
     app.command("cells")(cells)
-    app.command("stats")(stats)
     app.command("drain")(drain)
 
 
@@ -135,57 +132,6 @@ def cells(address: Address = ADDRESS, as_json: AsJson = False) -> None:
             for c in found
         ],
     )  # fmt: skip
-
-
-def stats(
-    name: Annotated[str | None, typer.Argument(metavar="LOG", help="Default: all logs.")] = None,
-    history: Annotated[
-        bool, typer.Option("--history", help="All kept slots, not only the last of each shard.")
-    ] = False,
-    address: Address = ADDRESS,
-    as_json: AsJson = False,
-) -> None:
-    """Show the load of shards and instances in the last slots.
-
-    Example: logstore stats orders
-    """
-
-    request = pb.StatsRequest(log=name or "")
-    found = ask_coordinator(address, "Stats", request, Stats, "Statistics")
-    if not history:
-        found = replace(found, shards={shard: rows[-1:] for shard, rows in found.shards.items()})
-    if as_json:
-        print_json(found)
-        return
-    slots = [s for rows in found.shards.values() for s in rows]
-    print_table(
-        f"Shards, slots of {found.slot_s:g} s",
-        ("shard", "instance", "slot", "queries", "queries/s", "bytes in", "bytes out", "mean ms",
-         "p99 ms"),
-        [
-            (s.shard, s.instance, s.slot, s.query_count, s.queries_per_s, s.bytes_in, s.bytes_out,
-             s.mean_ms, s.p99_ms)
-            for s in slots
-        ],
-    )  # fmt: skip
-    print_table(
-        "Instances now",
-        ("instance", "alive", "load", "ops/s", "capacity ops/s", "bytes/s", "CPU cores",
-         "stored bytes", "memory", "throttled"),
-        [
-            (i.instance, i.alive, load_text(i.load, i.bound_by), i.ops_per_s, _capacity(i),
-             i.bytes_per_s, i.cpu_share, i.stored_bytes, i.memory_bytes, i.throttled)
-            for i in found.instances.values()
-        ],
-    )  # fmt: skip
-
-
-def _capacity(instance: InstanceNow) -> str:
-    """As stated, or as estimated."""
-    limit = instance.capacity.ops_per_s
-    if limit is None:
-        return ""
-    return f"~{limit:,.0f}" if "ops_per_s" in instance.estimated else f"{limit:,.0f}"
 
 
 def drain(

@@ -27,6 +27,7 @@ from coordinator.cli import (
     reshape,
     serve,
     simulate,
+    stats,
     verify,
     weight,
 )
@@ -63,8 +64,9 @@ def _options(
     """What may stand before a command."""
 
 
-for module in (serve, logs, append, data, accesses, cluster, profile, announce, moves, place,
-               planner, reshape, simulate, verify, recover, copies, doctor, weight):  # fmt: skip
+for module in (serve, logs, append, data, accesses, cluster, stats, profile, announce, moves,
+               place, planner, reshape, simulate, verify, recover, copies, doctor,
+               weight):  # fmt: skip
     module.register(app)
 check_every(app)
 use_for_all(app)

@@ -87,7 +87,9 @@ def heatmap(
     labels = found.labels
     typer.echo(f"keys {labels[0] if labels else ''!r} … {labels[-1] if labels else ''!r}")
     for slot, counts in list(zip(found.slots, found.counts, strict=True))[-ROWS_SHOWN:]:
-        typer.echo(f"{slot:>10} {strip_of(counts)} {sum(counts):,.0f}")
+        so_far = found.closed_slot is None or slot > found.closed_slot
+        count = f"{sum(counts):,.0f}{' so far' if so_far and any(counts) else ''}"
+        typer.echo(f"{slot:>10} {strip_of(counts)} {count}")
     if png is not None:
         typer.echo(f"wrote {png}")
 

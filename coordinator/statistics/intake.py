@@ -20,17 +20,17 @@ from typing import Any
 
 import structlog
 
+from coordinator.statistics.instances_heard import InstancesHeard
 from coordinator.statistics.log_clock import LogClock
+from coordinator.statistics.present import PresentLoads
 from coordinator.statistics.reliability import Reliability
+from coordinator.statistics.slot_loads import SlotLoad, SlotLoads
 from coordinator.statistics.state import (
     Due,
-    InstanceState,
     LogState,
     Pending,
     Saved,
     SavedLog,
-    ShardLoad,
-    load_of,
     log_of,
     plausible,
     repeated,
@@ -40,6 +40,7 @@ from profiler.calendar import Calendar, Event
 from profiler.forecast.book import ForecastBook, seasons_of
 from profiler.forecast.groups import GroupBook, UsageProfile
 from profiler.heatmap import AccessHeatmap
+from profiler.running import ShardTotals
 from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, Forecast, ShardStatistics
 
@@ -50,7 +51,6 @@ SAVED_SLOTS_MAX = 48
 """Slots of statistics, with their sampled keys, that are saved for each shard."""
 PENDING_SLOTS_MAX = 20_000
 """Slots of one log that wait to be learned; beyond it the oldest are learned early."""
-INSTANCES_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -97,10 +97,11 @@ class StatisticsIntake:
         """Held while models or heatmaps are in use."""
         self._settle_s, self._alive_s = settle_s, alive_s
         self._history_slots, self._buckets = history_slots, heatmap_buckets
-        self._instances: dict[str, InstanceState] = {}
+        self.heard_of = InstancesHeard(alive_s)
         self._logs: dict[str, LogState] = {}
         self._history: dict[str, deque[ShardStatistics]] = {}
-        self._loads: dict[str, ShardLoad] = {}
+        self._slots = SlotLoads()
+        self.present = PresentLoads()
         self._known: set[str] = set()
         """Shards with a learned slot."""
         self._rewinds: dict[str, int] = {}
@@ -118,16 +119,15 @@ class StatisticsIntake:
         now_s: float,
         now_us: int,
         bounded: Collection[str] = (),
+        totals: Sequence[ShardTotals] = (),
     ) -> None:
         """One report, checked (`reports`). `now_s` is monotonic, `now_us` the wall
-        clock. `bounded`: logs of which no statistic can be of the future.
+        clock. `bounded`: logs of which no statistic can be of the future. `totals`: of copies
+        that changed.
         """
         self.reliability.take(instance, statistics, status, now_s, now_us)
-        if status is not None:
-            if instance in self._instances or len(self._instances) < INSTANCES_MAX:
-                self._instances[instance] = InstanceState(status, incarnation, now_s)
-        elif instance in self._instances:
-            self._instances[instance].heard_s = now_s
+        self.present.take(instance, incarnation, totals, now_s)
+        self.heard_of.take(instance, status, now_s)
         by_log: dict[str, list[ShardStatistics]] = {}
         for statistic in sorted(statistics, key=lambda s: s.slot):
             by_log.setdefault(log_of(statistic.shard), []).append(statistic)
@@ -167,7 +167,7 @@ class StatisticsIntake:
             if log_of(shard) == name:
                 kept = [row for row in rows if row.slot <= slot]
                 self._history[shard] = deque(kept, maxlen=self._history_slots)
-                self._set_load(shard, kept)
+                self._slots.replace(shard, kept)
 
     def _take_one(self, log: LogState, statistic: ShardStatistics, now_s: float) -> None:
         rows = self._history.get(statistic.shard)
@@ -185,20 +185,11 @@ class StatisticsIntake:
         log.reported_up_to[statistic.instance] = (max(before, statistic.slot), now_s)
         if statistic.sampled_keys:
             log.samples.append((statistic.slot, statistic.sampled_keys))
-        moved = float(statistic.bytes_in + statistic.bytes_out)
-        load = self._loads.get(statistic.shard)
-        if load is None or statistic.slot > load.slot:
-            self._loads[statistic.shard] = ShardLoad(
-                statistic.slot, float(statistic.query_count), moved
-            )
-        elif statistic.slot == load.slot:
-            self._loads[statistic.shard] = ShardLoad(
-                load.slot, load.ops + statistic.query_count, load.bytes_moved + moved
-            )
+        self._slots.take(statistic)
         if self._learned(statistic.shard) >= statistic.slot:
             return  # too late to learn; the models have gone on
         slot = log.pending.setdefault(statistic.slot, Pending(now_s))
-        slot.ops[statistic.shard] = slot.ops.get(statistic.shard, 0.0) + statistic.query_count
+        slot.ops[statistic.shard] = slot.ops.get(statistic.shard, 0.0) + statistic.new_count
         if statistic.group_counts:
             groups = slot.groups.setdefault(statistic.shard, {})
             for group, count in statistic.group_counts.items():
@@ -255,7 +246,7 @@ class StatisticsIntake:
             log = self._logs.get(name)
             if log is None:
                 return
-            log.heatmap = AccessHeatmap(self._buckets, min(self._history_slots, 336))
+            log.heatmap = self._new_heatmap()
             for rows in self.history(name).values():
                 for row in rows:
                     if row.sampled_keys:
@@ -295,19 +286,23 @@ class StatisticsIntake:
         log = self._logs.get(name)
         if log is None:
             log = self._logs[name] = LogState(
-                AccessHeatmap(self._buckets, min(self._history_slots, 336)),
+                self._new_heatmap(),
                 LogClock(self._alive_s),
             )
         return log
+
+    def _new_heatmap(self) -> AccessHeatmap:
+        return AccessHeatmap(self._buckets, min(self._history_slots, 336))
 
     def forget_log(self, name: str) -> None:
         self._logs.pop(name, None)
         for shard in [s for s in self._history if log_of(s) == name]:
             del self._history[shard]
-            self._loads.pop(shard, None)
+            self._slots.forget(shard)
             with self._models:
                 self.groups.forget(shard)
             self._known.discard(shard)
+        self.present.forget_log(name)
 
     # ---- questions -----------------------------------------------------------------------------
 
@@ -317,24 +312,18 @@ class StatisticsIntake:
         return {name: slot for name, slot in known if slot is not None}
 
     def alive(self, instance: str, now_s: float) -> bool:
-        found = self._instances.get(instance)
-        return found is not None and now_s - found.heard_s <= self._alive_s
+        return self.heard_of.alive(instance, now_s)
 
     def silent_s(self, instance: str, now_s: float) -> float | None:
-        """Seconds since the instance's last report, 0 while it counts as alive; None: there was
-        none."""
-        found = self._instances.get(instance)
-        if found is None:
-            return None
-        unheard_s = now_s - found.heard_s
-        return unheard_s if unheard_s > self._alive_s else 0.0
+        """See `InstancesHeard.silent_s`."""
+        return self.heard_of.silent_s(instance, now_s)
 
     def heard(self, instance: str) -> bool:
         """Whether it ever reported to this coordinator."""
-        return instance in self._instances
+        return self.heard_of.ever(instance)
 
     def statuses(self) -> dict[str, DataStoreStatus]:
-        return {name: found.status for name, found in dict(self._instances).items()}
+        return self.heard_of.statuses()
 
     def history(self, log: str = "") -> dict[str, list[ShardStatistics]]:
         """The last statistics of each shard, oldest first."""
@@ -344,9 +333,10 @@ class StatisticsIntake:
             if not log or log_of(shard) == log
         }
 
-    def load(self, shard: str) -> ShardLoad | None:
-        """The newest reported slot of the shard, summed over instances."""
-        return self._loads.get(shard)
+    def load(self, shard: str) -> SlotLoad | None:
+        """The newest reported slot of the shard, summed over its copies."""
+        log = self._logs.get(log_of(shard))
+        return self._slots.whole(shard, log.learned if log is not None else None)
 
     def newest(self, shard: str) -> list[ShardStatistics]:
         """The rows of the shard's last reported slot, of each instance."""
@@ -362,8 +352,19 @@ class StatisticsIntake:
         return found.heatmap
 
     def heatmap_copy(self, log: str) -> AccessHeatmap | None:
+        """With the slots that are open, as far as they have come."""
+        found = self._logs.get(log)
+        newest = found.newest if found is not None else None
+        reported = dict(found.reported_up_to) if found is not None else {}
+        keys = self.present.open_keys(log, {name: slot for name, (slot, _) in reported.items()})
         with self._models:
-            return copy.deepcopy(self.heatmap(log))
+            seen = copy.deepcopy(self.heatmap(log))
+        if seen is None and keys:
+            seen = self._new_heatmap()
+        for slot, sample in keys:
+            if seen is not None and (newest is None or abs(slot - newest) <= SILENT_SLOTS_MAX):
+                seen.add_samples(sample, slot)
+        return seen
 
     def slot_before_now(self, log: str, now_s: float, wall_s_per_slot: float) -> int | None:
         """The last slot that is over by now: the newest reported one, and the time since.
@@ -474,16 +475,9 @@ class StatisticsIntake:
             self._history[shard] = deque(rows, maxlen=self._history_slots)
             log = self._log(log_of(shard))
             log.samples.extend((t.slot, t.sampled_keys) for t in rows if t.sampled_keys)
-            self._set_load(shard, rows)
+            self._slots.replace(shard, rows)
         for name, newest in wrong.items():
             if name in logs:
                 _log.warning("a log's time had been wrong", log=name, slot=newest)
                 self._unlearn(name, newest)
         return len(models)
-
-    def _set_load(self, shard: str, rows: Sequence[ShardStatistics]) -> None:
-        load = load_of(rows)
-        if load is None:
-            self._loads.pop(shard, None)
-        else:
-            self._loads[shard] = load

@@ -14,6 +14,8 @@ import msgspec
 
 from logstore.base.limits import KEY_BYTES_MAX
 from profiler.agent import GROUP_CHARS_MAX, GROUPS_MAX
+from profiler.histogram import BUCKETS
+from profiler.running import ShardTotals
 from profiler.types import DataStoreStatus, ShardStatistics
 from sharder.keys import TOKEN_BYTES
 
@@ -22,7 +24,8 @@ SLOT_MAX = 2**40
 KEYS_MAX = 1_024
 """Sampled keys of one statistic."""
 INSTANCE_CHARS_MAX = 255
-_COUNTS = ("query_count", "bytes_in", "bytes_out", "late_count", "failed_count")
+_COUNTS = ("query_count", "bytes_in", "bytes_out", "late_count", "failed_count", "refused_count",
+           "retried_count")  # fmt: skip
 FIGURES_MAX = 32
 """Resources, and costs, of one status."""
 _FIGURES = ("mean_ms", "p50_ms", "p99_ms", "migration_weight")
@@ -31,6 +34,9 @@ _STATUS = ("load", "ops_per_s", "bytes_per_s", "cpu_share", "stored_bytes", "mem
 _ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
 _STATISTICS = msgspec.json.Decoder(ShardStatistics)
 _ALL = msgspec.json.Decoder(list[ShardStatistics])
+_TOTALS = msgspec.json.Decoder(list[ShardTotals])
+_RUNNING = ("bytes_in", "bytes_out", "failed_count", "refused_count", "retried_count",
+            "replicated_count", "replicated_bytes", "stored_bytes", "total_s", "age_s")  # fmt: skip
 
 
 def decode_statistics(data: bytes) -> tuple[list[ShardStatistics], list[str]]:
@@ -96,10 +102,50 @@ def sound(
     return found, refused
 
 
+def decode_totals(data: bytes, shards: Mapping[str, int]) -> tuple[list[ShardTotals], list[str]]:
+    """The usable running totals, and why the others are not; all are refused where the list is
+    none. `shards`: as in `sound`."""
+    try:
+        told = _TOTALS.decode(data)
+    except msgspec.DecodeError as e:
+        return [], [f"totals: {e}"]
+    found, refused = [], []
+    for totals in told:
+        why = None if totals.left else _wrong_totals(totals, shards)
+        if why is None:
+            found.append(totals)
+        else:
+            refused.append(f"totals of shard {totals.shard[:200]!r}: {why}")
+    return found, refused
+
+
+def _wrong_totals(totals: ShardTotals, shards: Mapping[str, int]) -> str | None:
+    if not _exists(totals.shard, shards):
+        return "the shard does not exist"
+    for name in _RUNNING:
+        if (why := _figure(name, getattr(totals, name))) is not None:
+            return why
+    for op, count in totals.counts.items():
+        if (why := _count(f"counts.{op.value}", count)) is not None:
+            return why
+    for bucket, count in totals.latency.items():
+        if not 0 <= bucket <= BUCKETS:
+            return f"latency has bucket {bucket}, the limit is 0 to {BUCKETS}"
+        if (why := _count("latency", count)) is not None:
+            return why
+    if totals.slot is not None and not -SLOT_MAX <= totals.slot <= SLOT_MAX:
+        return f"slot is {totals.slot}, the limit is {SLOT_MAX}"
+    return _wrong_keys(totals.sampled_keys)
+
+
+def _exists(shard: str, shards: Mapping[str, int]) -> bool:
+    log, _, number = shard.rpartition("/")
+    return (len(number) <= 9 and number.isdecimal() and number == str(int(number))
+            and int(number) < shards.get(log, 0))  # fmt: skip
+
+
 def _wrong(statistic: ShardStatistics, instance: str, shards: Mapping[str, int]) -> str | None:
-    log, _, number = statistic.shard.rpartition("/")
-    if not (len(number) <= 9 and number.isdecimal() and number == str(int(number))
-            and int(number) < shards.get(log, 0)):  # fmt: skip
+    if not _exists(statistic.shard, shards):
         return "the shard does not exist"
     if statistic.instance != instance:
         return f"instance is {statistic.instance[:200]!r}, the report is of {instance!r}"

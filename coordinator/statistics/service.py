@@ -1,7 +1,7 @@
 """coordinator.v1.Statistics: reports in; statistics, heatmaps, forecasts out."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -14,6 +14,7 @@ from coordinator.answers.statistics import (
     InstanceLimits,
     InstanceNow,
     ModelScore,
+    ShardNow,
     ShardSlot,
     Stats,
     UnusualSlot,
@@ -26,8 +27,10 @@ from coordinator.statistics.reports import (
     INSTANCE_CHARS_MAX,
     decode_statistics,
     decode_status,
+    decode_totals,
     sound,
 )
+from coordinator.statistics.shard_rows import shard_now
 from coordinator.statistics.state import ceilings, log_of
 from logstore.base.env import Env
 from logstore.base.errors import (
@@ -35,6 +38,7 @@ from logstore.base.errors import (
     UnknownLogError,
     UnknownShardError,
 )
+from logstore.base.types import ShardStatus
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import LogRecord
 from logstore.meta.tables import log_table, shard_table
@@ -43,6 +47,7 @@ from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     StatisticsServicer,
 )
 from profiler.forecast.book import HORIZON_SLOTS_MAX
+from profiler.running import ShardTotals
 from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, OpType, ShardStatistics
 
@@ -56,10 +61,17 @@ class StatisticsService(StatisticsServicer):
     """The calls that fill and read the intake."""
 
     def __init__(
-        self, config: CoordinatorConfig, env: Env, store: MetadataStore, learner: ModelTrainer
+        self,
+        config: CoordinatorConfig,
+        env: Env,
+        store: MetadataStore,
+        learner: ModelTrainer,
+        weights: Callable[[], Awaitable[Mapping[str, float]]],
     ) -> None:
+        """`weights`: shard -> migration weight; others have 1."""
         self._config, self._env = config, env
         self._store, self._learner, self._intake = store, learner, learner.intake
+        self._weights = weights
         self._clocks = WallClocks(config.alive_s)
         self._warned_s: dict[str, float] = {}
 
@@ -81,20 +93,20 @@ class StatisticsService(StatisticsServicer):
         except msgspec.DecodeError as e:
             refused.append(f"status: {e}")
         logs = await log_table(self._store).all()
-        told, wrong = sound(
-            statistics,
-            request.instance,
-            self._intake.slot_s,
-            {log.name: log.next_shard for log in logs},
+        given_out = {log.name: log.next_shard for log in logs}
+        told, wrong = sound(statistics, request.instance, self._intake.slot_s, given_out)
+        totals, bad = (
+            decode_totals(request.totals_json, given_out) if request.totals_json else ([], [])
         )
-        self._warn(request.instance, [*refused, *wrong])
+        self._warn(request.instance, [*refused, *wrong, *bad])
         clock = self._env.clock
         now_s, now_us = clock.monotonic_s(), clock.wall_us()
         self._clocks.tell(request.instance, request.wall_us, now_us, now_s)
         told = self._in_time(request.instance, told, logs, now_us)
+        totals = self._open_in_time(request.instance, totals, logs, now_us)
         by_wall = {log.name for log in logs if not log.options.event_time}
         self._intake.take(
-            request.instance, request.incarnation, told, status, now_s, now_us, by_wall
+            request.instance, request.incarnation, told, status, now_s, now_us, by_wall, totals
         )
         events = [log.name for log in logs if log.options.event_time]
         return pb.ReportResponse(
@@ -121,6 +133,23 @@ class StatisticsService(StatisticsServicer):
             self._warn(instance, [f"{len(told) - len(kept)} statistics are of slots to come"])
         return kept
 
+    def _open_in_time(
+        self, instance: str, totals: list[ShardTotals], logs: Sequence[LogRecord], now_us: int
+    ) -> list[ShardTotals]:
+        """The totals with their open slots in the shared time; of slots to come nothing is said."""
+        ahead = self._clocks.slots_ahead(instance, round(self._intake.slot_s * 1e6))
+        newest = ceilings(logs, self._clocks.newest_us(now_us), self._intake.slot_s)
+        events = {log.name for log in logs if log.options.event_time}
+        found = []
+        for told in totals:
+            log = log_of(told.shard)
+            if told.slot is not None:
+                slot = told.slot if log in events else told.slot - ahead
+                known = slot <= newest.get(log, slot)
+                told = replace(told, slot=slot if known else None)
+            found.append(told)
+        return found
+
     def _warn(self, instance: str, reasons: Sequence[str]) -> None:
         """Log the first reason, once a minute for each instance."""
         now_s = self._env.clock.monotonic_s()
@@ -133,7 +162,8 @@ class StatisticsService(StatisticsServicer):
 
     @unary
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.JsonResponse:
-        """The last statistics of each shard and the last status of each instance."""
+        """The present load of each shard by copy, its statistics by slot, and the last status of
+        each instance."""
         if request.log:
             await self._check_log(request.log)
         history = self._intake.history(request.log)
@@ -142,7 +172,31 @@ class StatisticsService(StatisticsServicer):
             name: _instance_now(status, alive=self._intake.alive(name, now_s))
             for name, status in sorted(self._intake.statuses().items())
         }
-        return await asyncio.to_thread(_stats, self._intake.slot_s, history, instances)
+        weights = await self._weights()
+        shards = [
+            s
+            for s in await shard_table(self._store).all()
+            if s.status is not ShardStatus.SEALED and request.log in ("", s.log)
+        ]
+        slots = {log: self._slot_over(log) for log in {s.log for s in shards}}
+
+        def answer() -> pb.JsonResponse:
+            loads = {
+                s.shard: shard_now(
+                    s,
+                    self._intake.present.load(s.shard, now_s),
+                    slots[s.log],
+                    weights.get(s.shard, 1.0),
+                )
+                for s in sorted(shards, key=lambda s: s.shard)
+            }
+            return _stats(self._intake.slot_s, history, instances, loads, weights)
+
+        return await asyncio.to_thread(answer)
+
+    def _slot_over(self, log: str) -> int | None:
+        now_s, slot_s = self._env.clock.monotonic_s(), self._config.wall_s_per_slot
+        return self._intake.slot_before_now(log, now_s, slot_s)
 
     @unary
     async def Heatmap(self, request: pb.HeatmapRequest, context: Context) -> pb.JsonResponse:
@@ -150,8 +204,11 @@ class StatisticsService(StatisticsServicer):
         heatmap = await self._learner.call(self._intake.heatmap_copy, request.log)
         if heatmap is None:
             return answered(Heatmap(starts_hex=[], labels=[], slots=[], counts=[]))
+        closed = self._slot_over(request.log)
         answer = await asyncio.to_thread(
-            lambda: answered(Heatmap(**heatmap.to_json(), strip=heatmap.strip()))
+            lambda: answered(
+                Heatmap(**heatmap.to_json(), closed_slot=closed, strip=heatmap.strip())
+            )
         )
         if request.png:
             try:
@@ -222,14 +279,18 @@ def _stats(
     slot_s: float,
     history: Mapping[str, Sequence[ShardStatistics]],
     instances: dict[str, InstanceNow],
+    loads: dict[str, ShardNow],
+    weights: Mapping[str, float],
 ) -> pb.JsonResponse:
-    shards = {shard: tuple(_slot(s) for s in told) for shard, told in sorted(history.items())}
-    return answered(Stats(slot_s=slot_s, shards=shards, instances=instances))
+    shards = {
+        shard: tuple(_slot(s, weights.get(shard, 1.0)) for s in told)
+        for shard, told in sorted(history.items())
+    }
+    return answered(Stats(slot_s=slot_s, shards=shards, instances=instances, loads=loads))
 
 
-def _slot(told: ShardStatistics) -> ShardSlot:
+def _slot(told: ShardStatistics, weight: float) -> ShardSlot:
     counts = {op: told.counts.get(op, 0) for op in OpType}
     log = log_of(told.shard)
-    return ShardSlot(
-        **(fields_of(told) | {"counts": counts}), log=log, queries_per_s=told.queries_per_s
-    )
+    known = fields_of(told) | {"counts": counts, "migration_weight": weight}
+    return ShardSlot(**known, log=log, queries_per_s=told.queries_per_s)

@@ -10,20 +10,13 @@ import msgspec
 from coordinator.statistics.log_clock import LogClock
 from logstore.meta.records import LogRecord
 from profiler.heatmap import AccessHeatmap
-from profiler.types import DataStoreStatus, ShardStatistics
+from profiler.types import ShardStatistics
 
 SAMPLES_WAITING_MAX = 100_000
 HELD_MAX = 100_000
 """Statistics of a log that wait for its time to come."""
 HELD_S = 3600.0
 """A statistic of a future slot is held this long: then its slot was wrong."""
-
-
-@dataclass(slots=True)
-class InstanceState:
-    status: DataStoreStatus
-    incarnation: int
-    heard_s: float
 
 
 @dataclass(slots=True)
@@ -159,30 +152,8 @@ class LogState:
             self.learned = min(self.learned, slot)
 
 
-@dataclass(frozen=True, slots=True)
-class ShardLoad:
-    """A shard in the newest learned slot, in units per slot."""
-
-    slot: int
-    ops: float
-    bytes_moved: float
-
-
 def log_of(shard: str) -> str:
     return shard.rsplit("/", 1)[0]
-
-
-def load_of(statistics: Sequence[ShardStatistics]) -> ShardLoad | None:
-    """A shard's load in the newest slot of its statistics; None without any."""
-    newest = max((t.slot for t in statistics), default=None)
-    if newest is None:
-        return None
-    last = [t for t in statistics if t.slot == newest]
-    return ShardLoad(
-        newest,
-        float(sum(t.query_count for t in last)),
-        float(sum(t.bytes_in + t.bytes_out for t in last)),
-    )
 
 
 def repeated(statistic: ShardStatistics, rows: deque[ShardStatistics]) -> bool:

@@ -260,6 +260,7 @@ class Appender:
                     compression=router.compression,
                     expected_version=entry.expected_version,
                 )
+                again.retry = entry.retry
                 key = (part.shard.id, sender.number)
                 parts.setdefault(key, (part.shard, []))[1].append(again)
         for (_, number), (shard, again_) in parts.items():

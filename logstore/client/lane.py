@@ -68,6 +68,8 @@ class LaneEntry:
     outstanding: bool = False
     uncertain: bool = False
     abandoned: bool = False
+    retry: bool = False
+    """An instance refused it for want of capacity, and has counted it as load."""
     storage_full_tries: int = 0
     last_error: LogstoreError | None = None
 
@@ -136,6 +138,7 @@ class Lane:
         self._answered(entry)
         entry.last_error = error
         entry.uncertain |= error.code in _UNKNOWN
+        entry.retry |= error.code == "overloaded"
         if error.code == "version_conflict":
             entry.uncertain = False  # rule 6
         if error.code == "sealed":

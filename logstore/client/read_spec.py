@@ -96,6 +96,8 @@ class ReadPlace:
         self.written = spec.written
         self._offset = offset
         self._resumed = False
+        self.refused = False
+        """A call was refused for want of capacity since the last page: the next is no new load."""
         self.stop: int | None = None
         self.log_start: int | None = None
         """Records below this offset, which the read did not exclude, were trimmed."""
@@ -122,7 +124,7 @@ class ReadPlace:
 
     def advance(self, page: Page, high_watermark: int, tail: bool) -> None:
         self._offset = page.next_offset
-        self._resumed = True
+        self._resumed, self.refused = True, False
         if self.stop is None and not tail:
             self.stop = high_watermark
         if self._left is not None:
@@ -151,4 +153,5 @@ class ReadPlace:
             min_high_watermark=shown,
             caller=caller,
             created_us=spec.created_us,
+            retry=self.refused,
         )

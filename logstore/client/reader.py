@@ -21,6 +21,7 @@ from logstore.base.errors import (
     InvalidArgumentError,
     LogstoreError,
     OutOfRangeError,
+    OverloadedError,
     UnavailableError,
     UnknownShardError,
 )
@@ -318,6 +319,7 @@ class Reader:
                 error: LogstoreError = UnavailableError(f"the tail of shard {shard.id} ended")
             except LogstoreError as e:
                 error = e
+                place.refused |= isinstance(e, OverloadedError)
             if not (error.retriable or error.refresh_route):
                 if isinstance(error, OutOfRangeError):
                     shown = place.resumed or spec.offset is None
@@ -382,6 +384,7 @@ class Reader:
                         return place.stop
                 return None
             except LogstoreError as e:
+                place.refused |= isinstance(e, OverloadedError)
                 late = asyncio.get_running_loop().time() >= deadline
                 if late or not (e.retriable or e.refresh_route):
                     raise

@@ -317,6 +317,7 @@ class Sender:
                 caller=self._host.directory.caller,
                 expected_version=entry.expected_version,
                 created_us=router.created_us if router is not None else 0,
+                retry=entry.retry,
             ),
         )
 

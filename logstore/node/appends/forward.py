@@ -103,6 +103,7 @@ class Forwarder:
             message.count, message.flags = append.count, append.flags
             message.payload = append.payload or encode_payload(append.batch)
             message.crc32c = google_crc32c.value(message.payload)
+            message.retry = append.retry
             if append.expected_version is not None:
                 message.expected_version = append.expected_version
         message.id, self._next_id = self._next_id, self._next_id + 1

@@ -451,7 +451,7 @@ class Replica:
         await self._tasks.stop()
         self.marks.keep_now()
         self.copy.closed = True
-        self.node.reporter.forget(self.shard, self.options.event_time)
+        self.node.reporter.gone(self.shard, self.options.event_time)
         self.node.recent.forget(self.shard)
         self.copy.notify()
         self.copy.wake_readers()

@@ -55,12 +55,17 @@ class Reporter:
             await sending.stop()
 
     def stored_bytes(self) -> int:
-        """Of all copies on the disk: orphans and retired ones take space too."""
-        engine = self._instance.node.engine
-        stored = sum(copy.bytes_stored for copy in engine.retired())
-        for meta in engine.replicas():
+        """Of all copies on the disk: orphans and retired ones take space too. What each served
+        copy has is noted for its own statistics."""
+        node = self._instance.node
+        stored, by_shard = sum(copy.bytes_stored for copy in node.engine.retired()), {}
+        for meta in node.engine.replicas():
             with contextlib.suppress(StorageError, UnknownShardError):  # retired meanwhile
-                stored += engine.bytes_stored(meta.replica_id)
+                size = node.engine.bytes_stored(meta.replica_id)
+                stored += size
+                if meta.shard in self._instance.replicas:
+                    by_shard[meta.shard] = size
+        node.reporter.stored(by_shard)
         return stored
 
 

@@ -57,6 +57,8 @@ class PendingAppend:
     received_s: float
     group: str = ""
     """Client group, as the sender named it."""
+    retry: bool = False
+    """An earlier attempt was refused for want of capacity: it was counted as load then."""
     duplicate: bool = False
     forwarded: bool = False
     refusal: LogstoreError | None = None
@@ -102,6 +104,7 @@ class PendingAppend:
             received_s=now_s,
             rows=rows,
             group=client_group(message.caller),
+            retry=message.retry,
         )
 
     @property
@@ -178,6 +181,7 @@ def check_batch(
         request=message,
         arrow=opened.rows,
         group=client_group(message.caller),
+        retry=message.retry,
     )
 
 

@@ -58,6 +58,8 @@ class PushIntake:
         if batches:
             matched = await receiver.apply(batches, copy.high_watermark, request.high_watermark)
             copy.report(LogEnds(copy.log.end()))
+            records, size = sum(b.count for b in batches), sum(len(b.data) for b in batches)
+            self.node.reporter.replicated(copy.shard, records, size)
         mark, end = request.high_watermark, copy.log.end()
         copy.report(Pushed(end, matched, mark, request.settled))
         return self._ack(matched, request)

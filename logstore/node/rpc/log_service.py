@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from logstore.base.background import Background
-from logstore.base.errors import InvalidArgumentError, LogstoreError, UnreadableBatchError
-from logstore.base.limits import SHARD_QUEUE_BYTES_MAX
+from logstore.base.errors import (
+    InvalidArgumentError,
+    LogstoreError,
+    OverloadedError,
+    UnreadableBatchError,
+)
+from logstore.base.limits import BATCH_RECORDS_MAX, SHARD_QUEUE_BYTES_MAX
 from logstore.base.types import Ack
 from logstore.node.appends.writer import new_future
 from logstore.node.instance.replica import Replica
@@ -99,7 +104,10 @@ class LogService(LogServiceServicer):
         else:
             replica = self._instance.replica_of_key(request.log, request.records[0].key)
         message = log_pb2.AppendBatch(
-            producer_id=request.producer_id, sequence=request.sequence, caller=request.caller
+            producer_id=request.producer_id,
+            sequence=request.sequence,
+            caller=request.caller,
+            retry=request.retry,
         )
         if request.HasField("expected_version"):
             message.expected_version = request.expected_version
@@ -114,7 +122,8 @@ class LogService(LogServiceServicer):
         self, request: log_pb2.ReadRequest, context: "Context"
     ) -> AsyncIterator[log_pb2.ReadResponse]:
         async with served(context):
-            with self._failures(request.shard), self._first_answer(request.shard) as answered:
+            answering = self._first_answer(request.shard)
+            with self._failures(request.shard, retry=request.retry), answering as answered:
                 async for answer in self._read(request, tail=False):
                     answered()
                     yield answer
@@ -123,30 +132,46 @@ class LogService(LogServiceServicer):
         self, request: log_pb2.TailRequest, context: "Context"
     ) -> AsyncIterator[log_pb2.ReadResponse]:
         async with served(context):
-            with self._failures(request.read.shard):
+            with self._failures(request.read.shard, retry=request.read.retry):
                 async for answer in self._read(request.read, tail=True):
                     yield answer
 
     @contextlib.contextmanager
-    def _failures(self, shard: str, append: PendingAppend | None = None) -> Iterator[None]:
+    def _failures(
+        self, shard: str, append: PendingAppend | None = None, *, retry: bool = False
+    ) -> Iterator[None]:
         """Count failures that are ours."""
         try:
             yield
         except UnreadableBatchError as e:
-            self.count_failure(shard, e)
+            self.count_failure(shard, e, append, retry=retry)
             raise UnreadableBatchError(f"shard {shard}: {e.message}") from e
         except Exception as e:
-            self.count_failure(shard, e, append)
+            self.count_failure(shard, e, append, retry=retry)
             raise
 
     def count_failure(
-        self, shard: str, error: BaseException, append: PendingAppend | None = None
+        self,
+        shard: str,
+        error: BaseException,
+        append: PendingAppend | None = None,
+        *,
+        count: int = 1,
+        retry: bool = False,
     ) -> None:
+        """Count an append, or `count` operations, that were not served; `retry`: they had been
+        refused before."""
         replica = self._instance.replicas.get(shard)
-        if replica is not None and isinstance(error, Exception):
-            self._node.reporter.failed(shard, replica.options.event_time, error)
-            if append is None or not append.forwarded:  # else it is the primary's answer
-                self._node.recent.failed(shard, error, self._node.now_s())
+        if replica is None or not isinstance(error, Exception):
+            return
+        if append is not None:
+            count, retry = append.count, append.retry
+        if append is None or not append.forwarded:  # else it is the primary's answer
+            self._node.recent.failed(shard, error, self._node.now_s())
+        elif isinstance(error, OverloadedError):
+            return  # the primary has counted it
+        by_event, count = replica.options.event_time, min(count, BATCH_RECORDS_MAX)
+        self._node.reporter.failed(shard, by_event, error, count, retry)
 
     def count_append(self, shard: str, append: PendingAppend) -> None:
         now_s = self._node.now_s()
@@ -195,7 +220,8 @@ class LogService(LogServiceServicer):
                     count_read(replica.shard, by_event, op, answer.bytes, 0.0, None, group)
                 yield answer.message
         took_s = self._node.now_s() - started_s
-        count_read(replica.shard, by_event, op, size, took_s, query.key, group)
+        key, retry = query.key, request.retry
+        count_read(replica.shard, by_event, op, size, took_s, key, group, retry)
 
 
 def _op_of(query: Query, tail: bool) -> OpType:
@@ -232,7 +258,7 @@ class _AppendStream:
         try:
             replica, append = await self._service.submit(message)
         except LogstoreError as e:
-            self._service.count_failure(message.shard, e)
+            self._service.count_failure(message.shard, e, count=message.count, retry=message.retry)
             self.results.put_nowait(
                 log_pb2.AppendResult(id=message.id, shard=message.shard, error=detail_of(e))
             )

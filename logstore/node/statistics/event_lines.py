@@ -68,6 +68,7 @@ class EventLine:
         if newest - before > LIVE_SLOTS_MAX:
             return self.recorder.drain(before - 1)
         self.recorder.fold(newest + GAP_SLOTS_MAX, newest)
+        self.recorder.begin(newest)
         return self.recorder.drain(newest - 1)
 
 
@@ -84,6 +85,14 @@ class EventLines:
         if line is None:
             line = self._lines[log] = EventLine(self._new_recorder())
         return line
+
+    def known(self, shard: str) -> EventLine | None:
+        """The line of a shard's log, if there is one."""
+        return self._lines.get(shard.rsplit("/", 1)[0])
+
+    def tracked(self) -> list[str]:
+        """The tracked shards of all lines."""
+        return [shard for line in self._lines.values() for shard in line.recorder.tracked]
 
     def hear(self, newest: Mapping[str, int]) -> None:
         """The coordinator's times of all logs."""

@@ -1,11 +1,12 @@
-"""The profiling agent of an instance: counts on the hot path, a report each period.
+"""The profiling agent of an instance: counts on the hot path, a report each second.
 
-The counting is `profiler.Agent`; here are its clock, the system's metrics and the way to the
-coordinator. While no coordinator answers, closed slots wait here (bounded by the profiler).
+The counting is `profiler.Agent` by slot and `profiler.running` from second to second; here are
+their clock, the system's metrics and the way to the coordinator. While no coordinator answers,
+closed slots wait here (bounded by the profiler).
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -27,10 +28,12 @@ from logstore.node.statistics.event_lines import EventLines
 from logstore.node.statistics.instance_load import Counted, InstanceLoad
 from logstore.node.statistics.operation_counters import Total
 from logstore.node.statistics.round_trips import RoundTrips
+from logstore.node.statistics.totals_sent import Keys, TotalsSent
 from logstore.node.usage.process import ProcessUsage, Usage
 from logstore.proto.coordinator_v1 import coordinator_pb2
 from profiler.agent import Agent as Recorder
 from profiler.costs import Work
+from profiler.running import REPLICATED_COST, RunningTotals
 from profiler.types import DataStoreStatus, OpType, ShardStatistics
 
 _log = structlog.get_logger(__name__)
@@ -72,6 +75,7 @@ class StatisticsReporter:
         self.last: DataStoreStatus | None = None
         """As measured last."""
         self._operations = 0
+        self._replicated = self._replicated_bytes = 0
         self._bytes = self._append_batches = 0
         self.totals = {op: Total() for op in OpType}
         """Since the start, for the metrics."""
@@ -82,6 +86,8 @@ class StatisticsReporter:
         self.unclean_start = False
         """Whether the process before this one was killed."""
         self.accesses = AccessSampler(config.instance, config.access_samples_per_s)
+        self._running = RunningTotals()
+        self._totals_sent = TotalsSent(self._running, self._open_slot, self._open_keys)
 
     def _new_recorder(self) -> Recorder:
         return Recorder(
@@ -117,11 +123,13 @@ class StatisticsReporter:
                 line, high_us = self._event.of(shard), append.time_max_us or append.time_min_us
                 line.tell(append.time_min_us, high_us, times, now_s)
                 recorder = line.recorder
-            latency_s = now_s - append.received_s
+            latency_s, retried = now_s - append.received_s, append.count if append.retry else 0
             self.totals[OpType.APPEND].add(append.count, append.size, latency_s)
             keys = append.record_keys()
+            self._running.served(shard, OpType.APPEND, append.count, append.size, latency_s, now_s,
+                                 retried)  # fmt: skip
             recorder.record(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
-                            times, keys, append.group)  # fmt: skip
+                            times, keys, append.group, retried)  # fmt: skip
             self.accesses.take(shard, OpType.APPEND, append.count, append.size, latency_s, now_us,
                                keys, append.group)  # fmt: skip
         for group, singles in small.items():
@@ -135,8 +143,10 @@ class StatisticsReporter:
         size = sum(a.size for a in singles)
         self.totals[OpType.APPEND].add(len(singles), size, mean_s)
         keys = [key for a in singles for key in a.record_keys()]
+        retried = sum(a.retry for a in singles)
+        self._running.served(shard, OpType.APPEND, len(singles), size, mean_s, now_s, retried)
         self._wall.record(shard, OpType.APPEND, len(singles), size, mean_s, now_us, None, keys,
-                          group)  # fmt: skip
+                          group, retried)  # fmt: skip
         self.accesses.take(shard, OpType.APPEND, len(singles), size, mean_s, now_us, keys, group)
 
     def read(
@@ -148,40 +158,65 @@ class StatisticsReporter:
         latency_s: float,
         key: bytes | None,
         group: str = "",
+        retry: bool = False,
     ) -> None:
-        """One read of a shard; in a log of event time it counts at the newest event."""
+        """One read of a shard; in a log of event time it counts at the newest event. `retry`: it
+        had been refused before."""
         self._operations += 1
         self._bytes += size
         self.totals[op].add(1, size, latency_s)
         if not self._config.profile:
             return
+        retried, now_s = int(retry), self._env.clock.monotonic_s()
+        self._running.served(shard, op, 1, size, latency_s, now_s, retried)
         keys, at_us = None if key is None else [key], self.clock.now_us()
         self.accesses.take(shard, op, 1, size, latency_s, at_us, keys, group)
         if not event_time:
-            self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
+            self._wall.record(shard, op, 1, size, latency_s, at_us, None, keys, group, retried)
         elif (slot := (line := self._event.of(shard)).slot) is not None:
             at_us = slot * line.recorder.period_us
-            line.recorder.record(shard, op, 1, size, latency_s, at_us, None, keys, group)
+            line.recorder.record(shard, op, 1, size, latency_s, at_us, None, keys, group, retried)
 
     def copied(self, size_bytes: int) -> None:
         """Bytes of a move that were sent or taken: they count as load."""
         self._bytes += size_bytes
 
-    def failed(self, shard: str, event_time: bool, error: Exception, count: int = 1) -> None:
-        """An operation failed here. Only faults of the instance count: not a bad
-        request, and not one that belongs elsewhere now, which the client sends there.
+    def replicated(self, shard: str, records: int, size_bytes: int) -> None:
+        """Records were written for the primary: they cost this instance, too."""
+        self._replicated += records
+        self._replicated_bytes += size_bytes
+        self._bytes += size_bytes
+        if self._config.profile:
+            now_s = self._env.clock.monotonic_s()
+            self._running.replicated(shard, records, size_bytes, now_s)
+
+    def failed(
+        self, shard: str, event_time: bool, error: Exception, count: int = 1, retry: bool = False
+    ) -> None:
+        """Operations failed here. Only faults of the instance count: not a bad request, and not
+        one that belongs elsewhere now, which the client sends there. `retry`: they had been
+        refused before.
         """
         if isinstance(error, LogstoreError) and not isinstance(error, FAULTS):
             return
         self.failures[error.code if isinstance(error, LogstoreError) else "internal"] += count
+        refused, now_s = isinstance(error, OverloadedError), self._env.clock.monotonic_s()
+        self._running.failed(shard, count, now_s, refused=refused, retried=retry)
         if not event_time:
-            self._wall.failed(shard, count, self.clock.now_us())
+            now_us = self.clock.now_us()
+            self._wall.failed(shard, count, now_us, refused=refused, retried=retry)
         elif (slot := (line := self._event.of(shard)).slot) is not None:
-            line.recorder.failed(shard, count, slot * line.recorder.period_us)
+            at_us = slot * line.recorder.period_us
+            line.recorder.failed(shard, count, at_us, refused=refused, retried=retry)
 
     def track(self, shard: str, event_time: bool) -> None:
         """The shard's primary is here from now on."""
         (self._event.of(shard).recorder if event_time else self._wall).track(shard)
+
+    def gone(self, shard: str, event_time: bool) -> None:
+        """The copy is not served here any more."""
+        self.forget(shard, event_time)
+        self._running.forget(shard)
 
     def forget(self, shard: str, event_time: bool) -> None:
         """The shard's primary is elsewhere: hand its counts over."""
@@ -205,6 +240,7 @@ class StatisticsReporter:
         present = self._wall_slot()
         self._wall.reopen(present)
         self._wall.fold(present, present)
+        self._wall.begin(present)
         self._waiting.extend(self._wall.drain(present - 1))
         self._waiting.extend(self._event.close(self._env.clock.monotonic_s()))
         while len(self._waiting) > WAITING_STATISTICS_MAX:
@@ -222,6 +258,26 @@ class StatisticsReporter:
             if self._first >= all_ and len(self._waiting) <= KEPT_FOR_OTHERS_MAX:
                 return
             self._drop_first()
+
+    def _open_slot(self, shard: str) -> tuple[int, int] | None:
+        """The newest open slot of a shard and its operations so far; None: there is none."""
+        present = self._wall_slot()
+        if operations := self._wall.open_count(shard, present):
+            return present, operations
+        line = self._event.known(shard)
+        if line is None or line.slot is None:
+            return None
+        return line.slot, line.recorder.open_count(shard, line.slot)
+
+    def _open_keys(self, shard: str, slot: int) -> Keys:
+        line = self._event.known(shard)
+        return (line.recorder if line is not None else self._wall).open_keys(shard, slot)
+
+    def stored(self, by_shard: Mapping[str, int]) -> None:
+        """The bytes of each copy on the disk now."""
+        now_s = self._env.clock.monotonic_s()
+        for shard, stored_bytes in by_shard.items():
+            self._running.stored(shard, stored_bytes, now_s)
 
     def status(
         self, stored_bytes: int, elapsed_s: float, throttled: int = 0, lag_s: float = 0.0
@@ -261,8 +317,10 @@ class StatisticsReporter:
         sizes = {op: total.bytes for op, total in self.totals.items()}
         bytes_in = sizes.pop(OpType.APPEND)
         bytes_out = sum(sizes.values())
-        work = Work.of(counts, bytes_in, bytes_out, append_batches=self._append_batches)
-        return Counted(work, self._operations, self._bytes)
+        work = Work.of(counts, bytes_in, bytes_out, self._replicated, self._replicated_bytes,
+                       self._append_batches)  # fmt: skip
+        operations = self._operations + REPLICATED_COST * self._replicated
+        return Counted(work, operations, self._bytes)
 
     async def report(
         self, send: Send, incarnation: int, status: DataStoreStatus, to: str = ""
@@ -272,6 +330,7 @@ class StatisticsReporter:
         Every coordinator gets everything: each may lead a cell, or follow a dead leader.
         """
         self._close_slots()
+        running = self._totals_sent.take(to, self._env.clock.monotonic_s())
         more = True
         while more:
             begin = max(self._told.setdefault(to, 0), self._first)
@@ -283,19 +342,26 @@ class StatisticsReporter:
                 shard_statistics_json=msgspec.json.encode(part),
                 status_json=msgspec.json.encode(status),
                 wall_us=self.clock.now_us(),
+                totals_json=msgspec.json.encode(running) if running else b"",
             )
             try:
                 answer = await send(request)
             except LogstoreError as e:
+                self._totals_sent.put_back(to, running)
                 _log.warning("report was not taken", coordinator=to, error=e.message)
                 return
             self._told[to] = begin + count
+            running = []
             self._drop_taken()
             self._take(answer)
             more = self._told[to] < self._first + len(self._waiting)
 
     def _take(self, answer: coordinator_pb2.ReportResponse) -> None:
         if answer.slot_s > 0 and answer.slot_s != self.slot_s:
-            self.slot_s = answer.slot_s
+            self.slot_s, wall, event = answer.slot_s, self._wall, self._event
             self._wall, self._event = self._new_recorder(), EventLines(self._new_recorder)
+            for shard in wall.tracked:
+                self._wall.track(shard)
+            for shard in event.tracked():
+                self._event.of(shard).recorder.track(shard)
         self._event.hear(answer.newest_slots)

@@ -685,6 +685,7 @@ class ReportRequest(_message.Message):
     SHARD_STATISTICS_JSON_FIELD_NUMBER: _builtins.int
     STATUS_JSON_FIELD_NUMBER: _builtins.int
     WALL_US_FIELD_NUMBER: _builtins.int
+    TOTALS_JSON_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     incarnation: _builtins.int
     shard_statistics_json: _builtins.bytes
@@ -693,6 +694,8 @@ class ReportRequest(_message.Message):
     """profiler.types.DataStoreStatus"""
     wall_us: _builtins.int
     """the sender's clock; 0: unknown"""
+    totals_json: _builtins.bytes
+    """list[profiler.running.ShardTotals] of copies that changed"""
     def __init__(
         self,
         *,
@@ -701,10 +704,11 @@ class ReportRequest(_message.Message):
         shard_statistics_json: _builtins.bytes = ...,
         status_json: _builtins.bytes = ...,
         wall_us: _builtins.int = ...,
+        totals_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "instance", b"instance", "shard_statistics_json", b"shard_statistics_json", "status_json", b"status_json", "wall_us", b"wall_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "instance", b"instance", "shard_statistics_json", b"shard_statistics_json", "status_json", b"status_json", "totals_json", b"totals_json", "wall_us", b"wall_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,6 +105,7 @@ class AppendRequest(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     log: _builtins.str
     shard: _builtins.str
     """absent: the instance routes; records must be of one shard"""
@@ -116,6 +117,8 @@ class AppendRequest(_message.Message):
     """from 1, per producer and shard"""
     expected_version: _builtins.int
     """how many records the key has; one record only"""
+    retry: _builtins.bool
+    """an earlier attempt was refused as `overloaded`: it is no new load"""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]: ...
     @_builtins.property
@@ -131,10 +134,11 @@ class AppendRequest(_message.Message):
         records: _abc.Iterable[Global___Record] | None = ...,
         expected_version: _builtins.int | None = ...,
         caller: _common_pb2.Caller | None = ...,
+        retry: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "_shard", b"_shard", "caller", b"caller", "expected_version", b"expected_version", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "_shard", b"_shard", "caller", b"caller", "epoch", b"epoch", "expected_version", b"expected_version", "log", b"log", "producer_id", b"producer_id", "records", b"records", "sequence", b"sequence", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "_shard", b"_shard", "caller", b"caller", "epoch", b"epoch", "expected_version", b"expected_version", "log", b"log", "producer_id", b"producer_id", "records", b"records", "retry", b"retry", "sequence", b"sequence", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -202,6 +206,7 @@ class AppendBatch(_message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     FORWARDED_FIELD_NUMBER: _builtins.int
     CREATED_US_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """chosen by the client, unique in the stream"""
     shard: _builtins.str
@@ -220,6 +225,8 @@ class AppendBatch(_message.Message):
     """sent on by another replica: never forwarded again"""
     created_us: _builtins.int
     """LogRoutes.created_us of the log that is meant; 0: whichever has the name"""
+    retry: _builtins.bool
+    """an earlier attempt was refused as `overloaded`: it is no new load"""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller: ...
     def __init__(
@@ -238,10 +245,11 @@ class AppendBatch(_message.Message):
         expected_version: _builtins.int | None = ...,
         forwarded: _builtins.bool = ...,
         created_us: _builtins.int = ...,
+        retry: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "caller", b"caller", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "caller", b"caller", "count", b"count", "crc32c", b"crc32c", "created_us", b"created_us", "epoch", b"epoch", "expected_version", b"expected_version", "flags", b"flags", "forwarded", b"forwarded", "id", b"id", "payload", b"payload", "producer_id", b"producer_id", "sequence", b"sequence", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "caller", b"caller", "count", b"count", "crc32c", b"crc32c", "created_us", b"created_us", "epoch", b"epoch", "expected_version", b"expected_version", "flags", b"flags", "forwarded", b"forwarded", "id", b"id", "payload", b"payload", "producer_id", b"producer_id", "retry", b"retry", "sequence", b"sequence", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -315,6 +323,7 @@ class ReadRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     CREATED_US_FIELD_NUMBER: _builtins.int
     IPC_STREAM_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     shard: _builtins.str
     epoch: _builtins.int
     """0: not checked"""
@@ -336,6 +345,8 @@ class ReadRequest(_message.Message):
     """as in AppendBatch"""
     ipc_stream: _builtins.bool
     """payloads are complete Arrow IPC streams, with offset and timestamp, not compressed"""
+    retry: _builtins.bool
+    """as in AppendBatch"""
     @_builtins.property
     def range(self) -> _common_pb2.KeyRange:
         """only these keys (absent: all)"""
@@ -358,10 +369,11 @@ class ReadRequest(_message.Message):
         caller: _common_pb2.Caller | None = ...,
         created_us: _builtins.int = ...,
         ipc_stream: _builtins.bool = ...,
+        retry: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "key", b"key", "range", b"range", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "ipc_stream", b"ipc_stream", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_since_us", b"_since_us", "_start_offset", b"_start_offset", "_stop_offset", b"_stop_offset", "caller", b"caller", "created_us", b"created_us", "epoch", b"epoch", "ipc_stream", b"ipc_stream", "key", b"key", "limit", b"limit", "min_high_watermark", b"min_high_watermark", "primary_only", b"primary_only", "range", b"range", "retry", b"retry", "shard", b"shard", "since_us", b"since_us", "start_offset", b"start_offset", "stop_offset", b"stop_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
     _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
