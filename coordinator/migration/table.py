@@ -111,8 +111,9 @@ def story(record: MigrationRecord) -> list[str]:
     start = record.created_us
     lines = [f"{record.id}: {record.shard} from {record.source.instance} to "
              f"{record.target_instance}, {record.trigger}"]  # fmt: skip
-    lines += [f"+{(p.at_us - start) / 1e6:.3f} s {p.state.value}" for p in record.phases]
-    lines += list(record.notes)
+    phases = [f"+{(p.at_us - start) / 1e6:.3f} s {p.state.value}" for p in record.phases]
+    last = 0 if record.active else 1  # the end stands behind the remarks, which are of before
+    lines += [*phases[: len(phases) - last], *record.notes, *phases[len(phases) - last :]]
     if record.cause:
         lines.append(f"cause: {record.cause}")
     return lines

@@ -398,7 +398,7 @@ def test_commands_that_ask_several_times_leave_no_trace(
     address: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for n in range(5):
-        assert main(["log", "create", f"loops-{n}", "--shards", "2", "--address", address]) == 0
+        assert main(["log", "create", f"loops-{n}", "--address", address]) == 0
     assert capfd.readouterr().err == ""
     with pytest.raises(LimitExceededError, match="client_group is 201 bytes, the limit is 200"):
         connect(address, client_group="x" * 201)
