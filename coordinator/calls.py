@@ -21,7 +21,7 @@ from coordinator.answers.catalog import (
     RetiredInstance,
 )
 from coordinator.answers.plans import AutopilotMode, PlanAnswer, PlannerSettings, ShardWeight
-from coordinator.answers.statistics import ForecastAnswer, Heatmap, Shares, Stats
+from coordinator.answers.statistics import ForecastAnswer, Heatmap, LogCorrelations, Shares, Stats
 from coordinator.migration.answers import DryMove, Migration, MigrationRows, Reshape
 from logstore.meta.records import LogOptions, ShardRecord
 
@@ -64,6 +64,7 @@ _LOG_INFOS: Mapping[str, tuple[type, ...]] = {f"logs.{k}": v for k, v in _LOG_IN
 
 CALLS: Mapping[tuple[str, str], Call] = {
     # Every coordinator asks the instances.
+    ("Accesses", "Correlation"): _reads(Of.ANYONE, LogCorrelations),
     ("Accesses", "Read"): _reads(Of.ANYONE),
     ("Announcements", "AddEvent"): _writes(Of.CLUSTER, AddedEvent),
     ("Announcements", "ListEvents"): _reads(Of.ANYONE, Events),

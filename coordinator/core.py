@@ -85,6 +85,7 @@ class CoordinatorCore:
         self.learner = ModelTrainer(self.intake, env, learned)
         self.announced = Announced(store, self.learner)
         self.nodes = GrpcNodes(store, transport)
+        self.samples = Instances(store, transport, lambda: self.nodes.cluster)
         self.work: Cell
         """The cell of an embedded store, else one that only reads; made by `begin`."""
         self._leading: CellLeadership | None = None
@@ -119,9 +120,10 @@ class CoordinatorCore:
         statistics = StatisticsService(
             self.config, self.env, self.store, self.learner, weights.acting
         )
-        asked = Instances(self.store, self._transport, lambda: self.nodes.cluster)
         return {
-            f"{PACKAGE}Accesses": AccessesService(self.store, asked),
+            f"{PACKAGE}Accesses": AccessesService(
+                self.store, self.samples, self.intake.correlations
+            ),
             f"{PACKAGE}Metadata": MetadataService(self.store),
             **{f"{PACKAGE}{name}": service for name, service in self.work.services.items()},
             ROUTES: CoordinatorRouteService(self.store),

@@ -14,6 +14,7 @@ from coordinator.migration.driver import MigrationDriver
 from coordinator.migration.ledger import Ledger
 from coordinator.planning.announcements import Announced
 from coordinator.planning.loop import PlanningLoop
+from coordinator.statistics.access_learner import AccessLearner
 from coordinator.statistics.intake import StatisticsIntake
 from coordinator.statistics.model_trainer import LEARNED_FILE, ModelTrainer
 from logstore.base.address import Address
@@ -50,6 +51,7 @@ class CoordinatorServer:
             config, env, self.store, GrpcTransport(self._tls), learned=config.data / LEARNED_FILE
         )
         self._server = GrpcServer(self.core.interceptors)
+        self._access_learner = AccessLearner(self.core.samples, self.core.intake.correlations, env)
         self._fetched = Fetched(
             Ledger(self.store, env), functools.partial(self.learner.call, self.intake.score)
         )
@@ -111,6 +113,7 @@ class CoordinatorServer:
         if self.config.metrics_listen:
             self.metrics_address = self._endpoint.start(self.config.metrics_listen)
             self._fetched.start()
+        self._access_learner.start()
         await self.core.start(self.config.advertise or self.address)
         await self._server.ready()
         _log.info("coordinator serves", address=self.address)
@@ -149,6 +152,7 @@ class CoordinatorServer:
         await self._server.leave()
         await self._endpoint.stop()
         await self._fetched.close()
+        await self._access_learner.close()
         await self.core.stop()
         await self._server.stop(STOP_GRACE_S)
         await self.core.close()

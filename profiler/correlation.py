@@ -40,6 +40,14 @@ class CorrelationMatrix:
         if noise is not None:
             self._noise += rate * (noise - self._noise)
 
+    def grow(self, groups: int) -> None:
+        """Take further groups in, of which all values were 0 so far."""
+        if not len(self._mean) <= groups <= GROUPS_MAX:
+            raise ValueError(f"groups is {groups}, the limit is {len(self._mean)} to {GROUPS_MAX}")
+        more = groups - len(self._mean)
+        self._mean, self._noise = np.pad(self._mean, (0, more)), np.pad(self._noise, (0, more))
+        self._covariance = np.pad(self._covariance, ((0, more), (0, more)))
+
     def covariance(self) -> FloatArray:
         """Shape (groups, groups), without the noise of sampling."""
         found = self._covariance.copy()

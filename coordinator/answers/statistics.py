@@ -222,3 +222,26 @@ class Shares(Answer, frozen=True, kw_only=True):
     corrections: dict[str, float]
     keys_by_instance: dict[str, int]
     expected: dict[str, float]
+
+
+class PairUsedTogether(Answer, frozen=True, kw_only=True):
+    """Two shards and the partial correlation of their accesses, with where their primaries are."""
+
+    shard: str
+    other: str
+    correlation: float
+    instance: str
+    other_instance: str
+
+
+class LogCorrelations(Answer, frozen=True, kw_only=True):
+    """How the accesses of a log's shards go together, in the order of their keys.
+
+    `matrix[i][j]`: of `shards[i]` and `shards[j]`, -1 to 1. `bins`: how many bins were learned.
+    """
+
+    shards: list[str]
+    bins: int
+    matrix: list[list[float]]
+    pairs: list[PairUsedTogether]
+    """Those that the planner hears of, the strongest first."""

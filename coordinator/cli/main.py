@@ -16,6 +16,7 @@ from coordinator.cli import (
     append,
     cluster,
     copies,
+    correlation,
     data,
     doctor,
     logs,
@@ -66,7 +67,7 @@ def _options(
 
 for module in (serve, logs, append, data, accesses, cluster, stats, profile, announce, moves,
                place, planner, reshape, simulate, verify, recover, copies, doctor,
-               weight):  # fmt: skip
+               weight, correlation):  # fmt: skip
     module.register(app)
 check_every(app)
 use_for_all(app)

@@ -200,6 +200,7 @@ def _shard_view(
         start=shard.range.start,
         end=shard.range.end,
         in_sync=tuple(m.instance for m in shard.in_sync if m.instance != shard.primary.instance),
+        related=dict(intake.correlations.related(shard.shard)),
         opened_s=births.opened_s(shard.shard, shard.log),
         peak_ops_per_s=peak * per_s,
         log_shards_min=births.shards_created.get(shard.log),

@@ -1,18 +1,27 @@
 """coordinator.v1.Accesses: the accesses that instances sampled, asked for and passed on."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from coordinator.rpc_errors import Context
+import numpy as np
+
+from coordinator.answers.statistics import LogCorrelations, PairUsedTogether
+from coordinator.rpc_errors import Context, answered, unary
+from coordinator.statistics.correlations import RELATED_MIN, Correlations, LogCorrelation
 from logstore.base.errors import InvalidArgumentError, LogstoreError, UnknownLogError
+from logstore.base.types import ShardStatus
 from logstore.meta.port import MetadataStore
 from logstore.meta.records import InstanceRecord
-from logstore.meta.tables import instance_table, log_table
+from logstore.meta.tables import instance_table, log_table, shard_table
+from logstore.proto.coordinator_v1 import accesses_pb2 as pb2
+from logstore.proto.coordinator_v1 import coordinator_pb2
 from logstore.proto.coordinator_v1.accesses_pb2_grpc import AccessesServicer
 from logstore.proto.handshake import MemberChannel
 from logstore.proto.status import called, served
 from logstore.proto.transport import Transport
 from logstore.proto.v1 import accesses_pb2
 from logstore.proto.v1.accesses_pb2_grpc import AccessServiceStub
+from profiler.correlation import FloatArray
 from sharder.keys import TOKEN_BYTES, Partitioner
 
 ANSWER_S = 10.0
@@ -41,10 +50,10 @@ class Instances:
 
 
 class AccessesService(AccessesServicer):
-    """Reads all instances, one after the other."""
+    """Reads all instances, one after the other, and what was learned from them."""
 
-    def __init__(self, store: MetadataStore, instances: Instances) -> None:
-        self._store, self._instances = store, instances
+    def __init__(self, store: MetadataStore, instances: Instances, learned: Correlations) -> None:
+        self._store, self._instances, self._learned = store, instances, learned
 
     async def Read(
         self, request: accesses_pb2.AccessesRequest, context: Context
@@ -70,3 +79,56 @@ class AccessesService(AccessesServicer):
         balanced = found.options.partitioner is Partitioner.BALANCED
         asked.token_bytes = TOKEN_BYTES if balanced else 0
         return asked
+
+    @unary
+    async def Correlation(
+        self, request: pb2.CorrelationRequest, context: Context
+    ) -> coordinator_pb2.JsonResponse:
+        if await log_table(self._store).get(request.log) is None:
+            raise UnknownLogError(f"log {request.log!r} does not exist")
+        shards = await shard_table(self._store).all(f"{request.log}/")
+        live = sorted(
+            (s for s in shards if s.status is ShardStatus.OPEN), key=lambda s: s.range.start
+        )
+        found = self._learned.of(request.log) or LogCorrelation([])
+        names = [s.shard for s in live if s.shard in found.shards]
+        at = [found.shards.index(name) for name in names]
+        matrix = found.partial()[np.ix_(at, at)]
+        homes = {s.shard: s.primary.instance for s in live}
+        answer = answered(
+            LogCorrelations(
+                shards=names,
+                bins=found.matrix.learned_slots,
+                matrix=matrix.tolist(),
+                pairs=_pairs(names, matrix, homes),
+            )
+        )
+        if request.png:
+            answer.png = await asyncio.to_thread(_png, names, matrix, request.log)
+        return answer
+
+
+def _pairs(
+    names: Sequence[str], matrix: FloatArray, homes: Mapping[str, str]
+) -> list[PairUsedTogether]:
+    rows, columns = np.nonzero(np.triu(matrix, 1) >= RELATED_MIN)
+    found = [
+        PairUsedTogether(
+            shard=names[i],
+            other=names[j],
+            correlation=float(matrix[i, j]),
+            instance=homes[names[i]],
+            other_instance=homes[names[j]],
+        )
+        for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    return sorted(found, key=lambda pair: (-pair.correlation, pair.shard, pair.other))
+
+
+def _png(names: Sequence[str], matrix: FloatArray, log: str) -> bytes:
+    try:
+        from profiler.correlation_png import render_correlation_png
+
+        return render_correlation_png(names, matrix, log)
+    except ImportError:
+        raise InvalidArgumentError("a PNG needs matplotlib: pip install 'logstore[demo]'") from None

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 
+from coordinator.statistics.correlations import Correlations
 from coordinator.statistics.instances_heard import InstancesHeard
 from coordinator.statistics.log_clock import LogClock
 from coordinator.statistics.present import PresentLoads
@@ -93,6 +94,7 @@ class StatisticsIntake:
         self.groups = GroupBook(self.book, parts)
         """Learned while a client group's profile is announced, and only then: it costs as much."""
         self.reliability = Reliability()
+        self.correlations = Correlations()
         self._models = threading.RLock()
         """Held while models or heatmaps are in use."""
         self._settle_s, self._alive_s = settle_s, alive_s

@@ -25,6 +25,7 @@ BASE: dict[str, list[str]] = {
     "log delete": ["nolog", "--yes"],
     "heatmap": ["bounds"],
     "accesses": ["bounds"],
+    "correlation": ["bounds"],
     "move": ["bounds/0", "instance-2", "--dry-run"],
     "pause": ["m9"], "resume": ["m9"], "abort": ["m9"], "rollback": ["m9"], "complete": ["m9"],
     "drain": ["instance-2", "--dry-run"],

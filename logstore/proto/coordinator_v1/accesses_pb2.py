@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from logstore.proto.coordinator_v1 import coordinator_pb2 as logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2
 from logstore.proto.v1 import accesses_pb2 as logstore_dot_proto_dot_v1_dot_accesses__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,logstore/proto/coordinator_v1/accesses.proto\x12\x0e\x63oordinator.v1\x1a logstore/proto/v1/accesses.proto2M\n\x08\x41\x63\x63\x65sses\x12\x41\n\x04Read\x12\x1c.logstore.v1.AccessesRequest\x1a\x19.logstore.v1.AccessesPart0\x01\x42-Z+logstore/proto/coordinator_v1;coordinatorv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,logstore/proto/coordinator_v1/accesses.proto\x12\x0e\x63oordinator.v1\x1a/logstore/proto/coordinator_v1/coordinator.proto\x1a logstore/proto/v1/accesses.proto\".\n\x12\x43orrelationRequest\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x08\x32\x9e\x01\n\x08\x41\x63\x63\x65sses\x12\x41\n\x04Read\x12\x1c.logstore.v1.AccessesRequest\x1a\x19.logstore.v1.AccessesPart0\x01\x12O\n\x0b\x43orrelation\x12\".coordinator.v1.CorrelationRequest\x1a\x1c.coordinator.v1.JsonResponseB-Z+logstore/proto/coordinator_v1;coordinatorv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +34,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'logstore.proto.coordinator_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z+logstore/proto/coordinator_v1;coordinatorv1'
-  _globals['_ACCESSES']._serialized_start=98
-  _globals['_ACCESSES']._serialized_end=175
+  _globals['_CORRELATIONREQUEST']._serialized_start=147
+  _globals['_CORRELATIONREQUEST']._serialized_end=193
+  _globals['_ACCESSES']._serialized_start=196
+  _globals['_ACCESSES']._serialized_end=354
 # @@protoc_insertion_point(module_scope)

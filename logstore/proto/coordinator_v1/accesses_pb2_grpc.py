@@ -3,6 +3,8 @@
 import grpc
 import warnings
 
+from logstore.proto.coordinator_v1 import accesses_pb2 as logstore_dot_proto_dot_coordinator__v1_dot_accesses__pb2
+from logstore.proto.coordinator_v1 import coordinator_pb2 as logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2
 from logstore.proto.v1 import accesses_pb2 as logstore_dot_proto_dot_v1_dot_accesses__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -40,6 +42,11 @@ class AccessesStub:
                 request_serializer=logstore_dot_proto_dot_v1_dot_accesses__pb2.AccessesRequest.SerializeToString,
                 response_deserializer=logstore_dot_proto_dot_v1_dot_accesses__pb2.AccessesPart.FromString,
                 _registered_method=True)
+        self.Correlation = channel.unary_unary(
+                '/coordinator.v1.Accesses/Correlation',
+                request_serializer=logstore_dot_proto_dot_coordinator__v1_dot_accesses__pb2.CorrelationRequest.SerializeToString,
+                response_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
+                _registered_method=True)
 
 
 class AccessesServicer:
@@ -53,6 +60,13 @@ class AccessesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Correlation(self, request, context):
+        """Which shards of a log are used together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +74,11 @@ def add_AccessesServicer_to_server(servicer, server):
                     servicer.Read,
                     request_deserializer=logstore_dot_proto_dot_v1_dot_accesses__pb2.AccessesRequest.FromString,
                     response_serializer=logstore_dot_proto_dot_v1_dot_accesses__pb2.AccessesPart.SerializeToString,
+            ),
+            'Correlation': grpc.unary_unary_rpc_method_handler(
+                    servicer.Correlation,
+                    request_deserializer=logstore_dot_proto_dot_coordinator__v1_dot_accesses__pb2.CorrelationRequest.FromString,
+                    response_serializer=logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +109,33 @@ class Accesses:
             '/coordinator.v1.Accesses/Read',
             logstore_dot_proto_dot_v1_dot_accesses__pb2.AccessesRequest.SerializeToString,
             logstore_dot_proto_dot_v1_dot_accesses__pb2.AccessesPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Correlation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coordinator.v1.Accesses/Correlation',
+            logstore_dot_proto_dot_coordinator__v1_dot_accesses__pb2.CorrelationRequest.SerializeToString,
+            logstore_dot_proto_dot_coordinator__v1_dot_coordinator__pb2.JsonResponse.FromString,
             options,
             channel_credentials,
             insecure,

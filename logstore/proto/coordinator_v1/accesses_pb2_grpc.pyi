@@ -5,6 +5,8 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from logstore.proto.coordinator_v1 import accesses_pb2 as _accesses_pb2_1
+from logstore.proto.coordinator_v1 import coordinator_pb2 as _coordinator_pb2
 from logstore.proto.v1 import accesses_pb2 as _accesses_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -35,6 +37,8 @@ class AccessesStub:
     def __new__(cls, channel: _aio.Channel) -> AccessesAsyncStub: ...
     Read: _grpc.UnaryStreamMultiCallable[_accesses_pb2.AccessesRequest, _accesses_pb2.AccessesPart]
     """Of every instance, part after part, each instance's oldest first; log must be named."""
+    Correlation: _grpc.UnaryUnaryMultiCallable[_accesses_pb2_1.CorrelationRequest, _coordinator_pb2.JsonResponse]
+    """Which shards of a log are used together."""
 
 @_typing.type_check_only
 class AccessesAsyncStub(AccessesStub):
@@ -43,6 +47,8 @@ class AccessesAsyncStub(AccessesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Read: _aio.UnaryStreamMultiCallable[_accesses_pb2.AccessesRequest, _accesses_pb2.AccessesPart]  # type: ignore[assignment]
     """Of every instance, part after part, each instance's oldest first; log must be named."""
+    Correlation: _aio.UnaryUnaryMultiCallable[_accesses_pb2_1.CorrelationRequest, _coordinator_pb2.JsonResponse]  # type: ignore[assignment]
+    """Which shards of a log are used together."""
 
 class AccessesServicer(metaclass=_abc_1.ABCMeta):
     """What instances sampled of accesses, put together."""
@@ -54,5 +60,13 @@ class AccessesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_accesses_pb2.AccessesPart], _abc.AsyncIterator[_accesses_pb2.AccessesPart]]:
         """Of every instance, part after part, each instance's oldest first; log must be named."""
+
+    @_abc_1.abstractmethod
+    def Correlation(
+        self,
+        request: _accesses_pb2_1.CorrelationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonResponse, _abc.Awaitable[_coordinator_pb2.JsonResponse]]:
+        """Which shards of a log are used together."""
 
 def add_AccessesServicer_to_server(servicer: AccessesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,6 +18,7 @@ from logstore.meta.records import CapacityRecord, InstanceRecord, encode, instan
 from logstore.proto.channel import listen, make_server, open_channel
 from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1 import coordinator_pb2_grpc as stubs
+from logstore.proto.coordinator_v1.accesses_pb2 import CorrelationRequest
 from logstore.proto.coordinator_v1.accesses_pb2_grpc import AccessesStub
 from logstore.proto.v1.accesses_pb2 import AccessesRequest
 from profiler.calendar import Event
@@ -169,6 +170,8 @@ async def accesses(caller: Caller, channel: grpc.aio.Channel) -> None:
     found = [part async for part in parts]
     assert [part.instance for part in found] == ["a", "b"]
     caller.golden.take("Accesses.Read", found[0])
+    learned = await AccessesStub(channel).Correlation(CorrelationRequest(log="x"), timeout=30)
+    caller.golden.take("Accesses.Correlation", learned)
 
 
 async def metadata(caller: Caller, channel: grpc.aio.Channel) -> None:
