@@ -4,6 +4,7 @@ from msgspec import UNSET, UnsetType
 
 from coordinator.answers.base import Answer
 from profiler.anomaly import AnomalyKind
+from profiler.forecast.trend import Drift
 from profiler.types import Forecast, OpType, Resource
 
 
@@ -192,6 +193,17 @@ class ModelScore(Answer, frozen=True, kw_only=True):
     n: int
 
 
+class ShardTrend(Answer, frozen=True, kw_only=True):
+    """Where the load of a shard is going (`profiler.forecast.trend.LoadTrend`), per slot."""
+
+    moving_average: float
+    deviation: float
+    slope: float
+    drift: Drift
+    weights: dict[str, float]
+    """The models in the forecast of the next slot; they sum to 1."""
+
+
 class ForecastAnswer(Answer, frozen=True, kw_only=True):
     """Forecasts by shard in operations per slot, anomalies, and the models' scores.
 
@@ -205,6 +217,7 @@ class ForecastAnswer(Answer, frozen=True, kw_only=True):
     forecasts: dict[str, Forecast]
     anomalies: tuple[UnusualSlot, ...]
     """The newest first."""
+    trends: dict[str, ShardTrend]
     unwatched_shards: int
     score: dict[str, dict[str, ModelScore]] | UnsetType = UNSET
 

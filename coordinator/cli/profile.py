@@ -42,6 +42,7 @@ from sharder.view import load_view
 
 ROWS_SHOWN = 24
 UNUSUAL_SHOWN = 20
+MODELS_SHOWN = 3
 
 
 class Replayed(PlanFields, frozen=True, kw_only=True):
@@ -132,6 +133,7 @@ def forecast(
         )  # fmt: skip
     if not found.forecasts:
         typer.echo("nothing is learned yet")
+    _print_trends(found)
     if found.anomalies:
         print_table(
             "unusual slots, the newest first (score: how many usual deviations off)",
@@ -143,6 +145,25 @@ def forecast(
         )
     if found.unwatched_shards:
         typer.echo(f"{found.unwatched_shards} more shards are not watched for unusual slots")
+
+
+def _print_trends(found: ForecastAnswer) -> None:
+    if not found.trends:
+        return
+    print_table(
+        "trend of each shard (operations per slot), and the models in its next forecast",
+        ("shard", "moving average", "deviation", "slope", "drift", "models"),
+        [
+            (name, t.moving_average, t.deviation, t.slope, t.drift, _heaviest(t.weights))
+            for name, t in found.trends.items()
+        ],
+    )
+
+
+def _heaviest(weights: Mapping[str, float]) -> str:
+    """The heaviest models with their weights."""
+    ordered = sorted(weights.items(), key=lambda each: -each[1])[:MODELS_SHOWN]
+    return ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in ordered)
 
 
 def _print_score(score: Mapping[str, Mapping[str, ModelScore]], whose: str) -> None:

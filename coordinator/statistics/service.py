@@ -16,6 +16,7 @@ from coordinator.answers.statistics import (
     ModelScore,
     ShardNow,
     ShardSlot,
+    ShardTrend,
     Stats,
     UnusualSlot,
 )
@@ -46,7 +47,7 @@ from logstore.proto.coordinator_v1 import coordinator_pb2 as pb
 from logstore.proto.coordinator_v1.coordinator_pb2_grpc import (
     StatisticsServicer,
 )
-from profiler.forecast.book import HORIZON_SLOTS_MAX
+from profiler.forecast.book import HORIZON_SLOTS_MAX, ForecastBook
 from profiler.running import ShardTotals
 from profiler.scoreboard import Score
 from profiler.types import DataStoreStatus, OpType, ShardStatistics
@@ -244,6 +245,7 @@ class StatisticsService(StatisticsServicer):
         except ValueError as e:
             raise InvalidArgumentError(str(e)) from None
         learned = {shard: self._intake.book.last_slot(shard) for shard in found}
+        trends = await self._learner.call(_trends, self._intake.book, tuple(found))
         unusual = await self._learner.call(self._intake.unusual, request.shard or None)
         answer = ForecastAnswer(
             slot_s=self._intake.slot_s,
@@ -251,6 +253,7 @@ class StatisticsService(StatisticsServicer):
             learned_slot=learned,
             forecasts=dict(sorted(found.items())),
             anomalies=tuple(UnusualSlot(shard=name, **fields_of(a)) for name, a in unusual),
+            trends=trends,
             unwatched_shards=self._intake.anomalies.unwatched,
         )
         if request.score:
@@ -261,6 +264,15 @@ class StatisticsService(StatisticsServicer):
     async def _check_log(self, name: str) -> None:
         if await log_table(self._store).entry(name) is None:
             raise UnknownLogError(f"log {name!r} does not exist")
+
+
+def _trends(book: ForecastBook, shards: Sequence[str]) -> dict[str, ShardTrend]:
+    """In the thread that owns the models; a shard that was deleted meanwhile is left out."""
+    return {
+        shard: ShardTrend(**fields_of(book.trend(shard)), weights=book.weights(shard))
+        for shard in sorted(shards)
+        if shard in book
+    }
 
 
 def _scores(scores: Mapping[str, Mapping[int, Score]]) -> dict[str, dict[str, ModelScore]]:

@@ -14,6 +14,7 @@ from profiler.forecast.cold_start import ColdStart
 from profiler.forecast.intervals import LEVELS
 from profiler.forecast.mixture import BOUNDS
 from profiler.forecast.port import FloatArray
+from profiler.forecast.trend import LoadTrend, trend_of
 from profiler.scoreboard import Score
 from profiler.types import Forecast
 
@@ -195,6 +196,14 @@ class ForecastBook:
         Of one shard since its beginning, or of all, forgotten ones included.
         """
         return self._bank.scores.score(None if shard is None else self._known(shard))
+
+    def trend(self, shard: str) -> LoadTrend:
+        """Where the load of the shard is going: average, deviation, drift of its last slots."""
+        return trend_of(self._bank.history.series(self._known(shard)))
+
+    def weights(self, shard: str) -> dict[str, float]:
+        """The models in the shard's forecast of the next slot, and their weights."""
+        return self._bank.selector.shares(self._known(shard))
 
     def reset_score(self) -> None:
         """Start the score again, for example after the first weeks; the models stay."""

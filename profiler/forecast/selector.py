@@ -105,6 +105,14 @@ class Selector:
         speaks = beaten & (self._scored[rows] >= self._min_scored)
         return np.where(speaks, len(self.names) - 1, 0)
 
+    def shares(self, row: int) -> dict[str, float]:
+        """The weight of each model in the forecast of the first horizon; they sum to 1."""
+        if not self.speaker(np.array([row]))[0, 0]:
+            return {self.names[0]: 1.0}
+        models = len(self.names) - 1
+        weights = self._weights(self._error[[row]][:, :, :1, :models])[0, 0].tolist()
+        return dict(zip(self.names, weights, strict=False))
+
     def usual_error(self, rows: IntArray) -> FloatArray:
         """The recent mean absolute error of all columns, shape (rows, horizons, columns)."""
         return np.asarray(self._error[rows, 1])
