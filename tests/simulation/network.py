@@ -363,6 +363,8 @@ class Call:
             handler = await server.handler(self.details, self.kind)
             requests = self._requests()
             first = await anext(requests, None) if self.kind[0] == "u" else None
+            if self.kind[0] == "u" and first is None:
+                return  # the request was lost with its sender
             argument = first if self.kind[0] == "u" else requests
             if self.kind[1] == "u":
                 self._answer(await handler(argument, context))
