@@ -20,12 +20,13 @@ the append: CPU of both processes, 0.64 to 0.76 by size of records and batches."
 class ShardTotals:
     """One copy's operations since its instance began to count them, `age_s` ago.
 
-    `counts` are the operations served, by type; `refused_count` operations were over capacity, and
-    `failed_count` (with the refused ones) could not be served; `retried_count`, among the served
-    and the refused, were sent again after a refusal. `replicated_count` records were written for
-    the primary. `latency` counts operations by bucket of a `LatencyHistogram`, `total_s` is the sum
-    of their response times. `sampled_keys` are those of the open slot `slot` so far; without any,
-    the sample that was reported before still stands.
+    `counts` are the operations served, by type; `append_batches` requests brought the appends;
+    `refused_count` operations were over capacity, and `failed_count` (with the refused ones) could
+    not be served; `retried_count`, among the served and the refused, were sent again after a
+    refusal. `replicated_count` records were written for the primary. `latency` counts operations by
+    bucket of a `LatencyHistogram`, `total_s` is the sum of their response times. `sampled_keys` are
+    those of the open slot `slot` so far; without any, the sample that was reported before still
+    stands.
     """
 
     shard: str
@@ -38,6 +39,7 @@ class ShardTotals:
     retried_count: int = 0
     replicated_count: int = 0
     replicated_bytes: int = 0
+    append_batches: int = 0
     stored_bytes: int = 0
     total_s: float = 0.0
     latency: dict[int, int] = field(default_factory=dict)
@@ -54,8 +56,9 @@ class ShardTotals:
 class _Running:
     """The totals of one copy that still count."""
 
-    __slots__ = ("bytes_in", "bytes_out", "counts", "failed", "latency", "refused", "replicated",
-                 "replicated_bytes", "retried", "since_s", "stored_bytes")  # fmt: skip
+    __slots__ = ("append_batches", "bytes_in", "bytes_out", "counts", "failed", "latency",
+                 "refused", "replicated", "replicated_bytes", "retried", "since_s",
+                 "stored_bytes")  # fmt: skip
 
     def __init__(self, since_s: float) -> None:
         self.since_s = since_s
@@ -63,6 +66,7 @@ class _Running:
         self.bytes_in = self.bytes_out = 0
         self.failed = self.refused = self.retried = 0
         self.replicated = self.replicated_bytes = self.stored_bytes = 0
+        self.append_batches = 0
         self.latency = LatencyHistogram()
 
 
@@ -95,15 +99,17 @@ class RunningTotals:
         latency_s: float,
         now_s: float,
         retried: int = 0,
+        batches: int = 1,
     ) -> None:
         """`count` operations of `byte_count` bytes in all that took `latency_s` each; `retried` of
-        them were refused before."""
+        them were refused before. Appends came in `batches` requests."""
         of = self._of(shard, now_s)
         if of is None:
             return
         of.counts[op] = of.counts.get(op, 0) + count
         if op is OpType.APPEND:
             of.bytes_in += byte_count
+            of.append_batches += batches
         else:
             of.bytes_out += byte_count
         of.retried += retried
@@ -166,6 +172,7 @@ class RunningTotals:
             retried_count=of.retried,
             replicated_count=of.replicated,
             replicated_bytes=of.replicated_bytes,
+            append_batches=of.append_batches,
             stored_bytes=of.stored_bytes,
             total_s=of.latency.total_s,
             latency=of.latency.counts(),
@@ -193,10 +200,13 @@ class CopyLoad:
     bytes_out_per_s: float = 0.0
     replicated_per_s: float = 0.0
     replicated_bytes_per_s: float = 0.0
+    append_batches_per_s: float = 0.0
     stored_bytes: int = 0
     mean_ms: float = 0.0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
+    by_type_per_s: dict[OpType, float] = field(default_factory=dict)
+    """The admitted ones."""
 
     @property
     def offered_per_s(self) -> float:
@@ -240,6 +250,7 @@ def load_between(spans: Sequence[Span]) -> CopyLoad:
     served = buckets.count
     return CopyLoad(
         **load.rates,
+        by_type_per_s=load.by_type,
         over_s=longest_s,
         stored_bytes=sum(now.stored_bytes for _, now, _ in spans),
         mean_ms=1e3 * load.total_s / served if served else 0.0,
@@ -254,11 +265,15 @@ class _Sum:
     def __init__(self) -> None:
         self.total_s = 0.0
         self.rates: dict[str, float] = {}
+        self.by_type: dict[OpType, float] = {}
 
     def add(self, before: ShardTotals | None, now: ShardTotals, over_s: float) -> None:
         was = before or ShardTotals(now.shard, 0.0, {})
         reads, reads_before = (t.query_count - t.counts.get(OpType.APPEND, 0) for t in (now, was))
         self.total_s += max(0.0, now.total_s - was.total_s)
+        for op, count in now.counts.items():
+            more = max(0, count - was.counts.get(op, 0)) / over_s
+            self.by_type[op] = self.by_type.get(op, 0.0) + more
         for name, grown in (
             ("admitted_per_s", now.query_count - was.query_count),
             ("reads_per_s", reads - reads_before),
@@ -269,6 +284,7 @@ class _Sum:
             ("bytes_out_per_s", now.bytes_out - was.bytes_out),
             ("replicated_per_s", now.replicated_count - was.replicated_count),
             ("replicated_bytes_per_s", now.replicated_bytes - was.replicated_bytes),
+            ("append_batches_per_s", now.append_batches - was.append_batches),
         ):
             self.rates[name] = self.rates.get(name, 0.0) + max(0, grown) / over_s
 

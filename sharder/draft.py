@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sharder.config import PlannerConfig
 from sharder.latency import LatencyModel
-from sharder.load import BYTES, RESOURCE_NAMES, LoadTable
+from sharder.load import RESOURCE_NAMES, LoadTable
 from sharder.operators import Crossing, ForecastSummary, Operator, Refusal, Trigger
 from sharder.outlook import Outlook
 from sharder.reasons import Reason
@@ -196,7 +196,7 @@ class Draft:
         at = np.flatnonzero(others)
         used = (self.upper[at] / self._target_limit[at][:, :, None]).min(axis=0)
         resource, period = divmod(int(np.argmax(used)), t.horizon)
-        scale = t.ratio[rows] if resource == BYTES else np.ones(len(rows))
+        scale = t.scale[rows, resource]
         mean, sigma = t.mean[rows, period] * scale, t.sigma[rows, period] * scale
         after = upper_bound(
             t.sum_mean[at, resource, period] + mean[:, None],

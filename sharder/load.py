@@ -1,7 +1,8 @@
 """A view as numpy arrays: forecasts of shards, and their sums per instance.
 
 Axes: I instances (sorted by id), S shards (sorted by instance, then id, so the result does not
-depend on the order of rows in the view), R = 2 resources (ops/s, bytes/s), H periods of the
+depend on the order of rows in the view), R resources (ops/s, bytes/s, and
+CPU in cores if an instance states a capacity of it), H periods of the
 horizon, in which crossings are looked for, F >= H periods that have a forecast.
 """
 
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from sharder.risk import Z80, Floats
 from sharder.view import ForecastView, InstanceView, ShardView, View
 
-OPS, BYTES = 0, 1
-RESOURCE_NAMES = ("ops/s", "bytes/s")
+OPS, BYTES, CPU = 0, 1, 2
+MOVING = ("operations", "bytes", "CPU", "I/O", "network")
+"""Resources of which a shard takes its part with it; memory and space are others."""
+RESOURCE_NAMES = ("ops/s", "bytes/s", "cores")
 
 
 class LoadTable:
@@ -62,6 +65,7 @@ class LoadTable:
             ("bytes", self.size),
             ("migration_weight", self.weight),
             ("bytes per operation", self.ratio),
+            ("cpu_s_per_op", np.array([s.cpu_s_per_op for s in self.shards], dtype=np.float64)),
         ):
             bad = ~np.isfinite(column) | (column < 0)
             if bad.any():
@@ -69,27 +73,39 @@ class LoadTable:
                 raise ValueError(
                     f"shard {self.shards[at].id}: {name} is {column[at]}, it must be at least 0"
                 )
-        self.capacity: Floats = np.array(
-            [
-                [_or_inf(i.capacity_ops_per_s), _or_inf(i.capacity_bytes_per_s)]
-                for i in self.instances
-            ],
-            dtype=np.float64,
-        ).reshape(-1, 2)
-        self.used: Floats = (
-            np.array(
-                [[i.ops_per_s, i.bytes_per_s] for i in self.instances], dtype=np.float64
-            ).reshape(-1, 2)
-            / self.capacity
-        ).max(axis=1, initial=0.0)
+        self._resources()
         self.surprised = self._surprised()
         self._keep_present()
         self.sum_mean, self.sum_squares, self.sum_sigma = self._sums()
         self._add_in_flight()
 
+    def _resources(self) -> None:
+        """Capacity and present use, [I, R], and what an operation of each shard takes, [S, R]."""
+        limits = [
+            (i.capacity_ops_per_s, i.capacity_bytes_per_s, i.capacity_cpu) for i in self.instances
+        ]
+        cpu = any(limit[CPU] is not None for limit in limits)
+        count = 3 if cpu else 2
+        per_op = [np.ones_like(self.ratio), self.ratio]
+        if cpu:
+            per_op.append(np.array([s.cpu_s_per_op for s in self.shards], dtype=np.float64))
+        self.scale: Floats = np.stack(per_op, axis=-1)
+        self.capacity: Floats = np.array(
+            [[_or_inf(value) for value in limit[:count]] for limit in limits], dtype=np.float64
+        ).reshape(-1, count)
+        present = [(i.ops_per_s, i.bytes_per_s, i.cpu)[:count] for i in self.instances]
+        self.used: Floats = (
+            np.array(present, dtype=np.float64).reshape(-1, count) / self.capacity
+        ).max(axis=1, initial=0.0)
+        moving = [
+            i.load if i.bound_by in MOVING and i.capacity_cpu is not None else 0.0
+            for i in self.instances
+        ]
+        self.used = np.maximum(self.used, np.array(moving, dtype=np.float64))
+
     def shard_load(self, rows: int | slice | NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Mean and sigma of one shard [R, H], or of several rows [n, R, H]."""
-        scale = np.stack([np.ones_like(self.ratio[rows]), self.ratio[rows]], axis=-1)[..., None]
+        scale = self.scale[rows][..., None]
         return (
             self.mean[rows][..., None, :] * scale,
             self.sigma[rows][..., None, :] * scale,
@@ -154,20 +170,20 @@ class LoadTable:
 
     def _sums(self) -> tuple[Floats, Floats, Floats]:
         """Sums over the shards of each instance: mean, sigma^2, sigma; each [I, R, H]."""
-        shape = (len(self.instances), 2, self.horizon)
+        shape = (len(self.instances), self.capacity.shape[1], self.horizon)
         sums = np.zeros((3, *shape))
         filled = np.flatnonzero(self.bounds[1:] > self.bounds[:-1])
         if filled.size:
             starts = self.bounds[filled]
-            ratio = self.ratio[:, None]
-            parts = (
-                (self.mean, ratio),
-                (self.sigma**2, ratio**2),
-                (self.sigma, ratio),
-            )
-            for out, (values, scale) in zip(sums, parts, strict=True):
+            for out, values, power in (
+                (sums[0], self.mean, 1),
+                (sums[1], self.sigma**2, 2),
+                (sums[2], self.sigma, 1),
+            ):
                 out[filled, OPS] = np.add.reduceat(values, starts, axis=0)
-                out[filled, BYTES] = np.add.reduceat(values * scale, starts, axis=0)
+                for resource in range(BYTES, out.shape[1]):
+                    scale = self.scale[:, resource, None] ** power
+                    out[filled, resource] = np.add.reduceat(values * scale, starts, axis=0)
         return sums[0], sums[1], sums[2]
 
     def _add_in_flight(self) -> None:

@@ -33,16 +33,16 @@ class Outlook:
             row = table.row_of.get(op.shard)
             if row is not None and op.kind in ("move", "switch"):
                 self._home[row] = table.index[op.target]  # past its cutover: it is there already
-        shape = (len(table.instances), 2, table.far_mean.shape[1])
+        shape = (len(table.instances), limit.shape[1], table.far_mean.shape[1])
         self._sums = np.zeros((3, *shape))
-        ratio = table.ratio[:, None]
-        for total, values, scale in (
-            (self._sums[0], table.far_mean, ratio),
-            (self._sums[1], table.far_sigma**2, ratio**2),
-            (self._sums[2], table.far_sigma, ratio),
+        for total, values, power in (
+            (self._sums[0], table.far_mean, 1),
+            (self._sums[1], table.far_sigma**2, 2),
+            (self._sums[2], table.far_sigma, 1),
         ):
-            np.add.at(total[:, 0], self._home, values)
-            np.add.at(total[:, 1], self._home, values * scale)
+            for resource in range(limit.shape[1]):
+                scale = table.scale[:, resource, None] ** power
+                np.add.at(total[:, resource], self._home, values * scale)
 
     def relief(self, instance: int, rows: NDArray[np.int64]) -> Floats:
         """Overloaded periods avoided if a shard leaves `instance`, for each of `rows`."""
@@ -85,7 +85,7 @@ class Outlook:
     def _loads(self, rows: NDArray[np.int64], part: float = 1.0) -> Floats:
         """Mean, sigma^2 and sigma of shards, [3, n, R, F]."""
         t = self._table
-        scale = part * np.stack([np.ones(len(rows)), t.ratio[rows]], axis=1)[:, :, None]
+        scale = part * t.scale[rows][:, :, None]
         mean, sigma = t.far_mean[rows][:, None] * scale, t.far_sigma[rows][:, None] * scale
         return np.stack([mean, sigma**2, sigma])
 

@@ -90,7 +90,8 @@ class ShardView:
     `peak_ops_per_s`: the highest of the last `merge_cold_s` (None: not known). `log_shards_min`:
     the number of shards that its log was created with (None: not known).
     `expected_ops_per_s`: the forecast for the present (None: there was none). `p50_ms`: of its
-    operations now (None: there are none).
+    operations now (None: there are none). `cpu_s_per_op`: CPU seconds of one of its operations, on
+    the mean (0: not known).
     """
 
     id: str
@@ -115,6 +116,7 @@ class ShardView:
     p50_ms: float | None = None
     peak_ops_per_s: float | None = None
     log_shards_min: int | None = None
+    cpu_s_per_op: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,9 @@ class ResponseTime:
 class InstanceView:
     """An instance: its limits (None: unlimited) and its present load.
 
+    `capacity_cpu`: cores that its shards may use; `cpu`: cores that they use. `load`: the largest
+    share of its capacities that it reports, `bound_by` the resource that it is of; what no move
+    of a shard changes (memory, say) is among them.
     `round_trips_us`: to each other instance, p50 and p99; `round_trip_ms`: the median of what the
     others measure to it, for pairs without. `failures_per_day` is observed; `draining`: it is to be
     emptied. `response_times`: of the last slots; empty: not measured.
@@ -154,9 +159,15 @@ class InstanceView:
     failures_per_day: float = 0.0
     draining: bool = False
     response_times: tuple[ResponseTime, ...] = ()
+    capacity_cpu: float | None = None
+    cpu: float = 0.0
+    load: float = 0.0
+    bound_by: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("capacity_ops_per_s", "capacity_bytes_per_s", "capacity_stored_bytes"):
+        for name in (
+            "capacity_ops_per_s", "capacity_bytes_per_s", "capacity_stored_bytes", "capacity_cpu",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"instance {self.id}: {name} is {value}, it must be above 0")

@@ -56,10 +56,16 @@ class LoadNow(Answer, frozen=True, kw_only=True):
     replicated_per_s: float
     """Records that followers wrote for the primary."""
     replicated_bytes_per_s: float
+    append_batches_per_s: float
+    """Requests that brought the appends."""
     stored_bytes: int
     mean_ms: float
     p50_ms: float
     p99_ms: float
+    by_type_per_s: dict[OpType, float]
+    """The admitted ones."""
+    cpu: float
+    """Cores that they take, by what an operation costs where it is served."""
 
 
 class CopyNow(LoadNow, frozen=True, kw_only=True):

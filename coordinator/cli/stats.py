@@ -33,6 +33,9 @@ def stats(
 ) -> None:
     """Show the load of the last minute, by shard, copy and instance.
 
+    An instance's load is the largest used share of its capacities, with the resource that it is of;
+    a capacity with ~ is estimated from what the instance does and uses.
+
     Offered operations are those that came: admitted ones were served, refused ones were over the
     instance's capacity. Retried ones had been refused before, and are no new load. Replicated are
     the records that a follower writes for its primary.
@@ -51,7 +54,7 @@ def stats(
     print_table(
         "Shards, last minute, per second",
         ("shard", "instance", "role", "offered", "admitted", "refused", "retried", "replicated",
-         "bytes in", "bytes out", "stored bytes", "mean ms", "p99 ms", "weight"),
+         "bytes in", "bytes out", "stored bytes", "cores", "mean ms", "p99 ms", "weight"),
         [row for shard in found.loads.values() for row in _rows(shard)],
     )  # fmt: skip
     if history:
@@ -97,7 +100,8 @@ def _cells(load: LoadNow) -> tuple[object, ...]:
     return (
         round(load.offered_per_s, 1), round(load.admitted_per_s, 1), round(load.refused_per_s, 1),
         round(load.retried_per_s, 1), round(load.replicated_per_s, 1), round(load.bytes_in_per_s),
-        round(load.bytes_out_per_s), load.stored_bytes, load.mean_ms, load.p99_ms,
+        round(load.bytes_out_per_s), load.stored_bytes, round(load.cpu, 4),
+        load.mean_ms, load.p99_ms,
     )  # fmt: skip
 
 

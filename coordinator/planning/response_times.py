@@ -51,4 +51,5 @@ class ResponseTimes:
 def _share(instance: InstanceView) -> float:
     """The largest part of its limits that an instance uses."""
     ops = instance.ops_per_s / (instance.capacity_ops_per_s or float("inf"))
-    return max(ops, instance.bytes_per_s / (instance.capacity_bytes_per_s or float("inf")))
+    size = instance.bytes_per_s / (instance.capacity_bytes_per_s or float("inf"))
+    return max(ops, size, instance.cpu / (instance.capacity_cpu or float("inf")))

@@ -16,6 +16,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.migration.history import move_history
 from coordinator.migration.records import MigrationRecord, MoveOptions, State
 from coordinator.planning.births import NO_BIRTHS, Births, peak_ops
+from coordinator.planning.resources import CpuUse, limits_of
 from coordinator.planning.response_times import p50_of
 from coordinator.statistics.intake import StatisticsIntake
 from logstore.base.types import ShardStatus
@@ -81,6 +82,8 @@ def make_view(
     }
     past = intake.history()
     slots = cold_slots(planner, config.wall_s_per_slot)
+    statuses = intake.statuses()
+    cpu = CpuUse(live, intake, mono_s)
     views = tuple(
         _shard_view(
             s,
@@ -94,10 +97,10 @@ def make_view(
             weights.get(s.shard, 1.0),
             births,
             peak_ops(past.get(s.shard, ()), slots),
+            cpu.s_per_op[s.shard],
         )
         for s in live
     )
-    statuses = intake.statuses()
     trips_ms = _round_trips(statuses)
     return View(
         now_s=now_s,
@@ -108,8 +111,7 @@ def make_view(
             InstanceView(
                 id=i.instance,
                 capacity_ops_per_s=i.capacity.ops_per_s,
-                capacity_bytes_per_s=i.capacity.bytes_per_s,
-                capacity_stored_bytes=i.capacity.stored_bytes,
+                **limits_of(i, statuses.get(i.instance), cpu.beside.get(i.instance, 0.0)),
                 ops_per_s=sum(v.ops_per_s for v in views if v.instance == i.instance),
                 bytes_per_s=sum(v.bytes_per_s for v in views if v.instance == i.instance),
                 stored_bytes=statuses[i.instance].stored_bytes if i.instance in statuses else 0,
@@ -121,6 +123,7 @@ def make_view(
                 failures_per_day=intake.reliability.failures_per_day(
                     i.instance, round(now_s * 1e6)
                 ),
+                cpu=cpu.cores(views, i.instance),
             )
             for i in instances
         ),
@@ -180,6 +183,7 @@ def _shard_view(
     weight: float,
     births: Births,
     peak: float,
+    cpu_s_per_op: float,
 ) -> ShardView:
     load = intake.load(shard.shard)
     ops, moved_bytes = (load.ops, load.bytes_moved) if load is not None else (0.0, 0.0)
@@ -205,6 +209,7 @@ def _shard_view(
         peak_ops_per_s=peak * per_s,
         log_shards_min=births.shards_created.get(shard.log),
         p50_ms=p50_of(intake.newest(shard.shard)),
+        cpu_s_per_op=cpu_s_per_op,
     )
 
 

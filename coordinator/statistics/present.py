@@ -118,6 +118,12 @@ class PresentLoads:
 
     # ---- questions -----------------------------------------------------------------------------
 
+    def totals(self, shard: str, instance: str) -> ShardTotals | None:
+        """What a copy's instance reported of it last."""
+        of = self._instances.get(instance)
+        copy = of.copies.get(shard) if of is not None else None
+        return copy.points[-1].totals if copy is not None else None
+
     def load(
         self, shard: str, now_s: float, over_s: float = MINUTE_S, alive_s: float = MINUTE_S
     ) -> ShardLoad | None:

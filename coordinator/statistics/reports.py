@@ -36,7 +36,8 @@ _STATISTICS = msgspec.json.Decoder(ShardStatistics)
 _ALL = msgspec.json.Decoder(list[ShardStatistics])
 _TOTALS = msgspec.json.Decoder(list[ShardTotals])
 _RUNNING = ("bytes_in", "bytes_out", "failed_count", "refused_count", "retried_count",
-            "replicated_count", "replicated_bytes", "stored_bytes", "total_s", "age_s")  # fmt: skip
+            "replicated_count", "replicated_bytes", "append_batches", "stored_bytes", "total_s",
+            "age_s")  # fmt: skip
 
 
 def decode_statistics(data: bytes) -> tuple[list[ShardStatistics], list[str]]:

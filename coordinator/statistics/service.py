@@ -179,6 +179,7 @@ class StatisticsService(StatisticsServicer):
             for s in await shard_table(self._store).all()
             if s.status is not ShardStatus.SEALED and request.log in ("", s.log)
         ]
+        costs = {name: now.costs for name, now in instances.items()}
         slots = {log: self._slot_over(log) for log in {s.log for s in shards}}
 
         def answer() -> pb.JsonResponse:
@@ -188,6 +189,7 @@ class StatisticsService(StatisticsServicer):
                     self._intake.present.load(s.shard, now_s),
                     slots[s.log],
                     weights.get(s.shard, 1.0),
+                    costs,
                 )
                 for s in sorted(shards, key=lambda s: s.shard)
             }

@@ -71,7 +71,7 @@ def _options(draft: Draft, instance: int) -> list[_Option]:
     found: list[tuple[float, str, _Option]] = []
     for row in eligible(draft, instance)[0].tolist():
         shard = t.shards[row]
-        scale = 1.0 if resource == 0 else float(t.ratio[row])
+        scale = float(t.scale[row, resource])
         size = float(t.mean[row, period]) * scale / float(t.capacity[instance, resource])
         took_s = draft.view.moves.duration_s(shard.bytes)
         parts: list[tuple[float, SplitPoint | None]] = [(1.0, None)]

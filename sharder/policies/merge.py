@@ -14,6 +14,7 @@ import numpy as np
 
 from sharder.config import PlannerConfig
 from sharder.draft import Draft
+from sharder.load import CPU
 from sharder.operators import Crossing, Refusal
 from sharder.policies.upkeep import may_move, operator, peak_use_of
 from sharder.reasons import Reason
@@ -53,6 +54,8 @@ def _neighbours(draft: Draft) -> list[tuple[int, int]]:
     ops_per_s, bytes_per_s = t.capacity[t.home, 0], t.capacity[t.home, 1]
     cold = peak < np.where(np.isinf(ops_per_s), IDLE_OPS_PER_S, share * ops_per_s)
     cold &= peak * t.ratio < share * bytes_per_s
+    if t.capacity.shape[1] > CPU:
+        cold &= peak * t.scale[:, CPU] < share * t.capacity[t.home, CPU]
     rows = [r for r in cold.nonzero()[0].tolist() if t.shards[r].start is not None]
     starts = {(t.shards[r].log, t.shards[r].start): r for r in rows}
     found = []

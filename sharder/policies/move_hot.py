@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharder.draft import TOLERANCE, Draft, relative_excess
+from sharder.load import CPU, OPS
 from sharder.operators import Crossing, Operator, Refusal
 from sharder.outlook import TARGETS_MAX, Outlook
 from sharder.policies.common import eligible, gain, latest_start_s, over_limits, start_s
@@ -146,7 +147,7 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
     t, view, config = draft.table, draft.view, draft.config
     duration = view.moves.fixed_s + t.size[rows] / (view.moves.copy_mb_per_s * 1e6)
     helped = t.starts_after((view.now_s + duration)[:, None])
-    ratio = np.stack([np.ones(len(rows)), t.ratio[rows]], axis=1)[:, :, None]
+    ratio = t.scale[rows][:, :, None]
     mean = t.mean[rows][:, None, :] * ratio
     sigma = t.sigma[rows][:, None, :] * ratio
     after = upper_bound(
@@ -160,7 +161,10 @@ def _candidates(draft: Draft, instance: int, rows: NDArray[np.int64]) -> _Candid
     still_over = relative_excess(after, limit) * helped
     excess_after = still_over.sum(axis=1)
     # A move disturbs for its duration, and more with a larger share of the source's load.
-    present = np.array([t.shards[r].ops_per_s for r in rows]) / t.capacity[instance, 0]
+    taken = np.array([t.shards[r].ops_per_s for r in rows])
+    present = taken / t.capacity[instance, OPS]
+    if t.capacity.shape[1] > CPU:
+        present = np.maximum(present, taken * t.scale[rows, CPU] / t.capacity[instance, CPU])
     return _Candidates(
         rows=rows,
         duration_s=duration,

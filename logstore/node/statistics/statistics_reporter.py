@@ -144,7 +144,8 @@ class StatisticsReporter:
         self.totals[OpType.APPEND].add(len(singles), size, mean_s)
         keys = [key for a in singles for key in a.record_keys()]
         retried = sum(a.retry for a in singles)
-        self._running.served(shard, OpType.APPEND, len(singles), size, mean_s, now_s, retried)
+        self._running.served(shard, OpType.APPEND, len(singles), size, mean_s, now_s, retried,
+                             len(singles))  # fmt: skip
         self._wall.record(shard, OpType.APPEND, len(singles), size, mean_s, now_us, None, keys,
                           group, retried)  # fmt: skip
         self.accesses.take(shard, OpType.APPEND, len(singles), size, mean_s, now_us, keys, group)

@@ -13,7 +13,7 @@ from coordinator.local.cluster import local_cluster
 from logstore.base.background import alongside
 from logstore.base.errors import LogstoreError
 from logstore.meta.records import CapacityRecord
-from tests.process.rows.cluster_command import told, told_json
+from tests.process.rows.cluster_command import planned, told, told_json
 from tests.support.rows import record
 
 pytestmark = pytest.mark.timeout(180)
@@ -26,11 +26,16 @@ async def append_for_ever(log: Any) -> None:
         await asyncio.gather(*(log.append(os.urandom(4), b"v" * 100) for _ in range(16)))
 
 
-async def test_r4_2_capacity_is_found_with_nothing_configured(
+async def test_r4_2_capacity_is_found_and_planned_by_with_nothing_configured(
     tmp_path: Path,
 ) -> None:
     async with (
-        local_cluster(2, data=tmp_path, autopilot="off") as cluster,
+        local_cluster(
+            2,
+            data=tmp_path,
+            autopilot="forecast-only",
+            coordinator_settings={"planning_period_s": 1},
+        ) as cluster,
         logstore.connect(cluster.address) as db,
     ):
         log = await db.create_log("orders", instances=["instance-1"])
@@ -38,7 +43,10 @@ async def test_r4_2_capacity_is_found_with_nothing_configured(
             while True:
                 stats = await told_json(cluster.address, "stats")
                 hot, idle = (stats["instances"][f"instance-{n}"] for n in (1, 2))
-                if hot["ops_per_s"] > 50 and hot["loads"]["CPU"] > 0.05:
+                plan = await planned(cluster.address)
+                shares = [r.value for r in plan.refused
+                          if r.instance == "instance-1" and r.reason == 1]  # fmt: skip
+                if hot["ops_per_s"] > 50 and (any(shares) or plan.crossings):
                     break
             table = await told(cluster.address, "stats")
             listed = await told_json(cluster.address, "instances", "list")
@@ -50,6 +58,9 @@ async def test_r4_2_capacity_is_found_with_nothing_configured(
     assert "ops_per_s" in hot["estimated"]
     assert hot["ops_per_s"] / 4 < hot["capacity"]["ops_per_s"] < 1e6
     assert hot["loads"]["CPU"] > 2 * idle["loads"]["CPU"] or hot["loads"]["CPU"] > 0.9
+    shard = stats["loads"]["orders/0"]
+    assert 0 < shard["cpu"] < 2 * max(hot["cpu_share"], cores)
+    assert all(crossing.forecast.unit == "cores" for crossing in plan.crossings)
     assert f"({hot['bound_by']})" in table
     assert {row["bound_by"] for row in listed} <= set(hot["loads"])
     record(
