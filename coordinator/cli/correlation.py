@@ -81,8 +81,10 @@ def _write_arrow(path: Path, found: LogCorrelations) -> None:
     columns = {"shard": found.shards}
     rows = zip(*found.matrix, strict=True) if found.matrix else iter(())
     table = pa.table(columns | {n: list(r) for n, r in zip(found.shards, rows, strict=True)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
     try:
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+        path.write_bytes(sink.getvalue())
     except OSError as e:
         raise InvalidArgumentError(f"--arrow {path}: {e.strerror}") from None

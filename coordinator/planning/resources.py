@@ -71,7 +71,7 @@ def limits_of(
         ("capacity_stored_bytes", limits.stored_bytes),
     ):
         if found[name] is None and limit != float("inf"):
-            found[name] = limit
+            found[name] = int(limit) if name == "capacity_stored_bytes" else limit
     return found | {
         "capacity_cpu": planned_cores(status, beside) if stated.ops_per_s is None else None,
         "load": status.load,

@@ -73,6 +73,7 @@ RULES: dict[str, tuple[re.Pattern[str], Callable[[Any], Any]]] = {
     "drawn identities": (re.compile(r"incarnation|process|cluster"), _same_type),
     "free ports": (re.compile(r"address"), _same_type),
     "hash chains over times": (re.compile(r"(source|target|sealed)_chain"), _same_type),
+    "what binds now, by what the machine does": (re.compile(r"bound_by"), _same_type),
     "drawn tokens": (re.compile(r"virtual_key"), _same_type),
     "revisions of the metadata": (re.compile(r"map_version|revision"), _same_type),
     "sentences with figures": (re.compile(r"story|notes"), _no_digits),

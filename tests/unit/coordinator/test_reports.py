@@ -240,8 +240,8 @@ def test_ceilings_are_the_present_of_each_log() -> None:
 def test_moves_that_a_wrong_clock_stamped_hold_no_shard_for_years() -> None:
     made = migration(State.COMPLETED)
     late = replace(made, phases=(Phase(State.SOAKING, 30 * 86_400_000_000),))
-    assert _last_moves([made], 10.0) == {"x/0": (4.0, "a")}
-    assert _last_moves([made, late], 10.0) == {"x/0": (4.0, "a")}
+    assert _last_moves([made], 20.0) == {"x/0": (15.0, "a")}
+    assert _last_moves([made, late], 20.0) == {"x/0": (15.0, "a")}
     rolled = replace(late, state=State.ROLLED_BACK)
     assert migration_weights([rolled], 10.0) == {}
     assert migration_weights([rolled], 31 * 86_400.0)["x/0"] < 1.0
