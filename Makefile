@@ -82,7 +82,7 @@ test-mistakes: $(READY)   ## misplaced folders, stores and names; lost metadata 
 test-rows: $(READY)       ## each requirement row by the commands of a stranger (docs/requirements.md)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m rows tests/process/rows -q $(ARGS)
 
-test-cluster: test-rows   ## and real processes and etcd on network namespaces, with faults; needs root
+test-cluster: $(READY)    ## real processes and etcd on network namespaces, with faults; needs root
 	$(BIN)/python -m tests.cluster test $(ARGS)
 
 test-compose: $(READY)    ## the containers of docker-compose.yml under load and faults; needs root

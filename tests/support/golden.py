@@ -58,6 +58,10 @@ def _number(value: Any) -> Any:
     return 0.5 if value is None else _same_type(value)
 
 
+def _cpu(value: Any) -> Any:
+    return "CPU" if value else value
+
+
 RULES: dict[str, tuple[re.Pattern[str], Callable[[Any], Any]]] = {
     "times of the wall clock": (re.compile(r".*_us"), _same_type),
     "seconds that something took": (
@@ -73,7 +77,7 @@ RULES: dict[str, tuple[re.Pattern[str], Callable[[Any], Any]]] = {
     "drawn identities": (re.compile(r"incarnation|process|cluster"), _same_type),
     "free ports": (re.compile(r"address"), _same_type),
     "hash chains over times": (re.compile(r"(source|target|sealed)_chain"), _same_type),
-    "what binds now, by what the machine does": (re.compile(r"bound_by"), _same_type),
+    "what binds now, by what the machine does": (re.compile(r"bound_by"), _cpu),
     "drawn tokens": (re.compile(r"virtual_key"), _same_type),
     "revisions of the metadata": (re.compile(r"map_version|revision"), _same_type),
     "sentences with figures": (re.compile(r"story|notes"), _no_digits),

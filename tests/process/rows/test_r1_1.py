@@ -25,6 +25,11 @@ async def test_r1_1_operations_of_each_copy_are_shown_within_seconds(tmp_path: P
     async with local_cluster(3, data=tmp_path, autopilot="off") as cluster:
         async with logstore.connect(cluster.address) as db:
             log = await db.create_log("orders", replicas=3)
+            await until(  # all three are in sync: what one lacks comes by a copy, else
+                cluster.address, "stats", "orders",
+                holds=lambda s: [c["role"] for c in s["loads"]["orders/0"]["copies"]]
+                == ["primary", "follower", "follower"],
+            )  # fmt: skip
             keys = [b"k%d" % (n % 50) for n in range(APPENDS)]
             await log.append_many(keys, [b"x" * 100] * APPENDS)
             for n in range(READS):

@@ -15,7 +15,9 @@ async def test_r1_4_both_sides_take_the_writes_and_reads_shift_step_by_step(
             lines = await work.move()
         ended = lines[-1]
         assert await work.primary() == work.target
-        assert await work.stored() == work.acked
+        stored = await work.stored()  # the last append may be cut off before its ack
+        assert stored[: len(work.acked)] == work.acked
+        assert len(stored) <= len(work.acked) + 1
     shares = [line["p"] for line in lines if line["state"] == "ramping"]
     assert shares == sorted(shares)
     assert len({p for p in shares if 0 < p < 1}) >= 3
