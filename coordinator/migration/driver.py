@@ -41,6 +41,7 @@ from logstore.base.errors import (
     DivergedError,
     InvalidArgumentError,
     LogstoreError,
+    OutOfRangeError,
     UnavailableError,
 )
 from logstore.meta.port import MetadataStore, Operation
@@ -351,7 +352,17 @@ class MigrationDriver:
         return verified
 
     async def _chains(self, record: MigrationRecord, effect: Verify) -> Verified:
-        copy, end = effect.copy, effect.end
+        try:
+            return await self._chains_at(record, effect, effect.end)
+        except OutOfRangeError:
+            bases = [await self._nodes.base(m, record.shard) for m in (effect.copy, effect.against)]
+            if max(bases) <= effect.end:
+                raise
+            # One of them was trimmed past it: what was trimmed was committed.
+            return await self._chains_at(record, effect, max(bases))
+
+    async def _chains_at(self, record: MigrationRecord, effect: Verify, end: int) -> Verified:
+        copy = effect.copy
         try:
             chain = await self._nodes.chain(
                 copy,
