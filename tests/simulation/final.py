@@ -17,6 +17,8 @@ from tests.simulation.transport import Channel
 from tests.simulation.world import World
 from tests.support.checkers.history import AppendCall, Outcome, Row
 
+STALE_S = 2.0
+"""Who was replaced a moment ago may serve reads without the newest records for a while (P8)."""
 TAKEN_S = 3.0
 """In which every copy takes an append once all is healed."""
 
@@ -69,6 +71,7 @@ class FinalReader:
 
     async def _run(self, targets: Sequence[AppendTarget]) -> None:
         await asyncio.gather(*(self._append(n, target) for n, target in enumerate(targets)))
+        await asyncio.sleep(STALE_S)
         async with open_client(self._world, self._network, self._addresses) as db:
             try:
                 log = await db.log(LOG)
