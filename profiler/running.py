@@ -218,12 +218,6 @@ class CopyLoad:
         return max(0.0, self.offered_per_s - self.retried_per_s)
 
     @property
-    def work_per_s(self) -> float:
-        """What the copy costs its instance, in appends: new operations, and its part of the
-        writes for the primary."""
-        return self.new_per_s + REPLICATED_COST * self.replicated_per_s
-
-    @property
     def bytes_per_s(self) -> float:
         return self.bytes_in_per_s + self.bytes_out_per_s + self.replicated_bytes_per_s
 

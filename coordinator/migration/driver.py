@@ -376,11 +376,11 @@ class MigrationDriver:
         expected = await self._nodes.chain(
             effect.against, record.shard, end, recompute=False, timeout_s=CHAIN_TIMEOUT_S
         )
-        where = "" if chain == expected else await self._where(record, effect)
+        where = "" if chain == expected else await self._where(record, effect, end)
         return Verified(copy.replica_id, end, chain, expected, where=where)
 
-    async def _where(self, record: MigrationRecord, effect: Verify) -> str:
-        """The first difference of both copies; without one the decision is the same."""
+    async def _where(self, record: MigrationRecord, effect: Verify, end: int) -> str:
+        """The first difference of both copies below `end`; without one the decision is the same."""
         nodes, shard = self._nodes, record.shard
         try:
             bases = [await nodes.base(m, shard) for m in (effect.copy, effect.against)]
@@ -388,7 +388,7 @@ class MigrationDriver:
                 lambda *span: nodes.digests(effect.copy, shard, *span),
                 lambda *span: nodes.digests(effect.against, shard, *span),
                 max(bases),
-                effect.end,
+                end,
             )
         except LogstoreError as e:
             return f"an offset that was not found: {e.message}"

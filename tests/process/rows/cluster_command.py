@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from coordinator.answers.plans import PlanAnswer
@@ -31,3 +32,17 @@ async def planned(address: str) -> PlanAnswer:
     async with Coordinator(address) as coordinator:
         request = coordinator_pb2.PlanRequest()
         return await coordinator.ask("Plans", "Plan", request, PlanAnswer)
+
+
+async def until(
+    address: str, *arguments: str, holds: Callable[[Any], bool], within_s: float = 20.0
+) -> Any:
+    """The command's JSON as soon as it is as it should be; asked again until then."""
+    found: Any = None
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while loop.time() < deadline:
+        found = await told_json(address, *arguments)
+        if holds(found):
+            return found
+    raise AssertionError(f"logstore {' '.join(arguments)} still shows {json.dumps(found)[:4000]}")

@@ -8,7 +8,7 @@ import pytest
 
 import logstore
 from coordinator.local.cluster import local_cluster
-from tests.process.rows.commands import command, until
+from tests.process.rows.cluster_command import told, until
 from tests.support.rows import record
 
 pytestmark = pytest.mark.timeout(120)
@@ -57,7 +57,7 @@ async def test_r1_1_operations_of_each_copy_are_shown_within_seconds(tmp_path: P
         assert 0 < shard["p50_ms"] <= shard["p99_ms"]
         assert found["slot_s"] == 300.0
         assert not found["shards"].get("orders/0")  # no slot is over yet
-        table = await command(cluster.address, "stats", "orders")
+        table = await told(cluster.address, "stats", "orders")
         assert "all 3" in table
         assert table.count("follower") == 2
     record(

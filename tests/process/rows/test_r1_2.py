@@ -1,6 +1,5 @@
 """R1.2: statistics of shards and the state of instances can be seen, and are true."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 import logstore
 from coordinator.local.cluster import local_cluster
 from logstore.meta.records import CapacityRecord
-from tests.process.rows.commands import command, until
+from tests.process.rows.cluster_command import told, told_json, until
 from tests.process.rows.test_r1_1 import total
 from tests.support.rows import record
 
@@ -51,11 +50,11 @@ async def test_r1_2_statistics_and_status_tell_refused_and_retried_apart(tmp_pat
         assert 0 <= status["available"] <= 1
         assert status["alive"]
         # A shard that nothing was ever asked of is shown where it is, before and after a move.
-        before = json.loads(await command(cluster.address, "stats", "quiet", "--json"))
+        before = await told_json(cluster.address, "stats", "quiet")
         assert before["loads"]["quiet/0"]["instance"] == "instance-1"
-        await command(cluster.address, "move", "quiet/0", "instance-2", "--watch",
+        await told(cluster.address, "move", "quiet/0", "instance-2", "--watch",
                       "--option", "soak_s=0.1", "--option", "ramp_step=1")  # fmt: skip
-        after = json.loads(await command(cluster.address, "stats", "quiet", "--json"))
+        after = await told_json(cluster.address, "stats", "quiet")
         assert after["loads"]["quiet/0"]["instance"] == "instance-2"
         assert after["loads"]["quiet/0"]["migration_weight"] >= 1.0
         moved = await until(

@@ -7,7 +7,7 @@ import pytest
 
 import logstore
 from coordinator.local.cluster import local_cluster
-from tests.process.rows.commands import command, until
+from tests.process.rows.cluster_command import told, until
 from tests.support.rows import record
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,7 +31,7 @@ async def test_r5_2_the_heatmap_shows_the_present_slot_at_once(tmp_path: Path) -
         assert found["closed_slot"] is None or found["closed_slot"] < found["slots"][-1]
         counts = dict(zip(found["labels"], found["counts"][-1], strict=True))
         assert 0.5 * APPENDS <= sum(counts.values()) <= 1.5 * APPENDS  # keys are sampled
-        text = await command(cluster.address, "heatmap", "orders")
+        text = await told(cluster.address, "heatmap", "orders")
         assert text.rstrip().endswith("so far"), text
     record(
         "R5.2",

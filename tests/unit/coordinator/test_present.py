@@ -6,7 +6,7 @@ from coordinator.statistics.present import MINUTE_S, PresentLoads
 from coordinator.statistics.reports import decode_totals
 from coordinator.statistics.slot_loads import SlotLoads
 from logstore.node.statistics.totals_sent import TOTALS_MAX, TotalsSent
-from profiler.running import REPLICATED_COST, RunningTotals, ShardTotals
+from profiler.running import RunningTotals, ShardTotals
 from profiler.types import OpType
 from tests.support.statistics import intake, statistic
 
@@ -146,7 +146,6 @@ def test_new_load_is_what_comes_for_the_first_time() -> None:
     assert load.whole.admitted_per_s == pytest.approx(40.0)
     assert load.whole.offered_per_s > 1_000
     assert load.whole.new_per_s == pytest.approx(100.0)
-    assert load.whole.work_per_s == pytest.approx(100.0)
 
 
 def test_what_a_follower_writes_is_its_load() -> None:
@@ -158,7 +157,7 @@ def test_what_a_follower_writes_is_its_load() -> None:
     load = seen.present.load(SHARD, seen.now_s, 10.0)
     assert load is not None
     assert load.copies["b"].admitted_per_s == 0
-    assert load.copies["b"].work_per_s == pytest.approx(100 * REPLICATED_COST)
+    assert load.copies["b"].replicated_per_s == pytest.approx(100)
     assert load.copies["b"].bytes_per_s == pytest.approx(10_000)
 
 
